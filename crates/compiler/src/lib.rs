@@ -1,0 +1,1 @@
+//! From graph to plan to program: prune, simplify, group, schedule, memory.

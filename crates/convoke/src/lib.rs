@@ -1,0 +1,1 @@
+//! Session engine for tensor graphs on any GPU and on the CPU.

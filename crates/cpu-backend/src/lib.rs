@@ -1,0 +1,1 @@
+//! Runs a program's segments on the CPU.

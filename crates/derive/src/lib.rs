@@ -1,0 +1,1 @@
+//! Derive for fetch structures.

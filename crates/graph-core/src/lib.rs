@@ -1,0 +1,1 @@
+//! What is computed: dtypes, shapes, facts, tensors, operations, gradients.

@@ -1,0 +1,1 @@
+//! Where each part of a graph runs: device specs, constraints, cost, cut, explanation.

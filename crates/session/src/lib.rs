@@ -1,0 +1,1 @@
+//! Sessions: plans, variables and runs.

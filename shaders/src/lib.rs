@@ -1,0 +1,1 @@
+//! Kernels as WGSL files, and how they are assembled.
