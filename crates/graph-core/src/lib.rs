@@ -1,1 +1,49 @@
-//! What is computed: dtypes, shapes, facts, tensors, operations, gradients.
+//! The graph: what is to be computed, and nothing about where or when.
+//!
+//! A [`Graph`] is an append-only list of nodes. A node is an [`Op`] applied to earlier values; every
+//! value has a [`Fact`]: what is known of it before it is computed. [`Tensor`], [`Variable`] and
+//! [`Operation`] are handles to it, and operators on them append nodes. [`HostTensor`] is a value in
+//! host memory.
+//!
+//! Read next: `op.rs` (what an operation must answer), then `ops/reduce.rs` (one operation, whole) and
+//! `ops/binary.rs` (a family as a table).
+//!
+//! Invariants
+//! - A node's inputs and controls have smaller ids than the node, so there are no cycles to look for.
+//! - A node never changes after it was added.
+//! - Building never fails: a refused operation becomes an invalid node, listed by [`Graph::check`].
+//! - This crate does no I/O and knows no device.
+#![forbid(unsafe_code)]
+
+mod dtype;
+mod error;
+mod fact;
+mod feed;
+mod gradient;
+mod graph;
+mod handles;
+mod host_tensor;
+mod op;
+pub mod ops;
+pub mod philox;
+mod print;
+mod shape;
+pub mod train;
+
+#[cfg(test)]
+mod tests;
+
+pub use dtype::{Compute, DType, Element, Float};
+pub use error::{Error, ErrorKind, OpError, Result};
+pub use fact::{Contents, Dim, Dims, Fact};
+pub use feed::{Feed, FeedValue, IntoFeed};
+pub use gradient::Backward;
+pub use graph::{Collection, Graph, GraphSnapshot, Node, NodeId, Output};
+pub use handles::{IntoTensor, Operation, Tensor, Variable};
+pub use host_tensor::{AlignedBytes, HostTensor};
+pub use op::{
+    Class, Contract, Control, Elementwise, Host, Move, Op, Random, Reduce, ReduceAxes, ReduceKind,
+    State, View,
+};
+pub use ops::{Row, init::Init};
+pub use shape::{Layout, MAX_RANK, Shape};

@@ -1,0 +1,321 @@
+//! What backends are given: values, groups of work, and segments of them on one device.
+
+use std::fmt;
+
+use convoke_graph_core::{
+    DType, Elementwise, HostTensor, Layout, NodeId, Output, Random, ReduceKind, Shape, State,
+};
+use smallvec::SmallVec;
+
+/// The index of a value in its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// The index of a device in the session's list; 0 is the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceIndex(pub u32);
+
+/// A tensor that exists during a run: packed, row-major, in one buffer on each device that needs it.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Shape,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+impl Value {
+    /// The size in bytes; 0 for strings.
+    pub fn n_bytes(&self) -> usize {
+        self.shape.len() * self.dtype.n_bytes()
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A group computes it.
+    Computed,
+    /// The run is given it, in host memory.
+    Feed(Output),
+    /// It never changes.
+    Constant(HostTensor),
+    /// A variable's elements at the start of the run; the node is the variable's handle.
+    Variable(NodeId),
+    /// Whether a variable has elements at the start of the run: one bool.
+    Initialized(NodeId),
+    /// How many committed runs drew from this random node before: one u32.
+    Draws(NodeId),
+}
+
+/// A value as a kernel sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Operand {
+    /// The value.
+    pub value: ValueId,
+    /// Where the elements lie in the value's buffer.
+    pub layout: Layout,
+}
+
+/// Work that is one kernel.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What is done.
+    pub kernel: Kernel,
+    /// What is read.
+    pub inputs: SmallVec<[Operand; 3]>,
+    /// What is written: packed values.
+    pub outputs: SmallVec<[ValueId; 1]>,
+    /// The nodes that it does the work of, for reports.
+    pub nodes: Vec<NodeId>,
+}
+
+/// What a group does.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Kernel {
+    /// A chain or tree of elementwise operations over one shape.
+    Elementwise(Fused),
+    /// Some axes of input 0 become one.
+    Reduce(Reduction),
+    /// The sum over `k` of inputs `[batch.., m, k]` and `[batch.., k, n]` gives `[batch.., m, n]`. Both
+    /// layouts have the output's batch axes; a stride of 0 repeats, swapped strides transpose.
+    Matmul,
+    /// Input 0 stands at `before` in zeros of the output's shape.
+    Pad {
+        /// The coordinates of the first element.
+        before: Vec<usize>,
+    },
+    /// The inputs one after the other along an axis.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// Slices of input 0 along an axis, at the indices of input 1.
+    Gather {
+        /// The axis.
+        axis: usize,
+    },
+    /// Zeros to which slices of input 1 are added along an axis at the indices of input 0.
+    ScatterAdd {
+        /// The axis.
+        axis: usize,
+    },
+    /// Random elements; input 0 is the number of draws before, one u32.
+    Random(Random),
+}
+
+/// Elementwise work over `shape`: every input's layout has that shape, every output too.
+#[derive(Debug, Clone)]
+pub struct Fused {
+    /// The shape.
+    pub shape: Shape,
+    /// The dtype of each input.
+    pub input_dtypes: SmallVec<[DType; 3]>,
+    /// Scalar constants: one element each.
+    pub constants: Vec<HostTensor>,
+    /// The operations, arguments before users.
+    pub instrs: Vec<Instr>,
+    /// What is stored, one for each output of the group.
+    pub stores: SmallVec<[Arg; 1]>,
+}
+
+/// One operation of a [`Fused`].
+#[derive(Debug, Clone)]
+pub struct Instr {
+    /// What is computed.
+    pub op: Elementwise,
+    /// Of what.
+    pub args: SmallVec<[Arg; 3]>,
+    /// The dtype of the result, to which it is rounded or wrapped.
+    pub dtype: DType,
+}
+
+/// An argument of an [`Instr`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arg {
+    /// The element of an input.
+    Input(u32),
+    /// A constant.
+    Constant(u32),
+    /// The result of an earlier instruction.
+    Instr(u32),
+}
+
+impl Fused {
+    /// The dtype of an argument.
+    pub fn dtype(&self, arg: Arg) -> DType {
+        match arg {
+            Arg::Input(i) => self.input_dtypes[i as usize],
+            Arg::Constant(i) => self.constants[i as usize].dtype(),
+            Arg::Instr(i) => self.instrs[i as usize].dtype,
+        }
+    }
+}
+
+/// A reduction of input 0, whose layout's shape is `[outer.., inner..]`: the axes that stay, in order, then
+/// those that are reduced. The output's elements are those of the outer axes in row-major order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reduction {
+    /// How elements become one. `ArgMax` and `ArgMin` have one inner axis and give i32.
+    pub kind: ReduceKind,
+    /// How many axes stay.
+    pub n_outer: usize,
+}
+
+/// Groups that run on one device one after the other, between crossings.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The device.
+    pub device: DeviceIndex,
+    /// Host values that it needs on the device: feeds, run inputs and results of CPU segments. Empty for
+    /// the CPU. Constants and variables are not listed: they are resident.
+    pub uploads: Vec<ValueId>,
+    /// Indices into the program's groups, in order.
+    pub groups: Vec<u32>,
+    /// Its values, and variables of its device, that the host needs afterwards. Empty for the CPU.
+    pub downloads: Vec<ValueId>,
+    /// What is stored into variables of this device when the run commits.
+    pub commits: Vec<Commit>,
+}
+
+/// New elements for a variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The variable's handle.
+    pub variable: NodeId,
+    /// The new elements, if nobody else committed since the run's start.
+    pub value: ValueId,
+    /// For a single `assign_add` or `assign_sub`, what is added to or subtracted from the elements that
+    /// are current when the run commits.
+    pub delta: Option<(State, ValueId)>,
+}
+
+/// A plan compiled for one set of input shapes.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The values.
+    pub values: Vec<Value>,
+    /// The groups, inputs before users.
+    pub groups: Vec<Group>,
+    /// The segments, in order.
+    pub segments: Vec<Segment>,
+    /// For each fetch of the signature, the value and how it is seen.
+    pub fetches: Vec<Operand>,
+    /// The device that each variable lives on, for those that the program touches.
+    pub variables: Vec<(NodeId, DeviceIndex)>,
+    /// Random nodes, whose count of draws goes up when the run commits.
+    pub random: Vec<NodeId>,
+}
+
+impl Program {
+    /// The value with this id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+}
+
+impl fmt::Display for ValueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+impl fmt::Display for Operand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.value)?;
+        if !self.layout.is_packed() || self.layout.offset() != 0 {
+            write!(f, "{}", self.layout.shape())?;
+            write!(f, "+{}*{:?}", self.layout.offset(), self.layout.strides())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elementwise(fused) => write!(f, "{fused}"),
+            Self::Reduce(r) => write!(f, "{:?} after {} axes", r.kind, r.n_outer),
+            Self::Matmul => f.write_str("matmul"),
+            Self::Pad { before } => write!(f, "pad {before:?}"),
+            Self::Concat { axis } => write!(f, "concat {axis}"),
+            Self::Gather { axis } => write!(f, "gather {axis}"),
+            Self::ScatterAdd { axis } => write!(f, "scatter_add {axis}"),
+            Self::Random(r) => write!(f, "random {:?}", r.distribution),
+        }
+    }
+}
+
+/// `relu(add(i0, i1))`, with results that are used twice by number.
+impl fmt::Display for Fused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let arg = |a: &Arg| match a {
+            Arg::Input(i) => format!("i{i}"),
+            Arg::Constant(i) => format!("{}", self.constants[*i as usize]),
+            Arg::Instr(i) => format!("t{i}"),
+        };
+        for (i, instr) in self.instrs.iter().enumerate() {
+            let args: Vec<String> = instr.args.iter().map(arg).collect();
+            let name = match instr.op {
+                Elementwise::Row(row) => row.name.to_owned(),
+                Elementwise::Cast => format!("cast {}", instr.dtype),
+                other => format!("{other:?}").to_lowercase(),
+            };
+            write!(f, "{}t{i} = {name}({})", if i > 0 { "; " } else { "" }, args.join(", "))?;
+        }
+        let stores: Vec<String> = self.stores.iter().map(arg).collect();
+        write!(f, "{}store {}", if self.instrs.is_empty() { "" } else { "; " }, stores.join(", "))
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, value) in self.values.iter().enumerate() {
+            let source = match &value.source {
+                Source::Computed => continue,
+                Source::Feed(output) => format!("feed %{}", output.node.0),
+                Source::Constant(tensor) => format!("constant {tensor}"),
+                Source::Variable(node) => format!("variable %{}", node.0),
+                Source::Initialized(node) => format!("initialized %{}", node.0),
+                Source::Draws(node) => format!("draws %{}", node.0),
+            };
+            writeln!(f, "v{i} {}{} = {source}", value.dtype, value.shape)?;
+        }
+        for segment in &self.segments {
+            write!(f, "{segment}")?;
+            for &group in &segment.groups {
+                let group = &self.groups[group as usize];
+                let list = |ids: Vec<String>| ids.join(", ");
+                let outputs = group.outputs.iter().map(|&id| {
+                    format!("{id} {}{}", self.value(id).dtype, self.value(id).shape)
+                });
+                let inputs = group.inputs.iter().map(ToString::to_string).collect();
+                let outputs = list(outputs.collect());
+                writeln!(f, "  {outputs} = [{}] of {}", group.kernel, list(inputs))?;
+            }
+            for commit in &segment.commits {
+                writeln!(f, "  commit %{} = {}", commit.variable.0, commit.value)?;
+            }
+            if !segment.downloads.is_empty() {
+                let ids: Vec<String> = segment.downloads.iter().map(ToString::to_string).collect();
+                writeln!(f, "  download {}", ids.join(", "))?;
+            }
+        }
+        let fetches: Vec<String> = self.fetches.iter().map(ToString::to_string).collect();
+        writeln!(f, "fetch {}", fetches.join(", "))
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "segment on device {}", self.device.0)?;
+        if !self.uploads.is_empty() {
+            let ids: Vec<String> = self.uploads.iter().map(ToString::to_string).collect();
+            writeln!(f, "  upload {}", ids.join(", "))?;
+        }
+        Ok(())
+    }
+}

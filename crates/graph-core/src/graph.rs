@@ -1,0 +1,471 @@
+//! The append-only graph: nodes, names, scopes and collections.
+
+use std::cell::RefCell;
+use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use crate::op::SharedOp;
+use crate::ops::control::NoOp;
+use crate::{
+    Class, Contents, Control, DType, Dim, Dims, Error, ErrorKind, Fact, Host, HostTensor, Op,
+    OpError, Operation, Result, State, Tensor,
+};
+
+/// A graph of tensor operations. Clones are handles to the same graph.
+#[derive(Clone)]
+pub struct Graph {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: u64,
+    state: RwLock<GraphState>,
+}
+
+#[derive(Default)]
+struct GraphState {
+    nodes: Vec<Arc<Node>>,
+    names: FxHashMap<Arc<str>, NodeId>,
+    /// How often a base name was asked for, so that finding a unique one does not begin at 1.
+    counts: FxHashMap<String, u32>,
+    collections: FxHashMap<Collection, Vec<Tensor>>,
+    seed: u64,
+    next_symbol: u32,
+    finalized: bool,
+}
+
+/// The index of a node in its graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// One output of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Output {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its outputs.
+    pub index: u32,
+}
+
+/// Named lists of tensors that a graph keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Collection {
+    /// Variables that optimizers train.
+    Trainable,
+    /// All variables.
+    Global,
+    /// The assignments that give variables their first elements.
+    Initializers,
+    /// What a training step should run too, such as moving averages.
+    Updates,
+    /// A list of your own.
+    Named(String),
+}
+
+/// An operation applied to earlier values.
+#[derive(Debug)]
+pub struct Node {
+    /// Its place in the graph.
+    pub id: NodeId,
+    /// Unique in the graph: `scope/op_1`.
+    pub name: Arc<str>,
+    /// What it computes.
+    pub op: SharedOp,
+    /// Its operands, with smaller ids.
+    pub inputs: SmallVec<[Output; 3]>,
+    /// Nodes that run before it.
+    pub controls: SmallVec<[NodeId; 1]>,
+    /// What is known of each output.
+    pub facts: SmallVec<[Fact; 1]>,
+    /// The device asked for: a full or partial device name.
+    pub device: Option<Arc<str>>,
+    /// Nodes that it must share a device with.
+    pub colocated: SmallVec<[NodeId; 1]>,
+    /// The caller's line.
+    pub location: &'static Location<'static>,
+    /// Why it was refused, if it was.
+    pub invalid: Option<OpError>,
+}
+
+impl Node {
+    /// The error of a refused node: its reason, name and the caller's line.
+    pub fn error(&self) -> Option<Error> {
+        let reason = self.invalid.clone()?;
+        Some(Error::from(reason).with_node(&*self.name).with_location(self.location))
+    }
+}
+
+/// The nodes that a graph had at some moment.
+#[derive(Clone)]
+pub struct GraphSnapshot {
+    /// Id of the graph.
+    pub graph_id: u64,
+    /// The nodes, by id.
+    pub nodes: Vec<Arc<Node>>,
+}
+
+impl GraphSnapshot {
+    /// The node with this id.
+    pub fn node(&self, id: NodeId) -> &Arc<Node> {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// What is known of an output.
+    pub fn fact(&self, output: Output) -> &Fact {
+        &self.node(output.node).facts[output.index as usize]
+    }
+}
+
+/// What scopes add to nodes that are built inside of them. Scopes are entered by closures and hold for
+/// the thread that entered them.
+#[derive(Clone)]
+enum Scope {
+    Name(Arc<str>),
+    Device(Arc<str>),
+    Control(SmallVec<[NodeId; 1]>),
+    Colocate(NodeId),
+}
+
+thread_local! {
+    static SCOPES: RefCell<Vec<(u64, Scope)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Leaves a scope when dropped, also by a panic in the closure.
+struct Entered;
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        SCOPES.with_borrow_mut(Vec::pop);
+    }
+}
+
+static NEXT_GRAPH: AtomicU64 = AtomicU64::new(1);
+
+impl Default for Graph {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Graph {
+    /// An empty graph with seed 0.
+    pub fn new() -> Self {
+        Self::with_seed(0)
+    }
+
+    /// An empty graph whose random operations are keyed by `seed`.
+    pub fn with_seed(seed: u64) -> Self {
+        let id = NEXT_GRAPH.fetch_add(1, Ordering::Relaxed);
+        let state = RwLock::new(GraphState { seed, ..GraphState::default() });
+        Self { inner: Arc::new(Inner { id, state }) }
+    }
+
+    /// A number that no other graph of this process has.
+    pub fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// The seed of the graph.
+    pub fn seed(&self) -> u64 {
+        self.read().seed
+    }
+
+    /// The number of nodes.
+    pub fn len(&self) -> usize {
+        self.read().nodes.len()
+    }
+
+    /// True if there are no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The node with this id.
+    ///
+    /// # Panics
+    /// Never for an id that a handle of this graph holds.
+    pub fn node(&self, id: NodeId) -> Arc<Node> {
+        self.read().nodes[id.0 as usize].clone()
+    }
+
+    /// The nodes as they stand now.
+    pub fn snapshot(&self) -> GraphSnapshot {
+        GraphSnapshot { graph_id: self.id(), nodes: self.read().nodes.clone() }
+    }
+
+    /// Lists every refused operation, in the order of building.
+    pub fn check(&self) -> Vec<Error> {
+        self.read().nodes.iter().filter_map(|node| node.error()).collect()
+    }
+
+    /// From now on no node can be added: a further operation is refused.
+    pub fn finalize(&self) {
+        self.write().finalized = true;
+    }
+
+    /// The tensor called `name`: `scope/op:0`, where `:0` may be left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if no node has the name or it has no such output.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let (node_name, index) = match name.rsplit_once(':') {
+            Some((node, index)) => (node, index.parse::<u32>().ok()),
+            None => (name, Some(0)),
+        };
+        let node = self.operation(node_name)?.node();
+        match index {
+            Some(index) if (index as usize) < node.facts.len() => {
+                Ok(Tensor::new(self.clone(), Output { node: node.id, index }))
+            }
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no output {name}: {node_name} has {} outputs", node.facts.len()),
+            )),
+        }
+    }
+
+    /// The operation called `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if no node has the name.
+    pub fn operation(&self, name: &str) -> Result<Operation> {
+        let state = self.read();
+        let id = state.names.get(name).copied().ok_or_else(|| {
+            let count = state.nodes.len();
+            let message = format!("no operation is named {name:?} among the graph's {count}");
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        Ok(Operation::new(self.clone(), id))
+    }
+
+    /// Nodes built in `build` have names that begin with `name/`.
+    pub fn scope<R>(&self, name: &str, build: impl FnOnce() -> R) -> R {
+        let full: Arc<str> = {
+            let prefix = self.name_prefix();
+            let mut state = self.write();
+            let base = format!("{prefix}{}", clean_name(name));
+            state.unique_name(&base).into()
+        };
+        self.enter(Scope::Name(full), build)
+    }
+
+    /// Nodes built in `build` ask for `device`: `CPU`, `GPU:0`, or a full name such as
+    /// `/job:worker/task:0/device:GPU:0`. The innermost scope that names a part decides it.
+    pub fn device<R>(&self, device: &str, build: impl FnOnce() -> R) -> R {
+        self.enter(Scope::Device(device.into()), build)
+    }
+
+    /// Nodes built in `build` run after `before`.
+    pub fn after<R>(&self, before: &[&Operation], build: impl FnOnce() -> R) -> R {
+        let ids = before.iter().filter(|o| o.graph().id() == self.id()).map(|o| o.id()).collect();
+        self.enter(Scope::Control(ids), build)
+    }
+
+    /// Nodes built in `build` run on the device of `other`.
+    pub fn colocate_with<R>(&self, other: &Operation, build: impl FnOnce() -> R) -> R {
+        self.enter(Scope::Colocate(other.id()), build)
+    }
+
+    /// Puts `tensor` into a collection.
+    pub fn collect(&self, collection: Collection, tensor: &Tensor) {
+        self.write().collections.entry(collection).or_default().push(tensor.clone());
+    }
+
+    /// What is in a collection, in order.
+    pub fn collection(&self, collection: &Collection) -> Vec<Tensor> {
+        self.read().collections.get(collection).cloned().unwrap_or_default()
+    }
+
+    /// One operation that runs all of these.
+    #[track_caller]
+    pub fn group<'a>(&self, operations: impl IntoIterator<Item = &'a Operation>) -> Operation {
+        let ids: SmallVec<[NodeId; 1]> = operations.into_iter().map(Operation::id).collect();
+        let at = Location::caller();
+        let id = self.enter(Scope::Control(ids), || self.append(Arc::new(NoOp), &[], "group", at));
+        Operation::new(self.clone(), id)
+    }
+
+    /// One operation that gives every variable of the graph its first elements.
+    #[track_caller]
+    pub fn initializers(&self) -> Operation {
+        let assigns = self.collection(&Collection::Initializers);
+        let operations: Vec<Operation> = assigns.iter().map(Tensor::operation).collect();
+        self.group(&operations)
+    }
+
+    /// A symbol that stands for one size that is not known yet.
+    pub(crate) fn symbol(&self) -> Dim {
+        let mut state = self.write();
+        state.next_symbol += 1;
+        Dim::Symbol(state.next_symbol - 1)
+    }
+
+    /// Adds a node and gives its id. `base` is the name without scope.
+    pub(crate) fn append(
+        &self,
+        op: SharedOp,
+        inputs: &[Tensor],
+        base: &str,
+        location: &'static Location<'static>,
+    ) -> NodeId {
+        let scopes = self.scopes();
+        let mut controls: SmallVec<[NodeId; 1]> = SmallVec::new();
+        let (mut device, mut colocated) = (None, SmallVec::new());
+        for scope in &scopes {
+            match scope {
+                Scope::Name(_) => {}
+                Scope::Device(name) => device = Some(name.clone()),
+                Scope::Control(ids) => controls.extend_from_slice(ids),
+                Scope::Colocate(id) => colocated.push(*id),
+            }
+        }
+        controls.sort_unstable();
+        controls.dedup();
+        let prefix = scopes.iter().rev().find_map(|s| match s {
+            Scope::Name(name) => Some(format!("{name}/")),
+            _ => None,
+        });
+        let mut state = self.write();
+        let name: Arc<str> =
+            state.unique_name(&format!("{}{base}", prefix.unwrap_or_default())).into();
+        let id = NodeId(state.nodes.len() as u32);
+        let (facts, invalid) = state.infer(self.id(), &*op, inputs);
+        let own = inputs.iter().filter(|t| t.graph().id() == self.id());
+        let inputs = own.map(Tensor::output).collect();
+        state.names.insert(name.clone(), id);
+        let node =
+            Node { id, name, op, inputs, controls, facts, device, colocated, location, invalid };
+        state.nodes.push(Arc::new(node));
+        id
+    }
+
+    fn enter<R>(&self, scope: Scope, build: impl FnOnce() -> R) -> R {
+        SCOPES.with_borrow_mut(|scopes| scopes.push((self.id(), scope)));
+        let _entered = Entered;
+        build()
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        SCOPES.with_borrow(|scopes| {
+            scopes.iter().filter(|(id, _)| *id == self.id()).map(|(_, s)| s.clone()).collect()
+        })
+    }
+
+    fn name_prefix(&self) -> String {
+        let name = self.scopes().into_iter().rev().find_map(|s| match s {
+            Scope::Name(name) => Some(format!("{name}/")),
+            _ => None,
+        });
+        name.unwrap_or_default()
+    }
+
+    // A panic while the lock is held leaves the state whole: nodes are pushed in one step.
+    fn read(&self) -> RwLockReadGuard<'_, GraphState> {
+        self.inner.state.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, GraphState> {
+        self.inner.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl GraphState {
+    fn unique_name(&mut self, base: &str) -> String {
+        let count = self.counts.entry(base.to_owned()).or_insert(0);
+        loop {
+            let name = if *count == 0 { base.to_owned() } else { format!("{base}_{count}") };
+            *count += 1;
+            if !self.names.contains_key(name.as_str()) {
+                return name;
+            }
+        }
+    }
+
+    /// The facts of an operation's outputs, and the reason if it is refused. A refused operation has
+    /// one output of which nothing is known.
+    fn infer(
+        &self,
+        graph_id: u64,
+        op: &dyn Op,
+        inputs: &[Tensor],
+    ) -> (SmallVec<[Fact; 1]>, Option<OpError>) {
+        let result = self.input_facts(graph_id, inputs).and_then(|facts| {
+            let outputs = op.infer(&facts)?;
+            Ok(fold_small(op, &facts, outputs))
+        });
+        match result {
+            Ok(facts) => (facts, None),
+            Err(reason) => {
+                let contents = Contents::Invalid(reason.to_string().into());
+                let fact = Fact { dtype: DType::F32, dims: Dims::UnknownRank, contents };
+                (SmallVec::from_iter([fact]), Some(reason))
+            }
+        }
+    }
+
+    fn input_facts(&self, graph_id: u64, inputs: &[Tensor]) -> Result<Vec<Fact>, OpError> {
+        if self.finalized {
+            return Err(OpError::Invalid(
+                "the graph is finalized; build everything before finalize()".into(),
+            ));
+        }
+        let fact = |tensor: &Tensor| {
+            if tensor.graph().id() != graph_id {
+                let name = tensor.name();
+                return Err(OpError::Invalid(format!("input {name} belongs to another graph")));
+            }
+            let output = tensor.output();
+            let node = &self.nodes[output.node.0 as usize];
+            match &node.invalid {
+                Some(_) => Err(OpError::InvalidInput(node.name.to_string())),
+                None => Ok(node.facts[output.index as usize].clone()),
+            }
+        };
+        inputs.iter().map(fact).collect()
+    }
+}
+
+/// Computes the contents of small integer results of small known integers, so that shapes that are
+/// computed from shapes stay known.
+fn fold_small(
+    op: &dyn Op,
+    inputs: &[Fact],
+    mut outputs: SmallVec<[Fact; 1]>,
+) -> SmallVec<[Fact; 1]> {
+    let pure = match op.class() {
+        Class::State(State::Variable | State::Read | State::Assign)
+        | Class::State(State::AssignAdd | State::AssignSub | State::IsInitialized)
+        | Class::Random(_)
+        | Class::Control(Control::NoOp) => false,
+        Class::Host(Host::Placeholder | Host::Constant(_)) => false,
+        _ => true,
+    };
+    let small =
+        |f: &Fact| f.dtype.is_int() && f.shape().is_some_and(|s| s.len() <= Fact::CONTENTS_MAX);
+    if !pure || inputs.is_empty() || !outputs.iter().all(small) {
+        return outputs;
+    }
+    let values: Option<Vec<HostTensor>> = inputs
+        .iter()
+        .map(|f| match &f.contents {
+            Contents::Known(tensor) => Some(tensor.clone()),
+            _ => None,
+        })
+        .collect();
+    if let Some(results) = values.and_then(|values| op.eval(&values).ok()) {
+        for (fact, result) in outputs.iter_mut().zip(results) {
+            *fact = Fact::of(&result);
+        }
+    }
+    outputs
+}
+
+/// A name part without the characters that separate parts.
+fn clean_name(name: &str) -> String {
+    if name.is_empty() { "scope".into() } else { name.replace(':', "_") }
+}

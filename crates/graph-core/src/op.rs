@@ -1,0 +1,343 @@
+//! What an operation must answer, and the classes that passes and backends match on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::{Backward, DType, Dims, Fact, HostTensor, Layout, OpError, Row, Shape, Tensor};
+
+/// Everything the engine knows about one operation.
+///
+/// No method has a default body. A new operation answers every question, and a new question is put to
+/// every operation: the compiler lists what is missing. Attributes are fields; their `Debug` text is
+/// what dumps print and what tells two operations apart.
+pub trait Op: fmt::Debug + Send + Sync + 'static {
+    /// The name in dumps, errors and automatic node names: `matmul`.
+    fn name(&self) -> &str;
+
+    /// What is known of each output, or why the inputs do not fit.
+    ///
+    /// # Errors
+    /// What does not fit, with the numbers.
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError>;
+
+    /// The definition: short, single-threaded, right; floats computed in `f64` and rounded once,
+    /// integers exact and wrapped. Called by tests and to fold constants, never in a run.
+    ///
+    /// # Errors
+    /// Data that the operation refuses, such as an index out of range, or an operation that has no
+    /// value outside of a session.
+    fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError>;
+
+    /// The gradient of each input, in order; `None` where there is none.
+    fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>>;
+
+    /// What kind of work it is, with all that a backend needs to do it.
+    fn class(&self) -> Class<'_>;
+}
+
+/// The kinds of work that passes and backends tell apart.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Class<'a> {
+    /// Each output element is a function of the input elements at its place, after broadcasting.
+    Elementwise(Elementwise),
+    /// The same elements, seen through another layout.
+    View(View),
+    /// Elements along some axes become one.
+    Reduce(Reduce),
+    /// Sums of products.
+    Contract(Contract),
+    /// Elements go to other places.
+    Move(Move),
+    /// Elements come from a counter-based generator.
+    Random(Random),
+    /// Known on the host before anything runs, or given to the run.
+    Host(Host<'a>),
+    /// Reads or changes what a session keeps.
+    State(State),
+    /// Orders other operations.
+    Control(Control),
+}
+
+/// Elementwise work.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Elementwise {
+    /// A row of the tables in `ops/unary.rs` and `ops/binary.rs`.
+    Row(&'static Row),
+    /// `if condition { x } else { y }`, of inputs condition, x, y.
+    Select,
+    /// To the dtype of the output. See [`Tensor::cast`] for the rules.
+    Cast,
+}
+
+/// Other layouts of the same elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum View {
+    /// As it is.
+    Identity,
+    /// Other sizes of the same count, in row-major order.
+    Reshape,
+    /// Axis `i` of the output is axis `axes[i]` of the input.
+    Permute(Vec<usize>),
+    /// Repeated along axes of size 1 and new leading axes.
+    Broadcast,
+    /// From `starts`, every `steps`-th, as many as the output has.
+    Slice {
+        /// The first coordinate along each axis.
+        starts: Vec<usize>,
+        /// The distance along each axis; negative to go backwards.
+        steps: Vec<isize>,
+    },
+}
+
+impl View {
+    /// The layout of the output over the input's buffer; `None` if the elements must be moved first.
+    pub fn layout(&self, input: &Layout, output: &Shape) -> Option<Layout> {
+        match self {
+            Self::Identity => Some(input.clone()),
+            Self::Reshape => input.reshape(output),
+            Self::Permute(axes) => input.permute(axes),
+            Self::Broadcast => input.broadcast(output),
+            Self::Slice { starts, steps } => input.slice(starts, output.dims(), steps),
+        }
+    }
+}
+
+/// How elements become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+#[non_exhaustive]
+pub enum ReduceKind {
+    Sum,
+    Mean,
+    Prod,
+    Max,
+    Min,
+    Any,
+    All,
+    /// The index of the first greatest element, along one axis.
+    ArgMax,
+    /// The index of the first least element, along one axis.
+    ArgMin,
+}
+
+/// Along which axes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReduceAxes {
+    /// All.
+    All,
+    /// These; negative ones count from the end.
+    List(SmallVec<[i64; 4]>),
+    /// Those along which the output's shape was broadcast to the input's.
+    ToShape,
+}
+
+/// A reduction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reduce {
+    /// How.
+    pub kind: ReduceKind,
+    /// Along which axes.
+    pub axes: ReduceAxes,
+    /// Whether a reduced axis stays, with size 1.
+    pub keep_dims: bool,
+}
+
+impl Reduce {
+    /// For each axis of `input`, whether it is reduced.
+    ///
+    /// # Errors
+    /// An axis that is out of range or given twice.
+    pub fn mask(&self, rank: usize, input: &Dims, output: &Dims) -> Result<Vec<bool>, OpError> {
+        match &self.axes {
+            ReduceAxes::All => Ok(vec![true; rank]),
+            ReduceAxes::List(axes) => axis_mask(axes, rank),
+            ReduceAxes::ToShape => {
+                let (input, output) = (input.dims().unwrap_or(&[]), output.dims().unwrap_or(&[]));
+                let lead = rank.saturating_sub(output.len());
+                Ok((0..rank)
+                    .map(|axis| axis < lead || input[axis] != output[axis - lead])
+                    .collect())
+            }
+        }
+    }
+}
+
+/// For each axis of a tensor of `rank`, whether it is listed.
+pub(crate) fn axis_mask(axes: &[i64], rank: usize) -> Result<Vec<bool>, OpError> {
+    let mut mask = vec![false; rank];
+    for &axis in axes {
+        let at = resolve_axis(axis, rank)?;
+        if std::mem::replace(&mut mask[at], true) {
+            return Err(OpError::RepeatedAxis { axis });
+        }
+    }
+    Ok(mask)
+}
+
+/// The axis that `axis` names, where negative ones count from the end.
+pub(crate) fn resolve_axis(axis: i64, rank: usize) -> Result<usize, OpError> {
+    let at = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(at).ok().filter(|&at| at < rank).ok_or(OpError::Axis { axis, rank })
+}
+
+/// Sums of products.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Contract {
+    /// `[.., m, k]` times `[.., k, n]`, either transposed in its last two axes; leading axes broadcast.
+    Matmul {
+        /// The left is `[.., k, m]`.
+        transpose_a: bool,
+        /// The right is `[.., n, k]`.
+        transpose_b: bool,
+    },
+}
+
+/// Elements that go to other places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Move {
+    /// The inputs one after the other along an axis.
+    Concat {
+        /// The axis, from the front.
+        axis: usize,
+    },
+    /// The input inside of zeros; the output's shape says how many follow.
+    Pad {
+        /// How many zeros stand before the input along each axis.
+        before: Vec<usize>,
+    },
+    /// Slices of input 0 along an axis, at the indices of input 1.
+    Gather {
+        /// The axis, from the front.
+        axis: usize,
+    },
+    /// Zeros of the shape of input 0, to which slices of input 2 are added along an axis at the
+    /// indices of input 1: the gradient of a gather.
+    ScatterAdd {
+        /// The axis, from the front.
+        axis: usize,
+    },
+}
+
+/// The distribution of random elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Distribution {
+    /// In `[0, 1)`: 24 bits of f32.
+    Uniform,
+    /// Mean 0, deviation 1.
+    Normal,
+    /// Mean 0, deviation 1, drawn again while above 2 in magnitude.
+    TruncatedNormal,
+}
+
+/// Elements from Philox 4x32-10.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Random {
+    /// The distribution.
+    pub distribution: Distribution,
+    /// The generator's key, from the graph's and the operation's seed.
+    pub key: u64,
+}
+
+/// What the host knows or is given.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Host<'a> {
+    /// A value that a run is fed; input 0, if there is one, is the default.
+    Placeholder,
+    /// A value that never changes.
+    Constant(&'a HostTensor),
+    /// Computed from shapes and small integers, on the host.
+    Metadata,
+}
+
+/// What a session keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// The handle of a variable.
+    Variable,
+    /// The variable's elements. Input 0 is the handle.
+    Read,
+    /// New elements: input 1. The output is what is stored.
+    Assign,
+    /// Input 1 is added to the elements at commit. The output is what is stored.
+    AssignAdd,
+    /// Input 1 is subtracted from the elements at commit. The output is what is stored.
+    AssignSub,
+    /// Whether the variable has elements.
+    IsInitialized,
+}
+
+/// What orders others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Control {
+    /// Does nothing, after its controls.
+    NoOp,
+}
+
+/// One output fact.
+pub(crate) fn one(fact: Fact) -> Result<SmallVec<[Fact; 1]>, OpError> {
+    Ok(SmallVec::from_iter([fact]))
+}
+
+/// One output value.
+pub(crate) fn value(
+    tensor: Result<HostTensor, impl Into<OpErrorOr>>,
+) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+    match tensor {
+        Ok(tensor) => Ok(SmallVec::from_iter([tensor])),
+        Err(e) => Err(e.into().0),
+    }
+}
+
+/// An [`OpError`], also from the errors of host tensors.
+pub(crate) struct OpErrorOr(OpError);
+
+impl From<OpError> for OpErrorOr {
+    fn from(e: OpError) -> Self {
+        Self(e)
+    }
+}
+
+impl From<crate::Error> for OpErrorOr {
+    fn from(e: crate::Error) -> Self {
+        Self(OpError::Invalid(e.message().to_owned()))
+    }
+}
+
+/// The inputs, if there are exactly `N`.
+pub(crate) fn arity<const N: usize, T>(inputs: &[T]) -> Result<&[T; N], OpError> {
+    inputs.try_into().map_err(|_| OpError::Arity { expected: N, found: inputs.len() })
+}
+
+/// The one dtype of some inputs.
+pub(crate) fn same_dtype(inputs: &[Fact]) -> Result<DType, OpError> {
+    let first = inputs.first().ok_or(OpError::Arity { expected: 1, found: 0 })?.dtype;
+    match inputs.iter().find(|f| f.dtype != first) {
+        Some(other) => Err(OpError::DTypes { lhs: first, rhs: other.dtype }),
+        None => Ok(first),
+    }
+}
+
+/// The shape of the first output, for inputs at hand.
+pub(crate) fn output_shape(op: &dyn Op, inputs: &[HostTensor]) -> Result<(DType, Shape), OpError> {
+    let facts: SmallVec<[Fact; 4]> = inputs.iter().map(Fact::of).collect();
+    let fact = op.infer(&facts)?.into_iter().next();
+    let fact = fact.ok_or_else(|| OpError::Invalid(format!("{} has no output", op.name())))?;
+    let shape = fact.shape().ok_or_else(|| {
+        OpError::Invalid(format!("the shape {} of {} depends on data", fact.dims, op.name()))
+    })?;
+    Ok((fact.dtype, shape))
+}
+
+/// A shared operation, as nodes hold it.
+pub(crate) type SharedOp = Arc<dyn Op>;

@@ -1,0 +1,123 @@
+//! Random elements from Philox, keyed by the graph's seed and the operation's seed or name.
+
+use smallvec::SmallVec;
+
+use crate::op::{Distribution, arity, one, output_shape, value};
+use crate::{
+    Backward, Class, DType, Dims, Fact, Graph, HostTensor, Op, OpError, Random, Tensor, philox,
+};
+
+impl Graph {
+    /// Uniform in `[0, 1)`, drawn anew in each run. Bits are equal on every device.
+    ///
+    /// # Errors
+    /// Recorded: the dtype is no float, or the sizes overflow.
+    #[track_caller]
+    pub fn random_uniform(&self, sizes: &[usize], dtype: DType, seed: u64) -> Tensor {
+        self.random(Distribution::Uniform, sizes, dtype, seed)
+    }
+
+    /// Normal with mean 0 and deviation 1, drawn anew in each run.
+    ///
+    /// # Errors
+    /// As [`Self::random_uniform`].
+    #[track_caller]
+    pub fn random_normal(&self, sizes: &[usize], dtype: DType, seed: u64) -> Tensor {
+        self.random(Distribution::Normal, sizes, dtype, seed)
+    }
+
+    /// As [`Self::random_normal`], drawn again while above 2 in magnitude.
+    ///
+    /// # Errors
+    /// As [`Self::random_uniform`].
+    #[track_caller]
+    pub fn truncated_normal(&self, sizes: &[usize], dtype: DType, seed: u64) -> Tensor {
+        self.random(Distribution::TruncatedNormal, sizes, dtype, seed)
+    }
+
+    #[track_caller]
+    fn random(
+        &self,
+        distribution: Distribution,
+        sizes: &[usize],
+        dtype: DType,
+        seed: u64,
+    ) -> Tensor {
+        let sizes: Vec<i64> = sizes.iter().map(|&s| s as i64).collect();
+        self.random_of(distribution, &self.constant(sizes), dtype, seed)
+    }
+
+    #[track_caller]
+    pub(crate) fn random_of(
+        &self,
+        distribution: Distribution,
+        sizes: &Tensor,
+        dtype: DType,
+        seed: u64,
+    ) -> Tensor {
+        let key = mix(mix(self.seed()) ^ seed);
+        self.apply(RandomOp { random: Random { distribution, key }, dtype }, &[sizes])
+    }
+}
+
+/// The finaliser of SplitMix64: every bit of the input moves half of the output's.
+fn mix(seed: u64) -> u64 {
+    let x = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+impl Tensor {
+    /// Uniform in `[0, 1)` in this tensor's shape and dtype, drawn anew in each run.
+    #[track_caller]
+    pub fn random_uniform_like(&self, seed: u64) -> Tensor {
+        self.graph().random_of(Distribution::Uniform, &self.shape(), self.dtype(), seed)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RandomOp {
+    random: Random,
+    dtype: DType,
+}
+
+impl Op for RandomOp {
+    fn name(&self) -> &str {
+        match self.random.distribution {
+            Distribution::Uniform => "random_uniform",
+            Distribution::Normal => "random_normal",
+            Distribution::TruncatedNormal => "truncated_normal",
+        }
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [sizes] = arity(inputs)?;
+        if !self.dtype.is_float() {
+            return Err(OpError::DType { what: "random", expected: "floats", found: self.dtype });
+        }
+        let dims = match (sizes.integers(), sizes.dims.shape()) {
+            (Some(sizes), _) => sizes.iter().map(|&s| usize::try_from(s).ok()).collect(),
+            (None, Some(shape)) => std::iter::repeat_n(None, shape.len()).collect(),
+            (None, None) => Dims::UnknownRank,
+        };
+        one(Fact::new(self.dtype, dims.checked()?))
+    }
+
+    /// The first draw.
+    fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        let (dtype, shape) = output_shape(self, inputs)?;
+        let Random { distribution, key } = self.random;
+        let draw = |i| philox::sample(distribution, key, i, 0);
+        let elements: Vec<f64> = (0..shape.len() as u64).map(draw).collect();
+        value(HostTensor::from_f64s(dtype, shape, &elements))
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::Random(self.random)
+    }
+}

@@ -1,0 +1,74 @@
+//! One of two, by a condition.
+
+use smallvec::SmallVec;
+
+use crate::op::{arity, one, output_shape, same_dtype, value};
+use crate::ops::row::broadcast;
+use crate::{
+    Backward, Class, DType, Elementwise, Fact, HostTensor, IntoTensor, Op, OpError, Tensor,
+};
+
+#[derive(Debug, Clone, Copy)]
+struct Select;
+
+impl Tensor {
+    /// Where this is true, the element of `x`, else that of `y`. Also for NaN and infinities, the
+    /// one that is not chosen has no influence, on the gradient neither.
+    ///
+    /// # Shapes
+    /// All three broadcast; `self` is bool, `x` and `y` have one dtype.
+    #[track_caller]
+    pub fn select(&self, x: impl IntoTensor, y: impl IntoTensor) -> Tensor {
+        let x = x.into_tensor(self);
+        let y = y.into_tensor(&x);
+        self.apply(Select, &[self, &x, &y])
+    }
+}
+
+impl Op for Select {
+    fn name(&self) -> &str {
+        "select"
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [condition, x, y] = arity(inputs)?;
+        condition.expect("the condition of select", "bool", |d| d == DType::Bool)?;
+        let dtype = same_dtype(&inputs[1..])?;
+        x.expect("select", "numbers or bool", |d| d != DType::String)?;
+        let dims = condition.dims.broadcast(&x.dims)?.broadcast(&y.dims)?;
+        one(Fact::new(dtype, dims))
+    }
+
+    fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        let (dtype, shape) = output_shape(self, inputs)?;
+        let conditions = broadcast(&inputs[..1], &shape, HostTensor::to_vec::<bool>)?;
+        let n = dtype.n_bytes();
+        let index: Vec<i128> = (0..shape.len() as i128).collect();
+        let mut bytes = crate::AlignedBytes::zeroed(shape.len() * n)
+            .map_err(|e| OpError::Invalid(e.message().into()))?;
+        for (side, input) in inputs[1..].iter().enumerate() {
+            let own = crate::Layout::packed(input.shape().clone());
+            let Some(layout) = own.broadcast(&shape) else { continue };
+            for i in index.iter().map(|&i| i as usize) {
+                if conditions[0][i] == (side == 0) {
+                    let at = layout.at(&shape.coords(i)) * n;
+                    bytes[i * n..][..n].copy_from_slice(&input.bytes()[at..][..n]);
+                }
+            }
+        }
+        value(HostTensor::from_bytes(dtype, shape, bytes))
+    }
+
+    fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {
+        let Some(dy) = backward.dy() else { return vec![None; 3] };
+        let condition = backward.input(0);
+        let zero = dy.like(0.0);
+        let dx = condition.select(&dy, &zero).sum_to_like(backward.input(1));
+        let dz = condition.select(&zero, &dy).sum_to_like(backward.input(2));
+        vec![None, Some(dx), Some(dz)]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::Elementwise(Elementwise::Select)
+    }
+}

@@ -1,0 +1,193 @@
+//! Variables: what a session keeps from run to run. Semantics: TensorFlow's resource variables.
+
+use smallvec::SmallVec;
+
+use crate::op::{arity, one};
+use crate::{
+    Backward, Class, Collection, Contents, DType, Dims, Fact, Graph, HostTensor, Init, Op, OpError,
+    State, Tensor, Variable,
+};
+
+impl Graph {
+    /// A tensor that sessions keep from run to run, on the device that it is placed on. It is in the
+    /// collections `Trainable` and `Global`, and its initializer in `Initializers`.
+    ///
+    /// # Errors
+    /// Recorded: sizes that overflow, or an initial value of another shape or dtype.
+    #[track_caller]
+    pub fn variable(
+        &self,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        sizes: impl AsRef<[usize]>,
+    ) -> Variable {
+        let variable = self.untrained_variable(name, init, dtype, sizes);
+        self.collect(Collection::Trainable, &variable.handle);
+        variable
+    }
+
+    /// As [`Self::variable`], but no optimizer trains it: a step counter, a moving average.
+    #[track_caller]
+    pub fn untrained_variable(
+        &self,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        sizes: impl AsRef<[usize]>,
+    ) -> Variable {
+        let op = VariableOp { dtype, dims: Dims::from(sizes.as_ref()) };
+        let handle = self.apply_named(op, &[], name);
+        let base = handle.node().name.to_string();
+        let local = base.rsplit('/').next().unwrap_or(&base).to_owned();
+        let read = self.apply_named(Read, &[&handle], &format!("{local}/read"));
+        let value = init.build(self, &local, dtype, sizes.as_ref());
+        let assign = self.apply_named(Assign::SET, &[&handle, &value], &format!("{local}/initial"));
+        self.collect(Collection::Global, &handle);
+        self.collect(Collection::Initializers, &assign);
+        Variable { handle, read, initializer: assign.operation() }
+    }
+}
+
+fn no_value() -> OpError {
+    OpError::Invalid("a variable has no value outside of a session".into())
+}
+
+#[derive(Debug, Clone)]
+struct VariableOp {
+    dtype: DType,
+    dims: Dims,
+}
+
+impl Op for VariableOp {
+    fn name(&self) -> &str {
+        "variable"
+    }
+
+    fn infer(&self, _: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        if self.dtype == DType::String {
+            return Err(OpError::Unsupported("variables of strings".into()));
+        }
+        let dims = self.dims.clone().checked()?;
+        one(Fact { dtype: self.dtype, dims, contents: Contents::Variable })
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        Err(no_value())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        Vec::new()
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::State(State::Variable)
+    }
+}
+
+/// The variable that an operation's first input must be.
+fn handle(fact: &Fact) -> Result<&Fact, OpError> {
+    if fact.is_variable() {
+        Ok(fact)
+    } else {
+        Err(OpError::Invalid(format!("expected a variable's handle, got a tensor {fact}")))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Read;
+
+impl Op for Read {
+    fn name(&self) -> &str {
+        "read"
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [variable] = arity(inputs)?;
+        let variable = handle(variable)?;
+        one(Fact::new(variable.dtype, variable.dims.clone()))
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        Err(no_value())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::State(State::Read)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Assign(State);
+
+impl Assign {
+    pub(crate) const SET: Self = Self(State::Assign);
+    pub(crate) const ADD: Self = Self(State::AssignAdd);
+    pub(crate) const SUB: Self = Self(State::AssignSub);
+}
+
+impl Op for Assign {
+    fn name(&self) -> &str {
+        match self.0 {
+            State::AssignAdd => "assign_add",
+            State::AssignSub => "assign_sub",
+            _ => "assign",
+        }
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [variable, value] = arity(inputs)?;
+        let variable = handle(variable)?;
+        if value.dtype != variable.dtype {
+            return Err(OpError::DTypes { lhs: variable.dtype, rhs: value.dtype });
+        }
+        let dims = variable.dims.unify(&value.dims)?;
+        if self.0 != State::Assign {
+            value.expect("assign_add and assign_sub", "numbers", DType::is_number)?;
+        }
+        one(Fact::new(variable.dtype, dims))
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        Err(no_value())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None, None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::State(self.0)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IsInitialized;
+
+impl Op for IsInitialized {
+    fn name(&self) -> &str {
+        "is_initialized"
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [variable] = arity(inputs)?;
+        handle(variable)?;
+        one(Fact::new(DType::Bool, Vec::new()))
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        Err(no_value())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::State(State::IsInitialized)
+    }
+}

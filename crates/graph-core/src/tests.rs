@@ -1,0 +1,1 @@
+//! Tests of private algorithms: layouts, shapes, rows.
