@@ -1,7 +1,33 @@
 //! From graph to plan to program: what a session compiles before it runs.
+//!
+//! [`Plan::new`] prunes the graph to what the fetches need and orders reads and assignments. [`compile`]
+//! makes a [`Program`] of a plan for one set of input shapes: shape arithmetic is folded, views become
+//! layouts, elementwise work is grouped, groups get devices, and the schedule is cut into segments with
+//! their transfers. Each stage is a pure function to a value that prints.
+//!
+//! Read next: `program.rs` (what backends are given), then `lower.rs`.
+//!
+//! Invariants
+//! - A group's inputs are computed by earlier groups, or are sources.
+//! - A program never changes; backends add their own compiled form beside it.
 #![forbid(unsafe_code)]
+
+mod group;
+mod lower;
+pub mod memory;
+mod plan;
 mod program;
+mod schedule;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+pub use group::GroupLimits;
+pub use lower::InputFact;
+pub use plan::{Plan, Signature};
 pub use program::{
-    Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Program, Reduction, Segment,
-    Source, Value, ValueId,
+    Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, PoolKind, Program, Reduction,
+    Segment, Source, Value, ValueId,
 };
+pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};

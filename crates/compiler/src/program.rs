@@ -1,9 +1,11 @@
 //! What backends are given: values, groups of work, and segments of them on one device.
 
 use std::fmt;
+use std::sync::Arc;
 
 use convoke_graph_core::{
-    DType, Elementwise, HostTensor, Layout, NodeId, Output, Random, ReduceKind, Shape, State,
+    ConvGeometry, DType, Elementwise, HostTensor, Layout, NodeId, Output, PoolGeometry, Random,
+    ReduceKind, Shape,
 };
 use smallvec::SmallVec;
 
@@ -68,8 +70,10 @@ pub struct Group {
     pub inputs: SmallVec<[Operand; 3]>,
     /// What is written: packed values.
     pub outputs: SmallVec<[ValueId; 1]>,
-    /// The nodes that it does the work of, for reports.
+    /// The nodes that it does the work of, for placement and reports.
     pub nodes: Vec<NodeId>,
+    /// The device that was asked for.
+    pub device: Option<Arc<str>>,
 }
 
 /// What a group does.
@@ -103,8 +107,39 @@ pub enum Kernel {
         /// The axis.
         axis: usize,
     },
+    /// Images (input 0) with filters (input 1), all packed.
+    Conv2d(ConvGeometry),
+    /// The gradient for images: filters (input 0) and the gradient of the output (input 1), all packed.
+    Conv2dInput(ConvGeometry),
+    /// The gradient for filters: images (input 0) and the gradient of the output (input 1), all packed.
+    Conv2dFilter(ConvGeometry),
+    /// Windows over images, all packed.
+    Pool {
+        /// What becomes of the elements under a window.
+        kind: PoolKind,
+        /// How the windows stand.
+        geometry: PoolGeometry,
+    },
     /// Random elements; input 0 is the number of draws before, one u32.
     Random(Random),
+}
+
+/// What becomes of the elements under a window. Where inputs are called `x`, they are shaped like the
+/// images; `dy` is shaped like the images' pooling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PoolKind {
+    /// The greatest of `x`; NaN if any is; of nothing, -inf.
+    Max,
+    /// The mean of `x`, padding left out.
+    Avg,
+    /// The element of the second input, shaped like `x`, at the first greatest of `x`; of nothing, 0.
+    MaxAt,
+    /// Zeros like `x`, to which `dy` (input 1) is added at the first greatest of `x` (input 0). The first
+    /// NaN counts as greatest.
+    MaxGrad,
+    /// Zeros like `x`, to which `dy` (input 0) is added in equal shares.
+    AvgGrad,
 }
 
 /// Elementwise work over `shape`: every input's layout has that shape, every output too.
@@ -188,9 +223,9 @@ pub struct Commit {
     pub variable: NodeId,
     /// The new elements, if nobody else committed since the run's start.
     pub value: ValueId,
-    /// For a single `assign_add` or `assign_sub`, what is added to or subtracted from the elements that
-    /// are current when the run commits.
-    pub delta: Option<(State, ValueId)>,
+    /// True if the new elements are those at the run's start plus or minus something. If others committed
+    /// meanwhile, the group that computes the value runs again on the elements that are current.
+    pub accumulates: bool,
 }
 
 /// A plan compiled for one set of input shapes.
@@ -244,9 +279,25 @@ impl fmt::Display for Kernel {
             Self::Concat { axis } => write!(f, "concat {axis}"),
             Self::Gather { axis } => write!(f, "gather {axis}"),
             Self::ScatterAdd { axis } => write!(f, "scatter_add {axis}"),
+            Self::Conv2d(g) => write_conv(f, "conv2d", g),
+            Self::Conv2dInput(g) => write_conv(f, "conv2d_input", g),
+            Self::Conv2dFilter(g) => write_conv(f, "conv2d_filter", g),
+            Self::Pool { kind, geometry } => {
+                let PoolGeometry { window, stride, pad_before, layout, .. } = geometry;
+                write!(
+                    f,
+                    "pool {kind:?} {window:?} stride {stride:?} pad {pad_before:?} {layout:?}"
+                )
+            }
             Self::Random(r) => write!(f, "random {:?}", r.distribution),
         }
     }
+}
+
+fn write_conv(f: &mut fmt::Formatter<'_>, name: &str, g: &ConvGeometry) -> fmt::Result {
+    let ConvGeometry { groups, window, stride, dilation, pad_before, layout, .. } = g;
+    write!(f, "{name} {window:?} stride {stride:?} dilation {dilation:?} groups {groups} ")?;
+    write!(f, "pad {pad_before:?} {layout:?}")
 }
 
 /// `relu(add(i0, i1))`, with results that are used twice by number.
@@ -289,9 +340,10 @@ impl fmt::Display for Program {
             for &group in &segment.groups {
                 let group = &self.groups[group as usize];
                 let list = |ids: Vec<String>| ids.join(", ");
-                let outputs = group.outputs.iter().map(|&id| {
-                    format!("{id} {}{}", self.value(id).dtype, self.value(id).shape)
-                });
+                let outputs = group
+                    .outputs
+                    .iter()
+                    .map(|&id| format!("{id} {}{}", self.value(id).dtype, self.value(id).shape));
                 let inputs = group.inputs.iter().map(ToString::to_string).collect();
                 let outputs = list(outputs.collect());
                 writeln!(f, "  {outputs} = [{}] of {}", group.kernel, list(inputs))?;

@@ -1,1 +1,63 @@
-//! Session engine for tensor graphs on any GPU and on the CPU.
+//! Convoke is a session engine for tensor graphs: TensorFlow 1's `tf.Session` model on any GPU that wgpu
+//! reaches and on the CPU.
+//!
+//! You declare a [`Graph`]; a [`Session`] decides where each part runs, compiles the part that you ask for,
+//! keeps variables resident, and runs it again and again.
+//!
+//! ```
+//! use convoke::prelude::*;
+//!
+//! # fn main() -> convoke::Result<()> {
+//! let g = Graph::new();
+//! let x = g.placeholder("x", F32, dims![None, 3]);
+//! let w = g.variable("w", Init::Constant(2.0), F32, [3, 1]);
+//! let y = x.matmul(&w).relu();
+//! let session = Session::new(&g, &Devices::cpu())?;
+//! session.run(&[], g.initializers())?;
+//! let y = session.run(&[x.feed([[1.0f32, 2.0, 3.0]])], &y)?;
+//! assert_eq!(y.to_vec::<f32>()?, [12.0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Building a graph never fails: a refused operation is reported with your line by [`Graph::check`] and by
+//! the first run that needs it.
+
+#[cfg(feature = "command")]
+pub mod cases;
+#[cfg(feature = "command")]
+pub mod data;
+#[cfg(feature = "command")]
+pub mod models;
+
+pub use convoke_compiler::Program;
+pub use convoke_derive::Fetch;
+pub use convoke_graph_core::{
+    Backward, Class, Collection, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Feed, Graph,
+    HostTensor, Init, IntoFeed, IntoTensor, Layout, Node, NodeId, Op, OpError, Operation, Output,
+    Result, Shape, Tensor, Variable, dims, ops, philox, train,
+};
+pub use convoke_session::{
+    DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
+    FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, TransferKind,
+    TransferRecord, VariableInfo,
+};
+pub use ndarray;
+
+/// wgpu, of the version that Convoke uses.
+#[cfg(feature = "gpu")]
+pub use convoke_wgpu_backend::wgpu;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::train::{
+        Adagrad, Adam, AdamW, Momentum, Optimizer, RmsProp, Sgd, clip_by_global_norm, clip_by_value,
+    };
+    pub use crate::{
+        Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, Operation,
+        Session, SessionOptions, Tensor, Variable, dims,
+    };
+    pub use convoke_graph_core::DType::{
+        BF16, Bool, F16, F32, F64, I8, I16, I32, I64, String as Strings, U8, U16, U32, U64,
+    };
+}

@@ -1,1 +1,215 @@
-//! Runs a program's segments on the CPU.
+//! Runs a program's groups on the CPU, fast.
+//!
+//! [`CpuKernel::compile`] turns a group into a kernel; [`CpuKernel::run`] runs it on the bytes of values,
+//! on the threads of a session. A warm run of a small group allocates nothing. Results do not depend on
+//! the number of threads.
+//!
+//! Read next: `elementwise/mod.rs` (fused operations), `reduce/mod.rs`, `matmul.rs`, `moves.rs` and
+//! `random.rs`; below them `walk.rs` (layouts), `elements.rs` (types) and `fast.rs` (all unsafe code).
+
+mod conv;
+mod elements;
+mod elementwise;
+mod fast;
+mod matmul;
+mod moves;
+mod pool;
+mod random;
+mod reduce;
+mod threads;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use convoke_compiler::{Group, Kernel, Program};
+use convoke_graph_core::{DType, Error, OpError, Result};
+use smallvec::SmallVec;
+
+use conv::Conv;
+use elementwise::Elementwise;
+use matmul::Matmul;
+use moves::{Concat, Gather, Pad, ScatterAdd};
+use pool::Pool;
+use random::RandomFill;
+use reduce::Reduce;
+pub use threads::Threads;
+use walk::Walk;
+
+/// A group compiled for the CPU. Immutable, shared by threads.
+pub struct CpuKernel {
+    run: Run,
+    inputs: SmallVec<[Buffer; 3]>,
+    outputs: SmallVec<[Buffer; 1]>,
+    work: Work,
+}
+
+/// What a kernel does in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// Arithmetic operations on elements.
+    pub flops: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
+}
+
+/// One kernel family each.
+enum Run {
+    Elementwise(Elementwise),
+    Reduce(Reduce),
+    Matmul(Matmul),
+    Pad(Pad),
+    Concat(Concat),
+    Gather(Gather),
+    ScatterAdd(ScatterAdd),
+    Random(RandomFill),
+    Conv(Conv),
+    Pool(Pool),
+}
+
+/// What a value's bytes must be.
+struct Buffer {
+    n_bytes: usize,
+    alignment: usize,
+}
+
+impl CpuKernel {
+    /// Compiles a group.
+    ///
+    /// # Errors
+    /// [`Unimplemented`](convoke_graph_core::ErrorKind::Unimplemented) if there is no kernel for it.
+    pub fn compile(program: &Program, group: &Group) -> Result<Self> {
+        check(program, group)?;
+        let run = match &group.kernel {
+            Kernel::Elementwise(fused) => {
+                Run::Elementwise(Elementwise::compile(program, group, fused)?)
+            }
+            Kernel::Reduce(reduction) => Run::Reduce(Reduce::compile(program, group, *reduction)?),
+            Kernel::Matmul => Run::Matmul(Matmul::compile(program, group)?),
+            Kernel::Pad { before } => Run::Pad(Pad::compile(program, group, before)?),
+            Kernel::Concat { axis } => Run::Concat(Concat::compile(program, group, *axis)?),
+            Kernel::Gather { axis } => Run::Gather(Gather::compile(program, group, *axis)?),
+            Kernel::ScatterAdd { axis } => {
+                Run::ScatterAdd(ScatterAdd::compile(program, group, *axis)?)
+            }
+            Kernel::Random(random) => Run::Random(RandomFill::compile(program, group, *random)?),
+            Kernel::Conv2d(_) | Kernel::Conv2dInput(_) | Kernel::Conv2dFilter(_) => {
+                Run::Conv(Conv::compile(program, group)?)
+            }
+            Kernel::Pool { kind, geometry } => {
+                Run::Pool(Pool::compile(program, group, *kind, *geometry)?)
+            }
+            other => return Err(unsupported(&format!("the kernel {other}"))),
+        };
+        let buffer = |id| {
+            let value = program.value(id);
+            Buffer { n_bytes: value.n_bytes(), alignment: value.dtype.n_bytes() }
+        };
+        let inputs = group.inputs.iter().map(|operand| buffer(operand.value)).collect();
+        let outputs = group.outputs.iter().map(|&id| buffer(id)).collect();
+        let work = Work { flops: run.flops(), bytes: n_bytes(program, group) };
+        Ok(Self { run, inputs, outputs, work })
+    }
+
+    /// Computes the outputs from the inputs: whole values' bytes, of which each operand's layout sees a
+    /// part. What an output held before has no influence.
+    ///
+    /// # Errors
+    /// An index in the data that is out of range, a buffer of another size or alignment than its
+    /// value's, or no memory. The outputs may then hold garbage.
+    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+        let fits = inputs.len() == self.inputs.len()
+            && outputs.len() == self.outputs.len()
+            && inputs.iter().zip(&self.inputs).all(|(bytes, buffer)| buffer.fits(bytes))
+            && outputs.iter().zip(&self.outputs).all(|(bytes, buffer)| buffer.fits(bytes));
+        if !fits {
+            return Err(Error::internal("buffers differ in number, size or alignment from values"));
+        }
+        match &self.run {
+            Run::Elementwise(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Reduce(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Matmul(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Pad(kernel) => kernel.run(inputs, outputs),
+            Run::Concat(kernel) => kernel.run(inputs, outputs),
+            Run::Gather(kernel) => kernel.run(inputs, outputs, threads),
+            Run::ScatterAdd(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Random(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Conv(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Pool(kernel) => kernel.run(inputs, outputs, threads),
+        }
+    }
+
+    /// Operations and bytes of one run, for cost models and reports.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+}
+
+impl std::fmt::Debug for CpuKernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CpuKernel").field("work", &self.work).finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    fn flops(&self) -> u64 {
+        match self {
+            Self::Elementwise(kernel) => kernel.flops(),
+            Self::Reduce(kernel) => kernel.flops(),
+            Self::Matmul(kernel) => kernel.flops(),
+            Self::ScatterAdd(kernel) => kernel.flops(),
+            Self::Random(kernel) => kernel.flops(),
+            Self::Conv(kernel) => kernel.flops(),
+            Self::Pool(kernel) => kernel.flops(),
+            Self::Pad(_) | Self::Concat(_) | Self::Gather(_) => 0,
+        }
+    }
+}
+
+impl Buffer {
+    fn fits(&self, bytes: &[u8]) -> bool {
+        bytes.len() == self.n_bytes && bytes.as_ptr().addr().is_multiple_of(self.alignment.max(1))
+    }
+}
+
+/// Whether [`CpuKernel::compile`] has a kernel for the group.
+pub fn supports(program: &Program, group: &Group) -> bool {
+    CpuKernel::compile(program, group).is_ok()
+}
+
+/// Refuses what no kernel can run: values that do not exist, strings, layouts that leave their value.
+fn check(program: &Program, group: &Group) -> Result<()> {
+    let ids = group.inputs.iter().map(|operand| operand.value).chain(group.outputs.iter().copied());
+    for id in ids {
+        match program.values.get(id.0 as usize) {
+            None => return Err(Error::internal(format!("there is no value {id}"))),
+            Some(value) if value.dtype == DType::String => {
+                return Err(unsupported("a kernel of strings"));
+            }
+            Some(_) => {}
+        }
+    }
+    for operand in &group.inputs {
+        Walk::new(&operand.layout).check(program.value(operand.value).shape.len())?;
+    }
+    Ok(())
+}
+
+/// Each element that is seen counts once.
+fn n_bytes(program: &Program, group: &Group) -> u64 {
+    let seen = |operand: &convoke_compiler::Operand| {
+        let value = program.value(operand.value);
+        operand.layout.shape().len().min(value.shape.len()) * value.dtype.n_bytes()
+    };
+    let written = group.outputs.iter().map(|&id| program.value(id).n_bytes());
+    group.inputs.iter().map(seen).chain(written).sum::<usize>() as u64
+}
+
+fn unsupported(what: &str) -> Error {
+    OpError::Unsupported(format!("{what} on the CPU")).into()
+}
+
+/// The group's shape is not what its kernel is defined for: a bug of the compiler.
+fn malformed(kernel: &str, why: &str) -> Error {
+    Error::internal(format!("the {kernel} group does not fit: {why}"))
+}

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
 use crate::{
-    Class, Contents, Control, DType, Dim, Dims, Error, ErrorKind, Fact, Host, HostTensor, Op,
-    OpError, Operation, Result, State, Tensor,
+    Class, Contents, DType, Dim, Dims, Error, ErrorKind, Fact, Host, HostTensor, Op, OpError,
+    Operation, Result, Tensor,
 };
 
 /// A graph of tensor operations. Clones are handles to the same graph.
@@ -437,17 +437,13 @@ fn fold_small(
     inputs: &[Fact],
     mut outputs: SmallVec<[Fact; 1]>,
 ) -> SmallVec<[Fact; 1]> {
-    let pure = match op.class() {
-        Class::State(State::Variable | State::Read | State::Assign)
-        | Class::State(State::AssignAdd | State::AssignSub | State::IsInitialized)
-        | Class::Random(_)
-        | Class::Control(Control::NoOp) => false,
-        Class::Host(Host::Placeholder | Host::Constant(_)) => false,
-        _ => true,
-    };
+    let impure = matches!(
+        op.class(),
+        Class::State(_) | Class::Random(_) | Class::Control(_) | Class::Host(Host::Placeholder)
+    );
     let small =
         |f: &Fact| f.dtype.is_int() && f.shape().is_some_and(|s| s.len() <= Fact::CONTENTS_MAX);
-    if !pure || inputs.is_empty() || !outputs.iter().all(small) {
+    if impure || inputs.is_empty() || !outputs.iter().all(small) {
         return outputs;
     }
     let values: Option<Vec<HostTensor>> = inputs

@@ -43,7 +43,10 @@ pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
 pub use op::{
     Class, Contract, Control, Elementwise, Host, Move, Op, Random, Reduce, ReduceAxes, ReduceKind,
-    State, View,
+    State, View, Window,
 };
-pub use ops::{Row, init::Init};
+pub use ops::{
+    BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Row,
+    init::Init,
+};
 pub use shape::{Layout, MAX_RANK, Shape};

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::{Backward, DType, Dims, Fact, HostTensor, Layout, OpError, Row, Shape, Tensor};
+use crate::{
+    Backward, Conv2d, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, Row, Shape, Tensor,
+};
 
 /// Everything the engine knows about one operation.
 ///
@@ -49,6 +51,8 @@ pub enum Class<'a> {
     Reduce(Reduce),
     /// Sums of products.
     Contract(Contract),
+    /// Elements under windows that slide over images.
+    Window(Window),
     /// Elements go to other places.
     Move(Move),
     /// Elements come from a counter-based generator.
@@ -196,6 +200,34 @@ pub enum Contract {
         /// The right is `[.., n, k]`.
         transpose_b: bool,
     },
+    /// Input 0, images, with input 1, filters. See [`Tensor::conv2d`].
+    Conv2d(Conv2d),
+    /// The gradient for images of the sizes in input 0, from filters and the output's gradient.
+    Conv2dInput(Conv2d),
+    /// The gradient for filters of the sizes in input 1, from images (input 0) and the output's gradient
+    /// (input 2).
+    Conv2dFilter(Conv2d),
+}
+
+/// What becomes of the elements under windows that slide over images.
+///
+/// A class of its own beside [`Reduce`]: windows overlap, so that no permutation of axes makes their
+/// elements axes of the input, and what passes do with reductions (axes that stay, a sum to a shape) says
+/// nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Window {
+    /// The greatest element.
+    Max(Pool),
+    /// The mean of the elements.
+    Avg(Pool),
+    /// The element of input 1 at the place of the first greatest element of input 0.
+    MaxAt(Pool),
+    /// Zeros shaped like input 0; each element of input 1 is added at the place of the first greatest
+    /// element of input 0 under its window.
+    MaxGrad(Pool),
+    /// Zeros of the sizes in input 0; each element of input 1 is shared out evenly under its window.
+    AvgGrad(Pool),
 }
 
 /// Elements that go to other places.
@@ -217,7 +249,7 @@ pub enum Move {
         /// The axis, from the front.
         axis: usize,
     },
-    /// Zeros of the shape of input 0, to which slices of input 2 are added along an axis at the
+    /// Zeros of the sizes in input 0, to which slices of input 2 are added along an axis at the
     /// indices of input 1: the gradient of a gather.
     ScatterAdd {
         /// The axis, from the front.

@@ -1,1 +1,40 @@
 //! Where each part of a graph runs: device specs, constraints, cost, cut, explanation.
+//!
+//! A [`Problem`] is plain data: devices with their speeds, items of work with what they may run on, and
+//! the tensors between them. [`solve`] gives a [`Solution`]: a device for each item, what the run is
+//! predicted to cost, and a [`Reason`] for each item. Three steps, a file each: `legal.rs` (which devices
+//! a colocation class may use, by TensorFlow's rules), `choose.rs` (which of them is cheapest), and
+//! `explain.rs` (why).
+//!
+//! Read next: `problem.rs`, then `choose.rs`, which states what is minimised and how far.
+//!
+//! Invariants
+//! - Device 0 is the host, a CPU; feeds come from it and fetches go to it.
+//! - Times are integers in picoseconds, and sums saturate: the same problem gives the same solution on
+//!   every machine.
+//! - Nothing recurses over the input, does I/O or looks at a clock.
+//! - A solution's predicted time is never above that of the best single legal device.
+#![forbid(unsafe_code)]
+
+mod choose;
+mod cut;
+mod decide;
+mod explain;
+mod flow;
+mod legal;
+mod model;
+mod order;
+mod price;
+mod problem;
+mod refuse;
+mod spec;
+
+#[cfg(test)]
+mod tests;
+
+pub use choose::solve;
+pub use explain::{Candidate, Decision, ItemReport, NextBest, Reason, Solution};
+pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
+pub use price::{DeviceTotal, Prediction, Transfer, price};
+pub use problem::{Item, Problem, Producer, TensorEdge};
+pub use spec::{DeviceSpec, FieldConflict};

@@ -1,1 +1,29 @@
-//! Sessions: plans, variables and runs.
+//! Sessions: a graph, devices, and what is kept from run to run.
+//!
+//! [`Session::run`] finds or makes the plan of what is asked for, compiles it for the shapes that are fed,
+//! leases memory, runs the segments, and commits. Read `session.rs` for the way of a run, then
+//! `executor.rs`.
+//!
+//! Invariants
+//! - A run that fails changes nothing.
+//! - A warm run allocates no device memory and builds no pipeline and no bind group.
+#![forbid(unsafe_code)]
+
+mod cache;
+mod checkpoint;
+mod devices;
+mod executor;
+mod feeds;
+mod fetch;
+mod metadata;
+mod place;
+mod session;
+mod state;
+
+pub use checkpoint::CHECKPOINT_MAX_BYTES;
+pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices};
+pub use fetch::{Fetch, FetchList, FetchResults};
+pub use metadata::{NodeTime, RunMetadata, TransferKind, TransferRecord};
+pub use place::Explanation;
+pub use session::{DevicePolicy, RunOptions, Session, SessionOptions};
+pub use state::VariableInfo;

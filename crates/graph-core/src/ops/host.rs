@@ -4,8 +4,7 @@ use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, same_dtype, value};
 use crate::{
-    Backward, Class, DType, Dim, Dims, Fact, Graph, Host, HostTensor, Op, OpError, Shape,
-    Tensor,
+    Backward, Class, DType, Dim, Dims, Fact, Graph, Host, HostTensor, Op, OpError, Shape, Tensor,
 };
 
 impl Graph {
@@ -193,7 +192,7 @@ impl Op for SizeOf {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Range;
+pub(crate) struct Range;
 
 impl Op for Range {
     fn name(&self) -> &str {

@@ -8,6 +8,7 @@ use crate::{Backward, Float, Tensor};
 trait Int: Copy {
     fn magnitude(self) -> Self;
     fn sign_of(self) -> Self;
+    fn positive_part(self) -> Self;
 }
 
 macro_rules! signed {
@@ -15,6 +16,7 @@ macro_rules! signed {
         $(impl Int for $t {
             fn magnitude(self) -> Self { self.wrapping_abs() }
             fn sign_of(self) -> Self { self.signum() }
+            fn positive_part(self) -> Self { self.max(0) }
         })*
     };
 }
@@ -24,6 +26,7 @@ macro_rules! unsigned {
         $(impl Int for $t {
             fn magnitude(self) -> Self { self }
             fn sign_of(self) -> Self { self.min(1) }
+            fn positive_part(self) -> Self { self }
         })*
     };
 }
@@ -130,7 +133,7 @@ pub(crate) static UNARY: &[Row] = &[
         gradient: |b| times(b, Tensor::sigmoid) },
     Row { name: "relu", arity: 1, bools: None, probe: ANY,
         float: floats!(Same, "max(x, T(0))", |x| x.max_nan(0.0)),
-        int: ints!(Same, "max(x, T(0))", |x| x.max(0)),
+        int: ints!(Same, "max(x, T(0))", |x| x.positive_part()),
         gradient: |b| vec![b.dy().map(|dy| {
             let dy = dy.clone();
             b.input(0).greater(0.0).select(&dy, dy.like(0.0))

@@ -1,0 +1,229 @@
+//! The plan of a signature: the nodes that its fetches and targets need, and which assignment each read
+//! sees.
+//!
+//! Source: TensorFlow's `graph/subgraph.cc` for pruning; the order of reads and assignments is stricter
+//! than TensorFlow's, which leaves races to the user.
+
+use std::sync::Arc;
+
+use convoke_graph_core::{
+    Class, Contract, DType, Error, ErrorKind, GraphSnapshot, Host, Move, Node, NodeId, OpError,
+    Output, ReduceAxes, Result, State, View, Window,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// What a run asks for and gives: the key of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Signature {
+    /// The outputs whose values come back.
+    pub fetches: Vec<Output>,
+    /// The nodes that run for their effect.
+    pub targets: Vec<NodeId>,
+    /// The outputs whose values are given.
+    pub feeds: Vec<Output>,
+}
+
+/// What a signature needs, in order.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What was asked for.
+    pub signature: Signature,
+    /// The needed nodes, inputs before users.
+    pub nodes: Vec<Arc<Node>>,
+    /// For each feed, its dtype.
+    pub feed_dtypes: Vec<DType>,
+    /// For each feed, whether shapes may be computed from its elements.
+    pub shape_feeds: Vec<bool>,
+    /// For each assignment, and each read that follows one: the assignment before it, if any.
+    pub(crate) after: FxHashMap<NodeId, NodeId>,
+    /// For each variable that is assigned, its assignments in order.
+    pub(crate) assigns: FxHashMap<NodeId, Vec<NodeId>>,
+}
+
+impl Plan {
+    /// Prunes the graph to what `signature` needs.
+    ///
+    /// # Errors
+    /// A refused operation that is needed (with the caller's line), a placeholder that is not fed, a
+    /// tensor that is fed twice or cannot be fed, or two assignments of one variable without an order.
+    pub fn new(graph: &GraphSnapshot, signature: Signature) -> Result<Self> {
+        check_feeds(graph, &signature)?;
+        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+        let needed = needed_nodes(graph, &signature, &fed);
+        let nodes: Vec<Arc<Node>> = (0..graph.nodes.len())
+            .filter(|&id| needed[id])
+            .map(|id| graph.nodes[id].clone())
+            .collect();
+        check_nodes(&nodes, &fed)?;
+        let shape_feeds = shape_feeds(graph, &nodes, &signature);
+        let feed_dtypes = signature.feeds.iter().map(|&f| graph.fact(f).dtype).collect();
+        let mut plan = Self {
+            signature,
+            feed_dtypes,
+            nodes,
+            shape_feeds,
+            after: FxHashMap::default(),
+            assigns: FxHashMap::default(),
+        };
+        plan.order_state(graph, &fed)?;
+        Ok(plan)
+    }
+
+    /// Finds the assignment that each assignment and each later read follows.
+    fn order_state(&mut self, graph: &GraphSnapshot, fed: &FxHashSet<Output>) -> Result<()> {
+        for node in self.nodes.iter().filter(|node| is_assign(node)) {
+            let variable = node.inputs[0].node;
+            let before = self.assigns.entry(variable).or_default();
+            if let Some(&last) = before.last() {
+                if !follows(graph, fed, node, &[last]).contains(&last) {
+                    return Err(unordered(graph, variable, last, node.id));
+                }
+                self.after.insert(node.id, last);
+            }
+            before.push(node.id);
+        }
+        let follows_controls = |node: &Node| {
+            let state = matches!(node.op.class(), Class::State(State::Read | State::IsInitialized));
+            state && !node.controls.is_empty()
+        };
+        for node in self.nodes.iter().filter(|node| follows_controls(node)) {
+            if let Some(assigns) = self.assigns.get(&node.inputs[0].node) {
+                let seen = follows(graph, fed, node, assigns);
+                if let Some(&last) = assigns.iter().rev().find(|assign| seen.contains(assign)) {
+                    self.after.insert(node.id, last);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_feeds(graph: &GraphSnapshot, signature: &Signature) -> Result<()> {
+    let mut seen = FxHashSet::default();
+    for &feed in &signature.feeds {
+        let node = graph.node(feed.node);
+        let fact = graph.fact(feed);
+        if !seen.insert(feed) {
+            let message = "the tensor is fed twice; give one value";
+            return Err(Error::invalid(message).with_node(format!("{}:{}", node.name, feed.index)));
+        }
+        if fact.is_variable() {
+            let message = "a variable's handle cannot be fed; feed its value or assign it";
+            return Err(Error::invalid(message).with_node(&*node.name));
+        }
+    }
+    Ok(())
+}
+
+/// For each node of the graph, whether a fetch or target needs it.
+fn needed_nodes(
+    graph: &GraphSnapshot,
+    signature: &Signature,
+    fed: &FxHashSet<Output>,
+) -> Vec<bool> {
+    let mut needed = vec![false; graph.nodes.len()];
+    let fetched = signature.fetches.iter().filter(|f| !fed.contains(f)).map(|f| f.node);
+    let mut stack: Vec<NodeId> = fetched.chain(signature.targets.iter().copied()).collect();
+    while let Some(id) = stack.pop() {
+        if std::mem::replace(&mut needed[id.0 as usize], true) {
+            continue;
+        }
+        stack.extend(inputs_of(graph.node(id), fed));
+    }
+    needed
+}
+
+/// The nodes that run before `node`: its controls, and the producers of inputs that are not fed.
+fn inputs_of<'a>(node: &'a Node, fed: &'a FxHashSet<Output>) -> impl Iterator<Item = NodeId> + 'a {
+    let inputs = node.inputs.iter().filter(|input| !fed.contains(input)).map(|input| input.node);
+    inputs.chain(node.controls.iter().copied())
+}
+
+fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
+    // The first refused node is the cause of those that are built on it.
+    let root = nodes.iter().find(|n| !matches!(n.invalid, None | Some(OpError::InvalidInput(_))));
+    if let Some(error) = root.and_then(|node| node.error()) {
+        return Err(error);
+    }
+    for node in nodes {
+        if let Some(error) = node.error() {
+            return Err(error);
+        }
+        let placeholder = matches!(node.op.class(), Class::Host(Host::Placeholder));
+        let output = Output { node: node.id, index: 0 };
+        if placeholder && node.inputs.is_empty() && !fed.contains(&output) {
+            let message =
+                format!("the placeholder {} is needed and not fed; add a feed", node.facts[0]);
+            return Err(Error::invalid(message).with_node(&*node.name));
+        }
+    }
+    Ok(())
+}
+
+fn is_assign(node: &Node) -> bool {
+    matches!(node.op.class(), Class::State(State::Assign | State::AssignAdd | State::AssignSub))
+}
+
+/// Those of `assigns` that `node` depends on.
+fn follows(
+    graph: &GraphSnapshot,
+    fed: &FxHashSet<Output>,
+    node: &Node,
+    assigns: &[NodeId],
+) -> FxHashSet<NodeId> {
+    let Some(&first) = assigns.iter().min() else { return FxHashSet::default() };
+    let mut seen = FxHashSet::default();
+    let mut stack: Vec<NodeId> = inputs_of(node, fed).collect();
+    while let Some(id) = stack.pop() {
+        if id >= first && seen.insert(id) {
+            stack.extend(inputs_of(graph.node(id), fed));
+        }
+    }
+    seen
+}
+
+fn unordered(graph: &GraphSnapshot, variable: NodeId, a: NodeId, b: NodeId) -> Error {
+    let name = |id| &graph.node(id).name;
+    let message = format!(
+        "{} and {} both assign {} in one run, and neither follows the other; build one inside of \
+         after(&[..]) of the other",
+        name(a),
+        name(b),
+        name(variable),
+    );
+    Error::new(ErrorKind::InvalidArgument, message).with_node(&**name(b))
+}
+
+/// For each feed, whether an operand that only gives sizes is computed from it.
+fn shape_feeds(graph: &GraphSnapshot, nodes: &[Arc<Node>], signature: &Signature) -> Vec<bool> {
+    let mut shapes: FxHashSet<Output> = FxHashSet::default();
+    for node in nodes.iter().rev() {
+        let outputs = (0..node.facts.len() as u32).map(|index| Output { node: node.id, index });
+        let all = outputs.into_iter().any(|output| shapes.contains(&output));
+        let is_metadata = matches!(node.op.class(), Class::Host(Host::Metadata));
+        let reads_elements = node.op.name() != "shape" && node.op.name() != "size";
+        for (i, input) in node.inputs.iter().enumerate() {
+            let sizes = size_operand(&node.op.class()) == Some(i);
+            let elements = (all || is_metadata) && reads_elements;
+            if sizes || (elements && graph.fact(*input).dtype.is_int()) {
+                shapes.insert(*input);
+            }
+        }
+    }
+    signature.feeds.iter().map(|feed| shapes.contains(feed)).collect()
+}
+
+/// Which input only gives sizes.
+pub(crate) fn size_operand(class: &Class<'_>) -> Option<usize> {
+    match class {
+        Class::View(View::Reshape | View::Broadcast | View::Slice { .. }) => Some(1),
+        Class::Reduce(reduce) if reduce.axes == ReduceAxes::ToShape => Some(1),
+        Class::Move(Move::Pad { .. }) => Some(1),
+        Class::Move(Move::ScatterAdd { .. }) => Some(0),
+        Class::Contract(Contract::Conv2dInput(_)) => Some(0),
+        Class::Contract(Contract::Conv2dFilter(_)) => Some(1),
+        Class::Window(Window::AvgGrad(_)) => Some(0),
+        Class::Random(_) => Some(0),
+        _ => None,
+    }
+}

@@ -1,0 +1,260 @@
+//! From groups with devices to segments with their transfers: the program.
+
+use convoke_graph_core::{NodeId, Result};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::group::group;
+use crate::lower::{InputFact, lower};
+use crate::{
+    Commit, DeviceIndex, Group, GroupLimits, Kernel, Plan, Program, Segment, Source, Value, ValueId,
+};
+
+/// The CPU, which every session has.
+pub const HOST: DeviceIndex = DeviceIndex(0);
+
+/// Where groups run and variables live.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// The device of each group.
+    pub groups: Vec<DeviceIndex>,
+    /// The device of each variable that the program touches.
+    pub variables: FxHashMap<NodeId, DeviceIndex>,
+}
+
+/// Chooses [`Places`] for the groups of a program.
+pub type Placer<'a> = dyn Fn(&Unplaced<'_>) -> Result<Places> + 'a;
+
+/// What a placer sees.
+#[derive(Debug)]
+pub struct Unplaced<'a> {
+    /// The values, groups and fetches; there are no segments yet.
+    pub program: &'a Program,
+    /// What variables get.
+    pub commits: &'a [Commit],
+}
+
+impl Unplaced<'_> {
+    /// The variables that are read or assigned.
+    pub fn variables(&self) -> Vec<NodeId> {
+        let read = self.program.values.iter().filter_map(|value| match value.source {
+            Source::Variable(variable) => Some(variable),
+            _ => None,
+        });
+        let mut all: Vec<NodeId> =
+            read.chain(self.commits.iter().map(|commit| commit.variable)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// How to compile.
+#[derive(Clone, Copy)]
+pub struct CompileOptions<'a> {
+    /// How large groups become.
+    pub limits: GroupLimits,
+    /// Where groups run.
+    pub place: &'a Placer<'a>,
+}
+
+/// Compiles `plan` for these inputs, one for each feed.
+///
+/// # Errors
+/// Shapes that do not fit, an operation that is not implemented for what is known, or a refusal of the
+/// placer.
+pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) -> Result<Program> {
+    let mut lowered = lower(plan, inputs)?;
+    group(&mut lowered, options.limits);
+    let (commits, random) = (lowered.commits, lowered.random);
+    let mut program = Program {
+        values: lowered.values,
+        groups: lowered.groups,
+        segments: Vec::new(),
+        fetches: lowered.fetches,
+        variables: Vec::new(),
+        random,
+    };
+    let places = (options.place)(&Unplaced { program: &program, commits: &commits })?;
+    let mut scheduling = Scheduling::new(&program.values, &program.groups, &places);
+    scheduling.order();
+    scheduling.finish(&commits, program.fetches.iter().map(|f| f.value));
+    program.segments = scheduling.segments;
+    program.variables = places.variables.into_iter().collect();
+    program.variables.sort_unstable();
+    Ok(program)
+}
+
+struct Scheduling<'a> {
+    values: &'a [Value],
+    groups: &'a [Group],
+    places: &'a Places,
+    /// For each computed value, the group that computes it.
+    producer: Vec<Option<usize>>,
+    /// For each computed value, the segment that does.
+    made_in: Vec<Option<usize>>,
+    segments: Vec<Segment>,
+}
+
+impl<'a> Scheduling<'a> {
+    fn new(values: &'a [Value], groups: &'a [Group], places: &'a Places) -> Self {
+        let mut producer = vec![None; values.len()];
+        for (i, group) in groups.iter().enumerate() {
+            for output in &group.outputs {
+                producer[output.0 as usize] = Some(i);
+            }
+        }
+        let made_in = vec![None; values.len()];
+        Self { values, groups, places, producer, made_in, segments: Vec::new() }
+    }
+
+    /// Cuts the groups into segments: each goes on as long as a group of its device is ready.
+    fn order(&mut self) {
+        let mut waits = vec![0usize; self.groups.len()];
+        let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.groups.len()];
+        for (i, group) in self.groups.iter().enumerate() {
+            let mut producers: Vec<usize> =
+                group.inputs.iter().filter_map(|o| self.producer[o.value.0 as usize]).collect();
+            producers.sort_unstable();
+            producers.dedup();
+            waits[i] = producers.len();
+            for producer in producers {
+                users[producer].push(i);
+            }
+        }
+        let mut ready: FxHashMap<DeviceIndex, std::collections::BTreeSet<usize>> =
+            FxHashMap::default();
+        for i in (0..waits.len()).filter(|&i| waits[i] == 0) {
+            ready.entry(self.places.groups[i]).or_default().insert(i);
+        }
+        // The device whose first ready group came first in the graph goes first.
+        let next = |ready: &FxHashMap<DeviceIndex, std::collections::BTreeSet<usize>>| {
+            ready.iter().filter_map(|(&d, set)| Some((*set.first()?, d))).min().map(|(_, d)| d)
+        };
+        while let Some(device) = next(&ready) {
+            self.segments.push(empty(device));
+            while let Some(i) = ready.get_mut(&device).and_then(|set| set.pop_first()) {
+                self.add(i);
+                for &user in &users[i] {
+                    waits[user] -= 1;
+                    if waits[user] == 0 {
+                        ready.entry(self.places.groups[user]).or_default().insert(user);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds group `i` to the last segment.
+    fn add(&mut self, i: usize) {
+        for input in &self.groups[i].inputs {
+            self.bring(input.value, self.segments.len() - 1);
+        }
+        let at = self.segments.len() - 1;
+        for output in &self.groups[i].outputs {
+            self.made_in[output.0 as usize] = Some(at);
+        }
+        self.segments[at].groups.push(i as u32);
+    }
+
+    /// The device where a value is without a transfer.
+    fn home(&self, value: ValueId) -> DeviceIndex {
+        match (&self.values[value.0 as usize].source, self.made_in[value.0 as usize]) {
+            (Source::Variable(variable), _) => {
+                self.places.variables.get(variable).copied().unwrap_or(HOST)
+            }
+            (_, Some(segment)) => self.segments[segment].device,
+            _ => HOST,
+        }
+    }
+
+    /// Makes sure that a value is where segment `at` can read it, and gives that segment's place
+    /// afterwards: one may have been put in front.
+    fn bring(&mut self, value: ValueId, at: usize) -> usize {
+        let device = self.segments[at].device;
+        let source = &self.values[value.0 as usize].source;
+        let resident = matches!(source, Source::Variable(_));
+        let home = self.home(value);
+        let here = self.made_in[value.0 as usize] == Some(at)
+            || (home == device && (device == HOST || resident));
+        if here || matches!(source, Source::Constant(_)) {
+            return at;
+        }
+        let before = self.segments.len();
+        if home != HOST {
+            self.download(value, home);
+        }
+        let at = at + self.segments.len() - before;
+        if device != HOST && !self.segments[at].uploads.contains(&value) {
+            self.segments[at].uploads.push(value);
+        }
+        at
+    }
+
+    /// Asks the segment that makes `value`, or the first of its device, to send it to the host.
+    fn download(&mut self, value: ValueId, home: DeviceIndex) {
+        let made_in = self.made_in[value.0 as usize];
+        let first = self.segments.iter().position(|segment| segment.device == home);
+        let at = match made_in.or(first) {
+            Some(at) => at,
+            None => {
+                // Only a variable is on a device without work there; it is read before everything else.
+                self.segments.insert(0, empty(home));
+                for made in self.made_in.iter_mut().flatten() {
+                    *made += 1;
+                }
+                0
+            }
+        };
+        if !self.segments[at].downloads.contains(&value) {
+            self.segments[at].downloads.push(value);
+        }
+    }
+
+    /// Adds commits, and downloads of what is fetched.
+    fn finish(&mut self, commits: &[Commit], fetches: impl Iterator<Item = ValueId>) {
+        for commit in commits {
+            let device = self.places.variables.get(&commit.variable).copied().unwrap_or(HOST);
+            let last = self.segments.iter().rposition(|segment| segment.device == device);
+            let fallible_after =
+                |at: usize| self.segments[at + 1..].iter().any(|s| self.can_fail(s));
+            let at = match last {
+                Some(at) if !fallible_after(at) => at,
+                _ => {
+                    self.segments.push(empty(device));
+                    self.segments.len() - 1
+                }
+            };
+            let at = self.bring(commit.value, at);
+            self.segments[at].commits.push(commit.clone());
+        }
+        let fetched: FxHashSet<ValueId> = fetches.collect();
+        let mut fetched: Vec<ValueId> = fetched.into_iter().collect();
+        fetched.sort_unstable();
+        for value in fetched {
+            let home = self.home(value);
+            let constant = matches!(self.values[value.0 as usize].source, Source::Constant(_));
+            if home != HOST && !constant {
+                self.download(value, home);
+            }
+        }
+    }
+
+    fn can_fail(&self, segment: &Segment) -> bool {
+        segment.groups.iter().any(|&i| {
+            matches!(
+                self.groups[i as usize].kernel,
+                Kernel::Gather { .. } | Kernel::ScatterAdd { .. }
+            )
+        })
+    }
+}
+
+fn empty(device: DeviceIndex) -> Segment {
+    Segment {
+        device,
+        uploads: Vec::new(),
+        groups: Vec::new(),
+        downloads: Vec::new(),
+        commits: Vec::new(),
+    }
+}

@@ -1,0 +1,183 @@
+//! Plans and programs of small graphs, printed.
+
+use convoke_graph_core::train::{Optimizer, Sgd};
+use convoke_graph_core::{DType, Error, Graph, Init, Operation, Result, Shape, Tensor, dims};
+use expect_test::{Expect, expect};
+
+use crate::{
+    CompileOptions, DeviceIndex, GroupLimits, HOST, InputFact, Places, Plan, Program, Signature,
+    compile,
+};
+
+/// Everything on the CPU.
+fn host(unplaced: &crate::Unplaced<'_>) -> Result<Places> {
+    let variables = unplaced.variables().into_iter().map(|variable| (variable, HOST)).collect();
+    Ok(Places { groups: vec![HOST; unplaced.program.groups.len()], variables })
+}
+
+fn signature(fetches: &[&Tensor], targets: &[&Operation], feeds: &[&Tensor]) -> Signature {
+    Signature {
+        fetches: fetches.iter().map(|t| t.output()).collect(),
+        targets: targets.iter().map(|o| o.id()).collect(),
+        feeds: feeds.iter().map(|t| t.output()).collect(),
+    }
+}
+
+fn program(
+    g: &Graph,
+    signature: Signature,
+    shapes: &[&[usize]],
+    place: &crate::Placer<'_>,
+) -> Result<Program> {
+    let plan = Plan::new(&g.snapshot(), signature)?;
+    let fact = |dims: &&[usize]| -> Result<InputFact> {
+        Ok(InputFact { shape: Shape::new(dims)?, contents: None })
+    };
+    let inputs: Vec<InputFact> = shapes.iter().map(fact).collect::<Result<_>>()?;
+    compile(&plan, &inputs, &CompileOptions { limits: GroupLimits::default(), place })
+}
+
+#[track_caller]
+fn check(program: Result<Program>, expected: &Expect) {
+    expected.assert_eq(&program.map_or_else(|e| format!("{e:?}"), |p| p.to_string()));
+}
+
+#[test]
+fn a_chain_becomes_one_group_and_shape_arithmetic_is_folded() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![None, 4]);
+    let y = ((&x * 2.0 + 1.0).relu() - 3.0).mean(());
+    let grad = y.gradients(&[&x])[0].clone().unwrap();
+    check(
+        program(&g, signature(&[&y, &grad], &[], &[&x]), &[&[3, 4]], &host),
+        &expect![[r#"
+            v0 f32[3, 4] = feed %0
+            v6 f32[] = constant f32[] [0.083333336]
+            segment on device 0
+              v2 f32[3, 4], v4 f32[3, 4] = [t0 = mul(i0, f32[] [2]); t1 = add(t0, f32[] [1]); t2 = relu(t1); t3 = sub(t2, f32[] [3]); store t1, t3] of v0
+              v5 f32[] = [Mean after 0 axes] of v4
+              v9 f32[3, 4] = [t0 = greater(i0, f32[] [0]); t1 = select(t0, f32[] [0.083333336], f32[] [0]); t2 = mul(t1, f32[] [2]); store t2] of v2
+            fetch v5, v9
+        "#]],
+    );
+}
+
+#[test]
+fn a_dense_layer_and_its_step() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![None, 4]);
+    let labels = g.placeholder("labels", DType::I32, dims![None]);
+    let w = g.variable("w", Init::Zeros, DType::F32, [4, 3]);
+    let b = g.variable("b", Init::Zeros, DType::F32, [3]);
+    let loss = (x.matmul(&w) + &b).cross_entropy(&labels).mean(());
+    let step = Sgd::new(0.5).minimize(&loss);
+    check(
+        program(&g, signature(&[&loss], &[&step], &[&x, &labels]), &[&[2, 4], &[2]], &host),
+        &expect![[r#"
+            v0 f32[2, 4] = feed %0
+            v1 i32[2] = feed %1
+            v2 f32[4, 3] = variable %2
+            v3 f32[3] = variable %8
+            v6 i32[3] = constant i32[3] [0, 1, 2]
+            segment on device 0
+              v4 f32[2, 3] = [matmul] of v0, v2
+              v5 f32[2, 3] = [t0 = add(i0, i1); store t0] of v4, v3[2, 3]+0*[0, 1]
+              v9 f32[2, 1] = [Max after 1 axes] of v5
+              v10 f32[2, 3], v11 f32[2, 3] = [t0 = sub(i0, i1); t1 = exp(t0); store t0, t1] of v5, v9[2, 3]+0*[1, 0]
+              v12 f32[2, 1] = [Sum after 1 axes] of v11
+              v13 f32[2, 1] = [t0 = log(i0); store t0] of v12
+              v8 f32[2, 3], v15 f32[2, 3] = [t0 = equal(i0, i1); t1 = cast f32(t0); t2 = sub(i2, i3); t3 = mul(t2, t1); store t1, t3] of v1[2, 3]+0*[1, 0], v6[2, 3]+0*[0, 1], v10, v13[2, 3]+0*[1, 0]
+              v16 f32[2] = [Sum after 1 axes] of v15
+              v17 f32[2] = [t0 = neg(i0); store t0] of v16
+              v18 f32[] = [Mean after 0 axes] of v17
+              v19 f32[2, 3], v20 f32[2, 3] = [t0 = mul(f32[] [-0.5], i0); t1 = neg(t0); store t0, t1] of v8
+              v21 f32[2, 1] = [Sum after 1 axes] of v20
+              v23 f32[2, 1] = [t0 = reciprocal(i0); t1 = mul(i1, t0); store t1] of v12, v21
+              v25 f32[2, 3] = [t0 = mul(i0, i1); t1 = add(i2, t0); store t1] of v23[2, 3]+0*[1, 0], v11, v19
+              v26 f32[3] = [Sum after 1 axes] of v25[3, 2]+0*[1, 3]
+              v27 f32[4, 3] = [matmul] of v0[4, 2]+0*[1, 4], v25
+              v29 f32[4, 3] = [t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v27, v2
+              v31 f32[3] = [t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v26, v3
+              commit %2 = v29
+              commit %8 = v31
+            fetch v18
+        "#]],
+    );
+}
+
+#[test]
+fn two_devices_make_segments_with_transfers() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![8, 8]);
+    let w = g.variable("w", Init::Zeros, DType::F32, [8, 8]);
+    let a = x.matmul(&w);
+    let b = a.relu().sum(());
+    let place = |unplaced: &crate::Unplaced<'_>| -> Result<Places> {
+        let mut places = host(unplaced)?;
+        places.groups[0] = DeviceIndex(1);
+        places.variables.values_mut().for_each(|d| *d = DeviceIndex(1));
+        Ok(places)
+    };
+    check(
+        program(&g, signature(&[&b, w.value()], &[], &[&x]), &[&[8, 8]], &place),
+        &expect![[r#"
+        v0 f32[8, 8] = feed %0
+        v1 f32[8, 8] = variable %1
+        segment on device 1
+          upload v0
+          v2 f32[8, 8] = [matmul] of v0, v1
+          download v2, v1
+        segment on device 0
+          v3 f32[8, 8] = [t0 = relu(i0); store t0] of v2
+          v4 f32[] = [Sum after 0 axes] of v3
+        fetch v4, v1
+    "#]],
+    );
+}
+
+#[test]
+fn reads_see_the_start_unless_they_follow_an_assignment() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(10.0), DType::F32, []);
+    let before = v.value().identity();
+    let add = v.assign_add(1.0);
+    let after = g.after(&[&add.operation()], || v.read());
+    check(
+        program(&g, signature(&[&before, &after], &[], &[]), &[], &host),
+        &expect![[r#"
+            v0 f32[] = variable %0
+            segment on device 0
+              v1 f32[] = [t0 = add(i0, f32[] [1]); store t0] of v0
+              commit %0 = v1
+            fetch v0, v1
+        "#]],
+    );
+}
+
+#[test]
+fn unordered_assignments_are_refused() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, DType::F32, []);
+    let (a, b) = (v.assign(1.0).operation(), v.assign(2.0).operation());
+    check(
+        program(&g, signature(&[], &[&a, &b], &[]), &[], &host),
+        &expect![
+            "InvalidArgument(assign_1: assign and assign_1 both assign v in one run, and neither follows the other; build one inside of after(&[..]) of the other)"
+        ],
+    );
+}
+
+#[test]
+fn an_unfed_placeholder_and_a_refused_operation_name_themselves() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![2]);
+    check(
+        program(&g, signature(&[&x.relu()], &[], &[]), &[], &host),
+        &expect!["InvalidArgument(x: the placeholder f32[2] is needed and not fed; add a feed)"],
+    );
+    let y = g.placeholder("y", DType::F32, dims![3]);
+    let sum = (&x + &y).relu();
+    let error: Error = program(&g, signature(&[&sum], &[], &[]), &[], &host).unwrap_err();
+    assert_eq!(error.node(), Some("add"));
+    assert!(error.location().unwrap().file().ends_with("tests.rs"));
+}

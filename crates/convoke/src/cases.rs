@@ -1,0 +1,167 @@
+//! The standard bench cases: one list for `convoke bench` and for criterion.
+//!
+//! Weights are resident, the input is fed from the host, and the result is read back to the host.
+
+use convoke_graph_core::train::{Adam, Optimizer, Sgd};
+use convoke_graph_core::{
+    DType, Feed, Graph, HostTensor, Init, Operation, Result, Shape, Tensor, dims, philox,
+};
+use convoke_session::{Devices, RunMetadata, RunOptions, Session, SessionOptions};
+
+use crate::models;
+
+/// The names of all cases, in order. `A` to `G` select those that begin so.
+pub const NAMES: [&str; 12] =
+    ["A", "B256", "B512", "B1024", "B2048", "C", "D1", "D64", "E-sgd", "E-adam", "F", "G"];
+
+/// A graph with what is fed and fetched.
+pub struct Case {
+    /// One of [`NAMES`].
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    graph: Graph,
+    feeds: Vec<(Tensor, HostTensor)>,
+    fetch: Tensor,
+    step: Option<Operation>,
+}
+
+/// A case that is ready to run on some devices.
+pub struct Ready {
+    case: Case,
+    session: Session,
+}
+
+impl Case {
+    /// The case with this name.
+    ///
+    /// # Errors
+    /// An unknown name, or no memory for its inputs.
+    pub fn new(name: &str) -> Result<Self> {
+        match name {
+            "A" => scalar_add(),
+            "B256" => matmul("B256", 256),
+            "B512" => matmul("B512", 512),
+            "B1024" => matmul("B1024", 1024),
+            "B2048" => matmul("B2048", 2048),
+            "C" => chain(),
+            "D1" => mlp("D1", 1, None),
+            "D64" => mlp("D64", 64, None),
+            "E-sgd" => mlp("E-sgd", 64, Some(&Sgd::new(0.01))),
+            "E-adam" => mlp("E-adam", 64, Some(&Adam::new(1e-3))),
+            "F" => convolutions("F", None),
+            "G" => convolutions("G", Some(&Sgd::new(0.01))),
+            _ => Err(convoke_graph_core::Error::invalid(format!(
+                "no case {name:?}; there are {}",
+                NAMES.join(", ")
+            ))),
+        }
+    }
+
+    /// Makes a session on `devices` and initialises the variables.
+    ///
+    /// # Errors
+    /// What the session refuses.
+    pub fn ready(self, devices: &Devices, options: SessionOptions) -> Result<Ready> {
+        let session = Session::with_options(&self.graph, devices, options)?;
+        session.run(&[], self.graph.initializers())?;
+        Ok(Ready { case: self, session })
+    }
+}
+
+impl Ready {
+    /// Runs the case once, and gives its value: the sum or the loss.
+    ///
+    /// # Errors
+    /// What the run refuses.
+    pub fn run(&self) -> Result<(HostTensor, RunMetadata)> {
+        let feeds: Vec<Feed<'_>> = self.case.feeds.iter().map(|(t, value)| t.feed(value)).collect();
+        let fetch = (&self.case.fetch, &self.case.step);
+        let ((value, _), metadata) = self.session.run_with(&feeds, fetch, RunOptions::default())?;
+        Ok((value, metadata))
+    }
+
+    /// The case.
+    pub fn case(&self) -> &Case {
+        &self.case
+    }
+}
+
+/// Uniform elements in `[-1, 1)`, the same on every machine.
+fn noise(sizes: &[usize], key: u64) -> Result<HostTensor> {
+    let shape = Shape::new(sizes)?;
+    let elements = (0..shape.len() as u64).map(|i| {
+        let word = philox::philox(key, [i as u32, (i >> 32) as u32, 0, 0])[0];
+        (word >> 8) as f32 / (1 << 23) as f32 - 1.0
+    });
+    Ok(HostTensor::with_shape(shape, elements.collect())?)
+}
+
+fn labels(n: usize, classes: u32) -> HostTensor {
+    let of = |i: usize| (philox::philox(3, [i as u32, 0, 0, 0])[0] % classes) as i32;
+    (0..n).map(of).collect::<Vec<i32>>().into()
+}
+
+fn scalar_add() -> Result<Case> {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![]);
+    let fetch = &x + 1.0;
+    let feeds = vec![(x, HostTensor::from(2.0f32))];
+    Ok(Case { name: "A", about: "scalar add", graph: g, feeds, fetch, step: None })
+}
+
+fn matmul(name: &'static str, n: usize) -> Result<Case> {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![n, n]);
+    let w = g.variable("w", Init::Value(noise(&[n, n], 2)?), DType::F32, [n, n]);
+    let fetch = x.matmul(&w).sum(());
+    let feeds = vec![(x, noise(&[n, n], 1)?)];
+    Ok(Case { name, about: "matmul with a sum", graph: g, feeds, fetch, step: None })
+}
+
+fn chain() -> Result<Case> {
+    let n = 4 << 20;
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![n]);
+    let v = g.variable("v", Init::Value(noise(&[n], 2)?), DType::F32, [n]);
+    let fetch = ((&x * &v + &x) * 0.5 - &v).relu().tanh().sum(());
+    let feeds = vec![(x, noise(&[n], 1)?)];
+    let about = "sum(tanh(relu((x*v+x)*0.5-v))) of 4 Mi elements";
+    Ok(Case { name: "C", about, graph: g, feeds, fetch, step: None })
+}
+
+fn mlp(name: &'static str, batch: usize, optimizer: Option<&dyn Optimizer>) -> Result<Case> {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![batch, 784]);
+    let logits = models::mlp(&g, &x, &[784, 128, 10], 1);
+    let mut feeds = vec![(x, noise(&[batch, 784], 1)?)];
+    let Some(optimizer) = optimizer else {
+        let fetch = logits.softmax(-1);
+        let about = "MLP 784-128-10 with softmax";
+        return Ok(Case { name, about, graph: g, feeds, fetch, step: None });
+    };
+    let y = g.placeholder("y", DType::I32, dims![batch]);
+    let fetch = logits.cross_entropy(&y).mean(());
+    let step = Some(optimizer.minimize(&fetch));
+    feeds.push((y, labels(batch, 10)));
+    let about = "a training step of MLP 784-128-10, batch 64";
+    Ok(Case { name, about, graph: g, feeds, fetch, step })
+}
+
+fn convolutions(name: &'static str, optimizer: Option<&dyn Optimizer>) -> Result<Case> {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![32, 1, 28, 28]);
+    let y = models::convolutions(&g, &x, [1, 32, 64], 1);
+    let mut feeds = vec![(x, noise(&[32, 1, 28, 28], 1)?)];
+    let Some(optimizer) = optimizer else {
+        let about = "conv 5x5x32, relu, max pool 2, conv 5x5x64, relu on 32x1x28x28";
+        return Ok(Case { name, about, graph: g, feeds, fetch: y, step: None });
+    };
+    let labels_fed = g.placeholder("y", DType::I32, dims![32]);
+    let logits = models::mlp(&g, &y.reshape(&[32, 64 * 14 * 14]), &[64 * 14 * 14, 10], 2);
+    let fetch = logits.cross_entropy(&labels_fed).mean(());
+    let step = Some(optimizer.minimize(&fetch));
+    feeds.push((labels_fed, labels(32, 10)));
+    let about = "a training step of F with a dense layer";
+    Ok(Case { name, about, graph: g, feeds, fetch, step })
+}

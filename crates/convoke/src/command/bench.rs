@@ -1,0 +1,161 @@
+//! `convoke bench`: the standard cases, timed.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use convoke::cases::{Case, NAMES, Ready};
+use convoke::{RunMetadata, SessionOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failure, devices};
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Cases, by name or first letter: A,D64,E. J is from process start to the first result of D64.
+    #[arg(long, value_delimiter = ',', default_value = "A,B256,B512,B1024,C,D,E,F,G,J")]
+    case: Vec<String>,
+    /// auto, cpu, gpu, GPU:0, or part of an adapter's or driver's name.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Seconds for each case, at least.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Print one JSON array.
+    #[arg(long)]
+    json: bool,
+    /// Run D64 once and exit: what J times.
+    #[arg(long, hide = true)]
+    first: bool,
+}
+
+/// One line of the table.
+struct Timing {
+    case: String,
+    device: String,
+    median: Duration,
+    least: Duration,
+    runs: usize,
+    last: RunMetadata,
+}
+
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    if options.first {
+        ready("D64", &options.device)?.run()?;
+        return Ok(());
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for wanted in &options.case {
+        let wanted = wanted.to_uppercase();
+        let all = NAMES.iter().copied().chain(["J"]);
+        let found: Vec<&str> =
+            all.filter(|name| name.to_uppercase().starts_with(&wanted)).collect();
+        if found.is_empty() {
+            super::usage(format!("no case {wanted:?}; there are {} and J", NAMES.join(", ")));
+        }
+        names.extend(found);
+    }
+    let bar =
+        if options.json { ProgressBar::hidden() } else { ProgressBar::new(names.len() as u64) };
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut timings = Vec::new();
+    for name in names {
+        bar.set_message(name.to_owned());
+        timings.push(if name == "J" { time_start(options)? } else { time(name, options)? });
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if options.json {
+        let rows: Vec<serde_json::Value> = timings.iter().map(json).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        print(&timings);
+    }
+    Ok(())
+}
+
+fn ready(name: &str, device: &str) -> Result<Ready, Failure> {
+    let (devices, policy) = devices::choose(device)?;
+    let options = SessionOptions { policy, ..SessionOptions::default() };
+    Ok(Case::new(name)?.ready(&devices, options)?)
+}
+
+fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
+    let case = ready(name, &options.device)?;
+    // Two runs compile everything and fill the pools.
+    case.run()?;
+    let (_, mut last) = case.run()?;
+    let (mut times, start) = (Vec::new(), Instant::now());
+    while times.len() < 5 || start.elapsed().as_secs_f64() < options.seconds {
+        let begun = Instant::now();
+        (_, last) = case.run()?;
+        times.push(begun.elapsed());
+    }
+    Ok(summary(name, &options.device, times, last))
+}
+
+/// From process start to the first result.
+fn time_start(options: &Options) -> Result<Timing, Failure> {
+    let program = std::env::current_exe()?;
+    let mut times = Vec::new();
+    for _ in 0..7 {
+        let begun = Instant::now();
+        let mut child = std::process::Command::new(&program);
+        let status = child.args(["bench", "--first", "--device", &options.device]).status()?;
+        times.push(begun.elapsed());
+        if !status.success() {
+            return Err("the process that J times has failed".into());
+        }
+    }
+    Ok(summary("J", &options.device, times, RunMetadata::default()))
+}
+
+fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata) -> Timing {
+    times.sort_unstable();
+    Timing {
+        case: name.to_owned(),
+        device: device.to_owned(),
+        median: times[times.len() / 2],
+        least: times[0],
+        runs: times.len(),
+        last,
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn print(timings: &[Timing]) {
+    println!(
+        "{:8} {:12} {:>12} {:>12} {:>6} {:>10} {:>11} {:>9}",
+        "case", "device", "median us", "least us", "runs", "dispatches", "submissions", "transfers"
+    );
+    for t in timings {
+        println!(
+            "{:8} {:12} {:>12.1} {:>12.1} {:>6} {:>10} {:>11} {:>9}",
+            t.case,
+            t.device,
+            micros(t.median),
+            micros(t.least),
+            t.runs,
+            t.last.dispatches,
+            t.last.submissions,
+            t.last.uploads + t.last.downloads,
+        );
+    }
+}
+
+fn json(t: &Timing) -> serde_json::Value {
+    serde_json::json!({
+        "case": t.case,
+        "device": t.device,
+        "median_us": micros(t.median),
+        "min_us": micros(t.least),
+        "runs": t.runs,
+        "dispatches": t.last.dispatches,
+        "submissions": t.last.submissions,
+        "transfers": t.last.uploads + t.last.downloads,
+        "peak_bytes": t.last.host_bytes + t.last.device_bytes,
+    })
+}

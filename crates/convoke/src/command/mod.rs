@@ -1,0 +1,108 @@
+//! The command line: `train`, `devices`, `explain`, `bench`.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod bench;
+mod devices;
+mod explain;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use convoke::models::{Model, OptimizerKind};
+
+/// Session engine for tensor graphs: declare a graph, and run it on any GPU and on the CPU.
+#[derive(Parser)]
+#[command(name = "convoke", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a classifier on real data, and show where it ran and where the time went.
+    Train(train::Options),
+    /// List every device with its driver and the limits that matter.
+    Devices(devices::Options),
+    /// Show where each part of a model would run.
+    Explain(explain::Options),
+    /// Time the standard cases.
+    Bench(bench::Options),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModelName {
+    /// Two dense layers.
+    Mlp,
+    /// Two convolutions with pooling, and two dense layers.
+    Cnn,
+}
+
+impl ModelName {
+    /// The name in file names.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Mlp => "mlp",
+            Self::Cnn => "cnn",
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OptimizerName {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// Gradient descent with momentum 0.9.
+    Momentum,
+    /// Adam.
+    Adam,
+}
+
+impl From<ModelName> for Model {
+    fn from(name: ModelName) -> Self {
+        match name {
+            ModelName::Mlp => Self::Mlp,
+            ModelName::Cnn => Self::Cnn,
+        }
+    }
+}
+
+impl From<OptimizerName> for OptimizerKind {
+    fn from(name: OptimizerName) -> Self {
+        match name {
+            OptimizerName::Sgd => Self::Sgd,
+            OptimizerName::Momentum => Self::Momentum,
+            OptimizerName::Adam => Self::Adam,
+        }
+    }
+}
+
+/// Any failure: its text is what the user sees.
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    // clap itself exits with 2 for wrong usage.
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Train(options) => train::run(&options),
+        Command::Devices(options) => devices::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Bench(options) => bench::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Refuses what clap cannot: exits with 2.
+fn usage(message: impl std::fmt::Display) -> ! {
+    use clap::CommandFactory;
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit()
+}

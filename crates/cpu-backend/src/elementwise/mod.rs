@@ -1,0 +1,184 @@
+//! Elementwise groups, run block by block: all steps of one block, then the next.
+//!
+//! A block's registers are wide elements (see `elements.rs`) that stay in the nearest cache. Packed
+//! inputs of wide dtypes are read where they lie, and what is stored in a wide dtype is computed where
+//! it will lie.
+
+mod cast;
+mod code;
+pub(crate) mod math;
+mod plan;
+mod rows;
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use convoke_graph_core::{AlignedBytes, DType, Result};
+use smallvec::SmallVec;
+
+use crate::elements::{Stored, with_stored};
+use crate::threads::Threads;
+use crate::walk::{Cursor, Walk, widen_run};
+use code::Code;
+
+/// Elementwise work, compiled.
+pub(crate) struct Elementwise {
+    len: usize,
+    /// The greatest number of elements of a block.
+    block: usize,
+    /// The packed inputs, read where they lie: which, its first byte, the bytes of an element.
+    direct: Vec<(usize, usize, usize)>,
+    /// The inputs that are brought into registers.
+    loads: Vec<Load>,
+    /// One block each.
+    constants: Vec<(AlignedBytes, usize)>,
+    /// The bytes of an element of each register.
+    registers: Vec<usize>,
+    /// The bytes of an element of each output.
+    outputs: SmallVec<[usize; 2]>,
+    steps: Vec<Step>,
+    n_ops: usize,
+}
+
+/// An index into a block's slots: packed inputs, constants, registers, outputs.
+type SlotIndex = usize;
+
+struct Step {
+    code: Code,
+    args: SmallVec<[SlotIndex; 3]>,
+    out: SlotIndex,
+    /// Rounds the result to a narrow dtype.
+    rounding: Option<fn(&mut [u8])>,
+}
+
+struct Load {
+    input: usize,
+    walk: Walk,
+    load: LoadFn,
+    register: usize,
+    /// All elements are one, so that one load fills the register for all blocks.
+    is_scalar: bool,
+}
+
+type LoadFn = fn(&[u8], &Walk, &mut Cursor, &mut [u8]);
+
+fn load_fn(dtype: DType) -> Option<LoadFn> {
+    with_stored!(dtype, T => Some(load::<T>), else None)
+}
+
+fn load<S: Stored>(input: &[u8], walk: &Walk, cursor: &mut Cursor, out: &mut [u8]) {
+    let (xs, out): (&[S], &mut [S::Wide]) = (cast_slice(input), cast_slice_mut(out));
+    let mut done = 0;
+    walk.runs(cursor, out.len(), |at, stride, len| {
+        widen_run(xs, at, stride, &mut out[done..][..len]);
+        done += len;
+    });
+}
+
+/// Where the elements of a block lie.
+enum Slot<'a> {
+    Read(&'a [u8]),
+    Write(&'a mut [u8]),
+}
+
+impl Slot<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Write(bytes) => bytes,
+        }
+    }
+}
+
+impl Elementwise {
+    /// Elements times operations, for cost models.
+    pub fn flops(&self) -> u64 {
+        self.len as u64 * self.n_ops as u64
+    }
+
+    /// Computes the group.
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
+        if self.len == 0 {
+            return Ok(());
+        }
+        let parallel = self.len * self.steps.len().max(1) >= PARALLEL;
+        let parts = (outputs, self.outputs.as_slice());
+        threads.split(parallel, self.block, parts, self.len, &|range, outputs| {
+            self.run_part(range.start, range.len(), inputs, outputs, threads)
+        })
+    }
+
+    fn run_part(
+        &self,
+        start: usize,
+        len: usize,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
+        let capacity = self.block.min(len);
+        let sizes = self.registers.iter().map(|width| register_bytes(*width, capacity));
+        let mut arena = threads.scratch(sizes.sum())?;
+        let mut cursors: SmallVec<[Cursor; 4]> =
+            self.loads.iter().map(|load| load.walk.start(start)).collect();
+        let mut done = 0;
+        while done < len {
+            let n = capacity.min(len - done);
+            let mut slots: SmallVec<[Slot<'_>; 12]> = SmallVec::new();
+            let first = start + done;
+            for &(input, offset, width) in &self.direct {
+                slots.push(Slot::Read(&inputs[input][offset + first * width..][..n * width]));
+            }
+            for (bytes, width) in &self.constants {
+                slots.push(Slot::Read(&bytes[..n * width]));
+            }
+            let first_register = slots.len();
+            let mut rest = &mut arena[..];
+            for &width in &self.registers {
+                let (register, after) = rest.split_at_mut(register_bytes(width, capacity));
+                slots.push(Slot::Write(&mut register[..n * width]));
+                rest = after;
+            }
+            for (output, &width) in outputs.iter_mut().zip(&self.outputs) {
+                slots.push(Slot::Write(&mut output[done * width..][..n * width]));
+            }
+            for (load, cursor) in self.loads.iter().zip(&mut cursors) {
+                let slot = &mut slots[first_register + load.register];
+                if let (Slot::Write(out), true) = (slot, !load.is_scalar || done == 0) {
+                    (load.load)(inputs[load.input], &load.walk, cursor, out);
+                }
+            }
+            self.run_block(&mut slots);
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn run_block(&self, slots: &mut [Slot<'_>]) {
+        for step in &self.steps {
+            let out = std::mem::replace(&mut slots[step.out], Slot::Read(&[]));
+            if let Slot::Write(bytes) = out {
+                let args: SmallVec<[&[u8]; 3]> =
+                    step.args.iter().map(|&arg| slots[arg].bytes()).collect();
+                step.code.call(&args, bytes);
+                drop(args);
+                if let Some(round) = step.rounding {
+                    round(bytes);
+                }
+                slots[step.out] = Slot::Write(bytes);
+            }
+        }
+    }
+}
+
+/// Elements times steps from which threads share the work.
+const PARALLEL: usize = 1 << 16;
+
+/// The bytes of a register for blocks of `capacity` elements: whole cache lines.
+fn register_bytes(width: usize, capacity: usize) -> usize {
+    (width * capacity).next_multiple_of(64)
+}
+

@@ -1,0 +1,139 @@
+//! Rows of `ops/unary.rs` and `ops/binary.rs` that have loops of this crate, compiled for wide vectors.
+//!
+//! Arithmetic and comparisons give the same bits as the row's own block functions; the functions of
+//! `math.rs` stay within the errors that it states.
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use convoke_graph_core::{Compute, Float};
+
+use super::code::BlockFn;
+use super::math;
+use crate::fast::widest;
+
+macro_rules! block {
+    ($t:ty, $out:ty, |$x:ident| $body:expr) => {{
+        fn block(args: &[&[u8]], out: &mut [u8]) {
+            let (xs, out): (&[$t], &mut [$out]) = (cast_slice(args[0]), cast_slice_mut(out));
+            widest(
+                #[inline(always)]
+                || {
+                    for (out, &$x) in out.iter_mut().zip(xs) {
+                        *out = <$out>::from($body);
+                    }
+                },
+            );
+        }
+        block as BlockFn
+    }};
+    ($t:ty, $out:ty, |$x:ident, $y:ident| $body:expr) => {{
+        fn block(args: &[&[u8]], out: &mut [u8]) {
+            let (xs, ys): (&[$t], &[$t]) = (cast_slice(args[0]), cast_slice(args[1]));
+            let out: &mut [$out] = cast_slice_mut(out);
+            widest(
+                #[inline(always)]
+                || {
+                    for ((out, &$x), &$y) in out.iter_mut().zip(xs).zip(ys) {
+                        *out = <$out>::from($body);
+                    }
+                },
+            );
+        }
+        block as BlockFn
+    }};
+}
+
+/// The rows that floats and integers share.
+macro_rules! shared {
+    ($t:ty, $name:expr, else $rest:expr) => {
+        match $name {
+            "equal" => block!($t, u8, |x, y| x == y),
+            "not_equal" => block!($t, u8, |x, y| x != y),
+            "less" => block!($t, u8, |x, y| x < y),
+            "less_equal" => block!($t, u8, |x, y| x <= y),
+            "greater" => block!($t, u8, |x, y| x > y),
+            "greater_equal" => block!($t, u8, |x, y| x >= y),
+            _ => $rest,
+        }
+    };
+}
+
+macro_rules! floats {
+    ($t:ty, $name:expr, else $rest:expr) => {
+        match $name {
+            "add" => block!($t, $t, |x, y| x + y),
+            "sub" => block!($t, $t, |x, y| x - y),
+            "mul" => block!($t, $t, |x, y| x * y),
+            "div" => block!($t, $t, |x, y| x / y),
+            "maximum" => block!($t, $t, |x, y| if x > y || x.is_nan() { x } else { y }),
+            "minimum" => block!($t, $t, |x, y| if x < y || x.is_nan() { x } else { y }),
+            "relu" => block!($t, $t, |x| if x > 0.0 || x.is_nan() { x } else { 0.0 }),
+            "neg" => block!($t, $t, |x| -x),
+            "abs" => block!($t, $t, |x| x.abs()),
+            "sign" => block!($t, $t, |x| if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }),
+            "square" => block!($t, $t, |x| x * x),
+            "sqrt" => block!($t, $t, |x| x.sqrt()),
+            "rsqrt" => block!($t, $t, |x| 1.0 / x.sqrt()),
+            "reciprocal" => block!($t, $t, |x| 1.0 / x),
+            "floor" => block!($t, $t, |x| x.floor()),
+            "ceil" => block!($t, $t, |x| x.ceil()),
+            "trunc" => block!($t, $t, |x| x.trunc()),
+            "round" => block!($t, $t, |x| Float::round_even(x)),
+            "is_nan" => block!($t, u8, |x| x.is_nan()),
+            "is_finite" => block!($t, u8, |x| x.is_finite()),
+            _ => shared!($t, $name, else $rest),
+        }
+    };
+}
+
+macro_rules! ints {
+    ($t:ty, $name:expr) => {
+        match $name {
+            "add" => block!($t, $t, |x, y| x.wrapping_add(y)),
+            "sub" => block!($t, $t, |x, y| x.wrapping_sub(y)),
+            "mul" => block!($t, $t, |x, y| x.wrapping_mul(y)),
+            "maximum" => block!($t, $t, |x, y| x.max(y)),
+            "minimum" => block!($t, $t, |x, y| x.min(y)),
+            "relu" => block!($t, $t, |x| x.max(0)),
+            "neg" => block!($t, $t, |x| x.wrapping_neg()),
+            "square" => block!($t, $t, |x| x.wrapping_mul(x)),
+            "and" => block!($t, $t, |x, y| x & y),
+            "or" => block!($t, $t, |x, y| x | y),
+            "xor" => block!($t, $t, |x, y| x ^ y),
+            "not" => block!($t, $t, |x| !x),
+            _ => shared!($t, $name, else return None),
+        }
+    };
+}
+
+/// The loop of a row, if there is one of this crate.
+pub(super) fn fast(name: &str, compute: Compute) -> Option<BlockFn> {
+    Some(match compute {
+        Compute::Bool => return None,
+        Compute::I32 => ints!(i32, name),
+        Compute::U32 => ints!(u32, name),
+        Compute::I64 => ints!(i64, name),
+        Compute::U64 => ints!(u64, name),
+        Compute::F32 => floats!(f32, name, else return transcendental(name)),
+        Compute::F64 => floats!(f64, name, else return None),
+    })
+}
+
+fn transcendental(name: &str) -> Option<BlockFn> {
+    Some(match name {
+        "exp" => block!(f32, f32, |x| math::exp(x)),
+        "expm1" => block!(f32, f32, |x| math::expm1(x)),
+        "log" => block!(f32, f32, |x| math::log(x)),
+        "log1p" => block!(f32, f32, |x| math::log1p(x)),
+        "tanh" => block!(f32, f32, |x| math::tanh(x)),
+        "sigmoid" => block!(f32, f32, |x| math::sigmoid(x)),
+        "softplus" => block!(f32, f32, |x| math::softplus(x)),
+        "erf" => block!(f32, f32, |x| math::erf(x)),
+        _ => return None,
+    })
+}

@@ -1,0 +1,243 @@
+//! Convolutions and pooling against their operations' references, on odd shapes.
+
+use convoke_compiler::{CompileOptions, GroupLimits, HOST, InputFact, Places, Plan, Signature, compile};
+use convoke_graph_core::{
+    Conv2d, DType, Graph, HostTensor, ImageLayout, Padding, Pool, Tensor, dims,
+};
+
+use super::{assert_close, shape};
+use crate::{CpuKernel, Threads};
+
+const BOTH: [ImageLayout; 2] = [ImageLayout::Nchw, ImageLayout::Nhwc];
+
+/// Numbers without a pattern, some of them equal.
+fn noise(dtype: DType, dims: &[usize], seed: u64) -> HostTensor {
+    let shape = shape(dims);
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) % 33) as f64 / 8.0 - 2.0
+    };
+    let xs: Vec<f64> = (0..shape.len()).map(|_| next()).collect();
+    HostTensor::from_f64s(dtype, shape, &xs).unwrap()
+}
+
+/// Every node of `y` but placeholders, by the operations' references.
+fn reference(y: &Tensor, feeds: &[(&Tensor, &HostTensor)]) -> HostTensor {
+    let nodes = y.graph().snapshot().nodes;
+    let mut values: Vec<Vec<HostTensor>> = Vec::new();
+    for node in &nodes[..=y.output().node.0 as usize] {
+        assert!(node.invalid.is_none(), "{:?}", node.error());
+        let fed = feeds.iter().find(|(tensor, _)| tensor.output().node == node.id);
+        let inputs: Vec<HostTensor> = node
+            .inputs
+            .iter()
+            .map(|input| values[input.node.0 as usize][input.index as usize].clone())
+            .collect();
+        values.push(match fed {
+            Some((_, value)) => vec![(*value).clone()],
+            None => node.op.eval(&inputs).unwrap().into_vec(),
+        });
+    }
+    values[y.output().node.0 as usize][y.output().index as usize].clone()
+}
+
+/// Compiled and run.
+fn run(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], threads: &Threads) -> HostTensor {
+    let feeds_of = feeds.iter().map(|(tensor, _)| tensor.output()).collect();
+    let signature = Signature { fetches: vec![y.output()], targets: vec![], feeds: feeds_of };
+    let plan = Plan::new(&y.graph().snapshot(), signature).unwrap();
+    let inputs: Vec<InputFact> = feeds
+        .iter()
+        .map(|(_, value)| InputFact { shape: value.shape().clone(), contents: None })
+        .collect();
+    let host = |unplaced: &convoke_compiler::Unplaced<'_>| {
+        let variables = unplaced.variables().into_iter().map(|v| (v, HOST)).collect();
+        Ok(Places { groups: vec![HOST; unplaced.groups.len()], variables })
+    };
+    let options = CompileOptions { limits: GroupLimits::default(), place: &host };
+    let program = compile(&plan, &inputs, &options).unwrap();
+    let mut values: Vec<HostTensor> = program
+        .values
+        .iter()
+        .map(|value| match &value.source {
+            convoke_compiler::Source::Feed(output) => {
+                let fed = feeds.iter().find(|(tensor, _)| tensor.output() == *output);
+                fed.unwrap().1.clone()
+            }
+            convoke_compiler::Source::Constant(tensor) => tensor.clone(),
+            _ => HostTensor::zeros(value.dtype, value.shape.clone()).unwrap(),
+        })
+        .collect();
+    for group in &program.groups {
+        let kernel = CpuKernel::compile(&program, group).unwrap();
+        let inputs: Vec<HostTensor> =
+            group.inputs.iter().map(|input| values[input.value.0 as usize].clone()).collect();
+        let inputs: Vec<&[u8]> = inputs.iter().map(HostTensor::bytes).collect();
+        let mut outputs: Vec<convoke_graph_core::AlignedBytes> = Vec::new();
+        for &id in &group.outputs {
+            let n_bytes = program.value(id).n_bytes();
+            let mut bytes = convoke_graph_core::AlignedBytes::zeroed(n_bytes).unwrap();
+            bytes.fill(0xAB);
+            outputs.push(bytes);
+        }
+        let mut slices: Vec<&mut [u8]> = outputs.iter_mut().map(|o| &mut **o).collect();
+        kernel.run(&inputs, &mut slices, threads).unwrap();
+        for (&id, bytes) in group.outputs.iter().zip(outputs) {
+            let value = program.value(id);
+            let tensor = HostTensor::from_bytes(value.dtype, value.shape.clone(), bytes);
+            values[id.0 as usize] = tensor.unwrap();
+        }
+    }
+    let fetch = &program.fetches[0];
+    values[fetch.value.0 as usize].reshaped(fetch.layout.shape().clone()).unwrap()
+}
+
+/// `y` against its reference, with equal bits on one, two and three threads.
+#[track_caller]
+fn check(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], what: &str) {
+    let expected = reference(y, feeds);
+    let found = run(y, feeds, &Threads::one());
+    let tolerance = match y.dtype() {
+        DType::F64 => 1e-12,
+        DType::F32 => 2e-5,
+        DType::F16 => 2e-3,
+        _ => 2e-2,
+    };
+    // Sums that cancel have the error of their terms.
+    let shifted = |x: &HostTensor| {
+        let xs: Vec<f64> = x.to_f64s().unwrap().iter().map(|x| x + 100.0).collect();
+        HostTensor::from_f64s(DType::F64, x.shape().clone(), &xs).unwrap()
+    };
+    assert_eq!(found.dtype(), expected.dtype(), "{what}");
+    assert_close(&shifted(&found), &shifted(&expected), tolerance, what);
+    for n in [2, 3] {
+        let many = run(y, feeds, &Threads::new(n).unwrap());
+        assert!(many == found, "{what}: {n} threads give other bits than one");
+    }
+}
+
+/// A convolution of images `[n, c, h, w]` with filters `[k, c / groups, r, s]`, and both gradients.
+#[track_caller]
+fn check_conv(dtype: DType, x: [usize; 4], filters: [usize; 4], conv: Conv2d) {
+    for layout in BOTH {
+        let conv = Conv2d { layout, ..conv };
+        let what = format!("{dtype} {x:?} with {filters:?} {conv:?}");
+        let x_value = noise(dtype, &layout.image_dims(x), 1);
+        let f_value = noise(dtype, &layout.filter_dims(filters), 2);
+        let g = Graph::new();
+        let x = g.placeholder("x", dtype, dims![None, None, None, None]);
+        let f = g.placeholder("f", dtype, dims![None, None, None, None]);
+        let y = x.conv2d(&f, conv);
+        let feeds = [(&x, &x_value), (&f, &f_value)];
+        check(&y, &feeds, &what);
+        let weights = noise(dtype, reference(&y, &feeds).dims(), 3);
+        let grads = (&y * g.constant(weights)).gradients(&[&x, &f]);
+        for grad in grads {
+            check(&grad.unwrap(), &feeds, &what);
+        }
+    }
+}
+
+#[test]
+fn convolutions_on_odd_shapes() {
+    let same = Conv2d { padding: Padding::Same, ..Conv2d::default() };
+    let valid = Conv2d::default();
+    check_conv(DType::F32, [2, 3, 8, 7], [4, 3, 3, 3], same);
+    check_conv(DType::F32, [2, 3, 8, 7], [4, 3, 3, 2], valid);
+    check_conv(DType::F32, [3, 1, 1, 1], [2, 1, 1, 1], valid);
+    check_conv(DType::F32, [1, 1, 1, 1], [2, 1, 5, 5], same);
+    check_conv(DType::F32, [4, 5, 6, 4], [3, 5, 1, 1], valid);
+    check_conv(DType::F32, [4, 4, 5, 5], [6, 2, 1, 1], Conv2d { groups: 2, ..valid });
+    check_conv(DType::F64, [2, 2, 9, 8], [3, 2, 3, 4], Conv2d { stride: [2, 3], ..same });
+    check_conv(DType::F32, [2, 2, 9, 8], [3, 2, 3, 4], Conv2d { stride: [2, 3], ..valid });
+    check_conv(DType::F32, [2, 2, 9, 20], [3, 2, 3, 3], Conv2d { dilation: [2, 2], ..same });
+    check_conv(DType::F32, [2, 4, 7, 6], [6, 2, 3, 3], Conv2d { groups: 2, ..same });
+    check_conv(DType::F32, [2, 4, 7, 6], [4, 1, 3, 3], Conv2d { groups: 4, ..same });
+    let wide = Padding::Explicit([[3, 1], [0, 4]]);
+    check_conv(DType::F32, [2, 2, 2, 3], [3, 2, 5, 4], Conv2d { padding: wide, ..valid });
+    check_conv(DType::F32, [2, 2, 3, 3], [3, 2, 1, 1], Conv2d { padding: wide, ..valid });
+    let skewed = Conv2d { stride: [3, 2], dilation: [2, 1], padding: wide, ..valid };
+    check_conv(DType::F32, [2, 2, 6, 9], [3, 2, 3, 2], skewed);
+}
+
+#[test]
+fn convolutions_of_large_images_are_cut_into_blocks() {
+    let same = Conv2d { padding: Padding::Same, ..Conv2d::default() };
+    check_conv(DType::F32, [1, 8, 41, 50], [2, 8, 7, 7], same);
+}
+
+#[test]
+fn narrow_convolutions_are_rounded_once() {
+    let same = Conv2d { padding: Padding::Same, ..Conv2d::default() };
+    check_conv(DType::F16, [2, 2, 4, 5], [3, 2, 3, 3], same);
+    check_conv(DType::BF16, [2, 2, 4, 5], [3, 2, 3, 3], same);
+}
+
+#[test]
+fn empty_batches_and_channels_convolve() {
+    let same = Conv2d { padding: Padding::Same, ..Conv2d::default() };
+    check_conv(DType::F32, [0, 2, 4, 5], [3, 2, 3, 3], same);
+    check_conv(DType::F32, [2, 0, 4, 5], [3, 0, 3, 3], same);
+    check_conv(DType::F32, [2, 2, 4, 5], [0, 2, 3, 3], same);
+    check_conv(DType::F32, [2, 2, 0, 5], [3, 2, 3, 3], same);
+}
+
+/// Pooling of images `[n, c, h, w]`, its gradient, and the gradient of that.
+#[track_caller]
+fn check_pool(dtype: DType, x: [usize; 4], pool: Pool) {
+    for layout in BOTH {
+        let pool = Pool { layout, ..pool };
+        let what = format!("{dtype} {x:?} {pool:?}");
+        let x_value = noise(dtype, &layout.image_dims(x), 5);
+        for is_max in [true, false] {
+            let g = Graph::new();
+            let x = g.placeholder("x", dtype, dims![None, None, None, None]);
+            let y = if is_max { x.max_pool(pool) } else { x.avg_pool(pool) };
+            let feeds = [(&x, &x_value)];
+            check(&y, &feeds, &what);
+            let weights = noise(dtype, reference(&y, &feeds).dims(), 7);
+            let dx = (y.square() * g.constant(weights)).gradients(&[&x])[0].clone().unwrap();
+            check(&dx, &feeds, &what);
+            let second = dx.square().gradients(&[&x])[0].clone().unwrap();
+            check(&second, &feeds, &what);
+        }
+    }
+}
+
+#[test]
+fn pooling_on_odd_shapes() {
+    let pool = Pool::default();
+    check_pool(DType::F32, [2, 3, 6, 8], pool);
+    check_pool(DType::F32, [2, 3, 7, 9], Pool { padding: Padding::Same, ..pool });
+    check_pool(DType::F64, [2, 3, 7, 9], Pool { window: [3, 2], stride: [1, 3], ..pool });
+    let same = Pool { window: [3, 3], padding: Padding::Same, ..pool };
+    check_pool(DType::F32, [1, 2, 1, 1], same);
+    check_pool(DType::F32, [2, 2, 5, 4], Pool { stride: [1, 1], ..same });
+    check_pool(DType::F32, [2, 2, 5, 4], Pool { stride: [3, 4], ..same });
+    let explicit = Padding::Explicit([[2, 1], [0, 2]]);
+    check_pool(DType::F32, [2, 2, 2, 3], Pool { padding: explicit, ..same });
+    check_pool(DType::F16, [2, 3, 6, 8], pool);
+    check_pool(DType::F32, [0, 3, 6, 8], pool);
+    check_pool(DType::F32, [2, 0, 6, 8], pool);
+    check_pool(DType::F32, [2, 3, 0, 8], Pool { padding: Padding::Same, ..pool });
+}
+
+#[test]
+fn pooling_on_threads() {
+    check_pool(DType::F32, [8, 16, 28, 28], Pool::default());
+}
+
+#[test]
+fn pooling_passes_nan_on() {
+    let x = HostTensor::new(&[1, 1, 2, 4], vec![1f32, f32::NAN, 3.0, 4.0, f32::NAN, 2.0, 5.0, 0.0]);
+    let x = x.unwrap();
+    let g = Graph::new();
+    let p = g.placeholder("x", DType::F32, dims![1, 1, 2, 4]);
+    let y = p.max_pool(Pool::default());
+    let found = run(&y, &[(&p, &x)], &Threads::one());
+    assert!(found.as_slice::<f32>().unwrap()[0].is_nan());
+    assert_eq!(found.as_slice::<f32>().unwrap()[1], 5.0);
+    let dx = run(&y.gradients(&[&p])[0].clone().unwrap(), &[(&p, &x)], &Threads::one());
+    assert_eq!(dx.to_vec::<f32>().unwrap(), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+}

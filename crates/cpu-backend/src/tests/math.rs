@@ -1,0 +1,65 @@
+//! The vectorising functions against `f64`, over bit patterns of all magnitudes.
+
+use convoke_graph_core::Float;
+
+use crate::elementwise::math;
+
+/// The greatest error in units in the last place, over every 1009th bit pattern.
+fn worst(f: fn(f32) -> f32, exact: fn(f64) -> f64) -> (f64, f32) {
+    let mut worst = (0.0, 0.0);
+    for bits in (0..=u32::MAX).step_by(1009) {
+        let x = f32::from_bits(bits);
+        let (y, e) = (f(x), exact(f64::from(x)));
+        let rounded = e as f32;
+        if y == rounded || (y.is_nan() && e.is_nan()) {
+            continue;
+        }
+        let unit = f64::from(rounded.abs().next_up()) - f64::from(rounded.abs());
+        let error = (f64::from(y) - e).abs() / unit;
+        if error.is_nan() || error > worst.0 {
+            worst = (error, x);
+        }
+        if error.is_nan() {
+            break;
+        }
+    }
+    worst
+}
+
+#[test]
+fn functions_stay_within_their_errors() {
+    type Exact = fn(f64) -> f64;
+    let functions: [(&str, fn(f32) -> f32, Exact, f64); 8] = [
+        ("exp", math::exp, f64::exp, 2.0),
+        ("log", math::log, f64::ln, 2.0),
+        ("expm1", math::expm1, f64::exp_m1, 4.0),
+        ("log1p", math::log1p, f64::ln_1p, 4.0),
+        ("tanh", math::tanh, f64::tanh, 4.0),
+        ("sigmoid", math::sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 4.0),
+        ("softplus", math::softplus, |x| x.max_nan(0.0) + (-x.abs()).exp().ln_1p(), 4.0),
+        ("erf", math::erf, Float::erf, 4.0),
+    ];
+    for (name, f, exact, limit) in functions {
+        let (error, x) = worst(f, exact);
+        println!("{name}: {error:.2} units at {x:e}");
+        assert!(error <= limit, "{name}: {error} units at {x:e}: {} for {}", f(x), exact(x.into()));
+    }
+}
+
+#[test]
+fn special_values_are_those_of_std() {
+    let xs = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, -1.0, 89.0, -89.0, 1e30];
+    let same = |a: f32, b: f32| (a.is_nan() && b.is_nan()) || a == b && a.is_sign_negative() == b.is_sign_negative();
+    for x in xs {
+        for (name, found, expected) in [
+            ("expm1", math::expm1(x), x.exp_m1()),
+            ("log", math::log(x), x.ln()),
+            ("log1p", math::log1p(x), x.ln_1p()),
+        ] {
+            let close = (found - expected).abs() <= 1e-6 * expected.abs();
+            assert!(same(found, expected) || close, "{name} of {x}: {found}, not {expected}");
+        }
+        assert!(same(math::tanh(x), x.tanh()) || x.abs() == 1.0, "tanh of {x}");
+        assert!(same(math::erf(x), Float::erf(x)) || x.abs() == 1.0, "erf of {x}");
+    }
+}

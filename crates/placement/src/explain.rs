@@ -1,0 +1,340 @@
+//! The placement with its reasons, and how it prints.
+
+use std::fmt;
+
+use crate::problem::Problem;
+use crate::{DeviceSpec, Picoseconds, Prediction};
+
+/// Most transfers that the table lists.
+const MAX_TRANSFERS: usize = 50;
+/// Most items that the table lists.
+const MAX_ITEMS: usize = 200;
+
+/// Where everything goes, what that is predicted to cost, and why. Prints as a table.
+#[derive(Debug, Clone)]
+pub struct Solution {
+    /// Each item's device.
+    pub device: Vec<usize>,
+    /// What the run is predicted to take.
+    pub prediction: Prediction,
+    /// Why each item is where it is.
+    pub reasons: Vec<Reason>,
+    labels: Labels,
+}
+
+/// Names, so that a solution prints without its problem.
+#[derive(Debug, Clone)]
+struct Labels {
+    devices: Vec<String>,
+    items: Vec<String>,
+    locations: Vec<Option<String>>,
+    tensors: Vec<String>,
+}
+
+/// Why an item is where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// Its device.
+    pub device: usize,
+    /// Every device, in order.
+    pub candidates: Vec<Candidate>,
+    /// What decided.
+    pub decision: Decision,
+    /// The best other legal device, if there is one.
+    pub next_best: Option<NextBest>,
+}
+
+/// A device that an item could be on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The device.
+    pub device: usize,
+    /// What the item by itself takes there.
+    pub cost: Picoseconds,
+    /// Why the item may not be there; `None` where it may.
+    pub excluded: Option<String>,
+}
+
+/// What decided where an item is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// There is one device.
+    OnlyDevice,
+    /// It was asked for.
+    Requested {
+        /// As it was asked for.
+        spec: DeviceSpec,
+    },
+    /// No other device has a kernel.
+    OnlyKernel {
+        /// The other devices, and why each has none.
+        refusals: Vec<(usize, String)>,
+    },
+    /// An item that it is colocated with can be nowhere else.
+    Colocated {
+        /// That item.
+        with: usize,
+    },
+    /// It costs least here.
+    Cheapest {
+        /// What this saves against the next best device, in picoseconds.
+        saved: i64,
+    },
+    /// It would be cheaper elsewhere by itself, but a tensor would have to cross.
+    Neighbour {
+        /// The tensor whose crossing would cost most.
+        tensor: usize,
+    },
+    /// What was asked for can't be had, and gave way.
+    Softened {
+        /// What was asked for.
+        requested: DeviceSpec,
+        /// Why it can't be had.
+        why: String,
+    },
+}
+
+/// What an item's next best device would cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextBest {
+    /// The device.
+    pub device: usize,
+    /// How much more the run would take, in picoseconds, if the item and all that is colocated with it
+    /// were there.
+    pub more: i64,
+    /// Whether the run was priced anew. In very large problems it is not, and `more` leaves out what
+    /// segments and coalesced transfers change.
+    pub is_exact: bool,
+}
+
+/// One item of a [`Solution`], to print.
+#[derive(Debug, Clone, Copy)]
+pub struct ItemReport<'a> {
+    solution: &'a Solution,
+    item: usize,
+}
+
+impl Solution {
+    pub(crate) fn new(
+        problem: &Problem,
+        device: Vec<usize>,
+        prediction: Prediction,
+        reasons: Vec<Reason>,
+    ) -> Self {
+        let labels = Labels {
+            devices: problem.labels(),
+            items: problem.items.iter().map(|item| item.name.clone()).collect(),
+            locations: problem.items.iter().map(|item| item.location.clone()).collect(),
+            tensors: problem.tensors.iter().map(|tensor| tensor.name.clone()).collect(),
+        };
+        Self { device, prediction, reasons, labels }
+    }
+
+    /// What there is to say about item `item`; `None` if there is no such item.
+    pub fn explain_item(&self, item: usize) -> Option<ItemReport<'_>> {
+        (item < self.reasons.len()).then_some(ItemReport { solution: self, item })
+    }
+
+    fn decision(&self, reason: &Reason) -> String {
+        let labels = &self.labels;
+        match &reason.decision {
+            Decision::OnlyDevice => "the only device".into(),
+            Decision::Requested { spec } => format!("{} requested", spec.short()),
+            Decision::OnlyKernel { refusals } => {
+                let why = |(d, why): &(usize, String)| format!("{}: {why}", labels.devices[*d]);
+                let whys: Vec<String> = refusals.iter().map(why).collect();
+                format!("only kernel ({})", whys.join("; "))
+            }
+            Decision::Colocated { with } => format!("colocated with {}", labels.items[*with]),
+            Decision::Cheapest { saved } if reason.next_best.is_some() && *saved > 0 => {
+                format!("cheapest, saves {}", Signed(*saved))
+            }
+            Decision::Cheapest { .. } => "cheapest".into(),
+            Decision::Neighbour { tensor } => format!("stays with {}", labels.tensors[*tensor]),
+            Decision::Softened { requested, why } => {
+                format!("{} requested, softened: {why}", requested.short())
+            }
+        }
+    }
+
+    fn write_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(["device", "items", "compute", "submitting", "bytes"]);
+        for (name, total) in self.labels.devices.iter().zip(&self.prediction.devices) {
+            table.row([
+                name.clone(),
+                total.items.to_string(),
+                Time(total.compute).to_string(),
+                Time(total.submission).to_string(),
+                Bytes(total.bytes).to_string(),
+            ]);
+        }
+        table.write(f)
+    }
+
+    fn write_transfers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transfers = &self.prediction.transfers;
+        if transfers.is_empty() {
+            return Ok(());
+        }
+        writeln!(f)?;
+        let mut table = Table::new(["tensor", "from", "to", "bytes", "time"]);
+        for transfer in transfers.iter().take(MAX_TRANSFERS) {
+            table.row([
+                self.labels.tensors[transfer.tensor].clone(),
+                self.labels.devices[transfer.from].clone(),
+                self.labels.devices[transfer.to].clone(),
+                Bytes(transfer.bytes).to_string(),
+                Time(transfer.time).to_string(),
+            ]);
+        }
+        table.write(f)?;
+        rest(f, transfers.len(), MAX_TRANSFERS)
+    }
+
+    fn write_items(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f)?;
+        let mut table = Table::new(["item", "device", "cost", "next best", "why"]);
+        for (name, reason) in self.labels.items.iter().zip(&self.reasons).take(MAX_ITEMS) {
+            let next = reason.next_best.map(|next| {
+                let sign = if next.more < 0 { "" } else { "+" };
+                format!("{} {sign}{}", self.labels.devices[next.device], Signed(next.more))
+            });
+            let cost = reason.candidates.get(reason.device).map_or(0, |candidate| candidate.cost);
+            table.row([
+                name.clone(),
+                self.labels.devices[reason.device].clone(),
+                Time(cost).to_string(),
+                next.unwrap_or_else(|| "-".into()),
+                self.decision(reason),
+            ]);
+        }
+        table.write(f)?;
+        rest(f, self.reasons.len(), MAX_ITEMS)
+    }
+}
+
+fn rest(f: &mut fmt::Formatter<'_>, len: usize, max: usize) -> fmt::Result {
+    if len > max { writeln!(f, "and {} more", len - max) } else { Ok(()) }
+}
+
+impl fmt::Display for Solution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_devices(f)?;
+        let Prediction { total, transfers, submissions, .. } = &self.prediction;
+        let n_bytes = transfers.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
+        writeln!(
+            f,
+            "predicted {}: {} of {}, {}",
+            Time(*total),
+            counted(transfers.len(), "transfer"),
+            Bytes(n_bytes),
+            counted(*submissions, "submission"),
+        )?;
+        self.write_transfers(f)?;
+        self.write_items(f)
+    }
+}
+
+impl fmt::Display for ItemReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels = &self.solution.labels;
+        let reason = &self.solution.reasons[self.item];
+        write!(f, "{}", labels.items[self.item])?;
+        if let Some(location) = &labels.locations[self.item] {
+            write!(f, " at {location}")?;
+        }
+        let decision = self.solution.decision(reason);
+        writeln!(f, " on {}: {decision}", labels.devices[reason.device])?;
+        for candidate in &reason.candidates {
+            let name = &labels.devices[candidate.device];
+            match &candidate.excluded {
+                Some(why) => writeln!(f, "  {name}: excluded, {why}")?,
+                None => writeln!(f, "  {name}: {} by itself", Time(candidate.cost))?,
+            }
+        }
+        if let Some(next) = reason.next_best {
+            let name = &labels.devices[next.device];
+            let about = if next.is_exact { "" } else { "about " };
+            let much = Time(next.more.unsigned_abs());
+            let more = if next.more < 0 { "less" } else { "more" };
+            writeln!(f, "  on {name} the run would take {about}{much} {more}")?;
+        }
+        Ok(())
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
+}
+
+/// Columns of text; the last is not padded.
+struct Table {
+    rows: Vec<[String; 5]>,
+}
+
+impl Table {
+    fn new(head: [&str; 5]) -> Self {
+        Self { rows: vec![head.map(str::to_owned)] }
+    }
+
+    fn row(&mut self, row: [String; 5]) {
+        self.rows.push(row);
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width =
+            |c: usize| self.rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
+        let widths: [usize; 4] = [width(0), width(1), width(2), width(3)];
+        for [a, b, c, d, last] in &self.rows {
+            let [wa, wb, wc, wd] = widths;
+            writeln!(f, "{a:<wa$}  {b:<wb$}  {c:>wc$}  {d:>wd$}  {last}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A time with three decimals in a unit that suits it.
+struct Time(Picoseconds);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == Picoseconds::MAX {
+            return f.write_str("forever");
+        }
+        let (unit, name) = match self.0 {
+            0 => return f.write_str("0"),
+            1_000_000_000_000.. => (1_000_000_000_000, "s"),
+            1_000_000_000.. => (1_000_000_000, "ms"),
+            1_000_000.. => (1_000_000, "us"),
+            _ => (1_000, "ns"),
+        };
+        write!(f, "{}.{:03} {name}", self.0 / unit, self.0 % unit / (unit / 1000))
+    }
+}
+
+/// A difference of times.
+struct Signed(i64);
+
+impl fmt::Display for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        write!(f, "{sign}{}", Time(self.0.unsigned_abs()))
+    }
+}
+
+/// A size with one decimal in a unit that suits it.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shift, name) = match self.0 {
+            0..1024 => return write!(f, "{} B", self.0),
+            1024..0x10_0000 => (10, "KiB"),
+            0x10_0000..0x4000_0000 => (20, "MiB"),
+            _ => (30, "GiB"),
+        };
+        let part = ((self.0 & ((1 << shift) - 1)) * 10) >> shift;
+        write!(f, "{}.{part} {name}", self.0 >> shift)
+    }
+}

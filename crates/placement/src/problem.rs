@@ -1,0 +1,154 @@
+//! What is to be placed: plain data, filled in by the compiler.
+
+use convoke_graph_core::{Error, ErrorKind, Result};
+
+use crate::order::Order;
+use crate::{DeviceKind, DeviceModel, DeviceSpec, Link, Picoseconds, Work};
+
+/// The host among a problem's devices.
+pub(crate) const HOST: usize = 0;
+
+/// Devices, items of work, and the tensors between them.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// The devices. The first is the host, a CPU.
+    pub devices: Vec<DeviceModel>,
+    /// The link from each device to each other: that from `a` to `b` is at `a * devices.len() + b`.
+    pub links: Vec<Link>,
+    /// The work, in the order in which it was declared.
+    pub items: Vec<Item>,
+    /// What flows between items, from the host and to it.
+    pub tensors: Vec<TensorEdge>,
+    /// Whether a device type or index that can't be had gives way.
+    pub soft_placement: bool,
+}
+
+/// Work that is one kernel, or a resource.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The name in messages.
+    pub name: String,
+    /// The device that was asked for.
+    pub requested: Option<DeviceSpec>,
+    /// For each device, why it can't run there; `None` where it can. Empty: it can run everywhere.
+    pub refusals: Vec<Option<String>>,
+    /// What it does. Ignored for a resource.
+    pub work: Work,
+    /// Items of the same number go to the same device.
+    pub colocation: Option<u32>,
+    /// A variable or another thing that stays: it takes no time, is there from the start, and a tensor
+    /// that it consumes is stored in it at the end. Its requested device overrules that of the
+    /// operations colocated with it.
+    pub is_resource: bool,
+    /// The line that declared it, as in `src/main.rs:12:5`.
+    pub location: Option<String>,
+}
+
+/// Who makes a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Producer {
+    /// An item, by its place in [`Problem::items`].
+    Item(usize),
+    /// The host, before the run: a feed or a constant.
+    Host,
+}
+
+/// A tensor with its producer and all its consumers.
+#[derive(Debug, Clone)]
+pub struct TensorEdge {
+    /// The name in reports.
+    pub name: String,
+    /// The size.
+    pub bytes: u64,
+    /// Who makes it.
+    pub producer: Producer,
+    /// The items that read it, by their place in [`Problem::items`].
+    pub consumers: Vec<usize>,
+    /// Whether the host needs it in the end: a fetch.
+    pub host_reads: bool,
+}
+
+impl Problem {
+    /// A problem without items on these devices, with the default links between them.
+    pub fn new(devices: Vec<DeviceModel>) -> Self {
+        let kinds: Vec<DeviceKind> = devices.iter().map(|device| device.kind).collect();
+        let links =
+            kinds.iter().flat_map(|&from| kinds.iter().map(move |&to| Link::between(from, to)));
+        let links = links.collect();
+        Self { devices, links, items: Vec::new(), tensors: Vec::new(), soft_placement: false }
+    }
+
+    /// The link from one device to another.
+    ///
+    /// # Panics
+    /// If a device is out of range.
+    pub(crate) fn link(&self, from: usize, to: usize) -> &Link {
+        &self.links[from * self.devices.len() + to]
+    }
+
+    /// The devices' names for people: the short form where all are of one task.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let task = |spec: &DeviceSpec| (spec.job.clone(), spec.replica, spec.task);
+        let mut tasks = self.devices.iter().map(|device| task(&device.name));
+        let first = tasks.next();
+        let one_task = tasks.all(|other| Some(&other) == first.as_ref());
+        let label = |name: &DeviceSpec| if one_task { name.short() } else { name.to_string() };
+        self.devices.iter().map(|device| label(&device.name)).collect()
+    }
+
+    /// What an item takes on a device.
+    pub(crate) fn item_cost(&self, item: usize, device: usize) -> Picoseconds {
+        let item = &self.items[item];
+        if item.is_resource { 0 } else { self.devices[device].cost(&item.work) }
+    }
+
+    /// Why an item can't run on a device, if it can't.
+    pub(crate) fn refusal(&self, item: usize, device: usize) -> Option<&str> {
+        self.items[item].refusals.get(device)?.as_deref()
+    }
+
+    /// Checks every index and count, and that work does not wait for itself.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` without devices; `Internal` for a malformed problem, since only the library
+    /// makes problems.
+    pub(crate) fn check(&self) -> Result<Order> {
+        let n_devices = self.devices.len();
+        let Some(host) = self.devices.first() else {
+            let message = "no devices are registered: a session needs at least the CPU";
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        };
+        if host.kind != DeviceKind::Cpu {
+            return Err(Error::internal(format!("device 0, {}, is not a CPU", host.name)));
+        }
+        if self.links.len() != n_devices * n_devices {
+            let found = self.links.len();
+            return Err(Error::internal(format!("{n_devices} devices with {found} links")));
+        }
+        // Half of the range is left for the helper nodes of the cut.
+        if u32::try_from(self.items.len()).is_err()
+            || u32::try_from(self.tensors.len().saturating_mul(2)).is_err()
+        {
+            return Err(Error::internal("more items or tensors than fit 31 bits"));
+        }
+        for item in &self.items {
+            let found = item.refusals.len();
+            if found != 0 && found != n_devices {
+                let message = format!("{found} refusals for {n_devices} devices");
+                return Err(Error::internal(message).with_node(item.name.as_str()));
+            }
+        }
+        for tensor in &self.tensors {
+            let made_by = match tensor.producer {
+                Producer::Item(item) => Some(item),
+                Producer::Host => None,
+            };
+            let known = |item: usize| item < self.items.len();
+            if !tensor.consumers.iter().copied().chain(made_by).all(known) {
+                let message = format!("tensor {} names an item that is not there", tensor.name);
+                return Err(Error::internal(message));
+            }
+        }
+        Order::new(self)
+    }
+}

@@ -1,0 +1,359 @@
+//! The devices of this machine, shared by sessions.
+//!
+//! Finding them opens no GPU: a wgpu device is made when the first program of a session runs on it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use convoke_graph_core::{Error, ErrorKind, Result};
+
+#[cfg(feature = "gpu")]
+use convoke_wgpu_backend::GpuVariables;
+#[cfg(feature = "gpu")]
+use convoke_wgpu_backend::gpu::{Adapter, AdapterKind, Gpu, GpuOptions, enumerate};
+
+/// What sort of device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// The CPU.
+    Cpu,
+    /// A GPU with memory of its own.
+    DiscreteGpu,
+    /// A GPU that shares the host's memory.
+    IntegratedGpu,
+    /// A GPU driver that computes on the CPU, such as lavapipe or SwiftShader.
+    SoftwareGpu,
+}
+
+/// A device as sessions and people see it.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// `CPU:0`, `GPU:0`.
+    pub name: Arc<str>,
+    /// What sort it is.
+    pub kind: DeviceKind,
+    /// What the driver calls it.
+    pub adapter: String,
+    /// The driver and its version; empty for the CPU.
+    pub driver: String,
+    /// How it is reached: `native`, `Vulkan`, `Metal`, ...
+    pub backend: String,
+    /// The limits that matter, for people.
+    pub limits: String,
+}
+
+/// Which devices to look for.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceOptions {
+    /// Use software adapters too, as if they were GPUs.
+    pub allow_software: bool,
+    /// Only adapters of which the adapter's or driver's name contains this, software or not.
+    pub name: Option<String>,
+    /// Bytes that all buffers of one GPU together may take; `None` leaves it to the driver.
+    pub gpu_budget_bytes: Option<u64>,
+}
+
+/// The devices that sessions use: the CPU, and GPUs if there are any. Clones share them.
+#[derive(Clone)]
+pub struct Devices(Arc<Inner>);
+
+struct Inner {
+    infos: Vec<DeviceInfo>,
+    #[cfg(feature = "gpu")]
+    gpus: Vec<GpuDevice>,
+}
+
+#[cfg(feature = "gpu")]
+struct GpuDevice {
+    source: GpuSource,
+    info: convoke_wgpu_backend::gpu::AdapterInfo,
+    opened: std::sync::Mutex<Option<Gpu>>,
+}
+
+#[cfg(feature = "gpu")]
+enum GpuSource {
+    Adapter(Adapter, GpuOptions),
+    /// The app opened it.
+    Given,
+}
+
+impl Devices {
+    /// The CPU alone. Nothing of any GPU is touched.
+    pub fn cpu() -> Self {
+        Self(Arc::new(Inner {
+            infos: vec![cpu_info()],
+            #[cfg(feature = "gpu")]
+            gpus: Vec::new(),
+        }))
+    }
+
+    /// The CPU and every hardware GPU. Software adapters are left out.
+    ///
+    /// # Errors
+    /// None yet: a machine without GPUs has the CPU.
+    pub fn open() -> Result<Self> {
+        Self::with_options(&DeviceOptions::default())
+    }
+
+    /// The CPU and the GPUs whose adapter's or driver's name contains `name`, whatever the case:
+    /// `llvmpipe`, `swiftshader`, `radeon`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is none; the message names those there are.
+    pub fn named(name: &str) -> Result<Self> {
+        Self::with_options(&DeviceOptions { name: Some(name.into()), ..DeviceOptions::default() })
+    }
+
+    /// The devices that `options` ask for.
+    ///
+    /// # Errors
+    /// As [`Self::named`].
+    pub fn with_options(options: &DeviceOptions) -> Result<Self> {
+        #[cfg(feature = "gpu")]
+        {
+            gpu_devices(options)
+        }
+        #[cfg(not(feature = "gpu"))]
+        match &options.name {
+            Some(name) => Err(not_found(name, &[])),
+            None => Ok(Self::cpu()),
+        }
+    }
+
+    /// The CPU, and a GPU that the app opened and shares. Convoke sets no callback on it; the app should
+    /// call [`Self::notify_lost`] when it is lost.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ResourceExhausted`] if the device's thread cannot be started.
+    #[cfg(feature = "gpu")]
+    pub fn from_wgpu(
+        device: convoke_wgpu_backend::wgpu::Device,
+        queue: convoke_wgpu_backend::wgpu::Queue,
+    ) -> Result<Self> {
+        let gpu = convoke_wgpu_backend::adopt(device, queue)?;
+        let info = gpu.info().clone();
+        let opened = std::sync::Mutex::new(Some(gpu));
+        let infos = vec![cpu_info(), gpu_info(0, &info)];
+        Ok(Self(Arc::new(Inner {
+            infos,
+            gpus: vec![GpuDevice { source: GpuSource::Given, info, opened }],
+        })))
+    }
+
+    /// Tells that the app's own GPU was lost, so that no result of it is believed any more.
+    #[cfg(feature = "gpu")]
+    pub fn notify_lost(&self, reason: &str) {
+        for gpu in &self.0.gpus {
+            let opened = gpu.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if let Some(gpu) = &*opened {
+                gpu.notify_lost(reason);
+            }
+        }
+    }
+
+    /// All devices; the first is the CPU.
+    pub fn list(&self) -> &[DeviceInfo] {
+        &self.0.infos
+    }
+
+    /// The index of the device with this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] with the names there are.
+    pub fn index_of(&self, name: &str) -> Result<usize> {
+        let found = self.0.infos.iter().position(|info| info.name.eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.0.infos.iter().map(|info| &*info.name).collect();
+            let message = format!("no device {name:?}; there are {}", names.join(", "));
+            Error::new(ErrorKind::NotFound, message)
+        })
+    }
+
+    /// The software adapters that [`Self::open`] leaves out.
+    pub fn software_adapters() -> Vec<String> {
+        #[cfg(feature = "gpu")]
+        {
+            let software = enumerate().into_iter().filter(|a| a.info().kind == AdapterKind::Cpu);
+            software.map(|adapter| adapter.info().name.clone()).collect()
+        }
+        #[cfg(not(feature = "gpu"))]
+        Vec::new()
+    }
+
+    /// What is known of GPU `index` (from 1) without opening it.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn adapter(&self, index: usize) -> Result<&convoke_wgpu_backend::gpu::AdapterInfo> {
+        let gpu = index.checked_sub(1).and_then(|at| self.0.gpus.get(at));
+        gpu.map(|gpu| &gpu.info).ok_or_else(|| Error::internal(format!("no GPU {index}")))
+    }
+
+    /// GPU `index` (from 1), opened when first asked for, and again after a loss.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gpu(&self, index: usize) -> Result<Gpu> {
+        let gpu = index.checked_sub(1).and_then(|at| self.0.gpus.get(at));
+        let gpu = gpu.ok_or_else(|| Error::internal(format!("no GPU {index}")))?;
+        let mut opened = gpu.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(gpu) = &*opened {
+            return Ok(gpu.clone());
+        }
+        match &gpu.source {
+            GpuSource::Adapter(adapter, options) => {
+                let open = Gpu::open(adapter, options);
+                let open = open.map_err(|e| convoke_wgpu_backend::to_error(&e))?;
+                Ok(opened.insert(open).clone())
+            }
+            GpuSource::Given => Err(Error::internal("the app's GPU is not open")),
+        }
+    }
+}
+
+/// A session's part of the GPUs: which are open, and its variables on them.
+pub(crate) struct Gpus {
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only GPUs are asked for"))]
+    devices: Devices,
+    #[cfg(feature = "gpu")]
+    variables: std::sync::Mutex<rustc_hash::FxHashMap<usize, GpuVariables>>,
+}
+
+impl Gpus {
+    pub(crate) fn new(devices: &Devices) -> Self {
+        Self {
+            devices: devices.clone(),
+            #[cfg(feature = "gpu")]
+            variables: std::sync::Mutex::default(),
+        }
+    }
+
+    /// GPU `index` (from 1), and the session's variables on it.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn get(&self, index: usize) -> Result<(Gpu, GpuVariables)> {
+        let gpu = self.devices.gpu(index)?;
+        let mut variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let own = variables.entry(index).or_insert_with(|| GpuVariables::new(&gpu)).clone();
+        Ok((gpu, own))
+    }
+
+    /// The device's name.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn name(&self, index: usize) -> Arc<str> {
+        self.devices.list().get(index).map_or_else(|| "GPU".into(), |info| info.name.clone())
+    }
+
+    /// What the session's open GPUs have made so far: bytes of buffers, pipelines, and live bytes.
+    pub(crate) fn made(&self) -> [u64; 3] {
+        #[cfg(feature = "gpu")]
+        {
+            let variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let opened = variables.keys().filter_map(|&index| self.devices.gpu(index).ok());
+            opened.fold([0; 3], |[bytes, pipelines, alive], gpu| {
+                let counters = gpu.counters();
+                [
+                    bytes + counters.buffer_bytes_created,
+                    pipelines + counters.pipelines_created,
+                    alive + counters.bytes_alive,
+                ]
+            })
+        }
+        #[cfg(not(feature = "gpu"))]
+        [0; 3]
+    }
+}
+
+fn cpu_info() -> DeviceInfo {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    DeviceInfo {
+        name: "CPU:0".into(),
+        kind: DeviceKind::Cpu,
+        adapter: std::env::consts::ARCH.to_owned(),
+        driver: String::new(),
+        backend: "native".into(),
+        limits: format!("{cores} threads"),
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
+    let all = enumerate();
+    let wanted = |adapter: &Adapter| {
+        let info = adapter.info();
+        match &options.name {
+            Some(name) => {
+                let name = name.to_lowercase();
+                let texts = [&info.name, &info.driver, &info.driver_info];
+                texts.iter().any(|text| text.to_lowercase().contains(&name))
+            }
+            None => options.allow_software || info.kind != AdapterKind::Cpu,
+        }
+    };
+    let names: Vec<String> = all.iter().map(|a| a.info().name.clone()).collect();
+    let chosen: Vec<Adapter> = all.into_iter().filter(wanted).collect();
+    if let (Some(name), true) = (&options.name, chosen.is_empty()) {
+        return Err(not_found(name, &names));
+    }
+    let mut infos = vec![cpu_info()];
+    let mut gpus = Vec::new();
+    for (at, adapter) in chosen.into_iter().enumerate() {
+        let info = adapter.info().clone();
+        infos.push(gpu_info(at, &info));
+        let opening =
+            GpuOptions { budget_bytes: options.gpu_budget_bytes, ..GpuOptions::default() };
+        let source = GpuSource::Adapter(adapter, opening);
+        gpus.push(GpuDevice { source, info, opened: std::sync::Mutex::new(None) });
+    }
+    Ok(Devices(Arc::new(Inner { infos, gpus })))
+}
+
+#[cfg(feature = "gpu")]
+fn gpu_info(at: usize, info: &convoke_wgpu_backend::gpu::AdapterInfo) -> DeviceInfo {
+    let limits = &info.limits;
+    DeviceInfo {
+        name: format!("GPU:{at}").into(),
+        kind: match info.kind {
+            AdapterKind::Integrated => DeviceKind::IntegratedGpu,
+            AdapterKind::Cpu => DeviceKind::SoftwareGpu,
+            _ => DeviceKind::DiscreteGpu,
+        },
+        adapter: info.name.clone(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        backend: format!("{:?}", info.backend),
+        limits: format!(
+            "buffers of {} MiB, bindings of {} MiB, {} invocations, {} KiB workgroup memory{}{}",
+            limits.max_buffer_size >> 20,
+            limits.max_storage_buffer_binding_size >> 20,
+            limits.max_compute_invocations_per_workgroup,
+            limits.max_compute_workgroup_storage_size >> 10,
+            if info.features.f16 { ", f16" } else { "" },
+            if info.features.subgroups { ", subgroups" } else { "" },
+        ),
+    }
+}
+
+fn not_found(name: &str, there: &[String]) -> Error {
+    let list = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    let message = format!(
+        "no adapter or driver is named like {name:?}; found {list}; install a Vulkan, Metal or DX12 \
+         driver, or use the CPU"
+    );
+    Error::new(ErrorKind::NotFound, message)
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.infos.iter().map(|info| &info.name)).finish()
+    }
+}
+
+/// `GPU:0 llvmpipe (LLVM 15.0.6) via Vulkan: lavapipe ...`
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} via {}", self.name, self.adapter, self.backend)?;
+        if !self.driver.is_empty() {
+            write!(f, ", {}", self.driver)?;
+        }
+        write!(f, "; {}", self.limits)?;
+        if self.kind == DeviceKind::SoftwareGpu {
+            f.write_str("; software on the CPU")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,527 @@
+//! Runs a compiled program: binds inputs, runs the segments in order, collects fetches, commits.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use convoke_compiler::memory::{HostSlots, host_slots};
+use convoke_compiler::{Commit, HOST, Operand, Program, Source, ValueId};
+use convoke_cpu_backend::{CpuKernel, Threads};
+use convoke_graph_core::{
+    AlignedBytes, Error, ErrorKind, GraphSnapshot, HostTensor, NodeId, Output, Result,
+};
+#[cfg(feature = "gpu")]
+use convoke_wgpu_backend::{GpuSegment, RunOptions as GpuRunOptions};
+use smallvec::SmallVec;
+
+use crate::devices::Gpus;
+use crate::feeds::FeedData;
+use crate::metadata::{NodeTime, RunMetadata};
+use crate::place::Explanation;
+use crate::state::{Kept, Snapshot, State};
+
+/// How many instances of a program stay for later runs.
+const INSTANCES_MAX: usize = 8;
+
+/// A program with its kernels and the memory of its runs.
+pub(crate) struct Compiled {
+    pub(crate) program: Program,
+    pub(crate) explanation: Option<Explanation>,
+    slots: HostSlots,
+    segments: Vec<SegmentWork>,
+    places: Vec<Place>,
+    /// The variables that are read, with their names.
+    variables: Vec<(NodeId, Arc<str>)>,
+    inputs: Vec<Source>,
+    instances: Mutex<Vec<Instance>>,
+    names: Vec<Vec<Arc<str>>>,
+}
+
+enum SegmentWork {
+    Cpu(Vec<CpuStep>),
+    #[cfg(feature = "gpu")]
+    Gpu(GpuWork),
+}
+
+#[cfg(feature = "gpu")]
+struct GpuWork {
+    segment: GpuSegment,
+    device: Arc<str>,
+    uploads: Vec<ValueId>,
+    downloads: Vec<ValueId>,
+    commits: Vec<NodeId>,
+}
+
+struct CpuStep {
+    kernel: CpuKernel,
+    group: u32,
+    inputs: SmallVec<[ValueId; 4]>,
+    outputs: SmallVec<[ValueId; 2]>,
+}
+
+/// Where the host finds a value's bytes.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Slot(u32),
+    Feed(u32),
+    Constant,
+    Variable(u32),
+    Input(u32),
+    /// On a device only.
+    Device,
+}
+
+/// The memory of one run.
+#[derive(Debug, Default)]
+struct Instance {
+    slots: Vec<AlignedBytes>,
+}
+
+/// What a run was given.
+struct Bound<'a> {
+    feeds: &'a [FeedData<'a>],
+    variables: SmallVec<[Snapshot; 8]>,
+    inputs: SmallVec<[[u8; 4]; 2]>,
+}
+
+impl Compiled {
+    /// Adds kernels to a program.
+    pub(crate) fn new(
+        program: Program,
+        graph: &GraphSnapshot,
+        feeds: &[Output],
+        gpus: &Gpus,
+    ) -> Result<Self> {
+        let slots = host_slots(&program);
+        let mut compiled = Self {
+            explanation: None,
+            slots,
+            segments: Vec::new(),
+            places: Vec::new(),
+            variables: Vec::new(),
+            inputs: Vec::new(),
+            instances: Mutex::default(),
+            names: Vec::new(),
+            program,
+        };
+        compiled.place_values(graph, feeds);
+        for at in 0..compiled.program.segments.len() {
+            let work = compiled.segment_work(at, gpus)?;
+            compiled.segments.push(work);
+        }
+        let name = |id: &NodeId| graph.node(*id).name.clone();
+        compiled.names =
+            compiled.program.groups.iter().map(|g| g.nodes.iter().map(name).collect()).collect();
+        Ok(compiled)
+    }
+
+    fn place_values(&mut self, graph: &GraphSnapshot, feeds: &[Output]) {
+        for (i, value) in self.program.values.iter().enumerate() {
+            if let Source::Variable(variable) = &value.source {
+                self.variables.push((*variable, graph.node(*variable).name.clone()));
+            }
+            let place = match (&value.source, self.slots.of[i]) {
+                (_, Some(slot)) => Place::Slot(slot),
+                (Source::Computed, None) => Place::Device,
+                (Source::Constant(_), _) => Place::Constant,
+                (Source::Feed(output), _) => {
+                    let at = feeds.iter().position(|feed| feed == output);
+                    at.map_or(Place::Device, |at| Place::Feed(at as u32))
+                }
+                (Source::Variable(_), _) => Place::Variable(self.variables.len() as u32 - 1),
+                (source @ (Source::Initialized(_) | Source::Draws(_)), _) => {
+                    self.inputs.push(source.clone());
+                    Place::Input(self.inputs.len() as u32 - 1)
+                }
+            };
+            self.places.push(place);
+        }
+    }
+
+    fn segment_work(&self, at: usize, gpus: &Gpus) -> Result<SegmentWork> {
+        let segment = &self.program.segments[at];
+        if segment.device == HOST {
+            let steps = segment.groups.iter().map(|&group| self.cpu_step(group));
+            return Ok(SegmentWork::Cpu(steps.collect::<Result<_>>()?));
+        }
+        #[cfg(feature = "gpu")]
+        {
+            let device = segment.device.0 as usize;
+            let (gpu, variables) = gpus.get(device)?;
+            Ok(SegmentWork::Gpu(GpuWork {
+                segment: GpuSegment::compile(&gpu, &self.program, at, &variables)?,
+                device: gpus.name(device),
+                uploads: segment.uploads.clone(),
+                downloads: segment.downloads.clone(),
+                commits: segment.commits.iter().map(|commit| commit.variable).collect(),
+            }))
+        }
+        #[cfg(not(feature = "gpu"))]
+        {
+            let _ = gpus;
+            Err(Error::internal("a segment is on a device that this build has not"))
+        }
+    }
+
+    /// True if every variable still lives where the program expects it.
+    pub(crate) fn is_current(&self, kept: &Kept) -> bool {
+        self.program.variables.iter().all(|&(variable, device)| {
+            kept.variables.get(&variable).is_none_or(|entry| entry.device == device)
+        })
+    }
+
+    fn cpu_step(&self, group: u32) -> Result<CpuStep> {
+        let work = &self.program.groups[group as usize];
+        Ok(CpuStep {
+            kernel: CpuKernel::compile(&self.program, work)?,
+            group,
+            inputs: work.inputs.iter().map(|input| input.value).collect(),
+            outputs: work.outputs.iter().copied().collect(),
+        })
+    }
+
+    /// Runs once. `feeds` are in the order of the plan's signature.
+    pub(crate) fn run(
+        &self,
+        feeds: &[FeedData<'_>],
+        state: &State,
+        threads: &Threads,
+        timings: bool,
+        metadata: &mut RunMetadata,
+    ) -> Result<Vec<HostTensor>> {
+        let bound = self.bind(feeds, state)?;
+        let mut instance = self.lease()?;
+        let result = self.run_in(&mut instance, &bound, state, threads, timings, metadata);
+        self.give_back(instance);
+        result
+    }
+
+    fn run_in(
+        &self,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        state: &State,
+        threads: &Threads,
+        timings: bool,
+        metadata: &mut RunMetadata,
+    ) -> Result<Vec<HostTensor>> {
+        for work in &self.segments {
+            match work {
+                SegmentWork::Cpu(steps) => {
+                    let start = Instant::now();
+                    for step in steps {
+                        self.run_step(step, instance, bound, threads, timings, metadata)?;
+                    }
+                    metadata.cpu += start.elapsed();
+                }
+                #[cfg(feature = "gpu")]
+                SegmentWork::Gpu(work) => {
+                    self.run_gpu(work, instance, bound, state, timings, metadata)?;
+                }
+            }
+        }
+        let fetches = self.fetches(instance, bound)?;
+        self.commit(instance, bound, state, threads)?;
+        metadata.host_bytes = self.slots.n_bytes() as u64;
+        Ok(fetches)
+    }
+
+    /// Runs a segment on its device, and brings what it sends into the host's slots.
+    #[cfg(feature = "gpu")]
+    fn run_gpu(
+        &self,
+        work: &GpuWork,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        state: &State,
+        timings: bool,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        let named = |e: Error| e.with_device(&*work.device);
+        let start = Instant::now();
+        let uploads: SmallVec<[&[u8]; 4]> = work
+            .uploads
+            .iter()
+            .map(|&id| self.bytes(id, instance, bound))
+            .collect::<Result<_>>()?;
+        let lease = work.segment.lease(None).map_err(named)?;
+        let options = GpuRunOptions { timestamps: timings, ..GpuRunOptions::default() };
+        let run = work.segment.run_with(&lease, &uploads, &options).map_err(named)?;
+        let sent = uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
+        metadata.uploads += sent;
+        metadata.downloads += run.downloads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
+        metadata.upload_bytes += run.upload_bytes;
+        metadata.download_bytes += run.download_bytes;
+        metadata.dispatches += u64::from(run.dispatches);
+        metadata.submissions += u64::from(run.submissions);
+        metadata.gpu += run.gpu_time.unwrap_or_default();
+        drop(uploads);
+        for (&value, bytes) in work.downloads.iter().zip(&run.downloads) {
+            if let Place::Slot(slot) = self.places[value.0 as usize] {
+                let slot = &mut instance.slots[slot as usize];
+                slot[..bytes.len()].copy_from_slice(bytes);
+            }
+        }
+        if !work.commits.is_empty() {
+            let mut kept = state.lock();
+            work.commits.iter().for_each(|&variable| kept.stored_on_device(variable));
+        }
+        metadata.gpu_wait += start.elapsed();
+        Ok(())
+    }
+
+    fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {
+        let mut bound = Bound { feeds, variables: SmallVec::new(), inputs: SmallVec::new() };
+        if self.variables.is_empty() && self.inputs.is_empty() {
+            return Ok(bound);
+        }
+        let kept = state.lock();
+        for (variable, name) in &self.variables {
+            bound.variables.push(kept.read(*variable, name)?);
+        }
+        for input in &self.inputs {
+            bound.inputs.push(match input {
+                Source::Initialized(variable) => {
+                    [u8::from(kept.is_initialized(*variable)), 0, 0, 0]
+                }
+                Source::Draws(node) => kept.draws(*node).to_ne_bytes(),
+                _ => [0; 4],
+            });
+        }
+        Ok(bound)
+    }
+
+    fn run_step(
+        &self,
+        step: &CpuStep,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        threads: &Threads,
+        timings: bool,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        let start = timings.then(Instant::now);
+        // The buffers that are written leave the instance while the others are read.
+        let mut outputs: SmallVec<[(usize, AlignedBytes); 2]> = SmallVec::new();
+        for output in &step.outputs {
+            if let Place::Slot(slot) = self.places[output.0 as usize] {
+                let slot = slot as usize;
+                outputs.push((slot, std::mem::take(&mut instance.slots[slot])));
+            }
+        }
+        let result = (|| {
+            let inputs: SmallVec<[&[u8]; 4]> = step
+                .inputs
+                .iter()
+                .map(|&v| self.bytes(v, instance, bound))
+                .collect::<Result<_>>()?;
+            let mut written: SmallVec<[&mut [u8]; 2]> = SmallVec::new();
+            for ((_, buffer), &value) in outputs.iter_mut().zip(&step.outputs) {
+                written.push(&mut buffer[..self.program.value(value).n_bytes()]);
+            }
+            step.kernel.run(&inputs, &mut written, threads)
+        })();
+        for (slot, buffer) in outputs {
+            instance.slots[slot] = buffer;
+        }
+        if let Some(start) = start {
+            metadata.nodes.push(NodeTime {
+                nodes: self.names[step.group as usize].clone(),
+                device: "CPU:0".into(),
+                kernel: self.program.groups[step.group as usize].kernel.to_string(),
+                time: start.elapsed(),
+            });
+        }
+        result.map_err(|e: Error| match self.names[step.group as usize].last() {
+            Some(name) => e.with_node(&**name).with_device("CPU:0"),
+            None => e,
+        })
+    }
+
+    /// The bytes of a value, exactly as long as it is.
+    fn bytes<'b>(
+        &'b self,
+        id: ValueId,
+        instance: &'b Instance,
+        bound: &'b Bound<'_>,
+    ) -> Result<&'b [u8]> {
+        let value = self.program.value(id);
+        let bytes: &[u8] = match self.places[id.0 as usize] {
+            Place::Slot(slot) => &instance.slots[slot as usize],
+            Place::Feed(feed) => bound.feeds[feed as usize].bytes(),
+            Place::Constant => match &value.source {
+                Source::Constant(tensor) => tensor.bytes(),
+                _ => &[],
+            },
+            Place::Variable(at) => match &bound.variables[at as usize].elements {
+                Some(elements) => elements,
+                None => &[],
+            },
+            Place::Input(at) => &bound.inputs[at as usize],
+            Place::Device => &[],
+        };
+        bytes.get(..value.n_bytes()).ok_or_else(|| {
+            Error::internal(format!("{id} has {} bytes of {}", bytes.len(), value.n_bytes()))
+        })
+    }
+
+    fn fetches(&self, instance: &Instance, bound: &Bound<'_>) -> Result<Vec<HostTensor>> {
+        self.program.fetches.iter().map(|fetch| self.fetch(fetch, instance, bound)).collect()
+    }
+
+    fn fetch(&self, fetch: &Operand, instance: &Instance, bound: &Bound<'_>) -> Result<HostTensor> {
+        let (value, shape) = (self.program.value(fetch.value), fetch.layout.shape().clone());
+        match (&value.source, self.places[fetch.value.0 as usize]) {
+            (Source::Constant(tensor), _) => tensor.reshaped(shape),
+            (Source::Feed(_), Place::Feed(at)) => {
+                bound.feeds[at as usize].to_tensor()?.reshaped(shape)
+            }
+            (_, Place::Variable(at)) => match &bound.variables[at as usize].elements {
+                Some(elements) => HostTensor::from_shared(value.dtype, shape, elements.clone()),
+                None => Err(Error::internal("a variable is not on the host")),
+            },
+            _ => {
+                let bytes = self.bytes(fetch.value, instance, bound)?;
+                HostTensor::from_bytes(value.dtype, shape, AlignedBytes::copy_of(bytes)?)
+            }
+        }
+    }
+
+    /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
+    /// before the first store.
+    fn commit(
+        &self,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        state: &State,
+        threads: &Threads,
+    ) -> Result<()> {
+        let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
+        let commits: SmallVec<[&Commit; 8]> =
+            on_host.flat_map(|segment| &segment.commits).collect();
+        if commits.is_empty() && self.program.random.is_empty() {
+            return Ok(());
+        }
+        let mut kept = state.lock();
+        let again = |commit: &&Commit| self.current_if_changed(commit, bound, &kept).is_some();
+        let (again, plain): (SmallVec<[&Commit; 8]>, SmallVec<[&Commit; 8]>) =
+            commits.iter().copied().partition(|commit| again(commit));
+        let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
+        for commit in again {
+            if let Some(current) = self.current_if_changed(commit, bound, &kept) {
+                let elements = self.again(commit, &current, instance, bound, threads)?;
+                stores.push((commit.variable, elements, None));
+            }
+        }
+        for commit in &plain {
+            let (elements, slot) = self.new_elements(commit, &plain, instance, bound)?;
+            stores.push((commit.variable, elements, slot));
+        }
+        let moved = |variable: &NodeId| {
+            kept.variables.get(variable).is_some_and(|entry| entry.device != HOST)
+        };
+        if let Some((variable, ..)) = stores.iter().find(|(variable, ..)| moved(variable)) {
+            let name = kept.variables.get(variable).map(|entry| entry.name.to_string());
+            let message = "the variable moved to another device during the run; run again";
+            let error = Error::new(ErrorKind::Aborted, message);
+            return Err(error.with_node(name.unwrap_or_default()));
+        }
+        for (variable, elements, slot) in stores {
+            let old = kept.store(variable, elements);
+            if let Some(slot) = slot {
+                // The replaced buffer is the slot of the next run, if it is as large.
+                let size = self.slots.sizes[slot];
+                instance.slots[slot] = old.filter(|old| old.len() >= size).unwrap_or_default();
+            }
+        }
+        for &node in &self.program.random {
+            *kept.draws.entry(node).or_insert(0) += 1;
+        }
+        Ok(())
+    }
+
+    /// For an accumulating commit, the variable's elements if others committed since the run's start.
+    fn current_if_changed(
+        &self,
+        commit: &Commit,
+        bound: &Bound<'_>,
+        kept: &Kept,
+    ) -> Option<Arc<AlignedBytes>> {
+        let entry = kept.variables.get(&commit.variable).filter(|_| commit.accumulates)?;
+        let at = self.variables.iter().position(|(id, _)| *id == commit.variable)?;
+        let changed = bound.variables[at].version != entry.version;
+        entry.elements.clone().filter(|_| changed)
+    }
+
+    /// Runs the group of an accumulating commit again, on the variable's current elements.
+    fn again(
+        &self,
+        commit: &Commit,
+        current: &[u8],
+        instance: &Instance,
+        bound: &Bound<'_>,
+        threads: &Threads,
+    ) -> Result<AlignedBytes> {
+        let step = self.cpu_steps().find(|step| step.outputs.contains(&commit.value));
+        let step = step.ok_or_else(|| Error::internal("a commit has no group"))?;
+        let input = |&id: &ValueId| match &self.program.value(id).source {
+            Source::Variable(variable) if *variable == commit.variable => {
+                Ok(&current[..self.program.value(id).n_bytes()])
+            }
+            _ => self.bytes(id, instance, bound),
+        };
+        let inputs: SmallVec<[&[u8]; 4]> = step.inputs.iter().map(input).collect::<Result<_>>()?;
+        let size = |id: &ValueId| AlignedBytes::zeroed(self.program.value(*id).n_bytes());
+        let mut outputs: Vec<AlignedBytes> =
+            step.outputs.iter().map(size).collect::<Result<_>>()?;
+        let mut written: SmallVec<[&mut [u8]; 2]> =
+            outputs.iter_mut().map(|buffer| &mut buffer[..]).collect();
+        step.kernel.run(&inputs, &mut written, threads)?;
+        drop(written);
+        let at = step.outputs.iter().position(|&output| output == commit.value).unwrap_or(0);
+        Ok(outputs.swap_remove(at))
+    }
+
+    /// The elements that a commit stores, and the slot that they were taken from.
+    fn new_elements(
+        &self,
+        commit: &Commit,
+        all: &[&Commit],
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+    ) -> Result<(AlignedBytes, Option<usize>)> {
+        let users = all.iter().filter(|other| other.value == commit.value).count();
+        if let (Place::Slot(slot), 1) = (self.places[commit.value.0 as usize], users) {
+            let slot = slot as usize;
+            return Ok((std::mem::take(&mut instance.slots[slot]), Some(slot)));
+        }
+        Ok((AlignedBytes::copy_of(self.bytes(commit.value, instance, bound)?)?, None))
+    }
+
+    fn cpu_steps(&self) -> impl Iterator<Item = &CpuStep> {
+        self.segments.iter().flat_map(|work| match work {
+            SegmentWork::Cpu(steps) => steps.iter(),
+            #[cfg(feature = "gpu")]
+            SegmentWork::Gpu(_) => [].iter(),
+        })
+    }
+
+    fn lease(&self) -> Result<Instance> {
+        let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut instance = pool.pop().unwrap_or_default();
+        drop(pool);
+        instance.slots.resize_with(self.slots.sizes.len(), AlignedBytes::default);
+        for (slot, &size) in instance.slots.iter_mut().zip(&self.slots.sizes) {
+            if slot.len() < size {
+                *slot = AlignedBytes::zeroed(size)?;
+            }
+        }
+        Ok(instance)
+    }
+
+    fn give_back(&self, instance: Instance) {
+        let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if pool.len() < INSTANCES_MAX {
+            pool.push(instance);
+        }
+    }
+}

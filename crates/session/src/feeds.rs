@@ -1,0 +1,119 @@
+//! Feeds, checked and converted before any work.
+//!
+//! A dtype that always fits is converted; integers that may not fit are checked one by one; a Rust number
+//! takes a float placeholder's type by rounding; all else is refused.
+
+use std::borrow::Cow;
+
+use convoke_graph_core::{DType, Error, Fact, Feed, FeedValue, HostTensor, Result, Shape};
+
+/// A feed's elements, in the dtype of the tensor that is fed.
+#[derive(Debug)]
+pub(crate) enum FeedData<'a> {
+    /// Shared or converted.
+    Tensor(HostTensor),
+    /// Kept by the caller.
+    Borrowed(DType, Shape, &'a [u8]),
+}
+
+impl FeedData<'_> {
+    pub(crate) fn shape(&self) -> &Shape {
+        match self {
+            Self::Tensor(tensor) => tensor.shape(),
+            Self::Borrowed(_, shape, _) => shape,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Tensor(tensor) => tensor.bytes(),
+            Self::Borrowed(_, _, bytes) => bytes,
+        }
+    }
+
+    /// As a tensor that lives on its own.
+    pub(crate) fn to_tensor(&self) -> Result<HostTensor> {
+        match self {
+            Self::Tensor(tensor) => Ok(tensor.clone()),
+            Self::Borrowed(dtype, shape, bytes) => {
+                let copy = convoke_graph_core::AlignedBytes::copy_of(bytes)?;
+                HostTensor::from_bytes(*dtype, shape.clone(), copy)
+            }
+        }
+    }
+}
+
+/// Checks a feed against what is known of its tensor.
+pub(crate) fn check<'a>(feed: &'a Feed<'_>, fact: &Fact) -> Result<FeedData<'a>> {
+    let named = |e: Error| e.with_node(feed.tensor.name());
+    let value = feed.value.as_ref().map_err(|e| named(e.clone()))?;
+    let data = convert(value, fact.dtype).map_err(named)?;
+    if !fact.dims.admits(data.shape()) {
+        let message = format!("expected a feed of shape {}, got {}", fact.dims, data.shape());
+        return Err(named(Error::invalid(message)));
+    }
+    Ok(data)
+}
+
+fn convert<'a>(value: &'a FeedValue<'_>, to: DType) -> Result<FeedData<'a>> {
+    let (tensor, is_number) = match value {
+        FeedValue::Borrowed(dtype, shape, bytes) if *dtype == to => {
+            return Ok(FeedData::Borrowed(to, shape.clone(), bytes));
+        }
+        FeedValue::Tensor(tensor) if tensor.dtype() == to => {
+            return Ok(FeedData::Tensor(tensor.clone()));
+        }
+        FeedValue::Number(tensor) if tensor.dtype() == to => {
+            return Ok(FeedData::Tensor(tensor.clone()));
+        }
+        FeedValue::Borrowed(dtype, shape, bytes) => {
+            let borrowed = FeedData::Borrowed(*dtype, shape.clone(), bytes);
+            (Cow::Owned(borrowed.to_tensor()?), false)
+        }
+        FeedValue::Tensor(tensor) => (Cow::Borrowed(tensor), false),
+        FeedValue::Number(tensor) => (Cow::Borrowed(tensor), true),
+    };
+    let from = tensor.dtype();
+    let shape = tensor.shape().clone();
+    if from.is_int() && to.is_int() {
+        return Ok(FeedData::Tensor(narrow(&tensor, to)?));
+    }
+    let number = is_number && to.is_float() && from.is_number();
+    if always_fits(from, to) || number {
+        let elements = tensor.to_f64s()?;
+        return Ok(FeedData::Tensor(HostTensor::from_f64s(to, shape, &elements)?));
+    }
+    Err(Error::invalid(format!(
+        "expected a feed of {to}, got {from}{shape}; convert it first, or cast in the graph"
+    )))
+}
+
+/// Integers as another integer dtype, if all fit.
+fn narrow(tensor: &HostTensor, to: DType) -> Result<HostTensor> {
+    let elements = tensor.to_i128s()?;
+    let (min, max) = to.int_range().unwrap_or((0, 0));
+    if let Some(at) = elements.iter().position(|&x| x < min || x > max) {
+        return Err(Error::invalid(format!(
+            "expected a feed of {to}, from {min} to {max}; element {at} is {}",
+            elements[at]
+        )));
+    }
+    HostTensor::from_i128s(to, tensor.shape().clone(), &elements)
+}
+
+/// True if every element of `from` is an element of the float dtype `to`.
+fn always_fits(from: DType, to: DType) -> bool {
+    let mantissa = match to {
+        DType::BF16 => 8,
+        DType::F16 => 11,
+        DType::F32 => 24,
+        DType::F64 => 53,
+        _ => return false,
+    };
+    match from {
+        DType::F16 | DType::BF16 => matches!(to, DType::F32 | DType::F64),
+        DType::F32 => to == DType::F64,
+        from if from.is_int() => from.n_bytes() * 8 <= mantissa,
+        _ => false,
+    }
+}

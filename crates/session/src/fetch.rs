@@ -1,0 +1,255 @@
+//! Fetches: what a run gives back has the shape of what was asked for.
+//!
+//! Source: TensorFlow's `Session.run` (nested fetches, duplicates computed once).
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hash};
+
+use convoke_compiler::Signature;
+use convoke_graph_core::{Error, HostTensor, Operation, Output, Result, Tensor, Variable};
+use rustc_hash::FxHashMap;
+
+/// What can be fetched: tensors give host tensors, variables their elements at the start of the run,
+/// operations `()`; tuples, arrays, vectors, maps and options of them give the same structure back.
+///
+/// Derive it for your own struct: `#[derive(Fetch)] struct Step<T> { loss: T, accuracy: T }` makes a
+/// `Step<Tensor>` give a `Step<HostTensor>`.
+pub trait Fetch {
+    /// What comes back.
+    type Output;
+
+    /// Lists what is needed.
+    fn collect(&self, list: &mut FetchList);
+
+    /// Takes what was listed from the results, in the same order.
+    ///
+    /// # Errors
+    /// The results are fewer than what was listed.
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output>;
+}
+
+/// What a run needs.
+#[derive(Debug, Default)]
+pub struct FetchList {
+    pub(crate) signature: Signature,
+    /// For each fetched tensor in order, its place among the signature's fetches.
+    places: Vec<usize>,
+    known: FxHashMap<Output, usize>,
+    graph: Option<u64>,
+    mixed: bool,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct FetchResults {
+    values: Vec<HostTensor>,
+    places: std::vec::IntoIter<usize>,
+}
+
+impl FetchList {
+    /// Adds a tensor whose value comes back.
+    pub fn tensor(&mut self, tensor: &Tensor) {
+        self.belongs(tensor.graph().id());
+        let output = tensor.output();
+        let place = *self.known.entry(output).or_insert_with(|| {
+            self.signature.fetches.push(output);
+            self.signature.fetches.len() - 1
+        });
+        self.places.push(place);
+    }
+
+    /// Adds an operation that runs for its effect.
+    pub fn operation(&mut self, operation: &Operation) {
+        self.belongs(operation.graph().id());
+        if !self.signature.targets.contains(&operation.id()) {
+            self.signature.targets.push(operation.id());
+        }
+    }
+
+    fn belongs(&mut self, graph: u64) {
+        self.mixed |= *self.graph.get_or_insert(graph) != graph;
+    }
+
+    /// Refuses handles that are not of `graph`.
+    pub(crate) fn check_graph(&self, graph: u64) -> Result<()> {
+        if self.mixed || self.graph.is_some_and(|other| other != graph) {
+            return Err(Error::invalid("a fetch belongs to another graph than the session's"));
+        }
+        Ok(())
+    }
+
+    /// The results of `values`, one for each fetch of the signature.
+    pub(crate) fn results(self, values: Vec<HostTensor>) -> FetchResults {
+        FetchResults { values, places: self.places.into_iter() }
+    }
+}
+
+impl FetchResults {
+    /// The value of the next tensor.
+    ///
+    /// # Errors
+    /// There is none left: `take` asks for more than `collect` listed.
+    pub fn tensor(&mut self) -> Result<HostTensor> {
+        let place = self.places.next();
+        let value = place.and_then(|place| self.values.get(place));
+        value.cloned().ok_or_else(|| Error::internal("a fetch takes more than it listed"))
+    }
+}
+
+impl Fetch for Tensor {
+    type Output = HostTensor;
+
+    fn collect(&self, list: &mut FetchList) {
+        list.tensor(self);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<HostTensor> {
+        results.tensor()
+    }
+}
+
+impl Fetch for Variable {
+    type Output = HostTensor;
+
+    fn collect(&self, list: &mut FetchList) {
+        list.tensor(self.value());
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<HostTensor> {
+        results.tensor()
+    }
+}
+
+impl Fetch for Operation {
+    type Output = ();
+
+    fn collect(&self, list: &mut FetchList) {
+        list.operation(self);
+    }
+
+    fn take(&self, _: &mut FetchResults) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<F: Fetch + ?Sized> Fetch for &F {
+    type Output = F::Output;
+
+    fn collect(&self, list: &mut FetchList) {
+        F::collect(self, list);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<F::Output> {
+        F::take(self, results)
+    }
+}
+
+impl<F: Fetch> Fetch for Option<F> {
+    type Output = Option<F::Output>;
+
+    fn collect(&self, list: &mut FetchList) {
+        if let Some(fetch) = self {
+            fetch.collect(list);
+        }
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        self.as_ref().map(|fetch| fetch.take(results)).transpose()
+    }
+}
+
+impl<F: Fetch> Fetch for [F] {
+    type Output = Vec<F::Output>;
+
+    fn collect(&self, list: &mut FetchList) {
+        self.iter().for_each(|fetch| fetch.collect(list));
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        self.iter().map(|fetch| fetch.take(results)).collect()
+    }
+}
+
+impl<F: Fetch> Fetch for Vec<F> {
+    type Output = Vec<F::Output>;
+
+    fn collect(&self, list: &mut FetchList) {
+        self.as_slice().collect(list);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        self.as_slice().take(results)
+    }
+}
+
+impl<F: Fetch, const N: usize> Fetch for [F; N] {
+    type Output = [F::Output; N];
+
+    fn collect(&self, list: &mut FetchList) {
+        self.as_slice().collect(list);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        let all: Vec<F::Output> = self.as_slice().take(results)?;
+        all.try_into().map_err(|_| Error::internal("an array of fetches changed its length"))
+    }
+}
+
+impl<K: Ord + Clone, F: Fetch> Fetch for BTreeMap<K, F> {
+    type Output = BTreeMap<K, F::Output>;
+
+    fn collect(&self, list: &mut FetchList) {
+        self.values().for_each(|fetch| fetch.collect(list));
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        self.iter().map(|(key, fetch)| Ok((key.clone(), fetch.take(results)?))).collect()
+    }
+}
+
+impl<K: Eq + Hash + Clone, F: Fetch, S: BuildHasher> Fetch for HashMap<K, F, S> {
+    type Output = HashMap<K, F::Output>;
+
+    fn collect(&self, list: &mut FetchList) {
+        self.values().for_each(|fetch| fetch.collect(list));
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        self.iter().map(|(key, fetch)| Ok((key.clone(), fetch.take(results)?))).collect()
+    }
+}
+
+macro_rules! tuples {
+    ($(($($name:ident),*)),*) => { $(
+        impl<$($name: Fetch),*> Fetch for ($($name,)*) {
+            type Output = ($($name::Output,)*);
+
+            #[expect(non_snake_case, reason = "a field is named like its type")]
+            fn collect(&self, list: &mut FetchList) {
+                let ($($name,)*) = self;
+                $($name.collect(list);)*
+            }
+
+            #[expect(non_snake_case, reason = "a field is named like its type")]
+            fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+                let ($($name,)*) = self;
+                Ok(($($name.take(results)?,)*))
+            }
+        }
+    )* };
+}
+
+tuples! {
+    (A), (A, B), (A, B, C), (A, B, C, D), (A, B, C, D, E), (A, B, C, D, E, F),
+    (A, B, C, D, E, F, G), (A, B, C, D, E, F, G, H)
+}
+
+impl Fetch for () {
+    type Output = ();
+
+    fn collect(&self, _: &mut FetchList) {}
+
+    fn take(&self, _: &mut FetchResults) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! What a run did: times, transfers and counts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The time of one kernel.
+#[derive(Debug, Clone)]
+pub struct NodeTime {
+    /// The nodes that it did the work of, by name.
+    pub nodes: Vec<Arc<str>>,
+    /// The device's name.
+    pub device: Arc<str>,
+    /// What was done.
+    pub kernel: String,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// Which way a tensor crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferKind {
+    /// From the host to a device.
+    Upload,
+    /// From a device to the host.
+    Download,
+}
+
+/// One tensor that crossed.
+#[derive(Debug, Clone)]
+pub struct TransferRecord {
+    /// Which way.
+    pub kind: TransferKind,
+    /// The device's name.
+    pub device: Arc<str>,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// What a run did. Counts are taken where the work is encoded, not from the plan.
+#[derive(Debug, Clone, Default)]
+pub struct RunMetadata {
+    /// The whole run as the caller saw it.
+    pub wall: Duration,
+    /// The kernels in order, with [`crate::RunOptions::timings`].
+    pub nodes: Vec<NodeTime>,
+    /// The tensors that the plan expects to cross.
+    pub predicted_transfers: Vec<TransferRecord>,
+    /// Bytes that went to devices.
+    pub upload_bytes: u64,
+    /// Bytes that came back.
+    pub download_bytes: u64,
+    /// Tensors that went to devices.
+    pub uploads: u64,
+    /// Tensors that came back.
+    pub downloads: u64,
+    /// GPU dispatches.
+    pub dispatches: u64,
+    /// GPU queue submissions.
+    pub submissions: u64,
+    /// Time that GPUs report, where they can.
+    pub gpu: Duration,
+    /// Time that the host waited for GPU segments.
+    pub gpu_wait: Duration,
+    /// Time in CPU kernels.
+    pub cpu: Duration,
+    /// Bytes of device memory that the run allocated.
+    pub device_bytes_allocated: u64,
+    /// Pipelines that the run built.
+    pub pipelines_built: u64,
+    /// Bytes of device memory that the devices' buffers take after the run.
+    pub device_bytes: u64,
+    /// Bytes of host memory that the program's values lie in.
+    pub host_bytes: u64,
+    /// Whether the plan was there already.
+    pub plan_cached: bool,
+    /// Whether the program for these shapes was there already.
+    pub program_cached: bool,
+}
+
+impl fmt::Display for RunMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs; plan {}, program {}",
+            self.wall,
+            self.cpu,
+            self.gpu_wait,
+            if self.plan_cached { "cached" } else { "made" },
+            if self.program_cached { "cached" } else { "made" },
+        )?;
+        writeln!(
+            f,
+            "{} uploads of {} bytes, {} downloads of {} bytes, {} dispatches in {} submissions",
+            self.uploads,
+            self.upload_bytes,
+            self.downloads,
+            self.download_bytes,
+            self.dispatches,
+            self.submissions,
+        )?;
+        for node in &self.nodes {
+            writeln!(f, "{:>12?}  {:8} {}", node.time, node.device, node.kernel)?;
+        }
+        Ok(())
+    }
+}

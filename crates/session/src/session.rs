@@ -1,0 +1,350 @@
+//! The session: plans, programs, variables, runs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use convoke_compiler::{
+    CompileOptions, GroupLimits, HOST, InputFact, Plan, Program, Signature, compile,
+};
+use convoke_cpu_backend::Threads;
+use convoke_graph_core::{
+    AlignedBytes, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, NodeId, Result,
+    Shape, Variable,
+};
+
+use crate::cache::Lru;
+use crate::devices::{Devices, Gpus};
+use crate::executor::Compiled;
+use crate::feeds::{self, FeedData};
+use crate::fetch::{Fetch, FetchList};
+use crate::metadata::RunMetadata;
+use crate::place::{Explanation, Placing};
+use crate::state::{State, VariableInfo};
+
+/// Where groups go that no scope asks a device for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DevicePolicy {
+    /// Where the cost model says.
+    #[default]
+    Auto,
+    /// On the device with this name, `CPU:0` or `GPU:1`, as far as it has kernels.
+    Prefer(String),
+}
+
+/// How a session works.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Where groups go that no scope asks a device for.
+    pub policy: DevicePolicy,
+    /// Whether an operation may run elsewhere than asked, where its device does not exist or has no
+    /// kernel for it.
+    pub soft_placement: bool,
+    /// Threads of the session's own pool; 0 is one for each core.
+    pub threads: usize,
+    /// How many signatures stay compiled, and for each, how many sets of shapes.
+    pub plans: usize,
+    /// Whether elementwise operations become one kernel; off only to compare.
+    pub fuse: bool,
+}
+
+impl Default for SessionOptions {
+    /// Automatic placement, soft, one thread for each core, 64 plans, fused.
+    fn default() -> Self {
+        Self { policy: DevicePolicy::Auto, soft_placement: true, threads: 0, plans: 64, fuse: true }
+    }
+}
+
+/// What to record of a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// The time of each kernel.
+    pub timings: bool,
+}
+
+/// Runs parts of a graph, and keeps its variables.
+///
+/// `run` takes `&self`: many threads may run one session at once.
+pub struct Session {
+    graph: Graph,
+    devices: Devices,
+    options: SessionOptions,
+    threads: Threads,
+    state: State,
+    gpus: Gpus,
+    plans: Mutex<Lru<Signature, Arc<Planned>>>,
+    closed: AtomicBool,
+}
+
+/// A plan and its programs.
+struct Planned {
+    plan: Plan,
+    graph: GraphSnapshot,
+    feed_facts: Vec<Fact>,
+    programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
+}
+
+/// The shapes of the feeds, and the elements of those that shapes are computed from.
+type ProgramKey = Vec<(Shape, Option<Vec<i128>>)>;
+
+impl Session {
+    /// A session with default options.
+    ///
+    /// # Errors
+    /// Threads cannot be started.
+    pub fn new(graph: &Graph, devices: &Devices) -> Result<Self> {
+        Self::with_options(graph, devices, SessionOptions::default())
+    }
+
+    /// A session with these options.
+    ///
+    /// # Errors
+    /// Threads cannot be started, or the preferred device does not exist.
+    pub fn with_options(graph: &Graph, devices: &Devices, options: SessionOptions) -> Result<Self> {
+        if let DevicePolicy::Prefer(name) = &options.policy {
+            devices.index_of(name)?;
+        }
+        Ok(Self {
+            graph: graph.clone(),
+            devices: devices.clone(),
+            threads: Threads::new(options.threads)?,
+            state: State::default(),
+            gpus: Gpus::new(devices),
+            plans: Mutex::new(Lru::new(options.plans)),
+            closed: AtomicBool::new(false),
+            options,
+        })
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The devices.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Computes what `fetch` asks for, with these feeds. Only what the fetches need runs. See
+    /// [`Fetch`] for what comes back.
+    ///
+    /// Reads of variables give their elements at the start of the run; assignments are stored when
+    /// everything has succeeded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for feeds and fetches that do not fit, before any work;
+    /// [`ErrorKind::FailedPrecondition`] for a variable without elements or a closed session; what
+    /// operations refuse. Nothing has changed then.
+    pub fn run<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<F::Output> {
+        self.run_with(feeds, fetch, RunOptions::default()).map(|(output, _)| output)
+    }
+
+    /// As [`Self::run`], and says what the run did.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with<F: Fetch>(
+        &self,
+        feeds: &[Feed<'_>],
+        fetch: F,
+        options: RunOptions,
+    ) -> Result<(F::Output, RunMetadata)> {
+        let start = Instant::now();
+        self.check_open()?;
+        let mut metadata = RunMetadata::default();
+        let (mut list, planned) = self.planned(feeds, &fetch, &mut metadata)?;
+        let data = planned.check_feeds(feeds)?;
+        let before = self.gpus.made();
+        let compiled = self.compiled(&planned, &data, &mut metadata)?;
+        let values =
+            compiled.run(&data, &self.state, &self.threads, options.timings, &mut metadata)?;
+        let [bytes, pipelines, alive] = self.gpus.made();
+        metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
+        metadata.pipelines_built = pipelines.saturating_sub(before[1]);
+        metadata.device_bytes = alive;
+        let mut results = std::mem::take(&mut list).results(values);
+        let output = fetch.take(&mut results)?;
+        metadata.wall = start.elapsed();
+        Ok((output, metadata))
+    }
+
+    /// The program that a run with these feeds uses, to be printed.
+    ///
+    /// # Errors
+    /// As [`Self::run`], for what is found before work begins.
+    pub fn program<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Program> {
+        self.check_open()?;
+        let mut metadata = RunMetadata::default();
+        let (_, planned) = self.planned(feeds, &fetch, &mut metadata)?;
+        let data = planned.check_feeds(feeds)?;
+        Ok(self.compiled(&planned, &data, &mut metadata)?.program.clone())
+    }
+
+    /// Where a run with these feeds goes and why, with what it is predicted to take.
+    ///
+    /// # Errors
+    /// As [`Self::run`], for what is found before work begins.
+    pub fn explain<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Explanation> {
+        self.check_open()?;
+        let mut metadata = RunMetadata::default();
+        let (_, planned) = self.planned(feeds, &fetch, &mut metadata)?;
+        let data = planned.check_feeds(feeds)?;
+        let compiled = self.compiled(&planned, &data, &mut metadata)?;
+        let explanation = compiled.explanation.clone();
+        explanation.ok_or_else(|| Error::internal("the program was not placed"))
+    }
+
+    /// The variables that runs have needed so far, by name.
+    pub fn variables(&self) -> Vec<VariableInfo> {
+        let kept = self.state.lock();
+        let mut all: Vec<VariableInfo> = kept.variables.values().map(|e| e.info()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Ends the session: later runs are refused.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.plans().clear();
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            let message = "the session is closed; make a new one";
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        }
+        Ok(())
+    }
+
+    fn plans(&self) -> MutexGuard<'_, Lru<Signature, Arc<Planned>>> {
+        self.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn planned<F: Fetch>(
+        &self,
+        feeds: &[Feed<'_>],
+        fetch: &F,
+        metadata: &mut RunMetadata,
+    ) -> Result<(FetchList, Arc<Planned>)> {
+        let mut list = FetchList::default();
+        fetch.collect(&mut list);
+        list.check_graph(self.graph.id())?;
+        for feed in feeds {
+            if feed.tensor.graph().id() != self.graph.id() {
+                let message = "a feed belongs to another graph than the session's";
+                return Err(Error::invalid(message).with_node(feed.tensor.name()));
+            }
+            list.signature.feeds.push(feed.tensor.output());
+        }
+        if let Some(planned) = self.plans().get(&list.signature) {
+            metadata.plan_cached = true;
+            return Ok((list, planned));
+        }
+        let graph = self.graph.snapshot();
+        let plan = Plan::new(&graph, list.signature.clone())?;
+        let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
+        let programs = Mutex::new(Lru::new(self.options.plans));
+        let planned = Arc::new(Planned { plan, graph, feed_facts, programs });
+        let planned = self.plans().insert(list.signature.clone(), planned);
+        Ok((list, planned))
+    }
+
+    fn compiled(
+        &self,
+        planned: &Planned,
+        data: &[FeedData<'_>],
+        metadata: &mut RunMetadata,
+    ) -> Result<Arc<Compiled>> {
+        let key = planned.key(data)?;
+        if let Some(compiled) = planned.programs().get(&key)
+            && compiled.is_current(&self.state.lock())
+        {
+            metadata.program_cached = true;
+            return Ok(compiled);
+        }
+        let inputs: Vec<InputFact> = data
+            .iter()
+            .zip(&planned.plan.shape_feeds)
+            .map(|(data, &keeps)| {
+                let contents = keeps.then(|| data.to_tensor()).transpose()?;
+                Ok(InputFact { shape: data.shape().clone(), contents })
+            })
+            .collect::<Result<_>>()?;
+        let placing = Placing {
+            devices: &self.devices,
+            graph: &planned.graph,
+            state: &self.state,
+            options: &self.options,
+            threads: self.threads.len(),
+            explanation: std::cell::OnceCell::new(),
+        };
+        let limits = if self.options.fuse { GroupLimits::default() } else { GroupLimits::SINGLE };
+        let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
+        let program = compile(&planned.plan, &inputs, &CompileOptions { limits, place: &place })?;
+        placing.settle(&program, &self.gpus)?;
+        let feeds = &planned.plan.signature.feeds;
+        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
+        compiled.explanation = placing.explanation.into_inner();
+        let compiled = Arc::new(compiled);
+        planned.programs().replace(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Stores elements of variables and draws of random nodes.
+    pub(crate) fn set_variables(
+        &self,
+        values: Vec<(Variable, HostTensor)>,
+        draws: Vec<(NodeId, u32)>,
+    ) -> Result<()> {
+        self.check_open()?;
+        let mut kept = self.state.lock();
+        let mut elements = Vec::new();
+        for (variable, value) in values {
+            let node = variable.handle().node();
+            let entry = kept.entry(&node, HOST);
+            elements.push((node.id, entry.device, AlignedBytes::copy_of(value.bytes())?));
+        }
+        for (variable, device, elements) in elements {
+            if device == HOST {
+                kept.store(variable, elements);
+                continue;
+            }
+            #[cfg(feature = "gpu")]
+            {
+                self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
+                kept.stored_on_device(variable);
+            }
+        }
+        kept.draws = draws.into_iter().collect();
+        Ok(())
+    }
+}
+
+impl Planned {
+    fn programs(&self) -> MutexGuard<'_, Lru<ProgramKey, Arc<Compiled>>> {
+        self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn check_feeds<'a>(&self, feeds: &'a [Feed<'_>]) -> Result<Vec<FeedData<'a>>> {
+        feeds.iter().zip(&self.feed_facts).map(|(feed, fact)| feeds::check(feed, fact)).collect()
+    }
+
+    fn key(&self, data: &[FeedData<'_>]) -> Result<ProgramKey> {
+        let part = |(data, &keeps): (&FeedData<'_>, &bool)| {
+            let contents = if keeps { Some(data.to_tensor()?.to_i128s()?) } else { None };
+            Ok((data.shape().clone(), contents))
+        };
+        data.iter().zip(&self.plan.shape_feeds).map(part).collect()
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session of graph {} with {} plans", self.graph.id(), self.plans().len())
+    }
+}

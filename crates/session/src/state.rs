@@ -1,0 +1,139 @@
+//! What a session keeps: the elements of variables on the host, which variables have elements, and how
+//! often random nodes were drawn.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use convoke_compiler::{DeviceIndex, HOST};
+use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, Node, NodeId, Result, Shape};
+use rustc_hash::FxHashMap;
+
+/// A variable as a session keeps it.
+#[derive(Debug, Clone)]
+pub struct VariableInfo {
+    /// The name of its handle.
+    pub name: Arc<str>,
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Shape,
+    /// The index of the device where it lives; 0 is the CPU.
+    pub device: usize,
+    /// Whether it has elements.
+    pub initialized: bool,
+}
+
+/// One variable.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) name: Arc<str>,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Shape,
+    pub(crate) device: DeviceIndex,
+    /// Whether a program reads it. Until then it may move: its initialiser does not decide its place.
+    pub(crate) settled: bool,
+    /// How often it was stored into; 0 means that it has no elements.
+    pub(crate) version: u64,
+    /// The elements, if it lives on the host and has some. May be longer than they are.
+    pub(crate) elements: Option<Arc<AlignedBytes>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) variables: FxHashMap<NodeId, Entry>,
+    pub(crate) draws: FxHashMap<NodeId, u32>,
+}
+
+/// The elements and version of a variable at the start of a run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) version: u64,
+    pub(crate) elements: Option<Arc<AlignedBytes>>,
+}
+
+/// All that a session keeps.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    kept: Mutex<Kept>,
+}
+
+impl State {
+    // A panic while the lock is held is a bug of Convoke; what is kept is whole all the same, because
+    // commits store one variable at a time.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Kept {
+    /// The device that a variable lives on, if a run has used its elements or it has none to move.
+    pub(crate) fn settled(&self, variable: NodeId) -> Option<DeviceIndex> {
+        self.variables.get(&variable).filter(|entry| entry.settled).map(|entry| entry.device)
+    }
+
+    /// A variable's entry; made for `device` if there was none.
+    pub(crate) fn entry(&mut self, node: &Node, device: DeviceIndex) -> &mut Entry {
+        self.variables.entry(node.id).or_insert_with(|| Entry {
+            name: node.name.clone(),
+            dtype: node.facts[0].dtype,
+            shape: node.facts[0].shape().unwrap_or_default(),
+            device,
+            settled: false,
+            version: 0,
+            elements: None,
+        })
+    }
+
+    /// The elements at the start of a run.
+    pub(crate) fn read(&self, variable: NodeId, name: &str) -> Result<Snapshot> {
+        match self.variables.get(&variable).filter(|entry| entry.version > 0) {
+            Some(entry) => {
+                Ok(Snapshot { version: entry.version, elements: entry.elements.clone() })
+            }
+            None => {
+                let message = "the variable has no elements yet; run graph.initializers() or restore \
+                               a checkpoint first";
+                Err(Error::new(ErrorKind::FailedPrecondition, message).with_node(name))
+            }
+        }
+    }
+
+    pub(crate) fn is_initialized(&self, variable: NodeId) -> bool {
+        self.variables.get(&variable).is_some_and(|entry| entry.version > 0)
+    }
+
+    /// How often a random node was drawn.
+    pub(crate) fn draws(&self, node: NodeId) -> u32 {
+        self.draws.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Stores host elements, and gives back the buffer that they replace if nobody else holds it.
+    pub(crate) fn store(
+        &mut self,
+        variable: NodeId,
+        elements: AlignedBytes,
+    ) -> Option<AlignedBytes> {
+        let entry = self.variables.get_mut(&variable)?;
+        entry.version += 1;
+        entry.device = HOST;
+        entry.elements.replace(Arc::new(elements)).and_then(Arc::into_inner)
+    }
+
+    /// Notes that a variable's elements on its device were replaced.
+    pub(crate) fn stored_on_device(&mut self, variable: NodeId) {
+        if let Some(entry) = self.variables.get_mut(&variable) {
+            entry.version += 1;
+        }
+    }
+}
+
+impl Entry {
+    pub(crate) fn info(&self) -> VariableInfo {
+        VariableInfo {
+            name: self.name.clone(),
+            dtype: self.dtype,
+            shape: self.shape.clone(),
+            device: self.device.0 as usize,
+            initialized: self.version > 0,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! What of a segment belongs to one run at a time: slabs, bind groups and the recording; and the run itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use convoke_graph_core::{AlignedBytes, Error, ErrorKind};
+use smallvec::SmallVec;
+
+use super::compile::{GpuSegment, Home};
+use super::error::to_error;
+use super::pool::Lease;
+use super::step::Step;
+use crate::gpu::{
+    BindGroup, BindingSlice, Buffer, BufferUse, Command, Download, Pipeline, Recording, Submission,
+    Upload,
+};
+
+/// Bytes of the status word and what it is about. See `shaders/lib/status.wgsl`.
+pub(super) const STATUS_BYTES: u64 = 20;
+
+/// Buffers and commands for one run of a [`GpuSegment`]. Lease it, run it, give it back.
+#[derive(Debug)]
+pub struct GpuInstance {
+    slabs: Vec<Buffer>,
+    uploads: Vec<Buffer>,
+    status: Buffer,
+    recording: Arc<Recording>,
+}
+
+/// How a run is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// When to give up waiting.
+    pub deadline: Option<Instant>,
+    /// Whether to measure the time of the dispatches on the device.
+    pub timestamps: bool,
+}
+
+/// What a run brought back and what it took.
+#[derive(Debug, Default)]
+pub struct GpuRun {
+    /// The bytes of each download of the segment, in order.
+    pub downloads: Vec<AlignedBytes>,
+    /// Bytes brought to the device.
+    pub upload_bytes: u64,
+    /// Bytes brought back.
+    pub download_bytes: u64,
+    /// Dispatches run.
+    pub dispatches: u32,
+    /// Queue submissions: 1, or 0 if there was nothing to do.
+    pub submissions: u32,
+    /// Time on the device, if it was asked for and the device can tell.
+    pub gpu_time: Option<Duration>,
+}
+
+impl GpuSegment {
+    /// Buffers, bind groups and the recording for one run at a time. See [`GpuSegment::lease`].
+    ///
+    /// # Errors
+    /// No memory, a lost device.
+    pub fn instance(&self) -> Result<GpuInstance, Error> {
+        let make = |label: &'static str| {
+            move |&n_bytes: &u64| self.gpu.buffer(label, n_bytes, BufferUse::Storage)
+        };
+        let slabs: Result<Vec<Buffer>, _> = self.plan.slabs.iter().map(make("slab")).collect();
+        let uploads: Result<_, _> = self.upload_arenas.iter().map(make("uploads")).collect();
+        let status = make("status")(&STATUS_BYTES);
+        let buffers = Buffers {
+            segment: self,
+            slabs: slabs.map_err(|e| to_error(&e))?,
+            uploads: uploads.map_err(|e| to_error(&e))?,
+            status: status.map_err(|e| to_error(&e))?,
+        };
+        let recording = buffers.record()?;
+        let Buffers { slabs, uploads, status, .. } = buffers;
+        Ok(GpuInstance { slabs, uploads, status, recording })
+    }
+
+    /// An instance that nobody uses, or a new one; waits while there are as many as may be.
+    ///
+    /// # Errors
+    /// As [`Self::instance`]; the deadline passed.
+    pub fn lease(&self, deadline: Option<Instant>) -> Result<Lease<'_>, Error> {
+        self.pool.lease(self, deadline)
+    }
+
+    /// Runs the segment: `uploads` are the bytes of the segment's uploads, in order.
+    ///
+    /// # Errors
+    /// As [`Self::run_with`].
+    pub fn run(&self, instance: &GpuInstance, uploads: &[&[u8]]) -> Result<GpuRun, Error> {
+        self.run_with(instance, uploads, &RunOptions::default())
+    }
+
+    /// As [`Self::run`], with options.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for other uploads than the segment has, [`ErrorKind::OutOfRange`] for
+    /// an index in the data that is out of range (no variable has changed then),
+    /// [`ErrorKind::DeadlineExceeded`], no memory, a lost device.
+    pub fn run_with(
+        &self,
+        instance: &GpuInstance,
+        uploads: &[&[u8]],
+        options: &RunOptions,
+    ) -> Result<GpuRun, Error> {
+        let uploads = self.uploads_of(instance, uploads)?;
+        let mut wanted: SmallVec<[Download<'_>; 8]> = SmallVec::new();
+        let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
+        for &(home, size) in &self.downloads {
+            let (src, offset) = at.buffer(home, &instance.status)?;
+            wanted.push(Download { src, offset, size });
+        }
+        if self.schedule.can_fail {
+            wanted.push(Download { src: &instance.status, offset: 0, size: STATUS_BYTES });
+        }
+        let work = Submission {
+            uploads: &uploads,
+            recording: Some(&instance.recording),
+            downloads: &wanted,
+            deadline: options.deadline,
+            timestamps: options.timestamps,
+        };
+        let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
+        let mut run = GpuRun::default();
+        let mut failed = None;
+        let mut status = [0; STATUS_BYTES as usize];
+        let output = pending.wait_with(&mut |index, bytes| {
+            if index < self.downloads.len() {
+                match AlignedBytes::copy_of(bytes) {
+                    Ok(bytes) => run.downloads.push(bytes),
+                    Err(e) => failed = Some(e),
+                }
+            } else if let Some(bytes) = bytes.first_chunk() {
+                status = *bytes;
+            }
+        });
+        let output = output.map_err(|e| to_error(&e))?;
+        if let Some(error) = out_of_range(&status).or(failed) {
+            return Err(error);
+        }
+        run.upload_bytes = output.upload_bytes;
+        run.download_bytes = output.download_bytes;
+        run.dispatches = output.dispatches;
+        run.submissions = output.submissions;
+        run.gpu_time = output.gpu_time;
+        Ok(run)
+    }
+
+    /// Checks the uploads, and says where they go.
+    fn uploads_of<'a>(
+        &self,
+        instance: &'a GpuInstance,
+        bytes: &[&'a [u8]],
+    ) -> Result<SmallVec<[Upload<'a>; 8]>, Error> {
+        if bytes.len() != self.uploads.len() {
+            let (expected, found) = (self.uploads.len(), bytes.len());
+            return Err(Error::invalid(format!("expected {expected} uploads, got {found}")));
+        }
+        let mut uploads = SmallVec::new();
+        for ((&(id, home, n_bytes), shape), &bytes) in
+            self.uploads.iter().zip(&self.shapes).zip(bytes)
+        {
+            if bytes.len() as u64 != n_bytes {
+                let found = bytes.len();
+                return Err(Error::invalid(format!(
+                    "expected {n_bytes} bytes for {id} of shape {shape}, got {found}"
+                )));
+            }
+            if let Home::Upload(arena, offset) = home
+                && let Some(dst) = instance.uploads.get(arena)
+            {
+                uploads.push(Upload { bytes, dst, offset });
+            }
+        }
+        Ok(uploads)
+    }
+}
+
+/// The error that a status word stands for, if it is set.
+fn out_of_range(status: &[u8; STATUS_BYTES as usize]) -> Option<Error> {
+    let word = |i: usize| {
+        let bytes = status.get(4 * i..4 * i + 4).and_then(|bytes| bytes.first_chunk());
+        bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    };
+    let [set, group, position, index, size] = [0, 1, 2, 3, 4].map(word);
+    let index = index as i32;
+    (set != 0).then(|| {
+        Error::new(
+            ErrorKind::OutOfRange,
+            format!(
+                "index {index} at position {position} is out of range for an axis of {size} (group {group} \
+                 of the program)"
+            ),
+        )
+    })
+}
+
+/// The buffers of an instance that is being made.
+struct Buffers<'a> {
+    segment: &'a GpuSegment,
+    slabs: Vec<Buffer>,
+    uploads: Vec<Buffer>,
+    status: Buffer,
+}
+
+/// Finds buffers.
+struct Slabs<'a> {
+    segment: &'a GpuSegment,
+    slabs: &'a [Buffer],
+    uploads: &'a [Buffer],
+}
+
+impl<'a> Slabs<'a> {
+    fn buffer(&self, home: Home, status: &'a Buffer) -> Result<(&'a Buffer, u64), Error> {
+        let found = match home {
+            Home::Slab(slab, offset) => self.slabs.get(slab).map(|buffer| (buffer, offset)),
+            Home::Upload(arena, offset) => self.uploads.get(arena).map(|buffer| (buffer, offset)),
+            Home::Constant(arena, offset) => {
+                self.segment.constants.get(arena).map(|buffer| (buffer, offset))
+            }
+            Home::Variable(node) => self.segment.variables.get(&node).map(|buffer| (buffer, 0)),
+            Home::Status => Some((status, 0)),
+        };
+        found.ok_or_else(|| Error::internal(format!("{home:?} has no buffer")))
+    }
+}
+
+impl Buffers<'_> {
+    /// The recording: the status word cleared, snapshots, then all steps.
+    fn record(&self) -> Result<Arc<Recording>, Error> {
+        let segment = self.segment;
+        let at = Slabs { segment, slabs: &self.slabs, uploads: &self.uploads };
+        let mut commands = Vec::with_capacity(segment.schedule.steps.len() + 1);
+        if segment.schedule.can_fail {
+            let size = STATUS_BYTES;
+            commands.push(Command::Clear { buffer: self.status.clone(), offset: 0, size });
+        }
+        for &(node, to) in &segment.schedule.snapshots {
+            let (src, src_offset) = at.buffer(Home::Variable(node), &self.status)?;
+            let (dst, dst_offset) = at.buffer(segment.home(to)?, &self.status)?;
+            let size = segment.sizes.get(&to).copied().unwrap_or(0).next_multiple_of(4);
+            let (src, dst) = (src.clone(), dst.clone());
+            commands.push(Command::Copy { src, src_offset, dst, dst_offset, size });
+        }
+        let steps = segment.schedule.steps.iter().zip(&segment.pipelines);
+        for (((_, step), pipeline), &params) in steps.zip(&segment.param_places) {
+            let bind_group = self.bind(&at, step, pipeline, params)?;
+            commands.push(Command::Dispatch {
+                pipeline: pipeline.clone(),
+                bind_group,
+                dynamic_offsets: SmallVec::new(),
+                groups: step.groups,
+            });
+        }
+        segment.gpu.recording(commands).map_err(|e| to_error(&e))
+    }
+
+    fn bind(
+        &self,
+        at: &Slabs<'_>,
+        step: &Step,
+        pipeline: &Pipeline,
+        params: (u64, u64),
+    ) -> Result<BindGroup, Error> {
+        let segment = self.segment;
+        let mut slices: SmallVec<[BindingSlice<'_>; 9]> = SmallVec::new();
+        for &place in &step.places {
+            let (buffer, offset) = at.buffer(segment.home(place)?, &self.status)?;
+            let size = segment.sizes.get(&place).copied().unwrap_or(0);
+            slices.push(BindingSlice { buffer, offset, size });
+        }
+        let (offset, size) = params;
+        slices.push(BindingSlice { buffer: &segment.params, offset, size });
+        segment.gpu.bind_group(pipeline, &slices).map_err(|e| to_error(&e))
+    }
+}

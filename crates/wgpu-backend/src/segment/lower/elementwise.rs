@@ -1,0 +1,228 @@
+//! Fused elementwise work: one function `compute` per group, with a line per operation.
+
+use convoke_compiler::{Arg, Fused, Group, Instr};
+use convoke_graph_core::{DType, Elementwise, HostTensor, Layout, Row};
+use convoke_shaders::{Access, ParamValue};
+use smallvec::SmallVec;
+
+use super::{Lowering, WG};
+use crate::segment::address::Axes;
+use crate::segment::step::{Step, StepBuilder, stored, wgsl};
+
+/// The one step of a fused group.
+pub(super) fn lower(
+    lowering: &Lowering<'_>,
+    group: &Group,
+    fused: &Fused,
+) -> Result<Vec<Step>, String> {
+    let mut step = StepBuilder::new("elementwise");
+    let len = fused.shape.len();
+    let has_bool = group.outputs.iter().any(|&id| lowering.dtype(id) == DType::Bool);
+    let items = if has_bool { len.div_ceil(4) } else { len } as u64;
+    step.kernel.size("items", items as u32);
+
+    let layouts: SmallVec<[&Layout; 4]> = group.inputs.iter().map(|x| &x.layout).collect();
+    let axes = Axes::of(&layouts);
+    axes.size_params(&mut step.kernel, "d");
+    for (k, operand) in group.inputs.iter().enumerate() {
+        lowering.load(&mut step, operand, &axes, k, "d", k)?;
+    }
+    for (i, constant) in fused.constants.iter().enumerate() {
+        step.kernel.param(format!("c{i}"), param(constant)?);
+    }
+    let body = body(&mut step, fused)?;
+    let outputs = outputs(lowering, &mut step, group)?;
+    if has_bool {
+        step.kernel.size("len", len as u32);
+        step.kernel.declare(compute_words(fused, &outputs, &body));
+    } else {
+        step.kernel.declare(compute(fused, &outputs, &body));
+    }
+    lowering.guard(&mut step);
+    Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
+}
+
+/// The binding and the dtype of each output.
+type Outputs = SmallVec<[(usize, DType); 1]>;
+
+fn outputs(
+    lowering: &Lowering<'_>,
+    step: &mut StepBuilder,
+    group: &Group,
+) -> Result<Outputs, String> {
+    let bind = |&id| {
+        let dtype = lowering.dtype(id);
+        let binding = step.bind(lowering.target(id), stored(dtype)?, Access::ReadWrite);
+        Ok((binding, dtype))
+    };
+    group.outputs.iter().map(bind).collect()
+}
+
+/// An invocation computes an element.
+fn compute(fused: &Fused, outputs: &Outputs, body: &str) -> String {
+    let mut text = format!("fn compute(i: u32) {{\n{body}");
+    for (&arg, (binding, _)) in fused.stores.iter().zip(outputs) {
+        text.push_str(&format!("    b{binding}[i] = {};\n", name(arg)));
+    }
+    text.push('}');
+    text
+}
+
+/// An invocation computes four elements, and gathers those that are bool into words.
+fn compute_words(fused: &Fused, outputs: &Outputs, body: &str) -> String {
+    let is_bool = |(_, dtype): &(usize, DType)| *dtype == DType::Bool;
+    let mut text = "fn compute(item: u32) {\n".to_owned();
+    for (k, _) in outputs.iter().enumerate().filter(|(_, output)| is_bool(output)) {
+        text.push_str(&format!("    var w{k} = 0u;\n"));
+    }
+    text.push_str("    for (var byte = 0u; byte < 4u; byte++) {\n");
+    text.push_str("    let i = item * 4u + byte;\n    if i >= p.len { break; }\n");
+    text.push_str(body);
+    for (k, (&arg, output)) in fused.stores.iter().zip(outputs).enumerate() {
+        let (arg, binding) = (name(arg), output.0);
+        text.push_str(&if is_bool(output) {
+            format!("    w{k} |= u32({arg}) << (byte * 8u);\n")
+        } else {
+            format!("    b{binding}[i] = {arg};\n")
+        });
+    }
+    text.push_str("    }\n");
+    for (k, output) in outputs.iter().enumerate().filter(|(_, output)| is_bool(output)) {
+        text.push_str(&format!("    b{}[item] = w{k};\n", output.0));
+    }
+    text.push('}');
+    text
+}
+
+/// The lines that load what is used and compute the instructions; declares the functions of rows.
+fn body(step: &mut StepBuilder, fused: &Fused) -> Result<String, String> {
+    let mut text = String::new();
+    for (k, _) in fused.input_dtypes.iter().enumerate() {
+        let arg = Arg::Input(k as u32);
+        let used = fused.instrs.iter().flat_map(|instr| &instr.args).chain(&fused.stores);
+        if used.into_iter().any(|&other| other == arg) {
+            text.push_str(&format!("    let {} = load_{k}(i);\n", name(arg)));
+        }
+    }
+    for (i, constant) in fused.constants.iter().enumerate() {
+        let is_bool = constant.dtype() == DType::Bool;
+        text.push_str(&format!("    let c{i} = p.c{i}{};\n", if is_bool { " != 0u" } else { "" }));
+    }
+    for (i, instr) in fused.instrs.iter().enumerate() {
+        text.push_str(&format!("    let t{i} = {};\n", expression(step, fused, instr)?));
+    }
+    Ok(text)
+}
+
+fn name(arg: Arg) -> String {
+    match arg {
+        Arg::Input(i) => format!("i{i}"),
+        Arg::Constant(i) => format!("c{i}"),
+        Arg::Instr(i) => format!("t{i}"),
+    }
+}
+
+fn expression(step: &mut StepBuilder, fused: &Fused, instr: &Instr) -> Result<String, String> {
+    let args: SmallVec<[String; 3]> = instr.args.iter().map(|&arg| name(arg)).collect();
+    let dtype = |i: usize| instr.args.get(i).map_or(DType::String, |&arg| fused.dtype(arg));
+    match instr.op {
+        Elementwise::Row(row) => {
+            let function = row_function(step, row, dtype(0))?;
+            Ok(format!("{function}({})", args.join(", ")))
+        }
+        Elementwise::Select => match args.as_slice() {
+            [condition, x, y] => {
+                wgsl(dtype(1))?;
+                Ok(format!("select({y}, {x}, {condition})"))
+            }
+            _ => Err(format!("select of {} arguments", args.len())),
+        },
+        Elementwise::Cast => match args.as_slice() {
+            [x] => cast(step, x, dtype(0), instr.dtype),
+            _ => Err(format!("cast of {} arguments", args.len())),
+        },
+        other => Err(format!("unsupported: {other:?} on a GPU")),
+    }
+}
+
+/// Declares the function of a row, and gives its name.
+fn row_function(step: &mut StepBuilder, row: &Row, dtype: DType) -> Result<String, String> {
+    let unsupported = || format!("unsupported: {} of {dtype} on a GPU", row.name);
+    let expression = row.wgsl(dtype).ok_or_else(unsupported)?;
+    let result = row.output(dtype).ok_or_else(unsupported)?;
+    let (ty, result) = (wgsl(dtype)?, wgsl(result)?);
+    let function = format!("row_{}_{ty}", row.name);
+    let params = if row.arity == 1 { format!("x: {ty}") } else { format!("x: {ty}, y: {ty}") };
+    let expression = with_type(expression, ty);
+    step.kernel
+        .declare_once(format!("fn {function}({params}) -> {result} {{ return {expression}; }}"));
+    if expression.contains(&format!("_{ty}(")) {
+        step.kernel.import("math");
+    }
+    Ok(function)
+}
+
+/// The expression with the type for each `T`, and for the `T` at the end of names like `erf_T`.
+fn with_type(expression: &str, ty: &str) -> String {
+    let mut text = String::new();
+    let mut word = String::new();
+    for c in expression.chars().chain([' ']) {
+        if c.is_ascii_alphanumeric() || c == '_' {
+            word.push(c);
+            continue;
+        }
+        match word.strip_suffix("_T") {
+            Some(stem) => text.extend([stem, "_", ty]),
+            None if word == "T" => text.push_str(ty),
+            None => text.push_str(&word),
+        }
+        word.clear();
+        text.push(c);
+    }
+    text.pop();
+    text
+}
+
+/// The conversion of `x`, by the rules of `Tensor::cast`.
+fn cast(step: &mut StepBuilder, x: &str, from: DType, to: DType) -> Result<String, String> {
+    let (source, target) = (wgsl(from)?, wgsl(to)?);
+    Ok(match (from, to) {
+        (a, b) if a == b => x.to_owned(),
+        (DType::Bool, _) => format!("select({target}(0), {target}(1), {x})"),
+        (DType::F32, _) => {
+            step.kernel.import("math");
+            format!("{source}_to_{target}({x})")
+        }
+        (_, DType::Bool) => format!("({x} != {source}(0))"),
+        (_, DType::F32) => format!("f32({x})"),
+        _ => format!("bitcast<{target}>({x})"),
+    })
+}
+
+/// A scalar constant as a param.
+fn param(constant: &HostTensor) -> Result<ParamValue, String> {
+    let word = match constant.bytes() {
+        [a, b, c, d] => u32::from_ne_bytes([*a, *b, *c, *d]),
+        [a] => u32::from(*a),
+        _ => return Err(format!("unsupported: a constant {} on a GPU", constant.dtype())),
+    };
+    Ok(match constant.dtype() {
+        DType::F32 => ParamValue::F32(f32::from_bits(word)),
+        DType::I32 => ParamValue::I32(word as i32),
+        DType::U32 | DType::Bool => ParamValue::U32(word),
+        dtype => return Err(format!("unsupported: {dtype} on a GPU")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_type;
+
+    #[test]
+    fn types_replace_whole_words_and_suffixes() {
+        assert_eq!(with_type("max(x, T(0))", "f32"), "max(x, f32(0))");
+        assert_eq!(with_type("erf_T(x)", "f16"), "erf_f16(x)");
+        assert_eq!(with_type("T", "i32"), "i32");
+        assert_eq!(with_type("Tx + xT", "i32"), "Tx + xT");
+    }
+}

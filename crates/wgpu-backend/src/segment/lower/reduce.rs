@@ -1,0 +1,279 @@
+//! Reductions: one or more stages, each with a workgroup or an invocation per result.
+
+use convoke_compiler::{Group, Reduction};
+use convoke_graph_core::{DType, ReduceKind};
+use convoke_shaders::{Access, ParamValue};
+
+use super::{Lowering, WG, element};
+use crate::segment::address::Axes;
+use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
+
+/// Invocations of a workgroup of `reduce_lanes`.
+const LANES: u64 = 64;
+/// Results of workgroups that keep a GPU busy.
+const BUSY_GROUPS: u64 = 512;
+/// Results of invocations that keep a GPU busy.
+const BUSY_LANES: u64 = 16_384;
+
+/// The steps of a reduction.
+pub(super) fn lower(
+    lowering: &mut Lowering<'_>,
+    group: &Group,
+    reduction: Reduction,
+) -> Result<Vec<Step>, String> {
+    let ([operand], [output]) = (group.inputs.as_slice(), group.outputs.as_slice()) else {
+        return Err("a reduction has one input and one output".to_owned());
+    };
+    let (dims, strides) = (operand.layout.shape().dims(), operand.layout.strides());
+    if reduction.n_outer > dims.len() {
+        return Err(format!("{} axes of {} stay", reduction.n_outer, operand.layout.shape()));
+    }
+    let (outer, inner) = dims.split_at(reduction.n_outer);
+    let (outer_strides, inner_strides) = strides.split_at(reduction.n_outer);
+    let dtype = lowering.dtype(operand.value);
+    let input = Input {
+        place: lowering.place(operand.value),
+        dtype,
+        offset: operand.layout.offset(),
+        rows: Axes::merge(outer, &[outer_strides]),
+        inner: Axes::merge(inner, &[inner_strides]),
+        n_rows: outer.iter().product::<usize>() as u64,
+        n_inner: inner.iter().product::<usize>() as u64,
+    };
+    let kind = reduction.kind;
+    let target = lowering.target(*output);
+    if dtype == DType::Bool {
+        // Words of 0 and 1, packed afterwards.
+        let words = lowering.new_scratch(input.n_rows * 4)?;
+        let n_rows = input.n_rows;
+        let mut steps = stages(lowering, input, kind, words)?;
+        steps.push(pack(lowering, words, target, n_rows)?);
+        return Ok(steps);
+    }
+    stages(lowering, input, kind, target)
+}
+
+/// What a stage reads.
+pub(super) struct Input {
+    pub place: Place,
+    pub dtype: DType,
+    pub offset: usize,
+    pub rows: Axes,
+    pub inner: Axes,
+    pub n_rows: u64,
+    pub n_inner: u64,
+}
+
+/// How a stage goes about it.
+struct Shape {
+    /// A workgroup per result, or an invocation.
+    by_group: bool,
+    chunks: u64,
+    chunk: u64,
+}
+
+/// Stages that reduce `input` to `target`, the parts between them in scratch memory.
+pub(super) fn stages(
+    lowering: &mut Lowering<'_>,
+    mut input: Input,
+    kind: ReduceKind,
+    target: Place,
+) -> Result<Vec<Step>, String> {
+    let mut steps = Vec::new();
+    let count = input.n_inner;
+    loop {
+        let shape = shape(&input, kind)?;
+        let acc = if input.dtype == DType::Bool { DType::U32 } else { input.dtype };
+        if shape.chunks == 1 {
+            steps.push(stage(lowering, &input, kind, &shape, target, Some(count))?);
+            return Ok(steps);
+        }
+        let parts = lowering.new_scratch(input.n_rows * shape.chunks * 4)?;
+        steps.push(stage(lowering, &input, kind, &shape, parts, None)?);
+        let (n_rows, chunks) = (input.n_rows, shape.chunks);
+        input = Input {
+            place: parts,
+            dtype: acc,
+            offset: 0,
+            rows: Axes::merge(&[n_rows as usize], &[&[chunks as isize]]),
+            inner: Axes::merge(&[chunks as usize], &[&[1]]),
+            n_rows,
+            n_inner: chunks,
+        };
+    }
+}
+
+/// Neighbouring lanes read neighbouring elements; there are enough results to keep the device busy, and no
+/// invocation turns too often.
+fn shape(input: &Input, kind: ReduceKind) -> Result<Shape, String> {
+    let (rows, inner) = (input.n_rows, input.n_inner);
+    let last = |axes: &Axes| axes.strides[0].last().map_or(0, |stride| stride.unsigned_abs());
+    let columns = last(&input.inner) != 1 && last(&input.rows) == 1 && rows >= 16;
+    let by_group = inner > 32 && !columns;
+    if matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin) {
+        // The places would have to come along, so these have one stage.
+        let turns = if by_group { inner.div_ceil(WG) } else { inner };
+        if turns <= MAX_TURNS {
+            return Ok(Shape { by_group, chunks: 1, chunk: inner.max(1) });
+        }
+        if inner.div_ceil(WG) > MAX_TURNS {
+            return Err(format!("unsupported: {kind:?} of {inner} elements on a GPU"));
+        }
+        return Ok(Shape { by_group: true, chunks: 1, chunk: inner });
+    }
+    let (busy, least) = if by_group { (BUSY_GROUPS, 4096) } else { (BUSY_LANES, 128) };
+    let most = if by_group { MAX_TURNS * WG } else { MAX_TURNS };
+    let wanted = (busy / rows.max(1)).clamp(1, inner.div_ceil(least).max(1));
+    let chunk = inner.div_ceil(wanted).clamp(1, most);
+    let chunks = inner.div_ceil(chunk).max(1);
+    if rows * chunks >= MAX_LEN {
+        return Err(format!("unsupported: {rows} times {chunks} parts of a reduction"));
+    }
+    Ok(Shape { by_group, chunks, chunk })
+}
+
+/// One dispatch. The last stage knows how many elements there were.
+fn stage(
+    lowering: &Lowering<'_>,
+    input: &Input,
+    kind: ReduceKind,
+    shape: &Shape,
+    target: Place,
+    last: Option<u64>,
+) -> Result<Step, String> {
+    let mut step = StepBuilder::new(if shape.by_group { "reduce" } else { "reduce_lanes" });
+    let results = input.n_rows * shape.chunks;
+    for (name, size) in [
+        ("results", results),
+        ("inner", input.n_inner),
+        ("chunk", shape.chunk),
+        ("chunks", shape.chunks),
+        ("x", input.offset as u64),
+    ] {
+        step.kernel.size(name, size as u32);
+    }
+    read(&mut step, input)?;
+    accumulate(&mut step, input, kind)?;
+    let is_arg = matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
+    let dtype = match input.dtype {
+        _ if is_arg => DType::I32,
+        DType::Bool => DType::U32,
+        dtype => dtype,
+    };
+    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
+    let result = match (kind, last) {
+        (ReduceKind::Mean, Some(count)) => {
+            step.kernel.param("count", ParamValue::F32(count as f32));
+            "acc / p.count"
+        }
+        _ if is_arg => "i32(acc.at)",
+        _ => "acc",
+    };
+    step.kernel.declare(format!("fn finish(w: u32, acc: Acc) {{ b{y}[w] = {result}; }}"));
+    let n_groups = if shape.by_group { results } else { results.div_ceil(LANES) };
+    if shape.by_group && input.n_inner <= 512 {
+        step.kernel.declare("const WG = 64u;");
+    }
+    step.finish(n_groups, &lowering.info.limits)
+}
+
+/// Declares `row_start`, and `element_at(start, j)`.
+fn read(step: &mut StepBuilder, input: &Input) -> Result<(), String> {
+    let x = step.bind(input.place, stored(input.dtype)?, Access::Read);
+    let kernel = &mut step.kernel;
+    input.rows.size_params(kernel, "r");
+    let body = input.rows.address(kernel, 0, "r", "r_s", "p.x");
+    kernel.declare(format!("fn row_start(i: u32) -> u32 {{ {body} }}"));
+    input.inner.size_params(kernel, "j");
+    let body = input.inner.address(kernel, 0, "j", "j_s", "start");
+    kernel.declare(format!("fn at_0(start: u32, i: u32) -> u32 {{ {body} }}"));
+    let (ty, element) = (wgsl(input.dtype)?, element(input.dtype, x, "at_0(start, j)"));
+    kernel.declare(format!("fn element_at(start: u32, j: u32) -> {ty} {{ {element} }}"));
+    Ok(())
+}
+
+/// Declares the accumulator: its type, its start, how an element becomes one, how two become one.
+fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result<(), String> {
+    let dtype = if input.dtype == DType::Bool { DType::U32 } else { input.dtype };
+    let ty = wgsl(dtype)?;
+    let kernel = &mut step.kernel;
+    kernel.param("identity", identity(kind, dtype)?);
+    if let ReduceKind::ArgMax | ReduceKind::ArgMin = kind {
+        let better = if kind == ReduceKind::ArgMax { ">" } else { "<" };
+        kernel.declare(format!("struct Acc {{ value: {ty}, at: u32 }}"));
+        kernel.declare("fn identity() -> Acc { return Acc(p.identity, 0xffffffffu); }");
+        kernel.declare("fn load(start: u32, j: u32) -> Acc { return Acc(element_at(start, j), j); }");
+        kernel.declare(format!(
+            "fn combine(a: Acc, b: Acc) -> Acc {{\n    \
+             if b.value {better} a.value || (b.value == a.value && b.at < a.at) {{ return b; }}\n    \
+             return a;\n}}"
+        ));
+        return Ok(());
+    }
+    let combined = match kind {
+        ReduceKind::Sum | ReduceKind::Mean => "a + b",
+        ReduceKind::Prod => "a * b",
+        ReduceKind::Max | ReduceKind::Any => "max(a, b)",
+        _ => "min(a, b)",
+    };
+    let read = if input.dtype == DType::Bool { "u32(element_at(start, j))" } else { "element_at(start, j)" };
+    kernel.declare(format!("alias Acc = {ty};"));
+    kernel.declare("fn identity() -> Acc { return p.identity; }");
+    kernel.declare(format!("fn load(start: u32, j: u32) -> Acc {{ return {read}; }}"));
+    kernel.declare(format!("fn combine(a: Acc, b: Acc) -> Acc {{ return {combined}; }}"));
+    Ok(())
+}
+
+/// What nothing reduces to.
+fn identity(kind: ReduceKind, dtype: DType) -> Result<ParamValue, String> {
+    let least = matches!(kind, ReduceKind::Max | ReduceKind::ArgMax | ReduceKind::Any);
+    let greatest = matches!(kind, ReduceKind::Min | ReduceKind::ArgMin);
+    let one = matches!(kind, ReduceKind::Prod | ReduceKind::All);
+    let choose = |zero, unit, low, high| match () {
+        () if least => low,
+        () if greatest => high,
+        () if one => unit,
+        () => zero,
+    };
+    use ParamValue::{F32, I32, U32};
+    Ok(match dtype {
+        DType::F32 => choose(F32(0.0), F32(1.0), F32(f32::NEG_INFINITY), F32(f32::INFINITY)),
+        DType::I32 => choose(I32(0), I32(1), I32(i32::MIN), I32(i32::MAX)),
+        DType::U32 => choose(U32(0), U32(1), U32(0), U32(u32::MAX)),
+        _ => return Err(format!("unsupported: {kind:?} of {dtype} on a GPU")),
+    })
+}
+
+/// Words of 0 and 1 become bools.
+fn pack(lowering: &Lowering<'_>, words: Place, target: Place, len: u64) -> Result<Step, String> {
+    let mut step = StepBuilder::new("elementwise");
+    let x = step.bind(words, "u32", Access::Read);
+    let y = step.bind(target, "u32", Access::ReadWrite);
+    let items = len.div_ceil(4);
+    step.kernel.size("items", items as u32).size("len", len as u32).import("emit_bool");
+    step.kernel.declare(format!("fn value(i: u32) -> bool {{ return b{x}[i] != 0u; }}"));
+    step.kernel.declare(format!("fn store_word(i: u32, word: u32) {{ b{y}[i] = word; }}"));
+    step.kernel.declare("fn compute(item: u32) { emit(item); }");
+    step.finish(items.div_ceil(WG), &lowering.info.limits)
+}
+
+/// The sum over the first axis of `[parts, len]`.
+pub(super) fn sum_parts(
+    lowering: &mut Lowering<'_>,
+    parts: Place,
+    dtype: DType,
+    n_parts: u64,
+    len: u64,
+    target: Place,
+) -> Result<Vec<Step>, String> {
+    let input = Input {
+        place: parts,
+        dtype,
+        offset: 0,
+        rows: Axes::merge(&[len as usize], &[&[1]]),
+        inner: Axes::merge(&[n_parts as usize], &[&[len as isize]]),
+        n_rows: len,
+        n_inner: n_parts,
+    };
+    stages(lowering, input, ReduceKind::Sum, target)
+}

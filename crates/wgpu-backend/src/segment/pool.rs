@@ -1,0 +1,105 @@
+//! A bounded pool of instances, so that runs on several threads don't wait for each other's buffers.
+
+use std::ops::Deref;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use convoke_graph_core::{Error, ErrorKind};
+
+use super::compile::GpuSegment;
+use super::instance::GpuInstance;
+
+/// Idle instances, and how many there are in all.
+#[derive(Debug)]
+pub(super) struct Pool {
+    max: usize,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: Vec<Arc<GpuInstance>>,
+    alive: usize,
+}
+
+/// An instance for one run. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Lease<'a> {
+    pool: &'a Pool,
+    instance: Arc<GpuInstance>,
+}
+
+impl Pool {
+    pub(super) fn new(max: usize) -> Pool {
+        Pool { max: max.max(1), state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lease<'a>(
+        &'a self,
+        segment: &GpuSegment,
+        deadline: Option<Instant>,
+    ) -> Result<Lease<'a>, Error> {
+        let mut state = self.lock();
+        loop {
+            if let Some(instance) = state.idle.pop() {
+                return Ok(self.leased(instance));
+            }
+            if state.alive < self.max {
+                break;
+            }
+            let wait = match deadline {
+                None => Duration::from_secs(1),
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            };
+            if wait.is_zero() {
+                return Err(Error::new(
+                    ErrorKind::DeadlineExceeded,
+                    format!("deadline passed while {} runs used all instances", self.max),
+                ));
+            }
+            let waited = self.returned.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.alive += 1;
+        drop(state);
+        match segment.instance() {
+            Ok(instance) => Ok(self.leased(Arc::new(instance))),
+            Err(error) => {
+                self.lock().alive -= 1;
+                self.returned.notify_one();
+                Err(error)
+            }
+        }
+    }
+
+    fn leased(&self, instance: Arc<GpuInstance>) -> Lease<'_> {
+        Lease { pool: self, instance }
+    }
+
+    /// Frees instances that nobody uses.
+    pub(super) fn shrink(&self) {
+        let mut state = self.lock();
+        state.alive -= state.idle.len();
+        state.idle.clear();
+    }
+}
+
+impl Deref for Lease<'_> {
+    type Target = GpuInstance;
+
+    fn deref(&self) -> &GpuInstance {
+        &self.instance
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.pool.lock().idle.push(self.instance.clone());
+        self.pool.returned.notify_one();
+    }
+}

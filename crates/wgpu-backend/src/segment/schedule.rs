@@ -1,0 +1,233 @@
+//! A segment as a list of steps: what runs, in which order, and what is copied before.
+//!
+//! Steps are ordered in levels: those of one level don't depend on each other. Commits come last. An elementwise
+//! group whose results only go into variables is itself the commit, and stores in place. Nothing of a commit is
+//! stored once the status word is set, so that a failed run changes no variable.
+
+use std::fmt;
+
+use convoke_compiler::{Group, Kernel, Program, Segment, Source, ValueId};
+use convoke_graph_core::{Error, NodeId};
+use convoke_shaders::Access;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::lower::Lowering;
+use super::step::{Place, Step};
+use crate::gpu::AdapterInfo;
+
+/// The work of a segment, before it has buffers.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    /// The steps, in order, each with its level. Level 0 is before all of them.
+    pub steps: Vec<(u32, Step)>,
+    /// Variables of which a run sees the elements at its start after their commit, and the scratch memory
+    /// that keeps those.
+    pub snapshots: Vec<(NodeId, Place)>,
+    /// Bytes of each scratch memory.
+    pub scratch: Vec<u64>,
+    /// Whether a step can set the status word.
+    pub can_fail: bool,
+    /// Where each download lies.
+    pub downloads: Vec<Place>,
+}
+
+/// Orders the work of a segment.
+///
+/// # Errors
+/// A group that the device doesn't support, or a program that doesn't fit together.
+pub(crate) fn schedule(
+    info: &AdapterInfo,
+    program: &Program,
+    segment: &Segment,
+) -> Result<Schedule, Error> {
+    let mut lowering = Lowering::new(info, program);
+    let commits = Commits::of(program, segment)?;
+    let mut steps: Vec<Step> = Vec::new();
+    let mut last = Vec::new();
+    for &index in &segment.groups {
+        let group = group(program, index)?;
+        if let Some(redirect) = commits.in_place(program, group) {
+            last.push((index, redirect));
+            continue;
+        }
+        steps.extend(lower(&mut lowering, index, group)?);
+    }
+    let can_fail = steps.iter().any(Step::can_fail);
+    lowering.guarded = can_fail;
+    let mut steps = in_levels(steps);
+    let top = steps.iter().map(|(level, _)| level + 1).max().unwrap_or(1);
+
+    let mut placed = FxHashSet::default();
+    for (index, redirect) in last {
+        placed.extend(redirect.keys().copied());
+        lowering.redirect = redirect;
+        let own = lower(&mut lowering, index, group(program, index)?)?;
+        steps.extend(own.into_iter().map(|step| (top, step)));
+    }
+    lowering.redirect = FxHashMap::default();
+
+    let mut snapshots = Snapshots { program, commits: &commits, taken: Vec::new() };
+    let refuse = |reason: String| Error::invalid(reason);
+    for commit in &segment.commits {
+        let value = program.value(commit.value);
+        if placed.contains(&commit.value) || value.shape.is_empty() {
+            continue;
+        }
+        let from = snapshots.place(&mut lowering, commit.value)?;
+        let to = Place::Variable(commit.variable);
+        if from != to {
+            let step = lowering.copy(from, to, value.n_bytes() as u64).map_err(refuse)?;
+            steps.push((top, step));
+        }
+    }
+    let downloads = segment.downloads.iter();
+    let downloads: Result<_, _> = downloads.map(|&id| snapshots.place(&mut lowering, id)).collect();
+    let downloads = downloads?;
+    let snapshots = snapshots.taken;
+    Ok(Schedule { steps, snapshots, scratch: lowering.scratch, can_fail, downloads })
+}
+
+fn group(program: &Program, index: u32) -> Result<&Group, Error> {
+    let group = program.groups.get(index as usize);
+    group
+        .ok_or_else(|| Error::internal(format!("a segment names group {index}, which isn't there")))
+}
+
+fn lower(lowering: &mut Lowering<'_>, index: u32, group: &Group) -> Result<Vec<Step>, Error> {
+    lowering.number = index;
+    let steps = lowering.group(group);
+    let mut steps =
+        steps.map_err(|reason| Error::invalid(format!("{}: {reason}", group.kernel)))?;
+    for step in &mut steps {
+        step.origin = Some(index);
+    }
+    Ok(steps)
+}
+
+/// Each step with its level: one more than that of the last step that wrote what it reads or writes, or that
+/// read what it writes. Stable within a level.
+fn in_levels(steps: Vec<Step>) -> Vec<(u32, Step)> {
+    let mut written: FxHashMap<Place, u32> = FxHashMap::default();
+    let mut read: FxHashMap<Place, u32> = FxHashMap::default();
+    let mut leveled: Vec<(u32, Step)> = Vec::with_capacity(steps.len());
+    for step in steps {
+        let level_of = |map: &FxHashMap<Place, u32>, place: Place| {
+            // Which of several faults is reported does not matter, so the status word orders nothing.
+            map.get(&place).copied().filter(|_| place != Place::Status).unwrap_or(0)
+        };
+        let reads = step.with_access(Access::Read).map(|place| level_of(&written, place));
+        let writes = step
+            .with_access(Access::ReadWrite)
+            .map(|place| level_of(&written, place).max(level_of(&read, place)));
+        let level = 1 + reads.chain(writes).max().unwrap_or(0);
+        for place in step.with_access(Access::Read) {
+            let last = read.entry(place).or_default();
+            *last = level.max(*last);
+        }
+        for place in step.with_access(Access::ReadWrite) {
+            written.insert(place, level);
+        }
+        leveled.push((level, step));
+    }
+    leveled.sort_by_key(|(level, _)| *level);
+    leveled
+}
+
+/// What is stored into variables, and who else wants it.
+struct Commits {
+    /// The variable that each value goes to, for those that go to one.
+    targets: FxHashMap<ValueId, NodeId>,
+    variables: FxHashSet<NodeId>,
+    /// Values that something else needs: another group, a download, a second variable.
+    wanted: FxHashSet<ValueId>,
+}
+
+impl Commits {
+    fn of(program: &Program, segment: &Segment) -> Result<Commits, Error> {
+        let mut commits = Commits {
+            targets: FxHashMap::default(),
+            variables: FxHashSet::default(),
+            wanted: segment.downloads.iter().copied().collect(),
+        };
+        for &index in &segment.groups {
+            commits.wanted.extend(group(program, index)?.inputs.iter().map(|input| input.value));
+        }
+        for commit in &segment.commits {
+            if commits.targets.insert(commit.value, commit.variable).is_some() {
+                commits.wanted.insert(commit.value);
+            }
+            if !commits.variables.insert(commit.variable) {
+                let node = commit.variable.0;
+                return Err(Error::internal(format!("two commits of variable %{node}")));
+            }
+        }
+        Ok(commits)
+    }
+
+    /// The variables that a group's outputs can be stored into as they are computed: nobody else wants the
+    /// outputs, and the group reads no variable that is stored into, but at the place that it stores to.
+    fn in_place(&self, program: &Program, group: &Group) -> Option<FxHashMap<ValueId, Place>> {
+        if !matches!(group.kernel, Kernel::Elementwise(_)) {
+            return None;
+        }
+        let target = |&value: &ValueId| {
+            let variable = self.targets.get(&value).filter(|_| !self.wanted.contains(&value))?;
+            Some((value, *variable))
+        };
+        let targets: FxHashMap<ValueId, NodeId> =
+            group.outputs.iter().map(target).collect::<Option<_>>()?;
+        let own: FxHashSet<NodeId> = targets.values().copied().collect();
+        let harmless = |input: &convoke_compiler::Operand| match program.value(input.value).source {
+            Source::Variable(node) if self.variables.contains(&node) => {
+                own.contains(&node)
+                    && input.layout.is_packed()
+                    && input.layout.offset() == 0
+                    && input.layout.shape().len() == program.value(input.value).shape.len()
+            }
+            _ => true,
+        };
+        let in_place = own.len() == targets.len() && group.inputs.iter().all(harmless);
+        in_place.then(|| targets.into_iter().map(|(v, node)| (v, Place::Variable(node))).collect())
+    }
+}
+
+/// Copies of variables as they were when the run began.
+struct Snapshots<'a> {
+    program: &'a Program,
+    commits: &'a Commits,
+    taken: Vec<(NodeId, Place)>,
+}
+
+impl Snapshots<'_> {
+    /// Where a value lies once commits have begun.
+    fn place(&mut self, lowering: &mut Lowering<'_>, id: ValueId) -> Result<Place, Error> {
+        let place = lowering.place(id);
+        let Place::Variable(node) = place else { return Ok(place) };
+        if !self.commits.variables.contains(&node) {
+            return Ok(place);
+        }
+        if let Some((_, taken)) = self.taken.iter().find(|(other, _)| *other == node) {
+            return Ok(*taken);
+        }
+        let n_bytes = self.program.value(id).n_bytes() as u64;
+        let taken = lowering.new_scratch(n_bytes).map_err(Error::invalid)?;
+        self.taken.push((node, taken));
+        Ok(taken)
+    }
+}
+
+/// One line per step: `1: elementwise [1, 1, 1] v0 =v1`.
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (node, place) in &self.snapshots {
+            writeln!(f, "0: variable %{} -> {place}", node.0)?;
+        }
+        for (level, step) in &self.steps {
+            writeln!(f, "{level}: {step}")?;
+        }
+        for place in &self.downloads {
+            writeln!(f, "download {place}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! Segments of hand-built programs on every adapter that `CONVOKE_TEST_ADAPTERS` names, compared with plain
+//! loops; and all kernels through naga, for which no adapter is needed.
+
+mod commits;
+mod elementwise;
+mod fused;
+mod harness;
+mod matmul;
+mod memory;
+mod moves;
+mod reduce;
+mod translate;
+mod warm;

@@ -1,0 +1,93 @@
+//! Matrix products: sizes, batches, broadcasting, transposition, integers, long sums.
+
+use convoke_compiler::{Kernel, Operand};
+use convoke_graph_core::{DType, Layout};
+
+use super::harness::*;
+
+/// Both operands as layouts of `[batch.., m, k]` and `[batch.., k, n]`, and the shapes of their values.
+fn check(a: (&[usize], Layout), b: (&[usize], Layout), tolerance: f32) {
+    let mut build = Build::new();
+    let (xs, ys) = (noise(shape(a.0).len(), 5), noise(shape(b.0).len(), 6));
+    let (va, vb) = (build.upload(a.0, &xs), build.upload(b.0, &ys));
+    let (la, lb) = (a.1, b.1);
+    let rank = la.shape().rank();
+    let mut dims = la.shape().dims().to_vec();
+    let k = dims[rank - 1];
+    dims[rank - 1] = lb.shape().dims()[rank - 1];
+    let inputs =
+        [Operand { value: va, layout: la.clone() }, Operand { value: vb, layout: lb.clone() }];
+    let y = build.one(Kernel::Matmul, &inputs, DType::F32, &dims);
+    build.download(y);
+    let out = shape(&dims);
+    let expected: Vec<f32> = (0..out.len())
+        .map(|i| {
+            let (mut at_a, mut at_b) = (out.coords(i), out.coords(i));
+            let mut sum = 0.0;
+            for t in 0..k {
+                (at_a[rank - 1], at_b[rank - 2]) = (t, t);
+                sum += f64::from(xs[la.at(&at_a)]) * f64::from(ys[lb.at(&at_b)]);
+            }
+            sum as f32
+        })
+        .collect();
+    build.on_all(|name, data| {
+        let what = format!("{} x {} on {name}", la.shape(), lb.shape());
+        assert_near(&elements::<f32>(&data[0]), &expected, tolerance, &what);
+    });
+}
+
+#[test]
+fn sizes() {
+    for [m, k, n] in [
+        [1, 1, 1],
+        [5, 7, 3],
+        [33, 65, 129],
+        [256, 256, 256],
+        [1, 300, 70],
+        [70, 300, 1],
+        [4, 0, 3],
+        [64, 16, 2048],
+        [1, 5000, 1],
+        [8, 4097, 9],
+    ] {
+        check((&[m, k], packed(&[m, k])), (&[k, n], packed(&[k, n])), 1e-4);
+    }
+}
+
+#[test]
+fn transposed_and_batched() {
+    let swap = |dims: &[usize], axes: &[usize]| packed(dims).permute(axes).unwrap();
+    check((&[65, 33], swap(&[65, 33], &[1, 0])), (&[65, 40], packed(&[65, 40])), 1e-4);
+    check((&[33, 65], packed(&[33, 65])), (&[40, 65], swap(&[40, 65], &[1, 0])), 1e-4);
+    let a = swap(&[4, 9, 7], &[0, 2, 1]);
+    let b = swap(&[4, 11, 9], &[0, 2, 1]);
+    check((&[4, 9, 7], a), (&[4, 11, 9], b), 1e-4);
+    // Batches [2, 3]: the left is repeated along the first, the right along the second.
+    let a = packed(&[3, 6, 5]).broadcast(&shape(&[2, 3, 6, 5])).unwrap();
+    let b = packed(&[2, 1, 5, 4]).broadcast(&shape(&[2, 3, 5, 4])).unwrap();
+    check((&[3, 6, 5], a), (&[2, 1, 5, 4], b), 1e-4);
+    // A part of a larger matrix, upside down.
+    let a = packed(&[20, 30]).slice(&[19, 3], &[17, 25], &[-1, 1]).unwrap();
+    check((&[20, 30], a), (&[25, 6], packed(&[25, 6])), 1e-4);
+    let many = 70_000;
+    check((&[many, 1, 2], packed(&[many, 1, 2])), (&[many, 2, 1], packed(&[many, 2, 1])), 1e-4);
+}
+
+#[test]
+fn integers_wrap() {
+    let mut b = Build::new();
+    let xs: Vec<i32> = (0..35i32).map(|i| i.wrapping_mul(123_456_789)).collect();
+    let ys: Vec<i32> = (0..21i32).map(|i| i.wrapping_mul(987_654_321).wrapping_sub(77)).collect();
+    let (x, y) = (b.upload(&[5, 7], &xs), b.upload(&[7, 3], &ys));
+    let inputs = [b.whole(x), b.whole(y)];
+    let z = b.one(Kernel::Matmul, &inputs, DType::I32, &[5, 3]);
+    b.download(z);
+    b.on_all(|name, data| {
+        let at = |i: usize, j: usize| {
+            (0..7).fold(0i32, |sum, t| sum.wrapping_add(xs[i * 7 + t].wrapping_mul(ys[t * 3 + j])))
+        };
+        let expected: Vec<i32> = (0..15).map(|i| at(i / 3, i % 3)).collect();
+        assert_eq!(elements::<i32>(&data[0]), expected, "{name}");
+    });
+}

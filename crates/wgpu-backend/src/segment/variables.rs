@@ -1,0 +1,91 @@
+//! The variables of one session on one device.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use convoke_graph_core::{AlignedBytes, Error, NodeId};
+use rustc_hash::FxHashMap;
+
+use super::error::to_error;
+use crate::gpu::{Buffer, BufferUse, Download, Gpu, Submission, Upload};
+
+/// The elements of variables, one buffer each, shared by all programs of a session on a device. A cheap handle.
+///
+/// A buffer is made when it is first needed, and zero until something is stored. Whether a variable is
+/// initialised is the session's to know.
+#[derive(Debug, Clone)]
+pub struct GpuVariables {
+    gpu: Gpu,
+    buffers: Arc<Mutex<FxHashMap<NodeId, Buffer>>>,
+}
+
+impl GpuVariables {
+    /// No variables yet.
+    pub fn new(gpu: &Gpu) -> GpuVariables {
+        GpuVariables { gpu: gpu.clone(), buffers: Arc::default() }
+    }
+
+    /// The buffer of a variable of `n_bytes`, made now if there is none.
+    ///
+    /// # Errors
+    /// No memory, a lost device, or another size than when it was made.
+    pub fn buffer(&self, node: NodeId, n_bytes: u64) -> Result<Buffer, Error> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = buffers.get(&node) {
+            if buffer.n_bytes() != n_bytes {
+                return Err(Error::invalid(format!(
+                    "unsupported: a variable of {} bytes gets elements of {n_bytes} bytes; its shape on a \
+                     GPU stays as it is",
+                    buffer.n_bytes()
+                )));
+            }
+            return Ok(buffer.clone());
+        }
+        let buffer = self.gpu.buffer("variable", n_bytes, BufferUse::Storage);
+        let buffer = buffer.map_err(|e| to_error(&e))?;
+        buffers.insert(node, buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Whether the variable has a buffer.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
+    }
+
+    /// Gives the variable's memory back, once no program holds it.
+    pub fn remove(&self, node: NodeId) {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
+    /// Bytes of all variables.
+    pub fn n_bytes(&self) -> u64 {
+        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        buffers.values().map(Buffer::n_bytes_padded).sum()
+    }
+
+    /// Stores the elements of a variable, after all that was submitted before.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`].
+    pub fn store(&self, node: NodeId, bytes: &[u8]) -> Result<(), Error> {
+        let buffer = self.buffer(node, bytes.len() as u64)?;
+        let uploads = [Upload { bytes, dst: &buffer, offset: 0 }];
+        let work = Submission { uploads: &uploads, ..Submission::default() };
+        self.gpu.run(&work).map(|_| ()).map_err(|e| to_error(&e))
+    }
+
+    /// The elements of a variable, after all that was submitted before.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`]; no host memory.
+    pub fn load(&self, node: NodeId, n_bytes: u64) -> Result<AlignedBytes, Error> {
+        let buffer = self.buffer(node, n_bytes)?;
+        let downloads = [Download { src: &buffer, offset: 0, size: n_bytes }];
+        let work = Submission { downloads: &downloads, ..Submission::default() };
+        let mut loaded = Ok(AlignedBytes::default());
+        let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
+        pending
+            .wait_with(&mut |_, bytes| loaded = AlignedBytes::copy_of(bytes))
+            .map_err(|e| to_error(&e))?;
+        loaded
+    }
+}

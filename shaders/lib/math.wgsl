@@ -1,0 +1,43 @@
+// math: what rows of the elementwise tables and casts need beyond WGSL's own functions.
+//
+// NaN and infinities are told by their bits, since WGSL may assume that there are none.
+// Twin: the CPU columns of crates/graph-core/src/ops/unary.rs and cast.rs.
+
+fn is_nan_f32(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn is_finite_f32(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) < 0x7f800000u;
+}
+
+// The series below 0.5; elsewhere Abramowitz and Stegun, Handbook (1964), 7.1.26, within 1.5e-7.
+fn erf_f32(x: f32) -> f32 {
+    let a = abs(x);
+    let s = x * x;
+    let series = x * (1.1283791671 + s * (-0.3761263890 + s * (0.1128379167 + s * (-0.0268661706
+        + s * (0.0052239776 - s * 0.0008548327)))));
+    let t = 1.0 / (1.0 + 0.3275911 * a);
+    let sum = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027
+        + t * 1.061405429))));
+    let far = sign(x) * (1.0 - sum * exp(-min(s, 80.0)));
+    return select(far, series, a < 0.5);
+}
+
+// Towards zero, saturating; NaN is 0.
+fn f32_to_i32(x: f32) -> i32 {
+    if is_nan_f32(x) { return 0; }
+    if x >= 2147483648.0 { return 2147483647; }
+    if x <= -2147483648.0 { return i32(-2147483648); }
+    return i32(x);
+}
+
+fn f32_to_u32(x: f32) -> u32 {
+    if is_nan_f32(x) || x <= 0.0 { return 0u; }
+    if x >= 4294967296.0 { return 4294967295u; }
+    return u32(x);
+}
+
+fn f32_to_bool(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) != 0u;
+}
