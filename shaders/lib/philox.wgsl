@@ -32,8 +32,18 @@ fn uniform_of(word: u32) -> f32 {
     return f32(word >> 8u) * (1.0 / 16777216.0);
 }
 
+// The cosine of a number of turns in [0, 1). Devices' own cosines may be off by 2^-11.
+fn cos_turns(turns: f32) -> f32 {
+    let half = abs(turns - 0.5);
+    let quarter = min(half, 0.5 - half);
+    let z = 39.478418 * quarter * quarter;
+    let series = 1.0 + z * (-0.5 + z * (4.1666668e-2 + z * (-1.3888889e-3 + z * (2.4801587e-5
+        + z * (-2.7557319e-7 + z * 2.0876757e-9)))));
+    return select(series, -series, half <= 0.25);
+}
+
 // By Box and Muller, from a radius in (0, 1] and an angle.
 fn normal_of(words: vec4<u32>) -> f32 {
     let radius = sqrt(-2.0 * log(1.0 - uniform_of(words.x)));
-    return radius * cos(6.2831853 * uniform_of(words.y));
+    return radius * cos_turns(uniform_of(words.y));
 }

@@ -33,9 +33,10 @@ pub mod models;
 pub use convoke_compiler::Program;
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    Backward, Class, Collection, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Feed, Graph,
-    HostTensor, Init, IntoFeed, IntoTensor, Layout, Node, NodeId, Op, OpError, Operation, Output,
-    Result, Shape, Tensor, Variable, dims, ops, philox, train,
+    Backward, BatchNorm, Class, Collection, Conv2d, DType, Dim, Dims, Element, Error, ErrorKind,
+    Fact, Feed, Graph, HostTensor, ImageLayout, Init, IntoFeed, IntoTensor, Layout, Node, NodeId,
+    Op, OpError, Operation, Output, Padding, Pool, Result, Shape, Tensor, Variable, dims, ops,
+    philox, train,
 };
 pub use convoke_session::{
     DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,

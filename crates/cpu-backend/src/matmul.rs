@@ -1,13 +1,13 @@
 //! Matrix products: floats by `gemm`, integers by plain wrapping loops in their wide type.
 
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Program};
 use convoke_graph_core::{Compute, DType, Layout, Result};
 use gemm::Parallelism;
 use smallvec::SmallVec;
 
 use crate::elements::{Stored, wide_bytes, with_stored};
-use crate::fast::{Gemm, Matrix, multiply, widest};
+use crate::fast::{Gemm, Matrix, multiply, wide};
 use crate::threads::Threads;
 use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
@@ -168,12 +168,7 @@ impl Matmul {
     ) -> Result<()> {
         let a = (cast_slice(inputs[0]), self.a.matrix(batch));
         let b = (cast_slice(inputs[1]), self.b.matrix(batch));
-        let c: &mut [T] = cast_slice_mut(c);
-        let done = match parallel {
-            Parallelism::None => multiply(self.sizes, c, a, b, parallel),
-            _ => threads.install(|| multiply(self.sizes, c, a, b, parallel)),
-        };
-        if done { Ok(()) } else { Err(malformed("matmul", "a matrix leaves its buffer")) }
+        multiply_on::<T>(self.sizes, cast_slice_mut(c), a, b, parallel, threads)
     }
 
     /// Through wide copies of both factors, rounded or wrapped once at the end.
@@ -196,11 +191,7 @@ impl Matmul {
             (&mut a[..m * k * width], &mut b[..k * n * width], &mut wide[..m * n * width]);
         self.widen(&self.a, batch, inputs[0], a);
         self.widen(&self.b, batch, inputs[1], b);
-        let product = |wide: &mut [u8], parallel| self.wide_product(a, b, wide, parallel);
-        match parallel {
-            Parallelism::None => product(wide, parallel),
-            _ => threads.install(|| product(wide, parallel)),
-        }?;
+        self.wide_product(a, b, wide, parallel, threads)?;
         with_stored!(self.dtype, T => narrow::<T>(wide, c), else ());
         Ok(())
     }
@@ -210,68 +201,80 @@ impl Matmul {
         with_stored!(self.dtype, T => widen::<T>(&side.walk, offset, input, out), else ());
     }
 
-    fn wide_product(&self, a: &[u8], b: &[u8], c: &mut [u8], parallel: Parallelism) -> Result<()> {
-        let [_, n, k] = self.sizes;
-        match self.dtype.compute() {
-            Some(Compute::F32) => {
-                let at = |n_cols: usize| Matrix { offset: 0, row: n_cols as isize, col: 1 };
-                let (a, b) = ((cast_slice(a), at(k)), (cast_slice(b), at(n)));
-                if !multiply::<f32>(self.sizes, cast_slice_mut(c), a, b, parallel) {
-                    return Err(malformed("matmul", "a matrix leaves its buffer"));
-                }
-            }
-            Some(Compute::I32 | Compute::U32) => {
-                let multiply = |c: &mut [u32], a: &[u32]| {
-                    rows(c, a, cast_slice::<_, u32>(b), [n, k], |c, a, b| {
-                        c.wrapping_add(a.wrapping_mul(b))
-                    });
-                };
-                share(cast_slice_mut(c), cast_slice(a), [n, k], parallel, &multiply);
-            }
-            _ => {
-                let multiply = |c: &mut [u64], a: &[u64]| {
-                    rows(c, a, cast_slice::<_, u64>(b), [n, k], |c, a, b| {
-                        c.wrapping_add(a.wrapping_mul(b))
-                    });
-                };
-                share(cast_slice_mut(c), cast_slice(a), [n, k], parallel, &multiply);
-            }
+    fn wide_product(
+        &self,
+        a: &[u8],
+        b: &[u8],
+        c: &mut [u8],
+        parallel: Parallelism,
+        threads: &Threads,
+    ) -> Result<()> {
+        let [m, n, k] = self.sizes;
+        let compute = self.dtype.compute();
+        if compute == Some(Compute::F32) {
+            let at = |n_cols: usize| Matrix { offset: 0, row: n_cols as isize, col: 1 };
+            let (a, b) = ((cast_slice(a), at(k)), (cast_slice(b), at(n)));
+            return multiply_on::<f32>(self.sizes, cast_slice_mut(c), a, b, parallel, threads);
         }
-        Ok(())
+        let width = wide_bytes(self.dtype);
+        let parallel = !matches!(parallel, Parallelism::None);
+        threads.split(parallel, 1, (&mut [c], &[n * width]), m, &|rows, c| {
+            let a = &a[rows.start * k * width..rows.end * k * width];
+            match compute {
+                Some(Compute::I32 | Compute::U32) => wrapping::<u32>(c[0], a, b, [n, k]),
+                _ => wrapping::<u64>(c[0], a, b, [n, k]),
+            }
+            Ok(())
+        })
     }
 }
 
-/// The rows of the product, in shares of 16 for the threads.
-fn share<T: Send + Sync>(
+/// As [`multiply`], on the session's threads.
+fn multiply_on<T: Gemm + Send + Sync>(
+    sizes: [usize; 3],
     c: &mut [T],
-    a: &[T],
-    [n, k]: [usize; 2],
+    a: (&[T], Matrix),
+    b: (&[T], Matrix),
     parallel: Parallelism,
-    multiply: &(impl Fn(&mut [T], &[T]) + Sync),
-) {
-    use rayon::prelude::*;
-    match parallel {
-        Parallelism::None => multiply(c, a),
-        _ => c.par_chunks_mut(16 * n).zip(a.par_chunks(16 * k)).for_each(|(c, a)| multiply(c, a)),
+    threads: &Threads,
+) -> Result<()> {
+    let done = match parallel {
+        Parallelism::None => multiply(sizes, c, a, b, parallel),
+        _ => threads.install(|| multiply(sizes, c, a, b, parallel)),
+    };
+    if done { Ok(()) } else { Err(malformed("matmul", "a matrix leaves its buffer")) }
+}
+
+/// Signed and unsigned integers wrap to the same bits.
+trait Wrapping: Pod {
+    fn add_product(self, a: Self, b: Self) -> Self;
+}
+
+impl Wrapping for u32 {
+    #[inline(always)]
+    fn add_product(self, a: Self, b: Self) -> Self {
+        self.wrapping_add(a.wrapping_mul(b))
     }
 }
 
-/// `c = a b`, row by row: signed and unsigned wrap alike.
-fn rows<T: Copy + Default>(
-    c: &mut [T],
-    a: &[T],
-    b: &[T],
-    [n, k]: [usize; 2],
-    add_product: impl Fn(T, T, T) -> T + Copy,
-) {
-    c.fill(T::default());
+impl Wrapping for u64 {
+    #[inline(always)]
+    fn add_product(self, a: Self, b: Self) -> Self {
+        self.wrapping_add(a.wrapping_mul(b))
+    }
+}
+
+/// `c = a b`, row by row.
+fn wrapping<T: Wrapping>(c: &mut [u8], a: &[u8], b: &[u8], [n, k]: [usize; 2]) {
+    let (c, a, b): (&mut [T], &[T], &[T]) = (cast_slice_mut(c), cast_slice(a), cast_slice(b));
+    c.fill(T::zeroed());
     for (c, a) in c.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
         for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
-            widest(
+            wide(
                 #[inline(always)]
                 || {
                     for (c, &b) in c.iter_mut().zip(b) {
-                        *c = add_product(*c, a, b);
+                        *c = c.add_product(a, b);
                     }
                 },
             );

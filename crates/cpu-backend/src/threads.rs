@@ -82,7 +82,7 @@ impl Threads {
         grain: usize,
         (outputs, widths): (&mut [&mut [u8]], &[usize]),
         len: usize,
-        f: &(impl Fn(Range<usize>, &mut [&mut [u8]]) -> Result<()> + Sync),
+        f: &PartFn<'_>,
     ) -> Result<()> {
         if !parallel || self.pool.is_none() || len <= grain {
             return f(0..len, outputs);
@@ -93,6 +93,9 @@ impl Threads {
     }
 }
 
+/// Computes a part. Not generic, so that the machinery of sharing is compiled once.
+type PartFn<'f> = dyn Fn(Range<usize>, &mut [&mut [u8]]) -> Result<()> + Sync + 'f;
+
 type Parts<'a> = SmallVec<[&'a mut [u8]; 2]>;
 
 fn halve(
@@ -100,7 +103,7 @@ fn halve(
     mut parts: Parts<'_>,
     widths: &[usize],
     range: Range<usize>,
-    f: &(impl Fn(Range<usize>, &mut [&mut [u8]]) -> Result<()> + Sync),
+    f: &PartFn<'_>,
 ) -> Result<()> {
     let n_shares = range.len().div_ceil(share);
     if n_shares <= 1 {

@@ -4,7 +4,7 @@ use convoke_graph_core::{Error, Layout, Result};
 use smallvec::{SmallVec, smallvec};
 
 use crate::elements::Stored;
-use crate::fast::widest;
+use crate::fast::wide;
 
 /// A layout with sizes of 1 left out and neighbouring axes merged where they can be.
 #[derive(Debug, Clone)]
@@ -191,7 +191,7 @@ pub(crate) fn widen_run<S: Stored>(xs: &[S], at: usize, stride: isize, out: &mut
         1 if out.len() < 16 => each(xs, (at, 1), out, S::widen),
         1 => {
             let xs = &xs[at..][..out.len()];
-            widest(
+            wide(
                 #[inline(always)]
                 || {
                     for (o, &x) in out.iter_mut().zip(xs) {

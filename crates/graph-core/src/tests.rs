@@ -1,1 +1,5 @@
 //! Tests of private algorithms: layouts, shapes, rows.
+
+mod images;
+mod moves;
+mod nodes;

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{cast, rows};
 use crate::elements::{Stored, with_stored};
-use crate::fast::widest;
+use crate::fast::wide;
 
 /// A function of blocks of wide elements: one slice for each argument, then the output.
 pub(super) type BlockFn = fn(&[&[u8]], &mut [u8]);
@@ -86,7 +86,7 @@ fn typed<T: Pod>(block: Block<T>, args: &[&[u8]], out: &mut [u8]) {
 fn select<T: Pod>(args: &[&[u8]], out: &mut [u8]) {
     let (xs, ys, out) = (cast_slice::<_, T>(args[1]), cast_slice(args[2]), cast_slice_mut(out));
     let conditions = args[0];
-    widest(
+    wide(
         #[inline(always)]
         || {
             for (((out, &c), &x), &y) in out.iter_mut().zip(conditions).zip(xs).zip(ys) {
@@ -103,7 +103,7 @@ pub(super) fn rounding(dtype: DType) -> Option<fn(&mut [u8])> {
 
 fn round<S: Stored>(block: &mut [u8]) {
     let block: &mut [S::Wide] = cast_slice_mut(block);
-    widest(
+    wide(
         #[inline(always)]
         || {
             for x in block {
@@ -124,7 +124,7 @@ fn narrow<S: Stored>(args: &[&[u8]], out: &mut [u8]) {
         return;
     }
     let (xs, out): (&[S::Wide], &mut [S]) = (cast_slice(args[0]), cast_slice_mut(out));
-    widest(
+    wide(
         #[inline(always)]
         || {
             for (out, &x) in out.iter_mut().zip(xs) {

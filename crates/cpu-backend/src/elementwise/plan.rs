@@ -172,8 +172,8 @@ impl Planner<'_> {
         })?;
         let out = self.result(i, instr.dtype);
         let rounding = match instr.op {
-            Op::Row(_) => rounding(instr.dtype),
-            _ => None,
+            Op::Select => None,
+            _ => rounding(instr.dtype),
         };
         self.drafts.push(Draft { code, args, out, rounding });
         self.instrs.push(out);

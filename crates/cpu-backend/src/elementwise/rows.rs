@@ -8,13 +8,16 @@ use convoke_graph_core::{Compute, Float};
 
 use super::code::BlockFn;
 use super::math;
-use crate::fast::widest;
+use crate::fast::{wide, widest};
 
 macro_rules! block {
-    ($t:ty, $out:ty, |$x:ident| $body:expr) => {{
+    ($t:ty, $out:ty, |$x:ident| $body:expr) => {
+        block!(wide, $t, $out, |$x| $body)
+    };
+    ($version:ident, $t:ty, $out:ty, |$x:ident| $body:expr) => {{
         fn block(args: &[&[u8]], out: &mut [u8]) {
             let (xs, out): (&[$t], &mut [$out]) = (cast_slice(args[0]), cast_slice_mut(out));
-            widest(
+            $version(
                 #[inline(always)]
                 || {
                     for (out, &$x) in out.iter_mut().zip(xs) {
@@ -29,7 +32,7 @@ macro_rules! block {
         fn block(args: &[&[u8]], out: &mut [u8]) {
             let (xs, ys): (&[$t], &[$t]) = (cast_slice(args[0]), cast_slice(args[1]));
             let out: &mut [$out] = cast_slice_mut(out);
-            widest(
+            wide(
                 #[inline(always)]
                 || {
                     for ((out, &$x), &$y) in out.iter_mut().zip(xs).zip(ys) {
@@ -42,12 +45,10 @@ macro_rules! block {
     }};
 }
 
-/// The rows that floats and integers share.
-macro_rules! shared {
+/// The comparisons that depend on the sign.
+macro_rules! ordered {
     ($t:ty, $name:expr, else $rest:expr) => {
         match $name {
-            "equal" => block!($t, u8, |x, y| x == y),
-            "not_equal" => block!($t, u8, |x, y| x != y),
             "less" => block!($t, u8, |x, y| x < y),
             "less_equal" => block!($t, u8, |x, y| x <= y),
             "greater" => block!($t, u8, |x, y| x > y),
@@ -86,7 +87,9 @@ macro_rules! floats {
             "round" => block!($t, $t, |x| Float::round_even(x)),
             "is_nan" => block!($t, u8, |x| x.is_nan()),
             "is_finite" => block!($t, u8, |x| x.is_finite()),
-            _ => shared!($t, $name, else $rest),
+            "equal" => block!($t, u8, |x, y| x == y),
+            "not_equal" => block!($t, u8, |x, y| x != y),
+            _ => ordered!($t, $name, else $rest),
         }
     };
 }
@@ -94,31 +97,37 @@ macro_rules! floats {
 macro_rules! ints {
     ($t:ty, $name:expr) => {
         match $name {
-            "add" => block!($t, $t, |x, y| x.wrapping_add(y)),
-            "sub" => block!($t, $t, |x, y| x.wrapping_sub(y)),
-            "mul" => block!($t, $t, |x, y| x.wrapping_mul(y)),
             "maximum" => block!($t, $t, |x, y| x.max(y)),
             "minimum" => block!($t, $t, |x, y| x.min(y)),
-            "relu" => block!($t, $t, |x| x.max(0)),
-            "neg" => block!($t, $t, |x| x.wrapping_neg()),
-            "square" => block!($t, $t, |x| x.wrapping_mul(x)),
-            "and" => block!($t, $t, |x, y| x & y),
-            "or" => block!($t, $t, |x, y| x | y),
-            "xor" => block!($t, $t, |x, y| x ^ y),
-            "not" => block!($t, $t, |x| !x),
-            _ => shared!($t, $name, else return None),
+            _ => ordered!($t, $name, else return wrapping($name)),
         }
     };
+}
+
+/// Signed and unsigned integers wrap to the same bits.
+fn wrapping(name: &str) -> Option<BlockFn> {
+    Some(match name {
+        "add" => block!(u32, u32, |x, y| x.wrapping_add(y)),
+        "sub" => block!(u32, u32, |x, y| x.wrapping_sub(y)),
+        "mul" => block!(u32, u32, |x, y| x.wrapping_mul(y)),
+        "neg" => block!(u32, u32, |x| x.wrapping_neg()),
+        "square" => block!(u32, u32, |x| x.wrapping_mul(x)),
+        "and" => block!(u32, u32, |x, y| x & y),
+        "or" => block!(u32, u32, |x, y| x | y),
+        "xor" => block!(u32, u32, |x, y| x ^ y),
+        "not" => block!(u32, u32, |x| !x),
+        "equal" => block!(u32, u8, |x, y| x == y),
+        "not_equal" => block!(u32, u8, |x, y| x != y),
+        _ => return None,
+    })
 }
 
 /// The loop of a row, if there is one of this crate.
 pub(super) fn fast(name: &str, compute: Compute) -> Option<BlockFn> {
     Some(match compute {
-        Compute::Bool => return None,
+        Compute::Bool | Compute::I64 | Compute::U64 => return None,
         Compute::I32 => ints!(i32, name),
         Compute::U32 => ints!(u32, name),
-        Compute::I64 => ints!(i64, name),
-        Compute::U64 => ints!(u64, name),
         Compute::F32 => floats!(f32, name, else return transcendental(name)),
         Compute::F64 => floats!(f64, name, else return None),
     })
@@ -126,14 +135,14 @@ pub(super) fn fast(name: &str, compute: Compute) -> Option<BlockFn> {
 
 fn transcendental(name: &str) -> Option<BlockFn> {
     Some(match name {
-        "exp" => block!(f32, f32, |x| math::exp(x)),
-        "expm1" => block!(f32, f32, |x| math::expm1(x)),
-        "log" => block!(f32, f32, |x| math::log(x)),
-        "log1p" => block!(f32, f32, |x| math::log1p(x)),
-        "tanh" => block!(f32, f32, |x| math::tanh(x)),
-        "sigmoid" => block!(f32, f32, |x| math::sigmoid(x)),
-        "softplus" => block!(f32, f32, |x| math::softplus(x)),
-        "erf" => block!(f32, f32, |x| math::erf(x)),
+        "exp" => block!(widest, f32, f32, |x| math::exp(x)),
+        "expm1" => block!(widest, f32, f32, |x| math::expm1(x)),
+        "log" => block!(widest, f32, f32, |x| math::log(x)),
+        "log1p" => block!(widest, f32, f32, |x| math::log1p(x)),
+        "tanh" => block!(widest, f32, f32, |x| math::tanh(x)),
+        "sigmoid" => block!(widest, f32, f32, |x| math::sigmoid(x)),
+        "softplus" => block!(widest, f32, f32, |x| math::softplus(x)),
+        "erf" => block!(widest, f32, f32, |x| math::erf(x)),
         _ => return None,
     })
 }

@@ -1,17 +1,18 @@
 //! Neighbouring lanes walked together, row by row of memory.
 
+use std::ops::Range;
+
+use bytemuck::{Pod, cast_slice_mut};
 use convoke_graph_core::Result;
-use rayon::prelude::*;
+
 
 use super::fold::Fold;
 use super::{CHUNK, Lanes};
-use crate::elements::Stored;
-use crate::fast::widest;
+use crate::fast::wide;
 use crate::threads::Threads;
-use crate::walk::copy_run;
 
 /// The lanes whose accumulators stay in the nearest cache.
-const TILE: usize = 512;
+pub(super) const TILE: usize = 512;
 
 /// A tile of neighbouring lanes and the elements of them that are taken.
 struct Task {
@@ -21,100 +22,101 @@ struct Task {
     n: usize,
 }
 
-pub(super) fn run<S: Stored, F: Fold<S>>(
+pub(super) fn run<W: Pod + Sync, F: Fold<W>>(
     lanes: &Lanes,
     (n_columns, stride): (usize, isize),
-    xs: &[S],
-    out: &mut [F::Out],
+    input: &[u8],
+    output: &mut [u8],
     threads: &Threads,
 ) -> Result<()> {
     let n_rows = (CHUNK / n_columns).max(64);
-    let n_chunks = lanes.n_inner.div_ceil(n_rows).max(1);
-    let base = |outer: usize, column: usize| {
-        let mut base = 0;
-        lanes.outer.runs(&mut lanes.outer.start(outer), 1, |at, _, _| base = at);
-        base.wrapping_add_signed(column as isize * stride)
+    let n_chunks = lanes.n_inner.div_ceil(n_rows);
+    let (width, size) = (lanes.dtype.n_bytes(), size_of::<F::Acc>());
+    let task = |row: usize, column: usize| {
+        let first = row % n_chunks * n_rows;
+        let base = lanes.base(row / n_chunks).wrapping_add_signed(column as isize * stride);
+        Task { base, stride, first, n: n_rows.min(lanes.n_inner - first) }
     };
-    let parallel = lanes.is_parallel(threads);
+    let grain = grain(lanes.grain(n_rows.min(lanes.n_inner)), n_columns);
+    let parallel = lanes.is_parallel();
     if n_chunks == 1 {
-        let tile = |outer: usize, i: usize, out: &mut [F::Out]| {
+        let part = (&mut [output][..], &[width][..]);
+        return threads.split(parallel, grain, part, lanes.n_outer, &|range, out| {
             let mut acc = [F::START; TILE];
-            let task = Task { base: base(outer, i * TILE), stride, first: 0, n: lanes.n_inner };
-            fold::<S, F>(lanes, xs, &task, &mut acc[..out.len()]);
-            for (out, acc) in out.iter_mut().zip(acc) {
-                *out = F::finish(acc, lanes.n_inner);
-            }
-        };
-        tiles(out, n_columns, parallel, &tile);
-        return Ok(());
+            tiles(range, n_columns, &mut |at, row, column, n| {
+                acc[..n].fill(F::START);
+                fold::<W, F>(lanes, input, &task(row, column), &mut acc[..n]);
+                lanes.store(&mut acc[..n], &mut out[0][at * width..][..n * width]);
+            });
+            Ok(())
+        });
     }
-    let mut parts = vec![F::START; lanes.n_outer * n_chunks];
-    let tile = |row: usize, i: usize, acc: &mut [F::Acc]| {
-        let (outer, first) = (row / n_chunks, row % n_chunks * n_rows);
-        let n = n_rows.min(lanes.n_inner - first);
-        let task = Task { base: base(outer, i * TILE), stride, first, n };
-        fold::<S, F>(lanes, xs, &task, acc);
-    };
-    tiles(&mut parts, n_columns, parallel, &tile);
-    for (out, parts) in out.chunks_exact_mut(n_columns).zip(parts.chunks(n_chunks * n_columns)) {
-        for (column, out) in out.iter_mut().enumerate() {
-            let parts = parts.iter().skip(column).step_by(n_columns);
-            *out = F::finish(parts.copied().fold(F::START, F::merge), lanes.n_inner);
+    let n_parts = lanes.n_outer * n_chunks;
+    let mut scratch = threads.scratch(size * n_parts)?;
+    let parts = &mut scratch[..size * n_parts];
+    threads.split(parallel, grain, (&mut [&mut *parts], &[size]), n_parts, &|range, out| {
+        let acc: &mut [F::Acc] = cast_slice_mut(out[0]);
+        tiles(range, n_columns, &mut |at, row, column, n| {
+            acc[at..][..n].fill(F::START);
+            fold::<W, F>(lanes, input, &task(row, column), &mut acc[at..][..n]);
+        });
+        Ok(())
+    })?;
+    let of_lanes = cast_slice_mut::<_, F::Acc>(parts).chunks_exact_mut(n_chunks * n_columns);
+    for (out, parts) in output.chunks_exact_mut(n_columns * width).zip(of_lanes) {
+        let (total, rest) = parts.split_at_mut(n_columns);
+        for part in rest.chunks_exact(n_columns) {
+            for (total, &part) in total.iter_mut().zip(part) {
+                *total = F::merge(*total, part);
+            }
         }
+        lanes.store(total, out);
     }
     Ok(())
 }
 
-/// Calls `f(row, tile, part)` for the tiles of each row of `n_columns`.
-fn tiles<T: Send>(
-    all: &mut [T],
+/// Whole rows or whole tiles, at least `least` columns.
+pub(super) fn grain(least: usize, n_columns: usize) -> usize {
+    least.next_multiple_of(n_columns.min(TILE))
+}
+
+/// Cuts a range of columns, counted over all rows of `n_columns`, into parts of one row and at most
+/// [`TILE`] columns: calls `f` with where in the range a part begins, its row, its first column and its
+/// length.
+pub(super) fn tiles(
+    range: Range<usize>,
     n_columns: usize,
-    parallel: bool,
-    f: &(impl Fn(usize, usize, &mut [T]) + Sync),
+    f: &mut dyn FnMut(usize, usize, usize, usize),
 ) {
-    let row = |(row, part): (usize, &mut [T])| {
-        if parallel && n_columns > TILE {
-            part.par_chunks_mut(TILE).enumerate().for_each(|(i, part)| f(row, i, part));
-        } else {
-            part.chunks_mut(TILE).enumerate().for_each(|(i, part)| f(row, i, part));
-        }
-    };
-    if parallel {
-        all.par_chunks_mut(n_columns).enumerate().for_each(row);
-    } else {
-        all.chunks_mut(n_columns).enumerate().for_each(row);
+    let mut at = range.start;
+    while at < range.end {
+        let (row, column) = (at / n_columns, at % n_columns);
+        let n = TILE.min(n_columns - column).min(range.end - at);
+        f(at - range.start, row, column, n);
+        at += n;
     }
 }
 
-fn fold<S: Stored, F: Fold<S>>(lanes: &Lanes, xs: &[S], task: &Task, acc: &mut [F::Acc]) {
+fn fold<W: Pod, F: Fold<W>>(lanes: &Lanes, input: &[u8], task: &Task, acc: &mut [F::Acc]) {
     let mut cursor = lanes.inner.start(task.first).moved(task.base);
-    let mut index = task.first as i32;
-    let mut buffer = [S::zeroed(); TILE];
+    let mut buffer = [W::zeroed(); TILE];
     lanes.inner.runs(&mut cursor, task.n, |at, stride, len| {
-        if task.stride == 1 {
-            widest(
-                #[inline(always)]
-                || {
-                    for i in 0..len {
-                        let at = at.wrapping_add_signed(i as isize * stride);
-                        add::<S, F>(acc, &xs[at..][..acc.len()], index + i as i32);
-                    }
-                },
-            );
-        } else {
-            for i in 0..len {
-                let at = at.wrapping_add_signed(i as isize * stride);
-                copy_run(xs, at, task.stride, &mut buffer[..acc.len()]);
-                add::<S, F>(acc, &buffer[..acc.len()], index + i as i32);
-            }
+        for i in 0..len {
+            let at = at.wrapping_add_signed(i as isize * stride);
+            let row = lanes.widened(input, (at, task.stride), &mut buffer[..acc.len()]);
+            add::<W, F>(acc, row);
         }
-        index += len as i32;
     });
 }
 
-#[inline(always)]
-fn add<S: Stored, F: Fold<S>>(acc: &mut [F::Acc], row: &[S], index: i32) {
-    for (acc, &x) in acc.iter_mut().zip(row) {
-        *acc = F::step(*acc, x, index);
-    }
+#[inline]
+fn add<W: Copy, F: Fold<W>>(acc: &mut [F::Acc], row: &[W]) {
+    wide(
+        #[inline(always)]
+        || {
+            for (acc, &x) in acc.iter_mut().zip(row) {
+                *acc = F::step(*acc, x);
+            }
+        },
+    );
 }

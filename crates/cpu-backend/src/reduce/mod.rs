@@ -1,22 +1,26 @@
 //! Reductions, in an order that depends on the shape alone, never on the number of threads.
 //!
 //! Two ways, by which axis is contiguous. *Rows*: each lane (the elements that become one) is walked by
-//! itself, with [`LANES`] accumulators. *Columns*: neighbouring lanes are walked together, so that memory
+//! itself, with several accumulators. *Columns*: neighbouring lanes are walked together, so that memory
 //! is read in order. Either way a lane is cut into chunks of fixed size, which threads share and whose
-//! results are merged in order. Sums, means and products of floats accumulate in f64.
+//! results are merged in order. Elements are widened first; sums, means and products of floats
+//! accumulate in f64.
 
 mod columns;
 mod fold;
+mod places;
 mod rows;
 
+use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Program, Reduction};
-use convoke_graph_core::{DType, ReduceKind, Result};
+use convoke_graph_core::{Compute, DType, ReduceKind, Result};
+use half::{bf16, f16};
 
-use crate::elements::{Bool, FromF64, Stored};
+use crate::elements::{FromF64, Stored, with_stored};
 use crate::threads::Threads;
-use crate::walk::Walk;
+use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
-use fold::{All, Any, ArgMax, ArgMin, Fold, Max, Mean, Min, Ordered, Prod, Sum};
+use fold::{All, Any, Fold, Max, Min, Prod, Sum};
 
 /// Elements from which threads share the work.
 const PARALLEL: usize = 1 << 17;
@@ -28,12 +32,16 @@ const CHUNK: usize = 1 << 16;
 pub(crate) struct Reduce {
     lanes: Lanes,
     run: RunFn,
+    width: usize,
 }
 
+/// Fills the output of some neighbouring lanes, or of all.
 type RunFn = fn(&Lanes, &[u8], &mut [u8], &Threads) -> Result<()>;
 
-/// Where the elements of all lanes lie.
+/// Where the elements of all lanes lie, and how they are read and stored.
 struct Lanes {
+    kind: ReduceKind,
+    dtype: DType,
     /// The first elements of the lanes, in the order of the output. Without the last axis if `columns`.
     outer: Walk,
     /// The elements of a lane, the first one's place left out.
@@ -52,21 +60,21 @@ impl Reduce {
         };
         let (dtype, output) = (program.value(x.value).dtype, program.value(*output));
         let (dims, strides) = (x.layout.shape().dims(), x.layout.strides());
-        let n = reduction.n_outer;
+        let (kind, n) = (reduction.kind, reduction.n_outer);
         if n > dims.len() || output.shape.len() != dims[..n].iter().product() {
             let shape = &output.shape;
             return Err(malformed("reduce", &format!("{n} axes of {dims:?} to {shape}")));
         }
-        let run = run_fn(reduction.kind, dtype).filter(|_| {
-            let is_arg = matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
-            output.dtype == if is_arg { DType::I32 } else { dtype }
+        let run = run_fn(kind, dtype).filter(|_| {
+            let is_place = matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
+            output.dtype == if is_place { DType::I32 } else { dtype }
         });
-        let run = run.ok_or_else(|| {
-            unsupported(&format!("{:?} of {dtype} to {}", reduction.kind, output.dtype))
-        })?;
+        let run = run
+            .ok_or_else(|| unsupported(&format!("{kind:?} of {dtype} to {}", output.dtype)))?;
         let outer = Walk::of_axes(&dims[..n], &strides[..n], x.layout.offset());
         let inner = Walk::of_axes(&dims[n..], &strides[n..], 0);
-        Ok(Self { lanes: Lanes::new(outer, inner), run })
+        let lanes = Lanes::new(kind, dtype, outer, inner);
+        Ok(Self { lanes, run, width: output.dtype.n_bytes() })
     }
 
     /// One operation for each element.
@@ -76,15 +84,20 @@ impl Reduce {
 
     /// Computes the group.
     pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
-        if self.lanes.n_outer == 0 {
+        let (lanes, output) = (&self.lanes, &mut *outputs[0]);
+        if lanes.n_outer == 0 {
             return Ok(());
         }
-        (self.run)(&self.lanes, inputs[0], outputs[0], threads)
+        if lanes.n_inner == 0 {
+            lanes.of_nothing(output, self.width);
+            return Ok(());
+        }
+        (self.run)(lanes, inputs[0], output, threads)
     }
 }
 
 impl Lanes {
-    fn new(outer: Walk, inner: Walk) -> Self {
+    fn new(kind: ReduceKind, dtype: DType, outer: Walk, inner: Walk) -> Self {
         let (n_outer, n_inner) = (outer.len(), inner.len());
         let (dims, strides) = (outer.dims(), outer.strides());
         let last = dims.len() - 1;
@@ -92,79 +105,151 @@ impl Lanes {
         let by_columns = n > 1
             && n_inner > 1
             && stride.unsigned_abs() < inner.inner_stride().unsigned_abs();
-        if !by_columns {
-            return Self { outer, inner, columns: None, n_outer, n_inner };
-        }
-        let outer = Walk::of_axes(&dims[..last], &strides[..last], outer.offset());
-        Self { outer, inner, columns: Some((n, stride)), n_outer, n_inner }
+        let (outer, columns) = if by_columns {
+            let lead = Walk::of_axes(&dims[..last], &strides[..last], outer.offset());
+            (lead, Some((n, stride)))
+        } else {
+            (outer, None)
+        };
+        Self { kind, dtype, outer, inner, columns, n_outer, n_inner }
     }
 
-    fn is_parallel(&self, threads: &Threads) -> bool {
-        threads.len() > 1 && self.n_outer.saturating_mul(self.n_inner) >= PARALLEL
+    fn is_parallel(&self) -> bool {
+        self.n_outer.saturating_mul(self.n_inner) >= PARALLEL
+    }
+
+    /// How many lanes, of which `n_inner` elements are taken, are worth a share of their own.
+    fn grain(&self, n_inner: usize) -> usize {
+        (CHUNK / n_inner.max(1)).max(1)
+    }
+
+    /// Where lane `index` of `outer` begins.
+    fn base(&self, index: usize) -> usize {
+        let mut base = 0;
+        self.outer.runs(&mut self.outer.start(index), 1, |at, _, _| base = at);
+        base
+    }
+
+    /// The results of lanes without elements.
+    fn of_nothing(&self, output: &mut [u8], width: usize) {
+        macro_rules! fill {
+            ($($dtype:ident: $t:ty, $one:expr, $least:expr, $greatest:expr;)*) => {
+                match self.dtype {
+                    $(DType::$dtype => cast_slice_mut::<_, $t>(output).fill(match self.kind {
+                        ReduceKind::Prod | ReduceKind::All => $one,
+                        ReduceKind::Max => $least,
+                        ReduceKind::Min => $greatest,
+                        ReduceKind::Mean => <$t as Stored>::narrow(f32::NAN as _),
+                        _ => <$t as bytemuck::Zeroable>::zeroed(),
+                    }),)*
+                    _ => output.fill(u8::from(self.kind == ReduceKind::All)),
+                }
+            };
+        }
+        if matches!(self.kind, ReduceKind::ArgMax | ReduceKind::ArgMin) {
+            return output[..self.n_outer * width].fill(0);
+        }
+        fill! {
+            I8: i8, 1, i8::MIN, i8::MAX; U8: u8, 1, u8::MIN, u8::MAX;
+            I16: i16, 1, i16::MIN, i16::MAX; U16: u16, 1, u16::MIN, u16::MAX;
+            I32: i32, 1, i32::MIN, i32::MAX; U32: u32, 1, u32::MIN, u32::MAX;
+            I64: i64, 1, i64::MIN, i64::MAX; U64: u64, 1, u64::MIN, u64::MAX;
+            F16: f16, f16::ONE, f16::NEG_INFINITY, f16::INFINITY;
+            BF16: bf16, bf16::ONE, bf16::NEG_INFINITY, bf16::INFINITY;
+            F32: f32, 1.0, f32::NEG_INFINITY, f32::INFINITY;
+            F64: f64, 1.0, f64::NEG_INFINITY, f64::INFINITY;
+        }
+    }
+
+    /// The elements of a run, widened to `W`: where they lie, or in `buffer`.
+    #[inline]
+    fn widened<'a, W: bytemuck::Pod>(
+        &self,
+        input: &'a [u8],
+        (at, stride): (usize, isize),
+        buffer: &'a mut [W],
+    ) -> &'a [W] {
+        with_stored!(self.dtype, T => {
+            if <T as Stored>::IS_WIDE && stride == 1 {
+                return &cast_slice(input)[at..][..buffer.len()];
+            }
+            widen_run::<T>(cast_slice(input), at, stride, cast_slice_mut(buffer));
+        }, else ());
+        buffer
+    }
+
+    /// Stores f64 sums and products, rounded once, and wide results of other kinds.
+    fn store<A: bytemuck::Pod>(&self, results: &mut [A], output: &mut [u8]) {
+        if self.dtype.is_float() && !matches!(self.kind, ReduceKind::Max | ReduceKind::Min) {
+            let results: &mut [f64] = cast_slice_mut(results);
+            if self.kind == ReduceKind::Mean {
+                results.iter_mut().for_each(|x| *x /= self.n_inner as f64);
+            }
+            return match self.dtype {
+                DType::F16 => round::<f16>(results, output),
+                DType::BF16 => round::<bf16>(results, output),
+                DType::F32 => round::<f32>(results, output),
+                _ => round::<f64>(results, output),
+            };
+        }
+        with_stored!(self.dtype, T => {
+            let out = cast_slice_mut::<_, T>(output).iter_mut();
+            for (out, &x) in out.zip(cast_slice::<A, <T as Stored>::Wide>(results)) {
+                *out = T::narrow(x);
+            }
+        }, else ());
     }
 }
 
-fn reduce<S: Stored, F: Fold<S>>(
+fn round<T: FromF64>(xs: &[f64], out: &mut [u8]) {
+    for (out, &x) in cast_slice_mut::<_, T>(out).iter_mut().zip(xs) {
+        *out = T::from_f64(x);
+    }
+}
+
+fn reduce<W: bytemuck::Pod + Sync, F: Fold<W>>(
     lanes: &Lanes,
     input: &[u8],
     output: &mut [u8],
     threads: &Threads,
 ) -> Result<()> {
-    let (xs, out) = (bytemuck::cast_slice(input), bytemuck::cast_slice_mut(output));
-    let mut run = || match lanes.columns {
-        Some(columns) => columns::run::<S, F>(lanes, columns, xs, out, threads),
-        None => rows::run::<S, F>(lanes, xs, out, threads),
-    };
-    if lanes.is_parallel(threads) { threads.install(run) } else { run() }
-}
-
-fn run_fn(kind: ReduceKind, dtype: DType) -> Option<RunFn> {
-    Some(match dtype {
-        DType::Bool => match kind {
-            ReduceKind::Any => reduce::<Bool, Any>,
-            ReduceKind::All => reduce::<Bool, All>,
-            _ => return None,
-        },
-        DType::I8 => numbers::<i8>(kind)?,
-        DType::U8 => numbers::<u8>(kind)?,
-        DType::I16 => numbers::<i16>(kind)?,
-        DType::U16 => numbers::<u16>(kind)?,
-        DType::I32 => numbers::<i32>(kind)?,
-        DType::U32 => numbers::<u32>(kind)?,
-        DType::I64 => numbers::<i64>(kind)?,
-        DType::U64 => numbers::<u64>(kind)?,
-        DType::F16 => floats::<half::f16>(kind)?,
-        DType::BF16 => floats::<half::bf16>(kind)?,
-        DType::F32 => floats::<f32>(kind)?,
-        DType::F64 => floats::<f64>(kind)?,
-        _ => return None,
-    })
-}
-
-fn floats<S: FromF64 + Ordered>(kind: ReduceKind) -> Option<RunFn>
-where
-    Sum: Fold<S>,
-    Prod: Fold<S>,
-    Mean: Fold<S>,
-{
-    match kind {
-        ReduceKind::Mean => Some(reduce::<S, Mean>),
-        _ => numbers::<S>(kind),
+    match lanes.columns {
+        Some(columns) => columns::run::<W, F>(lanes, columns, input, output, threads),
+        None => rows::run::<W, F>(lanes, input, output, threads),
     }
 }
 
-fn numbers<S: Ordered>(kind: ReduceKind) -> Option<RunFn>
-where
-    Sum: Fold<S>,
-    Prod: Fold<S>,
-{
+fn run_fn(kind: ReduceKind, dtype: DType) -> Option<RunFn> {
+    use ReduceKind as Kind;
+    Some(match (kind, dtype.compute()?) {
+        (Kind::Any, Compute::Bool) => reduce::<u8, Any>,
+        (Kind::All, Compute::Bool) => reduce::<u8, All>,
+        (_, Compute::Bool) | (Kind::Any | Kind::All, _) => return None,
+        (Kind::Sum | Kind::Mean, Compute::F32) => reduce::<f32, Sum>,
+        (Kind::Sum | Kind::Mean, Compute::F64) => reduce::<f64, Sum>,
+        (Kind::Mean, _) => return None,
+        // Signed and unsigned integers wrap to the same bits.
+        (Kind::Sum, Compute::I32 | Compute::U32) => reduce::<u32, Sum>,
+        (Kind::Sum, Compute::I64 | Compute::U64) => reduce::<u64, Sum>,
+        (Kind::Prod, Compute::F32) => reduce::<f32, Prod>,
+        (Kind::Prod, Compute::F64) => reduce::<f64, Prod>,
+        (Kind::Prod, Compute::I32 | Compute::U32) => reduce::<u32, Prod>,
+        (Kind::Prod, Compute::I64 | Compute::U64) => reduce::<u64, Prod>,
+        (_, Compute::I32) => ordered::<i32>(kind)?,
+        (_, Compute::U32) => ordered::<u32>(kind)?,
+        (_, Compute::I64) => ordered::<i64>(kind)?,
+        (_, Compute::U64) => ordered::<u64>(kind)?,
+        (_, Compute::F32) => ordered::<f32>(kind)?,
+        (_, Compute::F64) => ordered::<f64>(kind)?,
+    })
+}
+
+fn ordered<W: fold::Ordered>(kind: ReduceKind) -> Option<RunFn> {
     Some(match kind {
-        ReduceKind::Sum => reduce::<S, Sum>,
-        ReduceKind::Prod => reduce::<S, Prod>,
-        ReduceKind::Max => reduce::<S, Max>,
-        ReduceKind::Min => reduce::<S, Min>,
-        ReduceKind::ArgMax => reduce::<S, ArgMax>,
-        ReduceKind::ArgMin => reduce::<S, ArgMin>,
+        ReduceKind::Max => reduce::<W, Max>,
+        ReduceKind::Min => reduce::<W, Min>,
+        ReduceKind::ArgMax => places::run::<W, Max>,
+        ReduceKind::ArgMin => places::run::<W, Min>,
         _ => return None,
     })
 }

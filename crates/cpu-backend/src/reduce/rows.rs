@@ -1,98 +1,100 @@
 //! Lanes walked one by one.
 
+use std::ops::Range;
+
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use convoke_graph_core::Result;
-use rayon::prelude::*;
 
 use super::fold::Fold;
 use super::{CHUNK, Lanes};
-use crate::elements::Stored;
-use crate::fast::widest;
+use crate::fast::wide;
 use crate::threads::Threads;
-use crate::walk::copy_run;
 
 /// The accumulators of a lane; element `i` of a run goes to number `i % LANES`.
-const LANES: usize = 32;
+const LANES: usize = 16;
 
-/// The elements of a strided lane that are brought together at once.
-const RUN: usize = 512;
+/// The elements of a run that are widened at once.
+pub(super) const RUN: usize = 512;
 
-pub(super) fn run<S: Stored, F: Fold<S>>(
+/// The lanes whose results are stored at once.
+const GROUP: usize = 64;
+
+pub(super) fn run<W: Pod + Sync, F: Fold<W>>(
     lanes: &Lanes,
-    xs: &[S],
-    out: &mut [F::Out],
+    input: &[u8],
+    output: &mut [u8],
     threads: &Threads,
 ) -> Result<()> {
-    let n_chunks = lanes.n_inner.div_ceil(CHUNK).max(1);
+    let width = lanes.dtype.n_bytes();
+    let n_chunks = lanes.n_inner.div_ceil(CHUNK);
     if n_chunks == 1 {
-        let whole = |(first, out): (usize, &mut [F::Out])| {
-            let mut outer = lanes.outer.start(first);
-            let mut next = 0;
-            lanes.outer.runs(&mut outer, out.len(), |at, stride, len| {
-                for (i, out) in out[next..][..len].iter_mut().enumerate() {
-                    let base = at.wrapping_add_signed(i as isize * stride);
-                    let acc = chunk::<S, F>(lanes, xs, base, 0, lanes.n_inner);
-                    *out = F::finish(acc, lanes.n_inner);
-                }
-                next += len;
-            });
-        };
-        if lanes.is_parallel(threads) {
-            let share = (CHUNK / lanes.n_inner.max(1)).max(1);
-            let shares = out.par_chunks_mut(share).enumerate();
-            shares.for_each(|(i, out)| whole((i * share, out)));
-        } else {
-            whole((0, out));
-        }
-        return Ok(());
+        let grain = lanes.grain(lanes.n_inner);
+        let part = (&mut [output][..], &[width][..]);
+        return threads.split(lanes.is_parallel(), grain, part, lanes.n_outer, &|range, out| {
+            whole::<W, F>(lanes, input, range, out[0]);
+            Ok(())
+        });
     }
-    let part = |i: usize| {
-        let mut base = 0;
-        let mut outer = lanes.outer.start(i / n_chunks);
-        lanes.outer.runs(&mut outer, 1, |at, _, _| base = at);
-        let first = i % n_chunks * CHUNK;
-        chunk::<S, F>(lanes, xs, base, first, CHUNK.min(lanes.n_inner - first))
-    };
-    let n_parts = out.len() * n_chunks;
-    let parts: Vec<F::Acc> = if lanes.is_parallel(threads) {
-        (0..n_parts).into_par_iter().map(part).collect()
-    } else {
-        (0..n_parts).map(part).collect()
-    };
-    for (out, parts) in out.iter_mut().zip(parts.chunks_exact(n_chunks)) {
-        *out = F::finish(parts.iter().copied().fold(F::START, F::merge), lanes.n_inner);
+    let (size, n_parts) = (size_of::<F::Acc>(), lanes.n_outer * n_chunks);
+    let mut scratch = threads.scratch(size * n_parts)?;
+    let parts = &mut scratch[..size * n_parts];
+    threads.split(lanes.is_parallel(), 1, (&mut [&mut *parts], &[size]), n_parts, &|range, out| {
+        let mut buffer = [W::zeroed(); RUN];
+        for (i, out) in range.zip(cast_slice_mut::<_, F::Acc>(out[0])) {
+            let first = i % n_chunks * CHUNK;
+            let elements = first..lanes.n_inner.min(first + CHUNK);
+            let base = lanes.base(i / n_chunks);
+            *out = chunk::<W, F>(lanes, input, base, elements, &mut buffer);
+        }
+        Ok(())
+    })?;
+    let of_lanes = cast_slice::<_, F::Acc>(parts).chunks_exact(n_chunks);
+    for (out, parts) in output.chunks_exact_mut(width).zip(of_lanes) {
+        lanes.store(&mut [parts.iter().copied().fold(F::START, F::merge)], out);
     }
     Ok(())
 }
 
-/// The elements `first..first + n` of the lane that begins at `base`.
-fn chunk<S: Stored, F: Fold<S>>(
+/// The lanes of a range, each in one chunk.
+fn whole<W: Pod, F: Fold<W>>(lanes: &Lanes, input: &[u8], range: Range<usize>, out: &mut [u8]) {
+    let width = lanes.dtype.n_bytes();
+    let mut buffer = [W::zeroed(); RUN];
+    let mut results = [F::START; GROUP];
+    let mut outer = lanes.outer.start(range.start);
+    for out in out.chunks_mut(GROUP * width) {
+        let results = &mut results[..out.len() / width];
+        let mut next = 0;
+        lanes.outer.runs(&mut outer, results.len(), |at, stride, len| {
+            for (i, result) in results[next..][..len].iter_mut().enumerate() {
+                let base = at.wrapping_add_signed(i as isize * stride);
+                *result = chunk::<W, F>(lanes, input, base, 0..lanes.n_inner, &mut buffer);
+            }
+            next += len;
+        });
+        lanes.store(results, out);
+    }
+}
+
+/// Some elements of the lane that begins at `base`.
+fn chunk<W: Pod, F: Fold<W>>(
     lanes: &Lanes,
-    xs: &[S],
+    input: &[u8],
     base: usize,
-    first: usize,
-    n: usize,
+    elements: Range<usize>,
+    buffer: &mut [W; RUN],
 ) -> F::Acc {
-    let mut cursor = lanes.inner.start(first).moved(base);
+    let mut cursor = lanes.inner.start(elements.start).moved(base);
     let mut acc = [F::START; LANES];
-    let mut index = first;
-    lanes.inner.runs(&mut cursor, n, |at, stride, len| {
-        if stride == 1 {
-            fold::<S, F>(&mut acc, &xs[at..][..len], index);
-            index += len;
-            return;
-        }
-        let mut buffer = [S::zeroed(); RUN];
+    lanes.inner.runs(&mut cursor, elements.len(), |at, stride, len| {
         let mut done = 0;
         while done < len {
             let n = RUN.min(len - done);
             let at = at.wrapping_add_signed(done as isize * stride);
-            copy_run(xs, at, stride, &mut buffer[..n]);
-            fold::<S, F>(&mut acc, &buffer[..n], index);
+            fold::<W, F>(&mut acc, lanes.widened(input, (at, stride), &mut buffer[..n]));
             done += n;
-            index += n;
         }
     });
-    if n < LANES {
+    if elements.len() < LANES {
         return acc[0];
     }
     let mut width = LANES / 2;
@@ -105,30 +107,24 @@ fn chunk<S: Stored, F: Fold<S>>(
     acc[0]
 }
 
-/// Adds a run whose first element has `index` in its lane.
 #[inline]
-fn fold<S: Stored, F: Fold<S>>(acc: &mut [F::Acc; LANES], xs: &[S], index: usize) {
-    let index = index as i32;
+fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
     if xs.len() < LANES {
-        for (x, i) in xs.iter().zip(index..) {
-            acc[0] = F::step(acc[0], *x, i);
-        }
+        acc[0] = xs.iter().fold(acc[0], |acc, &x| F::step(acc, x));
         return;
     }
-    widest(
+    wide(
         #[inline(always)]
         || {
             let mut local = *acc;
             let (chunks, rest) = xs.as_chunks::<LANES>();
-            let mut index = index;
             for chunk in chunks {
                 for i in 0..LANES {
-                    local[i] = F::step(local[i], chunk[i], index + i as i32);
+                    local[i] = F::step(local[i], chunk[i]);
                 }
-                index += LANES as i32;
             }
-            for (i, x) in rest.iter().enumerate() {
-                local[i] = F::step(local[i], *x, index + i as i32);
+            for (acc, &x) in local.iter_mut().zip(rest) {
+                *acc = F::step(*acc, x);
             }
             *acc = local;
         },

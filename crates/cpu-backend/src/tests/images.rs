@@ -1,6 +1,8 @@
 //! Convolutions and pooling against their operations' references, on odd shapes.
 
-use convoke_compiler::{CompileOptions, GroupLimits, HOST, InputFact, Places, Plan, Signature, compile};
+use convoke_compiler::{
+    CompileOptions, GroupLimits, HOST, InputFact, Places, Plan, Signature, compile,
+};
 use convoke_graph_core::{
     Conv2d, DType, Graph, HostTensor, ImageLayout, Padding, Pool, Tensor, dims,
 };
@@ -15,7 +17,8 @@ fn noise(dtype: DType, dims: &[usize], seed: u64) -> HostTensor {
     let shape = shape(dims);
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) % 33) as f64 / 8.0 - 2.0
     };
     let xs: Vec<f64> = (0..shape.len()).map(|_| next()).collect();
@@ -53,7 +56,7 @@ fn run(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], threads: &Threads) -> HostT
         .collect();
     let host = |unplaced: &convoke_compiler::Unplaced<'_>| {
         let variables = unplaced.variables().into_iter().map(|v| (v, HOST)).collect();
-        Ok(Places { groups: vec![HOST; unplaced.groups.len()], variables })
+        Ok(Places { groups: vec![HOST; unplaced.program.groups.len()], variables })
     };
     let options = CompileOptions { limits: GroupLimits::default(), place: &host };
     let program = compile(&plan, &inputs, &options).unwrap();
@@ -240,4 +243,23 @@ fn pooling_passes_nan_on() {
     assert_eq!(found.as_slice::<f32>().unwrap()[1], 5.0);
     let dx = run(&y.gradients(&[&p])[0].clone().unwrap(), &[(&p, &x)], &Threads::one());
     assert_eq!(dx.to_vec::<f32>().unwrap(), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn gathers_and_concats_of_a_graph() {
+    let (dtype, table) = (DType::F32, noise(DType::F32, &[5, 3], 1));
+    let ids = HostTensor::from([4i32, 0, 4, 2]);
+    let g = Graph::new();
+    let x = g.placeholder("x", dtype, dims![None, 3]);
+    let i = g.placeholder("ids", DType::I32, dims![None]);
+    let rows = x.embedding(&i);
+    let feeds = [(&x, &table), (&i, &ids)];
+    check(&rows, &feeds, "embedding");
+    check(&rows.square().gradients(&[&x])[0].clone().unwrap(), &feeds, "its gradient");
+    // The sizes along the axis are known in the run only.
+    let both = g.concat(&[&rows, &x], 0);
+    check(&both, &feeds, "concat");
+    check(&both.square().gradients(&[&x])[0].clone().unwrap(), &feeds, "its gradient");
+    let stacked = g.stack(&[&x, &x], 1);
+    check(&stacked.square().gradients(&[&x])[0].clone().unwrap(), &feeds, "stack");
 }

@@ -161,7 +161,8 @@ fn ten_thousand_items_are_placed_in_good_time() {
         problem.tensors = links.collect();
         problem
     };
-    let limit = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 50 });
+    // About 35 ms in release by itself; tests run side by side with others.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 150 });
     for (name, problem) in [("layers", large(10_000, 6)), ("chain", chain(10_000))] {
         let time = || {
             let start = busy();

@@ -221,7 +221,7 @@ impl Gpu {
         }
         let mut job = shared.stage(work)?;
         job.handed_over = Some(handed_over);
-        let submitted = job.submitted.clone();
+        let claim = job.claim.clone();
         let (reply, done) = sync_channel(1);
         if job.is_empty() {
             shared.probe()?;
@@ -231,7 +231,7 @@ impl Gpu {
             self.hand_over((job, reply), handed_over)?;
         }
         let shared = shared.clone();
-        Ok(Pending { shared, done, submitted, handed_over, deadline: work.deadline })
+        Ok(Pending { shared, done, claim, handed_over, deadline: work.deadline })
     }
 
     /// [`Gpu::submit`] and [`Pending::wait`].

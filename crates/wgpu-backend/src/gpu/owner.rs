@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,27 @@ pub(super) struct Job {
     pub(super) times: Option<Place>,
     pub(super) handed_over: Option<Instant>,
     pub(super) deadline: Option<Instant>,
-    pub(super) submitted: Arc<AtomicBool>,
+    pub(super) claim: Arc<Claim>,
     pub(super) output: RunOutput,
+}
+
+/// Who got to a job first at its deadline: the owner, which submits it, or the caller, which gives it up.
+#[derive(Debug, Default)]
+pub(super) struct Claim(AtomicU8);
+
+impl Claim {
+    const SUBMITTED: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// Claims the job for the device. Answers false if the caller has given it up.
+    fn submit(&self) -> bool {
+        self.0.compare_exchange(0, Claim::SUBMITTED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Gives the job up. Answers false if the device has it or is about to get it.
+    pub(super) fn give_up(&self) -> bool {
+        self.0.compare_exchange(0, Claim::GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
 }
 
 /// A part of an upload, in a chunk. All in bytes and multiples of 4.
@@ -128,7 +147,7 @@ impl InFlight {
     /// Submits a job. If that fails, the caller is told and there is nothing in flight.
     fn start(shared: &Shared, (job, reply): Request) -> Option<InFlight> {
         let received = Instant::now();
-        if job.deadline.is_some_and(|deadline| received >= deadline) {
+        if job.deadline.is_some_and(|deadline| received >= deadline) || !job.claim.submit() {
             let waited = job.handed_over.map_or(Duration::ZERO, |since| since.elapsed());
             job.recycle(&shared.staging);
             let _ = reply.send(Err(GpuError::Timeout { waited, submitted: false }));
@@ -206,7 +225,6 @@ impl Job {
         scopes.pop("recording", memory)?;
         let scopes = Scopes::push(&shared.device);
         let index = shared.queue.submit([commands]);
-        self.submitted.store(true, Ordering::Release);
         for chunk in &self.up {
             chunk.map(wgpu::MapMode::Write, chunk.raw.size());
         }

@@ -3,7 +3,6 @@
 //! The calling thread fills and empties the staging memory; the owner thread (`owner.rs`) does the rest.
 
 use std::ops::{Deref, Range};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use smallvec::SmallVec;
 use super::GpuError;
 use super::buffer::Buffer;
 use super::device::Shared;
-use super::owner::{Done, Job, Piece, Place};
+use super::owner::{Claim, Done, Job, Piece, Place};
 use super::recording::Recording;
 use super::staging::{Direction, TIMES_BYTES};
 
@@ -89,7 +88,7 @@ pub struct RunOutput {
 pub struct Pending {
     pub(super) shared: Arc<Shared>,
     pub(super) done: Receiver<Result<Done, GpuError>>,
-    pub(super) submitted: Arc<AtomicBool>,
+    pub(super) claim: Arc<Claim>,
     pub(super) handed_over: Instant,
     pub(super) deadline: Option<Instant>,
 }
@@ -183,7 +182,7 @@ impl Pending {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(GpuError::Timeout {
                 waited: self.handed_over.elapsed(),
-                submitted: self.submitted.load(Ordering::Acquire),
+                submitted: !self.claim.give_up(),
             }),
             Err(RecvTimeoutError::Disconnected) => {
                 self.shared.lost.check()?;

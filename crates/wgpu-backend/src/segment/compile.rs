@@ -6,7 +6,7 @@ use std::sync::Arc;
 use convoke_compiler::{Program, Segment, Source, ValueId};
 use convoke_graph_core::{Error, HostTensor, NodeId, Shape};
 use convoke_shaders::Access;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::error::to_error;
 use super::memory::{self, Plan, Slot, Uses};
@@ -96,7 +96,7 @@ impl GpuSegment {
         let (uploads, upload_arenas) = place_uploads(gpu, program, segment, &mut fixed)?;
         let constants = constants(gpu, program, &sizes, &mut fixed)?;
         let variables = needed_variables(&sizes, variables, &mut fixed)?;
-        let (plan, slots) = plan(gpu, program, &schedule, &sizes, &fixed)?;
+        let (plan, slots) = plan(gpu, &schedule, &sizes, &fixed)?;
         let mut segment = GpuSegment {
             gpu: gpu.clone(),
             schedule,
@@ -330,10 +330,26 @@ fn needed_variables(
     Ok(needed)
 }
 
+/// Refuses a segment that reads what nobody gives it.
+fn check_written(
+    schedule: &Schedule,
+    sizes: &FxHashMap<Place, u64>,
+    slots: &FxHashMap<Place, usize>,
+) -> Result<(), Error> {
+    let steps = schedule.steps.iter();
+    let mut written: FxHashSet<Place> =
+        steps.flat_map(|(_, step)| step.with_access(Access::ReadWrite)).collect();
+    written.extend(schedule.snapshots.iter().map(|(_, to)| *to));
+    let lacking = |place: &&Place| !written.contains(place) && sizes.get(place) != Some(&0);
+    match slots.keys().find(lacking) {
+        Some(place) => Err(Error::internal(format!("{place} is neither uploaded nor computed"))),
+        None => Ok(()),
+    }
+}
+
 /// Slabs for all that is computed.
 fn plan(
     gpu: &Gpu,
-    program: &Program,
     schedule: &Schedule,
     sizes: &FxHashMap<Place, u64>,
     fixed: &FxHashMap<Place, Home>,
@@ -363,13 +379,6 @@ fn plan(
             own.writes.extend(slot(&mut lives, place, *level));
         }
         for place in step.with_access(Access::Read) {
-            if let Place::Value(id) = place
-                && !fixed.contains_key(&place)
-                && sizes.get(&place).is_some_and(|&n| n > 0)
-                && !matches!(program.value(id).source, Source::Computed)
-            {
-                return Err(Error::internal(format!("{id} is neither uploaded nor computed")));
-            }
             own.reads.extend(slot(&mut lives, place, *level));
         }
         uses.push(own);
@@ -377,6 +386,7 @@ fn plan(
     for &place in &schedule.downloads {
         slot(&mut lives, place, u32::MAX);
     }
+    check_written(schedule, sizes, &slots)?;
     let limits = &gpu.info().limits;
     let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
     let plan = memory::plan(&lives, &uses, alignment, limits.max_buffer_size);

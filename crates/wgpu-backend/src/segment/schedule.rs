@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use convoke_compiler::{Group, Kernel, Program, Segment, Source, ValueId};
+use convoke_compiler::{Group, Kernel, Operand, Program, Segment, ValueId};
 use convoke_graph_core::{Error, NodeId};
 use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -41,12 +41,13 @@ pub(crate) fn schedule(
     segment: &Segment,
 ) -> Result<Schedule, Error> {
     let mut lowering = Lowering::new(info, program);
+    lowering.uploaded = segment.uploads.iter().copied().collect();
     let commits = Commits::of(program, segment)?;
     let mut steps: Vec<Step> = Vec::new();
     let mut last = Vec::new();
     for &index in &segment.groups {
         let group = group(program, index)?;
-        if let Some(redirect) = commits.in_place(program, group) {
+        if let Some(redirect) = commits.in_place(&lowering, group) {
             last.push((index, redirect));
             continue;
         }
@@ -166,7 +167,11 @@ impl Commits {
 
     /// The variables that a group's outputs can be stored into as they are computed: nobody else wants the
     /// outputs, and the group reads no variable that is stored into, but at the place that it stores to.
-    fn in_place(&self, program: &Program, group: &Group) -> Option<FxHashMap<ValueId, Place>> {
+    fn in_place(
+        &self,
+        lowering: &Lowering<'_>,
+        group: &Group,
+    ) -> Option<FxHashMap<ValueId, Place>> {
         if !matches!(group.kernel, Kernel::Elementwise(_)) {
             return None;
         }
@@ -177,12 +182,12 @@ impl Commits {
         let targets: FxHashMap<ValueId, NodeId> =
             group.outputs.iter().map(target).collect::<Option<_>>()?;
         let own: FxHashSet<NodeId> = targets.values().copied().collect();
-        let harmless = |input: &convoke_compiler::Operand| match program.value(input.value).source {
-            Source::Variable(node) if self.variables.contains(&node) => {
+        let harmless = |input: &Operand| match lowering.place(input.value) {
+            Place::Variable(node) if self.variables.contains(&node) => {
                 own.contains(&node)
                     && input.layout.is_packed()
                     && input.layout.offset() == 0
-                    && input.layout.shape().len() == program.value(input.value).shape.len()
+                    && input.layout.shape().len() == lowering.program.value(input.value).shape.len()
             }
             _ => true,
         };

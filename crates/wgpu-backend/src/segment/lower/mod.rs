@@ -6,7 +6,7 @@
 use convoke_compiler::{Group, Kernel, Operand, Program, Source, ValueId};
 use convoke_graph_core::{DType, Layout};
 use convoke_shaders::Access;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::address::Axes;
 use super::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
@@ -33,6 +33,8 @@ pub fn supports(info: &AdapterInfo, program: &Program, group: &Group) -> Result<
 pub(crate) struct Lowering<'a> {
     pub info: &'a AdapterInfo,
     pub program: &'a Program,
+    /// Values that the host sends, variables of other devices among them.
+    pub uploaded: FxHashSet<ValueId>,
     /// Bytes of each [`Place::Scratch`].
     pub scratch: Vec<u64>,
     /// Outputs that are stored into variables.
@@ -45,8 +47,15 @@ pub(crate) struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     pub(crate) fn new(info: &'a AdapterInfo, program: &'a Program) -> Self {
-        let (scratch, redirect) = (Vec::new(), FxHashMap::default());
-        Self { info, program, scratch, redirect, guarded: false, number: 0 }
+        Self {
+            info,
+            program,
+            uploaded: FxHashSet::default(),
+            scratch: Vec::new(),
+            redirect: FxHashMap::default(),
+            guarded: false,
+            number: 0,
+        }
     }
 
     /// The steps of a group, in order. None if all that it writes is empty.
@@ -131,7 +140,7 @@ impl<'a> Lowering<'a> {
     /// Where a value is read.
     pub(crate) fn place(&self, id: ValueId) -> Place {
         match self.program.value(id).source {
-            Source::Variable(node) => Place::Variable(node),
+            Source::Variable(node) if !self.uploaded.contains(&id) => Place::Variable(node),
             _ => Place::Value(id),
         }
     }

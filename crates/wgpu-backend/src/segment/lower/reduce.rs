@@ -202,7 +202,8 @@ fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result
         let better = if kind == ReduceKind::ArgMax { ">" } else { "<" };
         kernel.declare(format!("struct Acc {{ value: {ty}, at: u32 }}"));
         kernel.declare("fn identity() -> Acc { return Acc(p.identity, 0xffffffffu); }");
-        kernel.declare("fn load(start: u32, j: u32) -> Acc { return Acc(element_at(start, j), j); }");
+        kernel
+            .declare("fn load(start: u32, j: u32) -> Acc { return Acc(element_at(start, j), j); }");
         kernel.declare(format!(
             "fn combine(a: Acc, b: Acc) -> Acc {{\n    \
              if b.value {better} a.value || (b.value == a.value && b.at < a.at) {{ return b; }}\n    \
@@ -216,7 +217,11 @@ fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result
         ReduceKind::Max | ReduceKind::Any => "max(a, b)",
         _ => "min(a, b)",
     };
-    let read = if input.dtype == DType::Bool { "u32(element_at(start, j))" } else { "element_at(start, j)" };
+    let read = if input.dtype == DType::Bool {
+        "u32(element_at(start, j))"
+    } else {
+        "element_at(start, j)"
+    };
     kernel.declare(format!("alias Acc = {ty};"));
     kernel.declare("fn identity() -> Acc { return p.identity; }");
     kernel.declare(format!("fn load(start: u32, j: u32) -> Acc {{ return {read}; }}"));

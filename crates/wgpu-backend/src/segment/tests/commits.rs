@@ -5,7 +5,8 @@ use convoke_graph_core::{DType, Elementwise, HostTensor, NodeId};
 use smallvec::smallvec;
 
 use super::harness::*;
-use crate::segment::GpuVariables;
+use crate::gpu::{Adapter, Gpu, GpuOptions};
+use crate::segment::{GpuSegment, GpuVariables};
 
 const LEN: usize = 1000;
 
@@ -121,4 +122,37 @@ fn a_variable_read_in_another_layout_is_not_stored_in_place() {
         let stored = variables.load(NodeId(1), 4 * LEN as u64).unwrap();
         assert_eq!(elements::<f32>(&stored), expected);
     }
+}
+
+#[test]
+fn a_variable_of_another_device_is_uploaded() {
+    let mut b = Build::new();
+    let w = b.variable(1, DType::F32, &[3]);
+    b.segment().uploads.push(w);
+    b.uploads.push(bytemuck::cast_slice(&[1f32, 2.0, 3.0]).to_vec());
+    let operands = [b.whole(w), b.whole(w)];
+    let twice = b.row("add", &operands, &[3]);
+    b.download(twice);
+    b.commit(2, w);
+    for gpu in gpus() {
+        let variables = GpuVariables::new(&gpu);
+        let segment = b.compile(&gpu, &variables);
+        let run = segment.run(&segment.lease(None).unwrap(), &b.uploads()).unwrap();
+        assert_eq!(elements::<f32>(&run.downloads[0]), [2.0, 4.0, 6.0]);
+        assert!(!variables.contains(NodeId(1)));
+        assert_eq!(elements::<f32>(&variables.load(NodeId(2), 12).unwrap()), [1.0, 2.0, 3.0]);
+    }
+}
+
+#[test]
+fn a_value_that_nobody_computes_is_refused() {
+    let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
+    let mut b = Build::new();
+    let x = b.upload(&[4], &[1f32; 4]);
+    let operand = b.whole(x);
+    let y = b.row("neg", &[operand], &[4]);
+    b.segment().uploads.clear();
+    b.download(y);
+    let error = GpuSegment::compile(&gpu, &b.program, 0, &GpuVariables::new(&gpu)).unwrap_err();
+    assert_eq!(error.message(), "v0 is neither uploaded nor computed");
 }

@@ -188,7 +188,9 @@ fn random_elements_are_those_of_the_cpu() {
                 let bits = |xs: &[f32]| xs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&got), bits(&expected), "{name}");
             } else {
-                assert_near(&got, &expected, 4e-3, name);
+                // An element just below 2 here may be just above there, and drawn again.
+                let off = got.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 1e-4);
+                assert!(off.count() < which, "{name}");
             }
         });
     }

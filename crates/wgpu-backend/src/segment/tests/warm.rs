@@ -115,11 +115,7 @@ fn leases_are_bounded_and_errors_have_kinds() {
 fn a_budget_that_is_too_small_is_an_error() {
     let options = GpuOptions { budget_bytes: Some(1000), ..GpuOptions::default() };
     let gpu = Gpu::open(&Adapter::noop(), &options).unwrap();
-    let error = crate::segment::GpuSegment::compile(
-        &gpu,
-        &model().program,
-        0,
-        &GpuVariables::new(&gpu),
-    );
+    let error =
+        crate::segment::GpuSegment::compile(&gpu, &model().program, 0, &GpuVariables::new(&gpu));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::ResourceExhausted);
 }

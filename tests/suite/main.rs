@@ -1,0 +1,6 @@
+//! One test binary: operations on every device, then sessions by behaviour.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod ops;
+mod session;
+mod training;

@@ -1,0 +1,8 @@
+//! A table for each operation.
+
+mod elementwise;
+mod layout;
+mod matmul;
+mod networks;
+mod random;
+mod reduce;

@@ -1,0 +1,87 @@
+//! Devices: scopes, soft placement, truly split graphs.
+
+use convoke::prelude::*;
+use convoke::{DeviceKind, DevicePolicy};
+use convoke_tests::devices;
+
+fn with_soft(soft_placement: bool) -> SessionOptions {
+    SessionOptions { soft_placement, ..SessionOptions::default() }
+}
+
+#[test]
+fn a_device_that_does_not_exist() {
+    let g = Graph::new();
+    let x = g.constant([1.0f32, 2.0]);
+    let v = g.variable("v", Init::Constant(1.0), F32, [2]);
+    let y = g.device("GPU:7", || &v + &x);
+    let hard = Session::with_options(&g, &Devices::cpu(), with_soft(false)).unwrap();
+    hard.run(&[], g.initializers()).unwrap();
+    let error = hard.run(&[], &y).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.message().contains("GPU:7"), "{error}");
+    let soft = Session::with_options(&g, &Devices::cpu(), with_soft(true)).unwrap();
+    soft.run(&[], g.initializers()).unwrap();
+    assert_eq!(soft.run(&[], &y).unwrap().to_vec::<f32>().unwrap(), [2.0, 3.0]);
+    let malformed = g.device("/device:GPU:x", || &v * 2.0);
+    assert_eq!(soft.run(&[], &malformed).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let unknown = SessionOptions {
+        policy: DevicePolicy::Prefer("GPU:3".into()),
+        ..SessionOptions::default()
+    };
+    assert_eq!(
+        Session::with_options(&g, &Devices::cpu(), unknown).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(Devices::named("no such adapter").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_operation_without_a_kernel_there() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F64, dims![3]);
+        let y = g.device("GPU:0", || x.sin());
+        let hard = Session::with_options(&g, &device.devices, with_soft(false)).unwrap();
+        let error = hard.run(&[x.feed([0.0f64; 3])], &y).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        let soft = Session::with_options(&g, &device.devices, with_soft(true)).unwrap();
+        assert_eq!(
+            soft.run(&[x.feed([0.0f64; 3])], &y).unwrap().to_vec::<f64>().unwrap(),
+            [0.0; 3]
+        );
+    }
+}
+
+#[test]
+fn a_graph_with_stages_on_both_devices() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 8]);
+        let w = g.device("GPU:0", || g.variable("w", Init::Constant(0.5), F32, [8, 4]));
+        let first = g.device("CPU:0", || &x * 2.0);
+        let second = g.device("GPU:0", || first.matmul(&w).relu());
+        let third = g.device("CPU:0", || second.sum(1));
+        let session = Session::new(&g, &device.devices).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        let images = [[1.0f32; 8], [-1.0; 8], [0.5; 8]];
+        let (y, metadata) =
+            session.run_with(&[x.feed(images)], &third, Default::default()).unwrap();
+        // 2 * 8 * 0.5 = 8 for each of 4 columns.
+        assert_eq!(y.to_vec::<f32>().unwrap(), [32.0, 0.0, 16.0], "{}", device.name);
+        assert_eq!((metadata.uploads, metadata.downloads), (1, 1), "{metadata}");
+        assert_eq!((metadata.upload_bytes, metadata.download_bytes), (3 * 8 * 4, 3 * 4 * 4));
+        assert_eq!(metadata.submissions, 1);
+        let explanation = session.explain(&[x.feed(images)], &third).unwrap();
+        assert_eq!(explanation.prediction().transfers.len(), 2, "{explanation}");
+        assert_eq!(session.variables()[0].device, 1);
+    }
+}
+
+#[test]
+fn software_adapters_are_used_only_when_named() {
+    let hardware = Devices::open().unwrap();
+    assert!(hardware.list().iter().all(|device| device.kind != DeviceKind::SoftwareGpu));
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        assert_eq!(device.devices.list()[1].kind, DeviceKind::SoftwareGpu);
+    }
+}

@@ -1,0 +1,110 @@
+//! Feeds: conversions, and refusals before any work.
+
+use convoke::prelude::*;
+use convoke::{Feed, ndarray};
+
+fn fed(dtype: DType, feed: impl FnOnce(&Tensor) -> Feed<'static>) -> convoke::Result<HostTensor> {
+    let g = Graph::new();
+    let x = g.placeholder("x", dtype, convoke::Dims::UnknownRank);
+    Session::new(&g, &Devices::cpu())?.run(&[feed(&x)], &x)
+}
+
+#[track_caller]
+fn refused(result: convoke::Result<HostTensor>, part: &str) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.message().contains(part), "{error}");
+}
+
+#[test]
+fn three_dtypes_in_one_run() {
+    let g = Graph::new();
+    let text = g.placeholder("text", Strings, dims![]);
+    let count = g.placeholder("count", I32, dims![]);
+    let x = g.placeholder("x", F32, dims![None]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let feeds = [text.feed("hello"), count.feed(3i32), x.feed(&[1.5f32])];
+    let (text, count, x) =
+        session.run(&feeds, (&text.identity(), &(&count + 1i32), &(&x * 2.0))).unwrap();
+    assert_eq!(text.as_strings().unwrap(), [b"hello".to_vec()]);
+    assert_eq!((count.scalar::<i32>().unwrap(), x.to_vec::<f32>().unwrap()), (4, vec![3.0]));
+}
+
+#[test]
+fn what_always_fits_is_converted() {
+    assert_eq!(fed(F32, |x| x.feed([1u8, 255])).unwrap().to_vec::<f32>().unwrap(), [1.0, 255.0]);
+    assert_eq!(fed(I64, |x| x.feed([-1i32])).unwrap().to_vec::<i64>().unwrap(), [-1]);
+    assert_eq!(fed(F64, |x| x.feed([0.5f32])).unwrap().to_vec::<f64>().unwrap(), [0.5]);
+    assert_eq!(fed(I32, |x| x.feed([7i64])).unwrap().to_vec::<i32>().unwrap(), [7]);
+    assert_eq!(fed(F32, |x| x.feed(0.1f64)).unwrap().scalar::<f32>().unwrap(), 0.1);
+    assert_eq!(fed(F32, |x| x.feed(3i32)).unwrap().scalar::<f32>().unwrap(), 3.0);
+}
+
+#[test]
+fn what_may_not_fit_is_refused() {
+    refused(fed(I32, |x| x.feed([1i64 << 40])), "element 0 is 1099511627776");
+    refused(fed(U8, |x| x.feed([1i32, -1])), "element 1 is -1");
+    refused(fed(I32, |x| x.feed([1.5f32])), "expected a feed of i32, got f32[1]");
+    refused(fed(F32, |x| x.feed([1.5f64])), "expected a feed of f32, got f64[1]");
+    refused(fed(F32, |x| x.feed([1i32])), "expected a feed of f32, got i32[1]");
+    refused(fed(Bool, |x| x.feed([1u8])), "expected a feed of bool");
+}
+
+#[test]
+fn shapes_and_duplicates_are_checked() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None, 2]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let error = session.run(&[x.feed([1.0f32, 2.0])], &x).unwrap_err();
+    assert_eq!(error.to_string(), "x:0: expected a feed of shape [s0, 2], got [2]");
+    let empty: [[f32; 2]; 0] = [];
+    assert_eq!(session.run(&[x.feed(empty)], &(&x * 2.0)).unwrap().dims(), [0, 2]);
+    let twice = [x.feed([[1.0f32, 2.0]]), x.feed([[1.0f32, 2.0]])];
+    refused(session.run(&twice, &x), "fed twice");
+    refused(session.run(&[], &x.relu()), "is needed and not fed");
+    let wrong = session.run(&[x.feed((&[1.0f32, 2.0, 3.0][..], [2, 2]))], &x);
+    refused(wrong, "expected 4 elements for shape [2, 2], got 3");
+}
+
+#[test]
+fn arrays_in_any_order() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None, None]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let array = ndarray::array![[1.0f32, 2.0], [3.0, 4.0]];
+    let flipped = array.t();
+    let y = session.run(&[x.feed(&flipped)], &(&x + 0.0)).unwrap();
+    assert_eq!(y.view::<f32>().unwrap(), flipped.into_dyn());
+    assert_eq!(
+        HostTensor::try_from(array.clone()).unwrap().to_array::<f32>().unwrap(),
+        array.into_dyn()
+    );
+}
+
+#[test]
+fn a_default_stands_in_and_shapes_may_change() {
+    let g = Graph::new();
+    let x = g.placeholder_with_default("x", [1.0f32, 2.0], dims![None]);
+    let y = x.sum(());
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    assert_eq!(session.run(&[], &y).unwrap().scalar::<f32>().unwrap(), 3.0);
+    for n in 0..5usize {
+        let fed = vec![1.0f32; n];
+        assert_eq!(session.run(&[x.feed(&fed)], &y).unwrap().scalar::<f32>().unwrap(), n as f32);
+    }
+}
+
+#[test]
+fn shapes_can_be_computed_from_feeds() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None]);
+    let sizes = g.placeholder("sizes", I32, dims![2]);
+    let y = x.reshape_to(&sizes).sum(0);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    for (sizes_fed, expected) in [([2i32, 3], vec![5.0f32, 7.0, 9.0]), ([3, 2], vec![9.0, 12.0])] {
+        let feeds = [x.feed([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]), sizes.feed(sizes_fed)];
+        assert_eq!(session.run(&feeds, &y).unwrap().to_vec::<f32>().unwrap(), expected);
+    }
+    let misfit = [x.feed([1.0f32; 5]), sizes.feed([2i32, 3])];
+    refused(session.run(&misfit, &y), "cannot reshape [5], which has 5 elements, to [2, 3]");
+}

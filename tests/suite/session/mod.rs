@@ -1,0 +1,9 @@
+//! Sessions by behaviour. Semantics: TensorFlow 1.x, `python/client/session_test.py` and
+//! `core/common_runtime/direct_session_test.cc`, by meaning.
+
+mod checkpoints;
+mod devices;
+mod feeds;
+mod fetches;
+mod variables;
+mod warm;

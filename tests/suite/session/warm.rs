@@ -1,0 +1,87 @@
+//! A warm run: nothing is made on the device, one submission for each GPU segment, many threads.
+
+use convoke::models::{Classifier, Model, OptimizerKind};
+use convoke::prelude::*;
+use convoke_tests::{TestDevice, devices, ramp};
+
+fn classifier(optimizer: OptimizerKind) -> Classifier {
+    Classifier::new(Model::Mlp, [8, 8], 10, optimizer, 0.05, 1)
+}
+
+fn ready(device: &TestDevice, c: &Classifier) -> Session {
+    let session = device.session(&c.graph);
+    session.run(&[], c.graph.initializers()).unwrap();
+    session
+}
+
+#[test]
+fn a_training_step_makes_nothing() {
+    for device in devices() {
+        let c = classifier(OptimizerKind::Adam);
+        let session = ready(device, &c);
+        let labels: Vec<i32> = (0..20).map(|i| i % 10).collect();
+        let images = ramp(&[20, 64]);
+        let feeds = [c.images.feed(&images), c.labels.feed(&labels)];
+        for _ in 0..2 {
+            session.run(&feeds, (&c.loss, &c.step)).unwrap();
+        }
+        for _ in 0..20 {
+            let (_, run) =
+                session.run_with(&feeds, (&c.loss, &c.step), Default::default()).unwrap();
+            assert!(run.plan_cached && run.program_cached, "{}", device.name);
+            assert_eq!(
+                (run.device_bytes_allocated, run.pipelines_built),
+                (0, 0),
+                "{}",
+                device.name
+            );
+            let on_gpu = device.devices.list().len() > 1;
+            assert_eq!(run.submissions, u64::from(on_gpu), "{}: {run}", device.name);
+            if on_gpu {
+                assert_eq!((run.uploads, run.downloads), (2, 1), "{}: {run}", device.name);
+                assert_eq!(run.upload_bytes, (20 * 64 + 20) * 4);
+            }
+        }
+    }
+}
+
+#[test]
+fn new_batch_sizes_build_no_pipeline() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 16]);
+        let w = g.variable("w", Init::glorot(1), F32, [16, 4]);
+        let y = x.matmul(&w).relu().sum(1);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[x.feed(&ramp(&[33, 16]))], &y).unwrap();
+        for batch in 34..40 {
+            let (_, run) =
+                session.run_with(&[x.feed(&ramp(&[batch, 16]))], &y, Default::default()).unwrap();
+            assert_eq!(run.pipelines_built, 0, "{} at {batch}", device.name);
+        }
+    }
+}
+
+#[test]
+fn many_threads_run_one_session() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 16]);
+        let w = g.variable("w", Init::glorot(1), F32, [16, 4]);
+        let y = x.matmul(&w).softmax(-1);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let inputs = ramp(&[9, 16]);
+        let truth = session.run(&[x.feed(&inputs)], &y).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        assert_eq!(session.run(&[x.feed(&inputs)], &y).unwrap(), truth);
+                    }
+                });
+            }
+        });
+    }
+}
