@@ -224,9 +224,9 @@ pub fn compare(what: &str, got: &HostTensor, expected: &HostTensor, tolerance: O
         return;
     }
     let step = match got.dtype() {
-        DType::F16 => 2e-3,
-        DType::BF16 => 2e-2,
-        DType::F64 => 1e-12,
+        F16 => 2e-3,
+        BF16 => 2e-2,
+        F64 => 1e-12,
         _ => 1e-5,
     };
     let tolerance = tolerance.unwrap_or(step).max(if step > 1e-4 { step } else { 0.0 });

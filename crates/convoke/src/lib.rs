@@ -45,6 +45,11 @@ pub use convoke_session::{
 };
 pub use ndarray;
 
+/// The README's code, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
+
 /// wgpu, of the version that Convoke uses.
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::wgpu;

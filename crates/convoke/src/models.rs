@@ -29,7 +29,7 @@ impl OptimizerKind {
         match self {
             Self::Sgd => 0.1,
             Self::Momentum => 0.05,
-            Self::Adam => 2e-3,
+            Self::Adam => 3e-3,
         }
     }
 

@@ -16,6 +16,7 @@ mod moves;
 mod pool;
 mod random;
 mod reduce;
+mod reorder;
 mod threads;
 mod walk;
 
@@ -33,6 +34,7 @@ use moves::{Concat, Gather, Pad, ScatterAdd};
 use pool::Pool;
 use random::RandomFill;
 use reduce::Reduce;
+use reorder::Reorder;
 pub use threads::Threads;
 use walk::Walk;
 
@@ -56,6 +58,7 @@ pub struct Work {
 /// One kernel family each.
 enum Run {
     Elementwise(Elementwise),
+    Reorder(Reorder),
     Reduce(Reduce),
     Matmul(Matmul),
     Pad(Pad),
@@ -81,9 +84,10 @@ impl CpuKernel {
     pub fn compile(program: &Program, group: &Group) -> Result<Self> {
         check(program, group)?;
         let run = match &group.kernel {
-            Kernel::Elementwise(fused) => {
-                Run::Elementwise(Elementwise::compile(program, group, fused)?)
-            }
+            Kernel::Elementwise(fused) => match Reorder::compile(program, group, fused) {
+                Some(reorder) => Run::Reorder(reorder),
+                None => Run::Elementwise(Elementwise::compile(program, group, fused)?),
+            },
             Kernel::Reduce(reduction) => Run::Reduce(Reduce::compile(program, group, *reduction)?),
             Kernel::Matmul => Run::Matmul(Matmul::compile(program, group)?),
             Kernel::Pad { before } => Run::Pad(Pad::compile(program, group, before)?),
@@ -117,7 +121,12 @@ impl CpuKernel {
     /// # Errors
     /// An index in the data that is out of range, a buffer of another size or alignment than its
     /// value's, or no memory. The outputs may then hold garbage.
-    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
         let fits = inputs.len() == self.inputs.len()
             && outputs.len() == self.outputs.len()
             && inputs.iter().zip(&self.inputs).all(|(bytes, buffer)| buffer.fits(bytes))
@@ -127,6 +136,7 @@ impl CpuKernel {
         }
         match &self.run {
             Run::Elementwise(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Reorder(kernel) => kernel.run(inputs, outputs, threads),
             Run::Reduce(kernel) => kernel.run(inputs, outputs, threads),
             Run::Matmul(kernel) => kernel.run(inputs, outputs, threads),
             Run::Pad(kernel) => kernel.run(inputs, outputs),
@@ -161,7 +171,7 @@ impl Run {
             Self::Random(kernel) => kernel.flops(),
             Self::Conv(kernel) => kernel.flops(),
             Self::Pool(kernel) => kernel.flops(),
-            Self::Pad(_) | Self::Concat(_) | Self::Gather(_) => 0,
+            Self::Reorder(_) | Self::Pad(_) | Self::Concat(_) | Self::Gather(_) => 0,
         }
     }
 }

@@ -115,7 +115,12 @@ impl Matmul {
     }
 
     /// Computes the group.
-    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
         let [m, n, k] = self.sizes;
         if m * n * self.n_batches == 0 {
             return Ok(());

@@ -252,7 +252,12 @@ impl Gather {
     }
 
     /// Computes the group.
-    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
         if self.len == 0 {
             return Ok(());
         }
@@ -346,7 +351,12 @@ impl ScatterAdd {
     }
 
     /// Computes the group.
-    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
         let n_indices_bytes = self.indices.n_bytes();
         let mut scratch = threads.scratch(n_indices_bytes)?;
         self.indices.read(inputs[0], &mut scratch[..n_indices_bytes])?;

@@ -154,11 +154,7 @@ impl Pool {
                         load(0, x);
                         load(1, y);
                         second.fill(T::ZERO);
-                        self.max_places(x, |out, place| {
-                            if let Some(place) = place {
-                                second[place] += y[out];
-                            }
-                        });
+                        self.max_gradient(x, y, second);
                     }
                     _ => {
                         load(0, y);
@@ -189,6 +185,12 @@ impl Pool {
                     },
                 );
             }
+            if is_max && self.is_halving() {
+                for (y, pair) in y.iter_mut().zip(row.chunks_exact(2)) {
+                    *y = pair[0].greater(pair[1]);
+                }
+                continue;
+            }
             for (j, y) in y.iter_mut().enumerate() {
                 let columns = self.g.cover(1, j);
                 let under = &row[columns.clone()];
@@ -198,6 +200,45 @@ impl Pool {
                     let sum = under.iter().fold(T::ZERO, |sum, &x| sum + x);
                     sum / T::count(rows.len() * columns.len())
                 };
+            }
+        }
+    }
+
+    /// Each element of `dy` at the first greatest element under its window; `dx` is zero before.
+    fn max_gradient<T: Number>(&self, x: &[T], dy: &[T], dx: &mut [T]) {
+        if self.is_halving() {
+            return self.halving_gradient(x, dy, dx);
+        }
+        self.max_places(x, |out, place| {
+            if let Some(place) = place {
+                dx[place] += dy[out];
+            }
+        });
+    }
+
+    /// True if windows of 2 by 2 stand side by side, as they mostly do.
+    fn is_halving(&self) -> bool {
+        let PoolGeometry { window, stride, pad_before, in_size, out_size, .. } = self.g;
+        let inside = (0..2).all(|i| 2 * out_size[i] <= in_size[i]);
+        window == [2, 2] && stride == [2, 2] && pad_before == [0, 0] && inside
+    }
+
+    /// The gradient of the maximum where [`Self::is_halving`].
+    fn halving_gradient<T: Number>(&self, x: &[T], dy: &[T], dx: &mut [T]) {
+        let (width, out_width) = (self.g.in_size[1], self.g.out_size[1]);
+        let rows = x.chunks_exact(2 * width).zip(dx.chunks_exact_mut(2 * width));
+        for ((x, dx), dy) in rows.zip(dy.chunks_exact(out_width.max(1))) {
+            let ((x0, x1), (dx0, dx1)) = (x.split_at(width), dx.split_at_mut(width));
+            let x = x0.chunks_exact(2).zip(x1.chunks_exact(2));
+            let dx = dx0.chunks_exact_mut(2).zip(dx1.chunks_exact_mut(2));
+            for (((x0, x1), (dx0, dx1)), &dy) in x.zip(dx).zip(dy) {
+                let (mut at, mut best) = (0, x0[0]);
+                for (i, x) in [(1, x0[1]), (2, x1[0]), (3, x1[1])] {
+                    let above = x.is_above(best);
+                    (at, best) = (if above { i } else { at }, if above { x } else { best });
+                }
+                let part = |i: usize| if at == i { dy } else { T::ZERO };
+                (dx0[0], dx0[1], dx1[0], dx1[1]) = (part(0), part(1), part(2), part(3));
             }
         }
     }

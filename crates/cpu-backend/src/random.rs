@@ -43,7 +43,12 @@ impl RandomFill {
     }
 
     /// Computes the group.
-    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
         let draws: &[u32] = bytemuck::cast_slice(inputs[0]);
         let run = draws[self.offset];
         let widths = [self.dtype.n_bytes()];

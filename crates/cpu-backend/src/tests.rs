@@ -61,7 +61,10 @@ impl Case {
         let mut slices: Vec<&mut [u8]> = outputs.iter_mut().map(|o| &mut **o).collect();
         slices.iter_mut().for_each(|s| s.fill(0xAB));
         kernel.run(&inputs, &mut slices, threads)?;
-        values().zip(outputs).map(|(v, o)| HostTensor::from_bytes(v.dtype, v.shape.clone(), o)).collect()
+        values()
+            .zip(outputs)
+            .map(|(v, o)| HostTensor::from_bytes(v.dtype, v.shape.clone(), o))
+            .collect()
     }
 
     /// The first output, which must not depend on the number of threads.
@@ -102,6 +105,13 @@ fn layouts(dims: &[usize]) -> Vec<(usize, Layout)> {
     let reversed: Vec<usize> = dims.iter().rev().copied().collect();
     let axes: Vec<usize> = (0..rank).rev().collect();
     all.push((len, Layout::packed(shape(&reversed)).permute(&axes).unwrap()));
+    if rank > 2 {
+        let mut swapped = dims.to_vec();
+        swapped.swap(rank - 2, rank - 1);
+        let mut axes: Vec<usize> = (0..rank).collect();
+        axes.swap(rank - 2, rank - 1);
+        all.push((len, Layout::packed(shape(&swapped)).permute(&axes).unwrap()));
+    }
     let last: Vec<usize> = dims.iter().map(|d| d - 1).collect();
     all.push((len, packed.slice(&last, dims, &vec![-1; rank]).unwrap()));
     let wide: Vec<usize> = dims.iter().map(|d| 2 * d + 1).collect();

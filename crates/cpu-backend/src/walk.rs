@@ -160,12 +160,7 @@ impl Cursor {
 
 /// Calls `f` with each of the `len` elements of a run and its place in the output.
 #[inline(always)]
-fn each<S: Copy, T>(
-    xs: &[S],
-    (at, stride): (usize, isize),
-    out: &mut [T],
-    f: impl Fn(S) -> T,
-) {
+fn each<S: Copy, T>(xs: &[S], (at, stride): (usize, isize), out: &mut [T], f: impl Fn(S) -> T) {
     let len = out.len();
     if len == 0 {
         return;

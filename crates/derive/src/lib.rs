@@ -48,7 +48,8 @@ fn type_params(input: &DeriveInput) -> syn::Result<Vec<&Ident>> {
     };
     let params: Vec<&Ident> = input.generics.params.iter().map(of).collect::<syn::Result<_>>()?;
     if params.is_empty() {
-        let message = "a fetch structure needs a type parameter, as in `struct Step<T> { loss: T }`";
+        let message =
+            "a fetch structure needs a type parameter, as in `struct Step<T> { loss: T }`";
         return Err(syn::Error::new_spanned(&input.ident, message));
     }
     Ok(params)
@@ -59,7 +60,8 @@ fn fields(input: &DeriveInput) -> syn::Result<(Vec<&Ident>, Vec<&Type>)> {
         return Err(syn::Error::new_spanned(&input.ident, "Fetch is derived for structs only"));
     };
     let Fields::Named(named) = &data.fields else {
-        let message = "Fetch is derived for structs with named fields only; tuples are fetches already";
+        let message =
+            "Fetch is derived for structs with named fields only; tuples are fetches already";
         return Err(syn::Error::new_spanned(&input.ident, message));
     };
     let fields = named.named.iter();

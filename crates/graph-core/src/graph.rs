@@ -198,9 +198,22 @@ impl Graph {
         GraphSnapshot { graph_id: self.id(), nodes: self.read().nodes.clone() }
     }
 
-    /// Lists every refused operation, in the order of building.
+    /// Lists every refused operation, in the order of building; and, as a check of Convoke itself, every
+    /// node whose facts are not those that its operation infers from its inputs'.
     pub fn check(&self) -> Vec<Error> {
-        self.read().nodes.iter().filter_map(|node| node.error()).collect()
+        let graph = self.snapshot();
+        let derived = |node: &Node| {
+            let inputs: Vec<Fact> = node.inputs.iter().map(|&i| graph.fact(i).clone()).collect();
+            let facts = node.op.infer(&inputs).map(|facts| fold_small(&*node.op, &inputs, facts));
+            match facts {
+                Ok(facts) if facts == node.facts => None,
+                other => {
+                    let message = format!("facts {:?} differ from {other:?}", node.facts);
+                    Some(Error::internal(message).with_node(&*node.name))
+                }
+            }
+        };
+        graph.nodes.iter().filter_map(|node| node.error().or_else(|| derived(node))).collect()
     }
 
     /// From now on no node can be added: a further operation is refused.

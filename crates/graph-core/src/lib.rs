@@ -42,8 +42,8 @@ pub use graph::{Collection, Graph, GraphSnapshot, Node, NodeId, Output};
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
 pub use op::{
-    Class, Contract, Control, Elementwise, Host, Move, Op, Random, Reduce, ReduceAxes, ReduceKind,
-    State, View, Window,
+    Class, Contract, Control, Distribution, Elementwise, Host, Move, Op, Random, Reduce,
+    ReduceAxes, ReduceKind, State, View, Window,
 };
 pub use ops::{
     BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Row,

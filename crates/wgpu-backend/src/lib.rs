@@ -6,8 +6,8 @@
 pub mod gpu;
 mod segment;
 
-pub use segment::{GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, supports};
 pub use segment::to_error;
+pub use segment::{GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, supports};
 pub use wgpu;
 
 /// A device that the app made, with what it was made with.

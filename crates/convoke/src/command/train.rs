@@ -19,7 +19,7 @@ pub(super) struct Options {
     /// The optimizer.
     #[arg(long, value_enum, default_value = "adam")]
     optimizer: OptimizerName,
-    /// The learning rate; by default 0.1 for sgd, 0.05 for momentum, 0.002 for adam.
+    /// The learning rate; by default 0.1 for sgd, 0.05 for momentum, 0.003 for adam.
     #[arg(long)]
     rate: Option<f64>,
     /// Times that all training images are seen; by default 30 for the digits and 5 for IDX files.

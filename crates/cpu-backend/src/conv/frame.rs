@@ -14,6 +14,8 @@ const LANES: usize = 16;
 /// `[rows, columns, channels]`.
 pub(super) struct Frame {
     g: ConvGeometry,
+    /// The layout of images.
+    outer: ImageLayout,
     rows: usize,
     cols: usize,
     /// True if no padding is needed: the frame is the image itself.
@@ -23,16 +25,20 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub fn new(g: &ConvGeometry) -> Self {
+    /// A frame in the layout of `g`, for images in the layout `outer`.
+    pub fn new(g: &ConvGeometry, outer: ImageLayout) -> Self {
         let reach = |i: usize| {
             g.out_size[i].saturating_sub(1) * g.stride[i] + (g.window[i] - 1) * g.dilation[i] + 1
         };
         let (rows, cols) = (reach(0), reach(1));
-        let is_image = g.pad_before == [0, 0] && rows <= g.in_size[0] && cols <= g.in_size[1];
+        let is_image = outer == g.layout
+            && g.pad_before == [0, 0]
+            && rows <= g.in_size[0]
+            && cols <= g.in_size[1];
         let is_columns =
             is_image && g.window == [1, 1] && g.stride == [1, 1] && g.out_size == g.in_size;
         let [rows, cols] = if is_image { g.in_size } else { [rows, cols] };
-        Self { g: *g, rows, cols, is_image, is_columns }
+        Self { g: *g, outer, rows, cols, is_image, is_columns }
     }
 
     /// The number of elements.
@@ -46,8 +52,8 @@ impl Frame {
             return image;
         }
         frame.fill(T::ZERO);
-        self.rows(|at, in_image, len| {
-            frame[at..][..len].copy_from_slice(&image[in_image..][..len]);
+        self.rows(|at, step, in_image, image_step, len| {
+            copy_steps(&image[in_image..], image_step, &mut frame[at..], step, len);
         });
         frame
     }
@@ -55,27 +61,37 @@ impl Frame {
     /// The image from its frame; what no window covers is zero.
     pub fn empty<T: Float>(&self, frame: &[T], image: &mut [T]) {
         image.fill(T::ZERO);
-        self.rows(|at, in_image, len| {
-            image[in_image..][..len].copy_from_slice(&frame[at..][..len]);
+        self.rows(|at, step, in_image, image_step, len| {
+            copy_steps(&frame[at..], step, &mut image[in_image..], image_step, len);
         });
     }
 
-    /// Calls `f` with the place in the frame, the place in the image and the length of each row that is in
-    /// both.
-    fn rows(&self, mut f: impl FnMut(usize, usize, usize)) {
+    /// Calls `f` with the place and step in the frame, the place and step in the image, and the length, of
+    /// each row that is in both.
+    fn rows(&self, mut f: impl FnMut(usize, usize, usize, usize, usize)) {
         let ([height, width], [top, left]) = (self.g.in_size, self.g.pad_before);
         let n_rows = self.rows.saturating_sub(top).min(height);
         let n_cols = self.cols.saturating_sub(left).min(width);
         let channels = self.g.in_channels;
-        let (n_planes, step) = match self.g.layout {
-            ImageLayout::Nchw => (channels, 1),
-            ImageLayout::Nhwc => (1, channels),
-        };
-        for plane in 0..n_planes {
+        if [self.outer, self.g.layout] == [ImageLayout::Nhwc; 2] {
             for row in 0..n_rows {
-                let at = (plane * self.rows + top + row) * self.cols + left;
-                let in_image = (plane * height + row) * width;
-                f(at * step, in_image * step, n_cols * step);
+                let at = ((top + row) * self.cols + left) * channels;
+                f(at, 1, row * width * channels, 1, n_cols * channels);
+            }
+            return;
+        }
+        let place =
+            |layout, channel: usize, row: usize, [rows, cols]: [usize; 2], col: usize| match layout
+            {
+                ImageLayout::Nchw => ((channel * rows + row) * cols + col, 1),
+                ImageLayout::Nhwc => ((row * cols + col) * channels + channel, channels),
+            };
+        for row in 0..n_rows {
+            for channel in 0..channels {
+                let size = [self.rows, self.cols];
+                let (at, step) = place(self.g.layout, channel, top + row, size, left);
+                let (in_image, image_step) = place(self.outer, channel, row, [height, width], 0);
+                f(at, step, in_image, image_step, n_cols);
             }
         }
     }
@@ -207,6 +223,18 @@ impl Frame {
                     done += len;
                 }
             }
+        }
+    }
+}
+
+/// Copies `len` elements, so many apart.
+fn copy_steps<T: Copy>(from: &[T], from_step: usize, to: &mut [T], step: usize, len: usize) {
+    match (from_step, step) {
+        _ if len == 0 => {}
+        (1, 1) => to[..len].copy_from_slice(&from[..len]),
+        _ => {
+            let to = to.iter_mut().step_by(step);
+            to.zip(from.iter().step_by(from_step)).take(len).for_each(|(to, &x)| *to = x);
         }
     }
 }

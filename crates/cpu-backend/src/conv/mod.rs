@@ -1,22 +1,27 @@
 //! Convolutions and their gradients: products of filters and columns, which are what lies under each
 //! window, block by block.
 //!
-//! An image at a time is brought into a frame (`frame.rs`), of which columns are made, and `gemm` does the
+//! Without groups, elements of all channels lie side by side (`Nhwc`) while it is computed, which `gemm`
+//! likes better; with groups, planes do. An image at a time is brought into a frame (`frame.rs`), of which columns are made, and `gemm` does the
 //! rest. Images are shared out to threads. Sums of the filters' gradient are made for fixed parts of the
 //! batch and added in order, so that results do not depend on the number of threads.
 
 mod frame;
+mod turn;
 
-use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use std::ops::Range;
+
+use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Kernel, Program};
 use convoke_graph_core::{ConvGeometry, DType, ImageLayout, Result};
 use gemm::Parallelism;
 
-use crate::elements::{Stored, is_wide, wide_bytes, with_stored};
+use crate::elements::{Stored, wide_bytes, with_stored};
 use crate::fast::{Gemm, Matrix, multiply_into};
 use crate::threads::Threads;
 use crate::{malformed, unsupported};
 use frame::Frame;
+use turn::{add, round, transpose, turn_filters, widen};
 
 /// The greatest size of the columns of a block: they stay in a core's own cache.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -25,6 +30,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// `PARTIAL_BYTES`.
 const PARTS: usize = 8;
 const PARTIAL_BYTES: usize = 1 << 26;
+
+/// Elements of a line, on which each part of the scratch memory begins.
+const LINE: usize = 16;
 
 /// Which of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +46,23 @@ enum Direction {
 pub(crate) struct Conv {
     direction: Direction,
     dtype: DType,
+    /// As it is computed: in its own layout, or in the other one, which is faster.
     g: ConvGeometry,
+    /// The layout of the inputs and the output.
+    outer: ImageLayout,
     frame: Frame,
     /// Elements under a window in one group.
     depth: usize,
     /// Windows in a block.
     block: usize,
+}
+
+/// Scratch memory for one image.
+struct Room<'s, T> {
+    frame: &'s mut [T],
+    columns: &'s mut [T],
+    /// The image of the output, or its gradient, in the layout that is computed in.
+    output: &'s mut [T],
 }
 
 impl Conv {
@@ -55,37 +74,21 @@ impl Conv {
             Kernel::Conv2dFilter(g) => (Direction::Filter, *g),
             other => return Err(malformed("convolution", &format!("{other}"))),
         };
-        let ([a, b], &[out]) = (group.inputs.as_slice(), group.outputs.as_slice()) else {
-            return Err(malformed("convolution", "expected two inputs and one output"));
+        let dtype = check(program, group, direction, &g)?;
+        let outer = g.layout;
+        let is_pointwise = Frame::new(&g, outer).is_columns;
+        let layout = match g.groups {
+            _ if is_pointwise => outer,
+            1 => ImageLayout::Nhwc,
+            _ => ImageLayout::Nchw,
         };
-        let dtype = program.value(out).dtype;
-        if !dtype.is_float() || [a, b].iter().any(|x| program.value(x.value).dtype != dtype) {
-            return Err(unsupported(&format!("a convolution to {dtype}")));
-        }
-        let expected = match direction {
-            Direction::Forward => [g.input_dims(), g.filter_dims(), g.output_dims()],
-            Direction::Input => [g.filter_dims(), g.output_dims(), g.input_dims()],
-            Direction::Filter => [g.input_dims(), g.output_dims(), g.filter_dims()],
-        };
-        for (operand, dims) in [a, b].into_iter().zip(&expected) {
-            let whole = operand.layout.shape().len() == program.value(operand.value).shape.len();
-            let packed = operand.layout.is_packed() && operand.layout.offset() == 0;
-            if operand.layout.shape().dims() != dims || !packed || !whole {
-                return Err(malformed(
-                    "convolution",
-                    &format!("{} is not {dims:?}", operand.value),
-                ));
-            }
-        }
-        if program.value(out).shape.dims() != expected[2] {
-            return Err(malformed("convolution", &format!("{out} is not {:?}", expected[2])));
-        }
-        let frame = Frame::new(&g);
+        let g = ConvGeometry { layout, ..g };
+        let frame = Frame::new(&g, outer);
         let depth = g.in_channels / g.groups * g.window[0] * g.window[1];
         let pixels = g.out_size[0] * g.out_size[1];
         let fit = BLOCK_BYTES / (depth * wide_bytes(dtype)).max(1);
         let block = if frame.is_columns { pixels } else { fit.max(16).min(pixels) };
-        Ok(Self { direction, dtype, g, frame, depth, block: block.max(1) })
+        Ok(Self { direction, dtype, g, outer, frame, depth, block: block.max(1) })
     }
 
     /// A multiplication and an addition for each term.
@@ -107,8 +110,7 @@ impl Conv {
         match self.dtype {
             DType::F32 => self.floats::<f32>(inputs, outputs[0], threads),
             DType::F64 => self.floats::<f64>(inputs, outputs[0], threads),
-            dtype if !is_wide(dtype) => self.narrow(inputs, outputs[0], threads),
-            dtype => Err(unsupported(&format!("a convolution of {dtype}"))),
+            _ => self.narrow(inputs, outputs[0], threads),
         }
     }
 
@@ -137,26 +139,49 @@ impl Conv {
         output: &mut [u8],
         threads: &Threads,
     ) -> Result<()> {
-        let (a, b): (&[T], &[T]) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
-        if self.direction == Direction::Filter {
-            return self.filters(a, b, output, threads);
+        match self.direction {
+            Direction::Forward => {
+                let (xs, filters) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
+                self.images(filters, output, threads, &|n, filters, y, room, parallel| {
+                    self.image::<T>(image(xs, self.g.batch, n), filters, y, room, parallel)
+                })
+            }
+            Direction::Input => {
+                let (filters, dy) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
+                self.images(filters, output, threads, &|n, filters, dx, room, parallel| {
+                    self.input_image::<T>(filters, image(dy, self.g.batch, n), dx, room, parallel)
+                })
+            }
+            Direction::Filter => {
+                self.filters::<T>(cast_slice(inputs[0]), cast_slice(inputs[1]), output, threads)
+            }
         }
-        // Images of the output.
-        let width = output.len() / self.g.batch;
-        let share = self.g.batch >= threads.len();
+    }
+
+    /// Calls `f` with the number, the filters and the memory of each image of the output.
+    fn images<T: Float>(
+        &self,
+        filters: &[T],
+        output: &mut [u8],
+        threads: &Threads,
+        f: &(impl Fn(usize, &[T], &mut [T], Room<'_, T>, Parallelism) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let n_turned = if self.is_turned() { filters.len() } else { 0 };
+        let mut turned = threads.scratch(n_turned * size_of::<T>())?;
+        let turned: &mut [T] = &mut cast_slice_mut(&mut turned)[..n_turned];
+        let filters = if self.is_turned() {
+            turn_filters(&self.g, filters, turned);
+            turned
+        } else {
+            filters
+        };
+        let (width, share) = (output.len() / self.g.batch, self.g.batch >= threads.len());
         let mut outputs = [output];
-        let images = |range: std::ops::Range<usize>, outputs: &mut [&mut [u8]]| {
+        let images = |range: Range<usize>, outputs: &mut [&mut [u8]]| {
             let mut scratch = threads.scratch(self.n_scratch() * size_of::<T>())?;
-            let parallel = within(share, threads);
             for (n, out) in range.zip(outputs[0].chunks_exact_mut(width)) {
-                let (scratch, out) = (self.split::<T>(&mut scratch), cast_slice_mut(out));
-                if self.direction == Direction::Forward {
-                    let x = image(a, self.g.batch, n);
-                    self.image(x, b, out, scratch, parallel)?;
-                } else {
-                    let dy = image(b, self.g.batch, n);
-                    self.input_image(a, dy, out, scratch, parallel)?;
-                }
+                let room = self.room(&mut scratch);
+                f(n, filters, cast_slice_mut(out), room, within(share, threads))?;
             }
             Ok(())
         };
@@ -172,26 +197,28 @@ impl Conv {
         x: &[T],
         filters: &[T],
         y: &mut [T],
-        (frame, columns): (&mut [T], &mut [T]),
+        room: Room<'_, T>,
         parallel: Parallelism,
     ) -> Result<()> {
-        let x = self.frame.fill(x, frame);
+        let x = self.frame.fill(x, room.frame);
+        let target: &mut [T] = if self.is_turned() { &mut *room.output } else { &mut *y };
         for (group, pixels) in self.blocks() {
             let len = pixels.len();
-            let c = self.columns(x, group, pixels.clone(), columns);
-            let (f, y_at) = (self.filter_matrix(group), self.output_matrix(group, pixels.start));
+            let c = self.columns(x, group, pixels.clone(), room.columns);
+            let f = (filters, self.filter_matrix(group));
+            let out = (&mut *target, self.output_matrix(group, pixels.start));
             let k = self.g.out_channels / self.g.groups;
-            let done = match self.g.layout {
+            inside(match self.g.layout {
                 ImageLayout::Nchw => {
-                    let sizes = [k, len, self.depth];
-                    multiply_into(sizes, (y, y_at), (filters, f), c, false, parallel)
+                    multiply_into([k, len, self.depth], out, f, c, false, parallel)
                 }
                 ImageLayout::Nhwc => {
-                    let sizes = [len, k, self.depth];
-                    multiply_into(sizes, (y, y_at), c, (filters, f), false, parallel)
+                    multiply_into([len, k, self.depth], out, c, f, false, parallel)
                 }
-            };
-            inside(done)?;
+            })?;
+        }
+        if self.is_turned() {
+            self.turn(room.output, y, false);
         }
         Ok(())
     }
@@ -202,32 +229,31 @@ impl Conv {
         filters: &[T],
         dy: &[T],
         dx: &mut [T],
-        (frame, columns): (&mut [T], &mut [T]),
+        room: Room<'_, T>,
         parallel: Parallelism,
     ) -> Result<()> {
-        let framed = !self.frame.is_image;
-        let target: &mut [T] = if framed { frame } else { &mut *dx };
+        let dy = self.turned(dy, room.output);
+        let (framed, columns) = (!self.frame.is_image, room.columns);
+        let target: &mut [T] = if framed { &mut *room.frame } else { &mut *dx };
         if !self.frame.is_columns {
             target.fill(T::ZERO);
         }
         for (group, pixels) in self.blocks() {
             let len = pixels.len();
-            let (f, dy_at) = (self.filter_matrix(group), self.output_matrix(group, pixels.start));
-            let f = f.transposed();
+            let f = (filters, self.filter_matrix(group).transposed());
+            let dy = (dy, self.output_matrix(group, pixels.start));
             let k = self.g.out_channels / self.g.groups;
-            let (out, at) = if self.frame.is_columns {
+            let out = if self.frame.is_columns {
                 (&mut *target, self.frame.matrix(group, pixels.start))
             } else {
                 (&mut columns[..self.depth * len], self.column_matrix(len))
             };
             inside(match self.g.layout {
                 ImageLayout::Nchw => {
-                    let sizes = [self.depth, len, k];
-                    multiply_into(sizes, (out, at), (filters, f), (dy, dy_at), false, parallel)
+                    multiply_into([self.depth, len, k], out, f, dy, false, parallel)
                 }
                 ImageLayout::Nhwc => {
-                    let sizes = [len, self.depth, k];
-                    multiply_into(sizes, (out, at), (dy, dy_at), (filters, f), false, parallel)
+                    multiply_into([len, self.depth, k], out, dy, f, false, parallel)
                 }
             })?;
             if !self.frame.is_columns {
@@ -235,12 +261,12 @@ impl Conv {
             }
         }
         if framed {
-            self.frame.empty(frame, dx);
+            self.frame.empty(room.frame, dx);
         }
         Ok(())
     }
 
-    /// The gradient of the filters.
+    /// The gradient of the filters: partial sums of fixed parts of the batch, added in order.
     fn filters<T: Float>(
         &self,
         x: &[T],
@@ -248,36 +274,37 @@ impl Conv {
         out: &mut [u8],
         threads: &Threads,
     ) -> Result<()> {
-        let batch = self.g.batch;
-        let n_parts = batch.min(PARTS).min((PARTIAL_BYTES / out.len()).max(1));
-        let (width, share) = (out.len(), n_parts >= threads.len());
-        let mut partial = threads.scratch(if n_parts > 1 { width * n_parts } else { 0 })?;
-        let part = |range: std::ops::Range<usize>, sums: &mut [&mut [u8]]| {
+        let (batch, width) = (self.g.batch, out.len());
+        let n_parts = batch.min(PARTS).min((PARTIAL_BYTES / width).max(1));
+        let share = n_parts >= threads.len();
+        let mut partial = threads.scratch(width * n_parts)?;
+        let parts = &mut partial[..width * n_parts];
+        let part = |range: Range<usize>, sums: &mut [&mut [u8]]| {
             let mut scratch = threads.scratch(self.n_scratch() * size_of::<T>())?;
             for (part, sum) in range.zip(sums[0].chunks_exact_mut(width)) {
                 let images = part * batch / n_parts..(part + 1) * batch / n_parts;
                 for (i, n) in images.enumerate() {
-                    let scratch = self.split::<T>(&mut scratch);
                     let (x, dy) = (image(x, batch, n), image(dy, batch, n));
-                    let parallel = within(share, threads);
-                    self.filter_image(x, dy, (cast_slice_mut(sum), i > 0), scratch, parallel)?;
+                    let (sum, room) = (cast_slice_mut(sum), self.room(&mut scratch));
+                    self.filter_image(x, dy, (sum, i > 0), room, within(share, threads))?;
                 }
             }
             Ok(())
         };
-        if n_parts == 1 {
-            return threads.install(|| part(0..1, &mut [out]));
-        }
-        let parts = &mut partial[..width * n_parts];
         if share {
             threads.split(true, 1, (&mut [&mut *parts], &[width]), n_parts, &part)?;
         } else {
             threads.install(|| part(0..n_parts, &mut [&mut *parts]))?;
         }
-        let (first, others) = parts.split_at(width);
-        out.copy_from_slice(first);
+        let (sum, others) = parts.split_at_mut(width);
+        let sum: &mut [T] = cast_slice_mut(sum);
         for part in others.chunks_exact(width) {
-            add::<T>(cast_slice(part), cast_slice_mut(out));
+            add(cast_slice(part), sum);
+        }
+        if self.is_turned() {
+            turn_filters(&ConvGeometry { layout: self.outer, ..self.g }, sum, cast_slice_mut(out));
+        } else {
+            out.copy_from_slice(cast_slice(sum));
         }
         Ok(())
     }
@@ -288,30 +315,53 @@ impl Conv {
         x: &[T],
         dy: &[T],
         (sum, adds): (&mut [T], bool),
-        (frame, columns): (&mut [T], &mut [T]),
+        room: Room<'_, T>,
         parallel: Parallelism,
     ) -> Result<()> {
-        let x = self.frame.fill(x, frame);
+        let (x, dy) = (self.frame.fill(x, room.frame), self.turned(dy, room.output));
         for (group, pixels) in self.blocks() {
             let (len, adds) = (pixels.len(), adds || pixels.start > 0);
-            let (columns, at) = self.columns(x, group, pixels.clone(), columns);
+            let (columns, at) = self.columns(x, group, pixels.clone(), room.columns);
             let c = (columns, at.transposed());
-            let (f, dy_at) = (self.filter_matrix(group), self.output_matrix(group, pixels.start));
+            let dy = (dy, self.output_matrix(group, pixels.start));
+            let out = (&mut *sum, self.filter_matrix(group));
             let k = self.g.out_channels / self.g.groups;
             inside(match self.g.layout {
                 ImageLayout::Nchw => {
-                    multiply_into([k, self.depth, len], (sum, f), (dy, dy_at), c, adds, parallel)
+                    multiply_into([k, self.depth, len], out, dy, c, adds, parallel)
                 }
                 ImageLayout::Nhwc => {
-                    multiply_into([self.depth, k, len], (sum, f), c, (dy, dy_at), adds, parallel)
+                    multiply_into([self.depth, k, len], out, c, dy, adds, parallel)
                 }
             })?;
         }
         Ok(())
     }
 
+    /// True if it is computed in the other layout.
+    fn is_turned(&self) -> bool {
+        self.g.layout != self.outer
+    }
+
+    /// An image shaped like the output, in the layout that is computed in.
+    fn turned<'y, T: Float>(&self, y: &'y [T], room: &'y mut [T]) -> &'y [T] {
+        if !self.is_turned() {
+            return y;
+        }
+        self.turn(y, room, true);
+        room
+    }
+
+    /// An image shaped like the output, from one layout to the other.
+    fn turn<T: Float>(&self, from: &[T], to: &mut [T], inwards: bool) {
+        let (pixels, k) = (self.g.out_size[0] * self.g.out_size[1], self.g.out_channels);
+        let from_planes = inwards == (self.outer == ImageLayout::Nchw);
+        let sizes = if from_planes { [k, pixels] } else { [pixels, k] };
+        transpose(from, to, sizes);
+    }
+
     /// The groups, and for each the windows, block by block.
-    fn blocks(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + use<> {
+    fn blocks(&self) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
         let (pixels, block) = (self.g.out_size[0] * self.g.out_size[1], self.block);
         (0..self.g.groups).flat_map(move |group| {
             (0..pixels).step_by(block).map(move |at| (group, at..(at + block).min(pixels)))
@@ -323,7 +373,7 @@ impl Conv {
         &self,
         frame: &'c [T],
         group: usize,
-        pixels: std::ops::Range<usize>,
+        pixels: Range<usize>,
         columns: &'c mut [T],
     ) -> (&'c [T], Matrix) {
         if self.frame.is_columns {
@@ -368,22 +418,63 @@ impl Conv {
         }
     }
 
+    /// Elements of scratch memory for one image, each part in whole lines.
     fn n_scratch(&self) -> usize {
-        self.n_frame() + if self.frame.is_columns { 0 } else { self.depth * self.block }
+        self.n_parts().iter().map(|n| n.next_multiple_of(LINE)).sum()
     }
 
-    /// In whole lines, so that columns begin on one.
-    fn n_frame(&self) -> usize {
-        if self.frame.is_image { 0 } else { self.frame.len().next_multiple_of(16) }
+    fn n_parts(&self) -> [usize; 3] {
+        let n_output = self.g.out_channels * self.g.out_size[0] * self.g.out_size[1];
+        [
+            if self.frame.is_image { 0 } else { self.frame.len() },
+            if self.frame.is_columns { 0 } else { self.depth * self.block },
+            if self.is_turned() { n_output } else { 0 },
+        ]
     }
 
-    /// Scratch memory for a frame and for columns.
-    fn split<'s, T: Pod>(&self, scratch: &'s mut [u8]) -> (&'s mut [T], &'s mut [T]) {
+    fn room<'s, T: Float>(&self, scratch: &'s mut [u8]) -> Room<'s, T> {
+        let n = self.n_parts();
         let all = &mut cast_slice_mut(scratch)[..self.n_scratch()];
-        let (frame, columns) = all.split_at_mut(self.n_frame());
-        let len = self.frame.len().min(frame.len());
-        (&mut frame[..len], columns)
+        let (frame, rest) = all.split_at_mut(n[0].next_multiple_of(LINE));
+        let (columns, output) = rest.split_at_mut(n[1].next_multiple_of(LINE));
+        Room {
+            frame: &mut frame[..n[0]],
+            columns: &mut columns[..n[1]],
+            output: &mut output[..n[2]],
+        }
     }
+}
+
+/// The dtype, if the group's values are what the geometry says.
+fn check(
+    program: &Program,
+    group: &Group,
+    direction: Direction,
+    g: &ConvGeometry,
+) -> Result<DType> {
+    let ([a, b], &[out]) = (group.inputs.as_slice(), group.outputs.as_slice()) else {
+        return Err(malformed("convolution", "expected two inputs and one output"));
+    };
+    let dtype = program.value(out).dtype;
+    if !dtype.is_float() || [a, b].iter().any(|x| program.value(x.value).dtype != dtype) {
+        return Err(unsupported(&format!("a convolution to {dtype}")));
+    }
+    let expected = match direction {
+        Direction::Forward => [g.input_dims(), g.filter_dims(), g.output_dims()],
+        Direction::Input => [g.filter_dims(), g.output_dims(), g.input_dims()],
+        Direction::Filter => [g.input_dims(), g.output_dims(), g.filter_dims()],
+    };
+    for (operand, dims) in [a, b].into_iter().zip(&expected) {
+        let whole = operand.layout.shape().len() == program.value(operand.value).shape.len();
+        let packed = operand.layout.is_packed() && operand.layout.offset() == 0;
+        if operand.layout.shape().dims() != dims || !packed || !whole {
+            return Err(malformed("convolution", &format!("{} is not {dims:?}", operand.value)));
+        }
+    }
+    if program.value(out).shape.dims() != expected[2] {
+        return Err(malformed("convolution", &format!("{out} is not {:?}", expected[2])));
+    }
+    Ok(dtype)
 }
 
 /// What `gemm` and frames need of an element.
@@ -405,24 +496,4 @@ fn within(share: bool, threads: &Threads) -> Parallelism {
 
 fn inside(done: bool) -> Result<()> {
     if done { Ok(()) } else { Err(malformed("convolution", "a matrix leaves its buffer")) }
-}
-
-fn add<T: Float>(xs: &[T], sums: &mut [T]) {
-    for (sum, &x) in sums.iter_mut().zip(xs) {
-        *sum += x;
-    }
-}
-
-fn widen<S: Stored>(input: &[u8], out: &mut [u8]) {
-    let (xs, out): (&[S], &mut [S::Wide]) = (cast_slice(input), cast_slice_mut(out));
-    for (out, &x) in out.iter_mut().zip(xs) {
-        *out = x.widen();
-    }
-}
-
-fn round<S: Stored>(wide: &[u8], out: &mut [u8]) {
-    let (xs, out): (&[S::Wide], &mut [S]) = (cast_slice(wide), cast_slice_mut(out));
-    for (out, &x) in out.iter_mut().zip(xs) {
-        *out = S::narrow(x);
-    }
 }

@@ -92,7 +92,7 @@ pub(crate) fn log(x: f32) -> f32 {
         -1.666_805_8e-1,
         2.000_071_5e-1,
         -2.499_999_4e-1,
-        3.333_333_1e-1,
+        3.333_333e-1,
     ];
     let square = z * z;
     let small = polynomial(z, c) * z * square + e * LN_2_LOW - 0.5 * square;

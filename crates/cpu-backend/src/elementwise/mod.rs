@@ -36,6 +36,8 @@ pub(crate) struct Elementwise {
     outputs: SmallVec<[usize; 2]>,
     steps: Vec<Step>,
     n_ops: usize,
+    /// Of one element, in simple operations.
+    cost: usize,
 }
 
 /// An index into a block's slots: packed inputs, constants, registers, outputs.
@@ -104,7 +106,7 @@ impl Elementwise {
         if self.len == 0 {
             return Ok(());
         }
-        let parallel = self.len * self.steps.len().max(1) >= PARALLEL;
+        let parallel = self.len.saturating_mul(self.cost) >= PARALLEL;
         let parts = (outputs, self.outputs.as_slice());
         threads.split(parallel, self.block, parts, self.len, &|range, outputs| {
             self.run_part(range.start, range.len(), inputs, outputs, threads)
@@ -174,11 +176,10 @@ impl Elementwise {
     }
 }
 
-/// Elements times steps from which threads share the work.
-const PARALLEL: usize = 1 << 16;
+/// Simple operations from which threads share the work.
+const PARALLEL: usize = 1 << 17;
 
 /// The bytes of a register for blocks of `capacity` elements: whole cache lines.
 fn register_bytes(width: usize, capacity: usize) -> usize {
     (width * capacity).next_multiple_of(64)
 }
-

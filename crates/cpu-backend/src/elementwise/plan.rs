@@ -76,12 +76,27 @@ impl Elementwise {
             outputs,
             steps,
             n_ops: fused.instrs.len(),
+            cost: fused.instrs.iter().map(cost).sum::<usize>() + fused.stores.len(),
         })
     }
 }
 
+/// About how many simple operations an instruction takes. The rows that integers lack are functions of
+/// several steps.
+fn cost(instr: &Instr) -> usize {
+    match instr.op {
+        Op::Row(row) if row.float.is_some() && row.int.is_none() => 8,
+        _ => 1,
+    }
+}
+
 /// The steps with their slots: packed inputs, constants, registers, outputs.
-fn number(drafts: Vec<Draft>, n_direct: usize, n_constants: usize, n_registers: usize) -> Vec<Step> {
+fn number(
+    drafts: Vec<Draft>,
+    n_direct: usize,
+    n_constants: usize,
+    n_registers: usize,
+) -> Vec<Step> {
     let slot = |place: Place| -> SlotIndex {
         match place {
             Place::Direct(i) => i,
@@ -101,9 +116,11 @@ fn number(drafts: Vec<Draft>, n_direct: usize, n_constants: usize, n_registers: 
 
 fn last_uses(fused: &Fused) -> Vec<usize> {
     let mut last = vec![0; fused.instrs.len()];
-    let uses = fused.instrs.iter().enumerate().flat_map(|(i, instr)| {
-        instr.args.iter().map(move |&arg| (i, arg))
-    });
+    let uses = fused
+        .instrs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, instr)| instr.args.iter().map(move |&arg| (i, arg)));
     for (i, arg) in uses.chain(fused.stores.iter().map(|&arg| (usize::MAX, arg))) {
         if let Some(last) = index_of(arg).and_then(|of| last.get_mut(of)) {
             *last = i;

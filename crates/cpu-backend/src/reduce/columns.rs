@@ -5,7 +5,6 @@ use std::ops::Range;
 use bytemuck::{Pod, cast_slice_mut};
 use convoke_graph_core::Result;
 
-
 use super::fold::Fold;
 use super::{CHUNK, Lanes};
 use crate::fast::wide;

@@ -32,7 +32,6 @@ const CHUNK: usize = 1 << 16;
 pub(crate) struct Reduce {
     lanes: Lanes,
     run: RunFn,
-    width: usize,
 }
 
 /// Fills the output of some neighbouring lanes, or of all.
@@ -69,12 +68,12 @@ impl Reduce {
             let is_place = matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
             output.dtype == if is_place { DType::I32 } else { dtype }
         });
-        let run = run
-            .ok_or_else(|| unsupported(&format!("{kind:?} of {dtype} to {}", output.dtype)))?;
+        let run =
+            run.ok_or_else(|| unsupported(&format!("{kind:?} of {dtype} to {}", output.dtype)))?;
         let outer = Walk::of_axes(&dims[..n], &strides[..n], x.layout.offset());
         let inner = Walk::of_axes(&dims[n..], &strides[n..], 0);
         let lanes = Lanes::new(kind, dtype, outer, inner);
-        Ok(Self { lanes, run, width: output.dtype.n_bytes() })
+        Ok(Self { lanes, run })
     }
 
     /// One operation for each element.
@@ -83,13 +82,18 @@ impl Reduce {
     }
 
     /// Computes the group.
-    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+    ) -> Result<()> {
         let (lanes, output) = (&self.lanes, &mut *outputs[0]);
         if lanes.n_outer == 0 {
             return Ok(());
         }
-        if lanes.n_inner == 0 {
-            lanes.of_nothing(output, self.width);
+        if lanes.n_inner == 0 && matches!(lanes.kind, ReduceKind::Max | ReduceKind::Min) {
+            lanes.extrema_of_nothing(output);
             return Ok(());
         }
         (self.run)(lanes, inputs[0], output, threads)
@@ -102,9 +106,8 @@ impl Lanes {
         let (dims, strides) = (outer.dims(), outer.strides());
         let last = dims.len() - 1;
         let (n, stride) = (dims[last], strides[last]);
-        let by_columns = n > 1
-            && n_inner > 1
-            && stride.unsigned_abs() < inner.inner_stride().unsigned_abs();
+        let by_columns =
+            n > 1 && n_inner > 1 && stride.unsigned_abs() < inner.inner_stride().unsigned_abs();
         let (outer, columns) = if by_columns {
             let lead = Walk::of_axes(&dims[..last], &strides[..last], outer.offset());
             (lead, Some((n, stride)))
@@ -130,34 +133,27 @@ impl Lanes {
         base
     }
 
-    /// The results of lanes without elements.
-    fn of_nothing(&self, output: &mut [u8], width: usize) {
+    /// The dtype's least value for the greatest of nothing, and its greatest for the least.
+    fn extrema_of_nothing(&self, output: &mut [u8]) {
         macro_rules! fill {
-            ($($dtype:ident: $t:ty, $one:expr, $least:expr, $greatest:expr;)*) => {
+            ($($dtype:ident: $t:ty, $least:expr, $greatest:expr;)*) => {
                 match self.dtype {
-                    $(DType::$dtype => cast_slice_mut::<_, $t>(output).fill(match self.kind {
-                        ReduceKind::Prod | ReduceKind::All => $one,
-                        ReduceKind::Max => $least,
-                        ReduceKind::Min => $greatest,
-                        ReduceKind::Mean => <$t as Stored>::narrow(f32::NAN as _),
-                        _ => <$t as bytemuck::Zeroable>::zeroed(),
-                    }),)*
-                    _ => output.fill(u8::from(self.kind == ReduceKind::All)),
+                    $(DType::$dtype => cast_slice_mut::<_, $t>(output).fill(
+                        if self.kind == ReduceKind::Max { $least } else { $greatest },
+                    ),)*
+                    _ => {}
                 }
             };
         }
-        if matches!(self.kind, ReduceKind::ArgMax | ReduceKind::ArgMin) {
-            return output[..self.n_outer * width].fill(0);
-        }
         fill! {
-            I8: i8, 1, i8::MIN, i8::MAX; U8: u8, 1, u8::MIN, u8::MAX;
-            I16: i16, 1, i16::MIN, i16::MAX; U16: u16, 1, u16::MIN, u16::MAX;
-            I32: i32, 1, i32::MIN, i32::MAX; U32: u32, 1, u32::MIN, u32::MAX;
-            I64: i64, 1, i64::MIN, i64::MAX; U64: u64, 1, u64::MIN, u64::MAX;
-            F16: f16, f16::ONE, f16::NEG_INFINITY, f16::INFINITY;
-            BF16: bf16, bf16::ONE, bf16::NEG_INFINITY, bf16::INFINITY;
-            F32: f32, 1.0, f32::NEG_INFINITY, f32::INFINITY;
-            F64: f64, 1.0, f64::NEG_INFINITY, f64::INFINITY;
+            I8: i8, i8::MIN, i8::MAX; U8: u8, u8::MIN, u8::MAX;
+            I16: i16, i16::MIN, i16::MAX; U16: u16, u16::MIN, u16::MAX;
+            I32: i32, i32::MIN, i32::MAX; U32: u32, u32::MIN, u32::MAX;
+            I64: i64, i64::MIN, i64::MAX; U64: u64, u64::MIN, u64::MAX;
+            F16: f16, f16::NEG_INFINITY, f16::INFINITY;
+            BF16: bf16, bf16::NEG_INFINITY, bf16::INFINITY;
+            F32: f32, f32::NEG_INFINITY, f32::INFINITY;
+            F64: f64, f64::NEG_INFINITY, f64::INFINITY;
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn run<W: Pod + Sync, F: Fold<W>>(
     threads: &Threads,
 ) -> Result<()> {
     let width = lanes.dtype.n_bytes();
-    let n_chunks = lanes.n_inner.div_ceil(CHUNK);
+    let n_chunks = lanes.n_inner.div_ceil(CHUNK).max(1);
     if n_chunks == 1 {
         let grain = lanes.grain(lanes.n_inner);
         let part = (&mut [output][..], &[width][..]);
@@ -38,16 +38,22 @@ pub(super) fn run<W: Pod + Sync, F: Fold<W>>(
     let (size, n_parts) = (size_of::<F::Acc>(), lanes.n_outer * n_chunks);
     let mut scratch = threads.scratch(size * n_parts)?;
     let parts = &mut scratch[..size * n_parts];
-    threads.split(lanes.is_parallel(), 1, (&mut [&mut *parts], &[size]), n_parts, &|range, out| {
-        let mut buffer = [W::zeroed(); RUN];
-        for (i, out) in range.zip(cast_slice_mut::<_, F::Acc>(out[0])) {
-            let first = i % n_chunks * CHUNK;
-            let elements = first..lanes.n_inner.min(first + CHUNK);
-            let base = lanes.base(i / n_chunks);
-            *out = chunk::<W, F>(lanes, input, base, elements, &mut buffer);
-        }
-        Ok(())
-    })?;
+    threads.split(
+        lanes.is_parallel(),
+        1,
+        (&mut [&mut *parts], &[size]),
+        n_parts,
+        &|range, out| {
+            let mut buffer = [W::zeroed(); RUN];
+            for (i, out) in range.zip(cast_slice_mut::<_, F::Acc>(out[0])) {
+                let first = i % n_chunks * CHUNK;
+                let elements = first..lanes.n_inner.min(first + CHUNK);
+                let base = lanes.base(i / n_chunks);
+                *out = chunk::<W, F>(lanes, input, base, elements, &mut buffer);
+            }
+            Ok(())
+        },
+    )?;
     let of_lanes = cast_slice::<_, F::Acc>(parts).chunks_exact(n_chunks);
     for (out, parts) in output.chunks_exact_mut(width).zip(of_lanes) {
         lanes.store(&mut [parts.iter().copied().fold(F::START, F::merge)], out);

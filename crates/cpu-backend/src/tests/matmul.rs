@@ -6,7 +6,13 @@ use convoke_graph_core::{DType, HostTensor, Layout};
 use super::{Case, assert_close, layouts, numbers, seen, shape};
 
 #[track_caller]
-fn check(dtype: DType, batch: &[usize], [m, n, k]: [usize; 3], a: (usize, Layout), b: (usize, Layout)) {
+fn check(
+    dtype: DType,
+    batch: &[usize],
+    [m, n, k]: [usize; 3],
+    a: (usize, Layout),
+    b: (usize, Layout),
+) {
     let dims = [batch, &[m, n]].concat();
     let n_batches: usize = batch.iter().product();
     let (x, y) = (numbers(dtype, a.0), numbers(dtype, b.0));
@@ -15,7 +21,8 @@ fn check(dtype: DType, batch: &[usize], [m, n, k]: [usize; 3], a: (usize, Layout
     let places = (0..n_batches * m * n).map(|i| (i / (m * n), i / n % m, i % n));
     let expected = if dtype.is_float() {
         let (xs, ys) = (seen(&x.to_f64s().unwrap(), &a.1), seen(&y.to_f64s().unwrap(), &b.1));
-        let term = |(p, i, j): (usize, usize, usize), t| xs[(p * m + i) * k + t] * ys[(p * k + t) * n + j];
+        let term =
+            |(p, i, j): (usize, usize, usize), t| xs[(p * m + i) * k + t] * ys[(p * k + t) * n + j];
         let sums = places.map(|at| (0..k).map(|t| term(at, t)).sum()).collect::<Vec<f64>>();
         HostTensor::from_f64s(dtype, shape(&dims), &sums).unwrap()
     } else {
@@ -23,9 +30,7 @@ fn check(dtype: DType, batch: &[usize], [m, n, k]: [usize; 3], a: (usize, Layout
         let term = |(p, i, j): (usize, usize, usize), t: usize| {
             i128::wrapping_mul(xs[(p * m + i) * k + t], ys[(p * k + t) * n + j])
         };
-        let sums = places.map(|at| {
-            (0..k).map(|t| term(at, t)).fold(0, i128::wrapping_add)
-        });
+        let sums = places.map(|at| (0..k).map(|t| term(at, t)).fold(0, i128::wrapping_add));
         let sums: Vec<i128> = sums.collect();
         HostTensor::from_i128s(dtype, shape(&dims), &sums).unwrap()
     };
@@ -82,7 +87,8 @@ fn large_products_do_not_depend_on_threads() {
 #[test]
 fn random_products_do_not_depend_on_threads() {
     let noise = |len: usize| {
-        let xs: Vec<f32> = (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32).collect();
+        let xs: Vec<f32> =
+            (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32).collect();
         HostTensor::from(xs)
     };
     let layout = |dims: &[usize]| Layout::packed(shape(dims));

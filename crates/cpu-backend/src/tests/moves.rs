@@ -47,7 +47,8 @@ fn pads() {
                     expected[to.at(&at)] = x;
                 }
                 let kernel = Kernel::Pad { before: before.clone() };
-                let found = Case::new(kernel, vec![(x, layout.clone())], &[(dtype, shape(&out))]).run();
+                let found =
+                    Case::new(kernel, vec![(x, layout.clone())], &[(dtype, shape(&out))]).run();
                 assert_close(&found, &tensor(dtype, &out, &expected), 0.0, &format!("{layout:?}"));
             }
         }
@@ -102,7 +103,12 @@ fn gathers_and_scatters() {
             for (len, layout) in layouts(&dims) {
                 for (i_len, i_layout) in layouts(&n).into_iter().take(4) {
                     let index = indices(DType::I32, i_len, dims[axis]);
-                    gather(axis, (numbers(DType::F32, len), layout.clone()), (index, i_layout), &out);
+                    gather(
+                        axis,
+                        (numbers(DType::F32, len), layout.clone()),
+                        (index, i_layout),
+                        &out,
+                    );
                 }
             }
             for (len, layout) in layouts(&out) {
@@ -143,7 +149,8 @@ fn scatter(axis: usize, index: (HostTensor, Layout), x: (HostTensor, Layout), ou
     }
     let dtype = x.0.dtype();
     let what = format!("{dtype} {:?} along {axis}", x.1);
-    let found = Case::new(Kernel::ScatterAdd { axis }, vec![index, x], &[(dtype, shape(out))]).run();
+    let found =
+        Case::new(Kernel::ScatterAdd { axis }, vec![index, x], &[(dtype, shape(out))]).run();
     assert_close(&found, &tensor(dtype, out, &expected), 0.0, &what);
 }
 

@@ -33,8 +33,10 @@ fn elements_are_those_of_the_generator() {
                 let expected: Vec<f64> = (0..len as u64).map(sample).collect();
                 let expected = HostTensor::from_f64s(dtype, shape(&[len]), &expected).unwrap();
                 let tolerance = if dtype == DType::F64 { 1e-7 } else { tolerance };
-                let tolerance = if tolerance > 0.0 && dtype == DType::F16 { 1e-3 } else { tolerance };
-                let tolerance = if tolerance > 0.0 && dtype == DType::BF16 { 8e-3 } else { tolerance };
+                let tolerance =
+                    if tolerance > 0.0 && dtype == DType::F16 { 1e-3 } else { tolerance };
+                let tolerance =
+                    if tolerance > 0.0 && dtype == DType::BF16 { 8e-3 } else { tolerance };
                 assert_close(&found, &expected, tolerance, &format!("{random:?} of {dtype}"));
             }
         }

@@ -59,7 +59,13 @@ fn of_ints(kind: ReduceKind, dtype: DType, xs: &[i128]) -> i128 {
     }
 }
 
-fn expected(kind: ReduceKind, n_outer: usize, x: &HostTensor, layout: &Layout, out: DType) -> HostTensor {
+fn expected(
+    kind: ReduceKind,
+    n_outer: usize,
+    x: &HostTensor,
+    layout: &Layout,
+    out: DType,
+) -> HostTensor {
     let dims = layout.shape().dims();
     let n: usize = dims[n_outer..].iter().product();
     let n_lanes: usize = dims[..n_outer].iter().product();
@@ -94,7 +100,16 @@ fn check(kind: ReduceKind, n_outer: usize, x: HostTensor, layout: Layout) {
 
 #[test]
 fn every_kind_of_every_dtype_and_layout() {
-    let all = [vec![], vec![5], vec![0], vec![3, 0], vec![0, 3], vec![33, 65], vec![4, 3, 50], vec![2, 5, 2, 7]];
+    let all = [
+        vec![],
+        vec![5],
+        vec![0],
+        vec![3, 0],
+        vec![0, 3],
+        vec![33, 65],
+        vec![4, 3, 50],
+        vec![2, 5, 2, 7],
+    ];
     for dims in all {
         for n_outer in 0..=dims.len() {
             for (len, layout) in layouts(&dims) {

@@ -1,7 +1,7 @@
 //! Random elements.
 
 use convoke_compiler::Group;
-use convoke_graph_core::{DType, Random};
+use convoke_graph_core::{DType, Distribution, Random};
 use convoke_shaders::Access;
 
 use super::{Lowering, WG};
@@ -20,11 +20,11 @@ pub(super) fn lower(
     if (from, to) != (DType::U32, DType::F32) {
         return Err(format!("unsupported: random {to} from a count of {from} on a GPU"));
     }
-    let sample = match format!("{:?}", random.distribution).as_str() {
-        "Uniform" => "uniform_of(words(i, 0u).x)",
-        "Normal" => "normal_of(words(i, 0u))",
-        "TruncatedNormal" => "truncated_normal(i)",
-        other => return Err(format!("unsupported: random {other} on a GPU")),
+    let sample = match random.distribution {
+        Distribution::Uniform => "uniform_of(words(i, 0u).x)",
+        Distribution::Normal => "normal_of(words(i, 0u))",
+        Distribution::TruncatedNormal => "truncated_normal(i)",
+        other => return Err(format!("unsupported: random {other:?} on a GPU")),
     };
     let mut step = StepBuilder::new("random");
     let x = step.bind(lowering.place(draws.value), "u32", Access::Read);
