@@ -24,6 +24,27 @@ fn erf_f32(x: f32) -> f32 {
     return select(far, series, a < 0.5);
 }
 
+// Sine of x plus `ahead` quarter turns. WGSL's own may be off by 2^-11. Source: Cephes, sinf.c (Moshier): the
+// quarter turns are taken off in three parts, exact up to 8192, then a polynomial within a quarter of pi.
+fn sin_from(x: f32, ahead: i32) -> f32 {
+    let quarters = round(x * 0.63661977);
+    let r = ((x - quarters * 1.5703125) - quarters * 4.837512969970703e-4)
+        - quarters * 7.549789948768648e-8;
+    let z = r * r;
+    let s = r + r * z * (-1.6666654611e-1 + z * (8.3321608736e-3 - z * 1.9515295891e-4));
+    let c = 1.0 - 0.5 * z + z * z * (4.166664568298827e-2 + z * (-1.388731625493765e-3
+        + z * 2.443315711809948e-5));
+    let k = (i32(quarters) + ahead) & 3;
+    let y = select(s, c, (k & 1) == 1);
+    return select(y, -y, k >= 2);
+}
+
+fn sin_f32(x: f32) -> f32 { return sin_from(x, 0); }
+
+fn cos_f32(x: f32) -> f32 { return sin_from(x, 1); }
+
+fn tan_f32(x: f32) -> f32 { return sin_from(x, 0) / sin_from(x, 1); }
+
 // Towards zero, saturating; NaN is 0.
 fn f32_to_i32(x: f32) -> i32 {
     if is_nan_f32(x) { return 0; }

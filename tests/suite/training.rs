@@ -35,8 +35,8 @@ fn start(device: &TestDevice, model: Model, optimizer: OptimizerKind) -> Trained
     Trained { losses: Vec::new(), session, classifier }
 }
 
-/// The losses of the first steps agree between devices.
-fn agree(model: Model, optimizer: OptimizerKind, n: usize, tolerance: f32) {
+/// The losses of the first steps agree between devices, and fall to less than a share of the first.
+fn agree(model: Model, optimizer: OptimizerKind, n: usize, tolerance: f32, share: f32) {
     let data = digits().unwrap();
     let mut truth: Option<Vec<f32>> = None;
     for device in devices() {
@@ -47,23 +47,23 @@ fn agree(model: Model, optimizer: OptimizerKind, n: usize, tolerance: f32) {
             let near = (own - truth).abs() <= tolerance * truth.abs();
             assert!(near, "{} at step {step}: {own}, on the CPU {truth}", device.name);
         }
-        assert!(trained.losses[n - 1] < trained.losses[0] * 0.7, "{:?}", trained.losses);
+        assert!(trained.losses[n - 1] < trained.losses[0] * share, "{:?}", trained.losses);
     }
 }
 
 #[test]
 fn losses_of_sgd_agree() {
-    agree(Model::Mlp, OptimizerKind::Sgd, 100, 1e-3);
+    agree(Model::Mlp, OptimizerKind::Sgd, 100, 1e-3, 0.5);
 }
 
 #[test]
 fn losses_of_adam_agree() {
-    agree(Model::Mlp, OptimizerKind::Adam, 100, 1e-2);
+    agree(Model::Mlp, OptimizerKind::Adam, 100, 1e-2, 0.5);
 }
 
 #[test]
 fn losses_of_the_cnn_agree() {
-    agree(Model::Cnn, OptimizerKind::Adam, 20, 1e-2);
+    agree(Model::Cnn, OptimizerKind::Adam, 20, 1e-2, 0.9);
 }
 
 #[test]

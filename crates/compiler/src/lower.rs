@@ -122,7 +122,11 @@ impl Lowering<'_> {
             return Ok(());
         }
         let facts: SmallVec<[Fact; 3]> = inputs.iter().map(|(fact, _)| fact.clone()).collect();
-        let outputs = node.op.infer(&facts)?;
+        let outputs = match node.op.class() {
+            // Unless it is fed, a placeholder is its default, whatever else it could be.
+            Class::Host(Host::Placeholder) if !facts.is_empty() => smallvec![facts[0].clone()],
+            _ => node.op.infer(&facts)?,
+        };
         let forms: SmallVec<[Form; 3]> = inputs.into_iter().map(|(_, form)| form).collect();
         let results = match fold(node, &forms, &outputs) {
             Some(folded) => folded,

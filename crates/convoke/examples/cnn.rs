@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let g = Graph::with_seed(1);
     let images = g.placeholder("images", F32, dims![None, 64]);
     let labels = g.placeholder("labels", I32, dims![None]);
-    let filters = g.variable("filters", Init::Normal { deviation: 0.2, seed: 1 }, F32, [16, 1, 3, 3]);
+    let filters =
+        g.variable("filters", Init::Normal { deviation: 0.2, seed: 1 }, F32, [16, 1, 3, 3]);
     let conv = Conv2d { padding: Padding::Same, ..Conv2d::default() };
     let pool = Pool { window: [2, 2], stride: [2, 2], ..Pool::default() };
     let features = images.reshape(&[-1, 1, 8, 8]).conv2d(&filters, conv).relu().max_pool(pool);

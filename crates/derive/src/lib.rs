@@ -42,10 +42,14 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
 }
 
 fn type_params(input: &DeriveInput) -> syn::Result<Vec<&Ident>> {
-    let of = |param| match param {
-        &GenericParam::Type(ref param) => Ok(&param.ident),
-        other => Err(syn::Error::new_spanned(other, "Fetch is derived for type parameters only")),
-    };
+    fn of(param: &GenericParam) -> syn::Result<&Ident> {
+        match param {
+            GenericParam::Type(param) => Ok(&param.ident),
+            other => {
+                Err(syn::Error::new_spanned(other, "Fetch is derived for type parameters only"))
+            }
+        }
+    }
     let params: Vec<&Ident> = input.generics.params.iter().map(of).collect::<syn::Result<_>>()?;
     if params.is_empty() {
         let message =

@@ -199,7 +199,7 @@ impl Variable {
         self.handle.apply(IsInitialized, &[&self.handle])
     }
 
-    /// New elements, stored when the run commits. The result is what is stored.
+    /// New elements, stored when the run commits; a scalar is repeated. The result is what is stored.
     #[track_caller]
     pub fn assign(&self, value: impl IntoTensor) -> Tensor {
         self.update(Assign::SET, value)
@@ -221,6 +221,14 @@ impl Variable {
     #[track_caller]
     fn update(&self, op: Assign, value: impl IntoTensor) -> Tensor {
         let value = value.into_tensor(&self.handle);
+        let (from, to) = (value.dims().shape(), self.handle.dims().shape());
+        let value = match (from, to) {
+            (Some(from), Some(to)) if from.rank() == 0 && to.rank() > 0 => {
+                let sizes: Vec<i64> = to.dims().iter().map(|&d| d as i64).collect();
+                value.broadcast_to(&sizes)
+            }
+            _ => value,
+        };
         self.handle.apply(op, &[&self.handle, &value])
     }
 }

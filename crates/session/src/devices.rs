@@ -72,7 +72,7 @@ struct GpuDevice {
 
 #[cfg(feature = "gpu")]
 enum GpuSource {
-    Adapter(Adapter, GpuOptions),
+    Adapter(Box<(Adapter, GpuOptions)>),
     /// The app opened it.
     Given,
 }
@@ -197,8 +197,8 @@ impl Devices {
             return Ok(gpu.clone());
         }
         match &gpu.source {
-            GpuSource::Adapter(adapter, options) => {
-                let open = Gpu::open(adapter, options);
+            GpuSource::Adapter(source) => {
+                let open = Gpu::open(&source.0, &source.1);
                 let open = open.map_err(|e| convoke_wgpu_backend::to_error(&e))?;
                 Ok(opened.insert(open).clone())
             }
@@ -297,7 +297,7 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
         infos.push(gpu_info(at, &info));
         let opening =
             GpuOptions { budget_bytes: options.gpu_budget_bytes, ..GpuOptions::default() };
-        let source = GpuSource::Adapter(adapter, opening);
+        let source = GpuSource::Adapter(Box::new((adapter, opening)));
         gpus.push(GpuDevice { source, info, opened: std::sync::Mutex::new(None) });
     }
     Ok(Devices(Arc::new(Inner { infos, gpus })))

@@ -39,7 +39,7 @@ pub(crate) struct Compiled {
 enum SegmentWork {
     Cpu(Vec<CpuStep>),
     #[cfg(feature = "gpu")]
-    Gpu(GpuWork),
+    Gpu(Box<GpuWork>),
 }
 
 #[cfg(feature = "gpu")]
@@ -147,13 +147,13 @@ impl Compiled {
         {
             let device = segment.device.0 as usize;
             let (gpu, variables) = gpus.get(device)?;
-            Ok(SegmentWork::Gpu(GpuWork {
+            Ok(SegmentWork::Gpu(Box::new(GpuWork {
                 segment: GpuSegment::compile(&gpu, &self.program, at, &variables)?,
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
-            }))
+            })))
         }
         #[cfg(not(feature = "gpu"))]
         {

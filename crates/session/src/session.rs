@@ -76,6 +76,9 @@ pub struct Session {
     closed: AtomicBool,
 }
 
+const fn is_shared<T: Send + Sync>() {}
+const _: () = is_shared::<Session>();
+
 /// A plan and its programs.
 struct Planned {
     plan: Plan,
@@ -245,6 +248,10 @@ impl Session {
         let plan = Plan::new(&graph, list.signature.clone())?;
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Mutex::new(Lru::new(self.options.plans));
+        #[expect(
+            clippy::arc_with_non_send_sync,
+            reason = "the lint gives up on wgpu's types; is_shared::<Session> holds"
+        )]
         let planned = Arc::new(Planned { plan, graph, feed_facts, programs });
         let planned = self.plans().insert(list.signature.clone(), planned);
         Ok((list, planned))

@@ -46,7 +46,7 @@ fn transposed_sides_and_gradients() {
     }
     check(
         "matmul",
-        |xs| xs[0].matmul(&xs[1].transpose()),
+        |xs| xs[0].matmul(xs[1].transpose()),
         &[case("transposed view").x(ramp(&[17, 9])).x(ramp(&[21, 9])).within(1e-4)],
     );
     check(

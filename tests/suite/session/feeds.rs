@@ -23,7 +23,7 @@ fn three_dtypes_in_one_run() {
     let count = g.placeholder("count", I32, dims![]);
     let x = g.placeholder("x", F32, dims![None]);
     let session = Session::new(&g, &Devices::cpu()).unwrap();
-    let feeds = [text.feed("hello"), count.feed(3i32), x.feed(&[1.5f32])];
+    let feeds = [text.feed("hello"), count.feed(3i32), x.feed([1.5f32])];
     let (text, count, x) =
         session.run(&feeds, (&text.identity(), &(&count + 1i32), &(&x * 2.0))).unwrap();
     assert_eq!(text.as_strings().unwrap(), [b"hello".to_vec()]);

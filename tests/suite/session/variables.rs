@@ -69,7 +69,7 @@ fn a_failed_run_changes_nothing() {
         let v = g.variable("v", Init::Constant(1.0), F32, [4]);
         let at = g.placeholder("at", I32, dims![None]);
         let picked = v.value().gather(&at, 0).sum(());
-        let step = v.assign_add(&picked.broadcast_to(&[4]));
+        let step = v.assign_add(picked.broadcast_to(&[4]));
         let session = device.session(&g);
         session.run(&[], g.initializers()).unwrap();
         let error = session.run(&[at.feed([1i32, 4])], step.operation()).unwrap_err();
@@ -97,7 +97,7 @@ fn concurrent_updates_are_not_lost() {
         let g = Graph::new();
         let v = g.variable("v", Init::Zeros, F32, [100]);
         let one = g.placeholder("one", F32, dims![]);
-        let bump = v.assign_add(&one.broadcast_to(&[100])).operation();
+        let bump = v.assign_add(one.broadcast_to(&[100])).operation();
         let session = device.session(&g);
         session.run(&[], g.initializers()).unwrap();
         std::thread::scope(|scope| {

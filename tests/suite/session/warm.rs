@@ -54,10 +54,10 @@ fn new_batch_sizes_build_no_pipeline() {
         let y = x.matmul(&w).relu().sum(1);
         let session = device.session(&g);
         session.run(&[], g.initializers()).unwrap();
-        session.run(&[x.feed(&ramp(&[33, 16]))], &y).unwrap();
+        session.run(&[x.feed(ramp(&[33, 16]))], &y).unwrap();
         for batch in 34..40 {
             let (_, run) =
-                session.run_with(&[x.feed(&ramp(&[batch, 16]))], &y, Default::default()).unwrap();
+                session.run_with(&[x.feed(ramp(&[batch, 16]))], &y, Default::default()).unwrap();
             assert_eq!(run.pipelines_built, 0, "{} at {batch}", device.name);
         }
     }
