@@ -45,6 +45,36 @@ fn cos_f32(x: f32) -> f32 { return sin_from(x, 1); }
 
 fn tan_f32(x: f32) -> f32 { return sin_from(x, 0) / sin_from(x, 1); }
 
+// Source of asin, acos and atan: Cephes, asinf.c and atanf.c (Moshier). Drivers' own are off by 4e-4.
+fn asin_f32(x: f32) -> f32 {
+    let a = abs(x);
+    let far = a > 0.5;
+    let z = select(a * a, 0.5 * (1.0 - a), far);
+    let r = select(a, sqrt(z), far);
+    let near = r + r * z * (1.6666752422e-1 + z * (7.4953002686e-2 + z * (4.5470025998e-2
+        + z * (2.4181311049e-2 + z * 4.2163199048e-2))));
+    let y = select(near, 1.5707963268 - 2.0 * near, far);
+    return select(y, -y, x < 0.0);
+}
+
+fn acos_f32(x: f32) -> f32 {
+    if x > 0.5 { return 2.0 * asin_f32(sqrt(0.5 * (1.0 - x))); }
+    return 1.5707963268 - asin_f32(x);
+}
+
+fn atan_f32(x: f32) -> f32 {
+    let a = abs(x);
+    let far = a > 2.414213562;
+    let middle = a > 0.4142135624 && !far;
+    let first = select(0.0, 0.7853981634, middle);
+    let base = select(first, 1.5707963268, far);
+    let r = select(select(a, (a - 1.0) / (a + 1.0), middle), -1.0 / max(a, 1.0), far);
+    let z = r * r;
+    let y = base + r + r * z * (-3.33329491539e-1 + z * (1.99777106478e-1
+        + z * (-1.38776856032e-1 + z * 8.05374449538e-2)));
+    return select(y, -y, x < 0.0);
+}
+
 // Towards zero, saturating; NaN is 0.
 fn f32_to_i32(x: f32) -> i32 {
     if is_nan_f32(x) { return 0; }
