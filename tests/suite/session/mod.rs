@@ -5,5 +5,6 @@ mod checkpoints;
 mod devices;
 mod feeds;
 mod fetches;
+mod optimizers;
 mod variables;
 mod warm;
