@@ -19,6 +19,9 @@ use crate::{
 /// Results of at most this many elements are computed when compiling, if all inputs are constant.
 const FOLD_MAX: usize = 1024;
 
+/// The host computes at most this many elements of shapes and ranges when compiling.
+const METADATA_MAX: usize = 1 << 24;
+
 /// What a run gives for a feed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputFact {
@@ -580,7 +583,8 @@ fn fold(node: &Node, forms: &[Form], outputs: &[Fact]) -> Option<SmallVec<[Form;
         }
     }
     let small = |fact: &Fact| fact.shape().is_some_and(|s| s.len() <= FOLD_MAX);
-    if !metadata && !outputs.iter().all(small) {
+    let bounded = |fact: &Fact| fact.shape().is_some_and(|s| s.len() <= METADATA_MAX);
+    if !outputs.iter().all(|fact| small(fact) || (metadata && bounded(fact))) {
         return None;
     }
     let constant = |form: &Form| match form {

@@ -98,8 +98,8 @@ fn lives(program: &Program) -> Vec<Option<Life>> {
 
 impl HostSlots {
     /// All bytes together.
-    pub fn n_bytes(&self) -> usize {
-        self.sizes.iter().sum()
+    pub fn n_bytes(&self) -> u64 {
+        self.sizes.iter().fold(0, |sum, &size| sum.saturating_add(size as u64))
     }
 }
 

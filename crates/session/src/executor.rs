@@ -221,7 +221,7 @@ impl Compiled {
         }
         let fetches = self.fetches(instance, bound)?;
         self.commit(instance, bound, state, threads)?;
-        metadata.host_bytes = self.slots.n_bytes() as u64;
+        metadata.host_bytes = self.slots.n_bytes();
         Ok(fetches)
     }
 

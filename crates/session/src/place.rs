@@ -93,7 +93,8 @@ impl Placing<'_> {
             }
             entry.device = device;
             let reads = |value: &convoke_compiler::Value| matches!(value.source, Source::Variable(other) if other == variable);
-            entry.settled |= program.values.iter().any(reads);
+            // Without elements there is nothing to read yet: such a run fails and decides nothing.
+            entry.settled |= entry.version > 0 && program.values.iter().any(reads);
         }
         Ok(())
     }

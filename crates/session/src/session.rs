@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use convoke_compiler::memory::host_slots;
 use convoke_compiler::{
     CompileOptions, GroupLimits, HOST, InputFact, Plan, Program, Signature, compile,
 };
@@ -44,14 +45,24 @@ pub struct SessionOptions {
     pub threads: usize,
     /// How many signatures stay compiled, and for each, how many sets of shapes.
     pub plans: usize,
+    /// Bytes of host memory that the values of one run may take; more is refused before it runs.
+    pub host_budget_bytes: u64,
     /// Whether elementwise operations become one kernel; off only to compare.
     pub fuse: bool,
 }
 
 impl Default for SessionOptions {
-    /// Automatic placement, soft, one thread for each core, 64 plans, fused.
+    /// Automatic placement, soft, one thread for each core, 64 plans, as much as there is physical memory
+    /// (16 GiB where the system does not tell), fused.
     fn default() -> Self {
-        Self { policy: DevicePolicy::Auto, soft_placement: true, threads: 0, plans: 64, fuse: true }
+        Self {
+            policy: DevicePolicy::Auto,
+            soft_placement: true,
+            threads: 0,
+            plans: 64,
+            host_budget_bytes: physical_memory().unwrap_or(16 << 30),
+            fuse: true,
+        }
     }
 }
 
@@ -110,7 +121,10 @@ impl Session {
         Ok(Self {
             graph: graph.clone(),
             devices: devices.clone(),
-            threads: Threads::new(options.threads)?,
+            threads: Threads::new(match options.threads {
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                n => n,
+            })?,
             state: State::default(),
             gpus: Gpus::new(devices),
             plans: Mutex::new(Lru::new(options.plans)),
@@ -291,6 +305,7 @@ impl Session {
         let program = compile(&planned.plan, &inputs, &CompileOptions { limits, place: &place })?;
         placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
+        check_budget(&program, self.options.host_budget_bytes)?;
         let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
         compiled.explanation = placing.explanation.into_inner();
         let compiled = Arc::new(compiled);
@@ -348,6 +363,27 @@ impl Planned {
         };
         data.iter().zip(&self.plan.shape_feeds).map(part).collect()
     }
+}
+
+/// Refuses a program whose host values take more than the budget.
+fn check_budget(program: &Program, budget: u64) -> Result<()> {
+    let needed = host_slots(program).n_bytes();
+    if needed <= budget {
+        return Ok(());
+    }
+    let message = format!(
+        "the run needs {needed} bytes of host memory, and its budget is {budget}; use smaller tensors or \
+         batches, or raise SessionOptions::host_budget_bytes"
+    );
+    Err(Error::new(ErrorKind::ResourceExhausted, message))
+}
+
+/// The machine's memory in bytes, where the system tells it as Linux does.
+fn physical_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 impl std::fmt::Debug for Session {

@@ -108,3 +108,19 @@ fn shapes_can_be_computed_from_feeds() {
     let misfit = [x.feed([1.0f32; 5]), sizes.feed([2i32, 3])];
     refused(session.run(&misfit, &y), "cannot reshape [5], which has 5 elements, to [2, 3]");
 }
+
+#[test]
+fn more_than_the_memory_is_refused_before_it_runs() {
+    let g = Graph::new();
+    let huge = g.fill(&[1 << 40], 1.0f32);
+    let fits = g.fill(&[4], 1.0f32);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let error = session.run(&[], &huge).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.message().contains("4398046511104 bytes"), "{error}");
+    let error = session.run(&[], g.range(0, i32::MAX)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
+    let overflow = g.fill(&[1 << 40, 1 << 40], 1.0f32);
+    assert_eq!(session.run(&[], &overflow).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(session.run(&[], &fits).unwrap().to_vec::<f32>().unwrap(), [1.0; 4]);
+}
