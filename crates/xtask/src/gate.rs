@@ -53,7 +53,7 @@ impl Gate {
             outcome?;
         }
         self.step("test", |gate| gate.tests(runner_args))?;
-        self.step("doc tests", |gate| gate.cargo(&["test", "--doc", "--package", "convoke"], &[]))
+        self.step("doc tests", |gate| gate.cargo(&["test", "--doc", "--workspace"], &[]))
     }
 
     fn tests(&self, runner_args: &[OsString]) -> Outcome {
