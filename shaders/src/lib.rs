@@ -42,6 +42,8 @@ pub static KERNELS: &[Source] = sources! { "":
     "gather",
     "matmul",
     "pad",
+    "pool",
+    "pool_grad",
     "random",
     "reduce",
     "reduce_lanes",
@@ -50,12 +52,14 @@ pub static KERNELS: &[Source] = sources! { "":
 
 /// What kernels import.
 pub static LIBRARY: &[Source] = sources! { "lib/":
+    "cover",
     "emit",
     "emit_bool",
     "math",
     "philox",
     "place",
     "status",
+    "window",
 };
 
 impl Source {

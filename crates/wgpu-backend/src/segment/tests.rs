@@ -5,6 +5,7 @@ mod commits;
 mod elementwise;
 mod fused;
 mod harness;
+mod images;
 mod matmul;
 mod memory;
 mod moves;

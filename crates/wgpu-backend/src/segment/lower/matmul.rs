@@ -6,7 +6,7 @@ use convoke_shaders::Access;
 
 use super::{Lowering, element, reduce};
 use crate::segment::address::Axes;
-use crate::segment::step::{MAX_LEN, Step, StepBuilder, stored};
+use crate::segment::step::{MAX_LEN, Place, Step, StepBuilder, stored};
 
 /// Tiles that keep a GPU busy.
 const BUSY_TILES: u64 = 128;
@@ -15,11 +15,17 @@ const LEAST_SPLIT: u64 = 256;
 /// Steps of k in one workgroup, so that its loops turn less often than 60,000 times: at most 8 per 16 steps.
 const MOST_SPLIT: u64 = 98_304;
 
-struct Sizes {
-    batches: u64,
-    m: u64,
-    n: u64,
-    k: u64,
+/// How many products there are, and their sizes: the sum over `k` gives `[batches, m, n]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub batches: u64,
+    pub m: u64,
+    pub n: u64,
+    pub k: u64,
+}
+
+/// The tile, and the parts of k.
+struct Split {
     side: u64,
     splits: u64,
     split: u64,
@@ -35,21 +41,33 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<St
         return Err("unsupported: matmul of bool".to_owned());
     }
     let sizes = sizes(a, b)?;
+    let mut step = StepBuilder::new("matmul");
+    operands(lowering, &mut step, a, b, dtype)?;
     let target = lowering.target(*output);
-    let len = sizes.batches * sizes.m * sizes.n;
-    if len * sizes.splits >= MAX_LEN {
-        return Err(format!("unsupported: {} parts of {len} elements", sizes.splits));
+    product(lowering, step, sizes, dtype, target)
+}
+
+/// The steps of a product, of a step of `matmul.wgsl` in which `T` and all about the operands is declared.
+pub(super) fn product(
+    lowering: &mut Lowering<'_>,
+    mut step: StepBuilder,
+    sizes: Sizes,
+    dtype: DType,
+    target: Place,
+) -> Result<Vec<Step>, String> {
+    let Sizes { batches, m, n, k } = sizes;
+    let Split { side, splits, split } = sizes.split();
+    let len = batches * m * n;
+    if len * splits >= MAX_LEN {
+        return Err(format!("unsupported: {splits} parts of {len} elements"));
     }
-    let parts = match sizes.splits {
+    let parts = match splits {
         1 => target,
         splits => lowering.new_scratch(splits * len * 4)?,
     };
-    let mut step = StepBuilder::new("matmul");
-    operands(lowering, &mut step, a, b, dtype)?;
     let y = step.bind(parts, stored(dtype)?, Access::ReadWrite);
-    let tile = 4 * sizes.side;
-    let (tiles_m, tiles_n) = (sizes.m.div_ceil(tile), sizes.n.div_ceil(tile));
-    let Sizes { batches, m, n, k, splits, split, .. } = sizes;
+    let tile = 4 * side;
+    let (tiles_m, tiles_n) = (m.div_ceil(tile), n.div_ceil(tile));
     for (name, size) in [
         ("m", m),
         ("n", n),
@@ -62,7 +80,7 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<St
     ] {
         step.kernel.size(name, size as u32);
     }
-    step.kernel.declare(format!("const SIDE = {}u;", sizes.side));
+    step.kernel.declare(format!("const SIDE = {side}u;"));
     step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = v; }}"));
     let n_tiles = tiles_m * tiles_n * batches * splits;
     let mut steps = vec![step.finish(n_tiles, &lowering.info.limits)?];
@@ -72,7 +90,19 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<St
     Ok(steps)
 }
 
-/// The sizes, the tile and the parts of k.
+impl Sizes {
+    /// Tiles that keep the device busy, and parts of k where there are few of them.
+    fn split(&self) -> Split {
+        let Sizes { batches, m, n, k } = *self;
+        let tiles = |side: u64| m.div_ceil(4 * side) * n.div_ceil(4 * side) * batches;
+        let side = if m >= 48 && n >= 48 && tiles(16) >= BUSY_TILES { 16 } else { 8 };
+        let wanted = (BUSY_TILES / tiles(side).max(1)).clamp(1, (k / LEAST_SPLIT).max(1));
+        let split = k.div_ceil(wanted).next_multiple_of(16).clamp(16, MOST_SPLIT);
+        Split { side, splits: k.div_ceil(split).max(1), split }
+    }
+}
+
+/// The sizes of a product of two operands.
 fn sizes(a: &Operand, b: &Operand) -> Result<Sizes, String> {
     let (da, db) = (a.layout.shape().dims(), b.layout.shape().dims());
     let ([lead_a @ .., m, k], [lead_b @ .., k2, n]) = (da, db) else {
@@ -83,12 +113,7 @@ fn sizes(a: &Operand, b: &Operand) -> Result<Sizes, String> {
     }
     let batches = lead_a.iter().product::<usize>() as u64;
     let [m, n, k] = [m, n, k].map(|&size| size as u64);
-    let tiles = |side: u64| m.div_ceil(4 * side) * n.div_ceil(4 * side) * batches;
-    let side = if m >= 48 && n >= 48 && tiles(16) >= BUSY_TILES { 16 } else { 8 };
-    let wanted = (BUSY_TILES / tiles(side).max(1)).clamp(1, (k / LEAST_SPLIT).max(1));
-    let split = k.div_ceil(wanted).next_multiple_of(16).clamp(16, MOST_SPLIT);
-    let splits = k.div_ceil(split).max(1);
-    Ok(Sizes { batches, m, n, k, side, splits, split })
+    Ok(Sizes { batches, m, n, k })
 }
 
 /// Declares what `matmul.wgsl` reads: where each matrix starts, and its elements.

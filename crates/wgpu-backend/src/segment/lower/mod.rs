@@ -12,9 +12,11 @@ use super::address::Axes;
 use super::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
 use crate::gpu::AdapterInfo;
 
+mod conv;
 mod elementwise;
 mod matmul;
 mod moves;
+mod pool;
 mod random;
 mod reduce;
 
@@ -84,6 +86,10 @@ impl<'a> Lowering<'a> {
             Kernel::Gather { axis } => moves::gather(self, group, *axis),
             Kernel::ScatterAdd { axis } => moves::scatter_add(self, group, *axis),
             Kernel::Random(random) => random::lower(self, group, *random),
+            Kernel::Conv2d(g) => conv::lower(self, group, conv::Way::Forward, g),
+            Kernel::Conv2dInput(g) => conv::lower(self, group, conv::Way::Input, g),
+            Kernel::Conv2dFilter(g) => conv::lower(self, group, conv::Way::Filter, g),
+            Kernel::Pool { kind, geometry } => pool::lower(self, group, *kind, geometry),
             other => Err(format!("unsupported: {other} on a GPU")),
         }
     }
@@ -148,6 +154,39 @@ impl<'a> Lowering<'a> {
     /// Where a value is written.
     fn target(&self, id: ValueId) -> Place {
         self.redirect.get(&id).copied().unwrap_or(Place::Value(id))
+    }
+
+    /// Refuses operands and outputs that are not of `dtype` with these sizes, or operands with a layout.
+    fn check_packed(
+        &self,
+        group: &Group,
+        inputs: &[[usize; 4]],
+        output: [usize; 4],
+        dtype: DType,
+    ) -> Result<ValueId, String> {
+        let &[id] = group.outputs.as_slice() else {
+            return Err(format!("{} has one output", group.kernel));
+        };
+        if group.inputs.len() != inputs.len() || self.program.value(id).shape.dims() != output {
+            return Err(format!(
+                "{} has {} inputs and gives {output:?}",
+                group.kernel,
+                inputs.len()
+            ));
+        }
+        for (operand, dims) in group.inputs.iter().zip(inputs) {
+            let layout = &operand.layout;
+            let n = self.program.value(operand.value).shape.len();
+            let whole = layout.is_packed() && layout.offset() == 0 && layout.shape().len() == n;
+            if !whole || layout.shape().dims() != dims {
+                return Err(format!("{} of {operand}, which is not {dims:?}", group.kernel));
+            }
+        }
+        let ids = group.inputs.iter().map(|operand| operand.value).chain([id]);
+        match ids.map(|id| self.dtype(id)).find(|&other| other != dtype) {
+            Some(other) => Err(format!("unsupported: {} of {other} on a GPU", group.kernel)),
+            None => Ok(id),
+        }
     }
 
     /// New memory of its own.

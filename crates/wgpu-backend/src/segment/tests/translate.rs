@@ -197,7 +197,7 @@ fn two_thousand_random_groups() {
 fn every_kind_of_kernel() {
     let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
     let mut all = BTreeSet::new();
-    for b in [matmuls(), reductions(), moves()] {
+    for b in [matmuls(), reductions(), moves(), super::images::every_kind()] {
         texts(&gpu, &b, &mut all);
     }
     assert!(all.len() > 50, "{}", all.len());

@@ -1,0 +1,216 @@
+//! Pooling and its gradients: an invocation for each output, or for each input of a gradient.
+//!
+//! The gradient of the maximum has two steps: where the first greatest element under each window is, and
+//! for each element the sum over the windows that it is greatest of. So no window is searched twice.
+
+use convoke_compiler::{Group, PoolKind};
+use convoke_graph_core::{DType, ImageLayout, PoolGeometry};
+use convoke_shaders::{Access, Kernel, ParamValue};
+
+use super::Lowering;
+use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder};
+
+/// Invocations of a workgroup.
+const LANES: u64 = 64;
+
+/// What is known of the greatest element so far; the first NaN is greatest.
+const GREATEST: &str = "struct Acc { value: f32, at: u32 }";
+const TAKE_GREATEST: &str = "\
+fn take(acc: Acc, at: u32) -> Acc {
+    let x = element(at);
+    let above = x > acc.value || (is_nan_f32(x) && !is_nan_f32(acc.value));
+    if acc.at == NOWHERE || above { return Acc(x, at); }
+    return acc;
+}";
+
+/// The steps of pooling or a gradient of it.
+pub(super) fn lower(
+    lowering: &mut Lowering<'_>,
+    group: &Group,
+    kind: PoolKind,
+    g: &PoolGeometry,
+) -> Result<Vec<Step>, String> {
+    let (images, pooled) = (g.input_dims(), g.output_dims());
+    let (inputs, dims) = match kind {
+        PoolKind::Max | PoolKind::Avg => (vec![images], pooled),
+        PoolKind::MaxAt => (vec![images, images], pooled),
+        PoolKind::MaxGrad => (vec![images, pooled], images),
+        PoolKind::AvgGrad => (vec![pooled], images),
+        other => return Err(format!("unsupported: pooling of the kind {other:?} on a GPU")),
+    };
+    let output = lowering.check_packed(group, &inputs, dims, DType::F32)?;
+    check(group, kind, g)?;
+    let target = lowering.target(output);
+    let from: Vec<Place> =
+        group.inputs.iter().map(|operand| lowering.place(operand.value)).collect();
+    Ok(match (kind, from.as_slice()) {
+        (PoolKind::Avg, &[x]) => vec![mean(lowering, g, x, target)?],
+        (PoolKind::Max, &[x]) => vec![greatest(lowering, g, x, Found::Value, target)?],
+        (PoolKind::MaxAt, &[x, other]) => {
+            vec![greatest(lowering, g, x, Found::Of(other), target)?]
+        }
+        (PoolKind::MaxGrad, &[x, dy]) => {
+            let places = lowering.new_scratch(len(g, g.out_size) * 4)?;
+            vec![
+                greatest(lowering, g, x, Found::Place, places)?,
+                gradient(lowering, g, dy, Some(places), target)?,
+            ]
+        }
+        (PoolKind::AvgGrad, &[dy]) => vec![gradient(lowering, g, dy, None, target)?],
+        _ => return Err(format!("{} of {} operands", group.kernel, from.len())),
+    })
+}
+
+/// Elements of images of this size.
+fn len(g: &PoolGeometry, [rows, columns]: [usize; 2]) -> u64 {
+    (g.batch * g.channels * rows * columns) as u64
+}
+
+/// Refuses what would turn an invocation's loops too often, and numbers that could leave 32 bits.
+fn check(group: &Group, kind: PoolKind, g: &PoolGeometry) -> Result<(), String> {
+    let kernel = &group.kernel;
+    let searched = kind != PoolKind::AvgGrad;
+    let gathered = matches!(kind, PoolKind::MaxGrad | PoolKind::AvgGrad);
+    let [mut under, mut over] = [[0; 2]; 2];
+    for axis in 0..2 {
+        let reach = g.out_size[axis].checked_mul(g.stride[axis]);
+        let reach = reach.and_then(|n| n.checked_add(g.window[axis]));
+        let padded = g.in_size[axis].checked_add(g.pad_before[axis]);
+        let most = reach.and_then(|n| n.checked_add(padded?)).map_or(u64::MAX, |n| n as u64);
+        if most >= MAX_LEN {
+            return Err(format!("unsupported: {kernel} on a GPU: more than {MAX_LEN} places"));
+        }
+        under[axis] = g.window[axis].min(g.in_size[axis]) as u64;
+        over[axis] = g.window[axis].div_ceil(g.stride[axis]).min(g.out_size[axis]) as u64;
+    }
+    let turns = |[rows, columns]: [u64; 2]| rows.saturating_mul(columns + 1);
+    for (wanted, turns, what) in [
+        (searched, turns(under), "elements under a window"),
+        (gathered, turns(over), "windows over an element"),
+    ] {
+        if wanted && turns > MAX_TURNS {
+            return Err(format!("unsupported: {kernel} on a GPU: {turns} {what}"));
+        }
+    }
+    Ok(())
+}
+
+/// Adds the params of `lib/cover.wgsl`.
+fn geometry(kernel: &mut Kernel, g: &PoolGeometry) {
+    for (name, [rows, columns]) in [
+        ("in", g.in_size),
+        ("out", g.out_size),
+        ("window", g.window),
+        ("stride", g.stride),
+        ("pad", g.pad_before),
+    ] {
+        kernel.size(format!("{name}_h"), rows as u32).size(format!("{name}_w"), columns as u32);
+    }
+    let lanes = if g.layout == ImageLayout::Nchw { 1 } else { g.channels };
+    kernel.size("lanes", lanes as u32);
+}
+
+/// A step of `pool.wgsl` that reads `x` with `element`.
+fn pool(g: &PoolGeometry, x: Place) -> StepBuilder {
+    let mut step = StepBuilder::new("pool");
+    geometry(&mut step.kernel, g);
+    step.kernel.size("items", len(g, g.out_size) as u32);
+    let x = step.bind(x, "f32", Access::Read);
+    step.kernel.declare(format!("fn element(i: u32) -> f32 {{ return b{x}[i]; }}"));
+    step
+}
+
+fn mean(
+    lowering: &Lowering<'_>,
+    g: &PoolGeometry,
+    x: Place,
+    target: Place,
+) -> Result<Step, String> {
+    let mut step = pool(g, x);
+    let y = step.bind(target, "f32", Access::ReadWrite);
+    for line in [
+        "alias Acc = f32;",
+        "fn nothing() -> Acc { return 0.0; }",
+        "fn take(acc: Acc, at: u32) -> Acc { return acc + element(at); }",
+    ] {
+        step.kernel.declare(line);
+    }
+    step.kernel.declare(format!(
+        "fn finish(item: u32, acc: Acc, count: u32) {{ b{y}[item] = acc / f32(count); }}"
+    ));
+    step.finish(len(g, g.out_size).div_ceil(LANES), &lowering.info.limits)
+}
+
+/// What is stored of the first greatest element under a window.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    /// The element; of nothing, -inf.
+    Value,
+    /// The element of another tensor at its place; of nothing, 0.
+    Of(Place),
+    /// Its place.
+    Place,
+}
+
+fn greatest(
+    lowering: &Lowering<'_>,
+    g: &PoolGeometry,
+    x: Place,
+    found: Found,
+    target: Place,
+) -> Result<Step, String> {
+    let mut step = pool(g, x);
+    let result = match found {
+        Found::Value => "acc.value".to_owned(),
+        Found::Place => "acc.at".to_owned(),
+        Found::Of(other) => {
+            let other = step.bind(other, "f32", Access::Read);
+            step.kernel.declare(format!(
+                "fn found(at: u32) -> f32 {{ if at == NOWHERE {{ return 0.0; }} return b{other}[at]; }}"
+            ));
+            "found(acc.at)".to_owned()
+        }
+    };
+    let element = if matches!(found, Found::Place) { "u32" } else { "f32" };
+    let y = step.bind(target, element, Access::ReadWrite);
+    step.kernel.import("math").param("least", ParamValue::F32(f32::NEG_INFINITY));
+    for line in [
+        "const NOWHERE = 0xffffffffu;",
+        GREATEST,
+        "fn nothing() -> Acc { return Acc(p.least, NOWHERE); }",
+        TAKE_GREATEST,
+    ] {
+        step.kernel.declare(line);
+    }
+    step.kernel.declare(format!(
+        "fn finish(item: u32, acc: Acc, count: u32) {{ b{y}[item] = {result}; }}"
+    ));
+    step.finish(len(g, g.out_size).div_ceil(LANES), &lowering.info.limits)
+}
+
+/// The sum over windows of what they give: shares of `dy`, or, with the places of greatest elements, all of
+/// it.
+fn gradient(
+    lowering: &Lowering<'_>,
+    g: &PoolGeometry,
+    dy: Place,
+    places: Option<Place>,
+    target: Place,
+) -> Result<Step, String> {
+    let mut step = StepBuilder::new("pool_grad");
+    geometry(&mut step.kernel, g);
+    let n = len(g, g.in_size);
+    step.kernel.size("items", n as u32).declare("alias T = f32;");
+    let dy = step.bind(dy, "f32", Access::Read);
+    let share = match places {
+        None => format!("return b{dy}[at] / f32(count);"),
+        Some(places) => {
+            let places = step.bind(places, "u32", Access::Read);
+            format!("if b{places}[at] == item {{ return b{dy}[at]; }} return 0.0;")
+        }
+    };
+    let y = step.bind(target, "f32", Access::ReadWrite);
+    step.kernel.declare(format!("fn share(item: u32, at: u32, count: u32) -> T {{ {share} }}"));
+    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = v; }}"));
+    step.finish(n.div_ceil(LANES), &lowering.info.limits)
+}
