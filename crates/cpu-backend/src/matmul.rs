@@ -13,7 +13,7 @@ use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
 
 /// Multiplications and additions from which threads share one product.
-const PARALLEL: usize = 2 * 64 * 64 * 64;
+const PARALLEL: usize = 1 << 25;
 
 /// A batch of products, compiled.
 pub(crate) struct Matmul {
