@@ -136,8 +136,10 @@ impl Lowering<'_> {
             None => self.lower_class(node, &forms, &facts, &outputs)?,
         };
         for (index, (mut fact, form)) in outputs.into_iter().zip(results).enumerate() {
-            if let Form::Constant(tensor) = &form {
-                fact = Fact::of(tensor);
+            match &form {
+                Form::Constant(tensor) => fact = Fact::of(tensor),
+                Form::Splat(scalar, shape) if shape.rank() == 0 => fact = Fact::of(scalar),
+                _ => {}
             }
             self.forms.entry(Output { node: node.id, index: index as u32 }).or_insert((fact, form));
         }
