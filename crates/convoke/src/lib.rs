@@ -40,8 +40,7 @@ pub use convoke_graph_core::{
 };
 pub use convoke_session::{
     DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
-    FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, TransferKind,
-    TransferRecord, VariableInfo,
+    FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, VariableInfo,
 };
 pub use ndarray;
 

@@ -129,6 +129,8 @@ enum Scope {
     Device(Arc<str>),
     Control(SmallVec<[NodeId; 1]>),
     Colocate(NodeId),
+    /// An operation of another graph was named: what is built inside is refused.
+    Foreign(Arc<str>),
 }
 
 thread_local! {
@@ -274,18 +276,30 @@ impl Graph {
     }
 
     /// Nodes built in `build` run after `before`.
+    ///
+    /// # Errors
+    /// Recorded for each of those nodes: an operation of another graph.
     pub fn after<R>(&self, before: &[&Operation], build: impl FnOnce() -> R) -> R {
-        let ids = before.iter().filter(|o| o.graph().id() == self.id()).map(|o| o.id()).collect();
-        self.enter(Scope::Control(ids), build)
+        self.enter(self.controls(before.iter().copied()), build)
     }
 
     /// Nodes built in `build` run on the device of `other`.
+    ///
+    /// # Errors
+    /// Recorded for each of those nodes: an operation of another graph.
     pub fn colocate_with<R>(&self, other: &Operation, build: impl FnOnce() -> R) -> R {
-        self.enter(Scope::Colocate(other.id()), build)
+        let scope = match self.controls([other]) {
+            Scope::Control(_) => Scope::Colocate(other.id()),
+            foreign => foreign,
+        };
+        self.enter(scope, build)
     }
 
-    /// Puts `tensor` into a collection.
+    /// Puts `tensor` into a collection; a tensor of another graph is left out.
     pub fn collect(&self, collection: Collection, tensor: &Tensor) {
+        if tensor.graph().id() != self.id() {
+            return;
+        }
         self.write().collections.entry(collection).or_default().push(tensor.clone());
     }
 
@@ -295,11 +309,14 @@ impl Graph {
     }
 
     /// One operation that runs all of these.
+    ///
+    /// # Errors
+    /// Recorded: an operation of another graph.
     #[track_caller]
     pub fn group<'a>(&self, operations: impl IntoIterator<Item = &'a Operation>) -> Operation {
-        let ids: SmallVec<[NodeId; 1]> = operations.into_iter().map(Operation::id).collect();
         let at = Location::caller();
-        let id = self.enter(Scope::Control(ids), || self.append(Arc::new(NoOp), &[], "group", at));
+        let id =
+            self.enter(self.controls(operations), || self.append(Arc::new(NoOp), &[], "group", at));
         Operation::new(self.clone(), id)
     }
 
@@ -331,7 +348,7 @@ impl Graph {
         let (mut device, mut colocated) = (None, SmallVec::new());
         for scope in &scopes {
             match scope {
-                Scope::Name(_) => {}
+                Scope::Name(_) | Scope::Foreign(_) => {}
                 Scope::Device(name) => device = Some(name.clone()),
                 Scope::Control(ids) => controls.extend_from_slice(ids),
                 Scope::Colocate(id) => colocated.push(*id),
@@ -347,7 +364,11 @@ impl Graph {
         let name: Arc<str> =
             state.unique_name(&format!("{}{base}", prefix.unwrap_or_default())).into();
         let id = NodeId(state.nodes.len() as u32);
-        let (facts, invalid) = state.infer(self.id(), &*op, inputs);
+        let foreign = scopes.iter().find_map(|s| match s {
+            Scope::Foreign(name) => Some(name),
+            _ => None,
+        });
+        let (facts, invalid) = state.infer(self.id(), &*op, inputs, foreign);
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());
         let inputs = own.map(Tensor::output).collect();
         state.names.insert(name.clone(), id);
@@ -355,6 +376,17 @@ impl Graph {
             Node { id, name, op, inputs, controls, facts, device, colocated, location, invalid };
         state.nodes.push(Arc::new(node));
         id
+    }
+
+    fn controls<'a>(&self, operations: impl IntoIterator<Item = &'a Operation>) -> Scope {
+        let mut ids = SmallVec::new();
+        for operation in operations {
+            if operation.graph().id() != self.id() {
+                return Scope::Foreign(operation.name().into());
+            }
+            ids.push(operation.id());
+        }
+        Scope::Control(ids)
     }
 
     fn enter<R>(&self, scope: Scope, build: impl FnOnce() -> R) -> R {
@@ -406,8 +438,13 @@ impl GraphState {
         graph_id: u64,
         op: &dyn Op,
         inputs: &[Tensor],
+        foreign: Option<&Arc<str>>,
     ) -> (SmallVec<[Fact; 1]>, Option<OpError>) {
-        let result = self.input_facts(graph_id, inputs).and_then(|facts| {
+        let own = match foreign {
+            Some(name) => Err(OpError::Invalid(format!("{name} belongs to another graph"))),
+            None => Ok(()),
+        };
+        let result = own.and_then(|()| self.input_facts(graph_id, inputs)).and_then(|facts| {
             let outputs = op.infer(&facts)?;
             Ok(fold_small(op, &facts, outputs))
         });

@@ -427,6 +427,7 @@ impl<T: Element, const N: usize> From<[T; N]> for HostTensor {
 
 impl<T: Element, const N: usize, const M: usize> From<[[T; N]; M]> for HostTensor {
     fn from(rows: [[T; N]; M]) -> Self {
+        const { assert!(M <= isize::MAX as usize / 8, "an array of more rows than a tensor can have") };
         Self::with_shape(
             Shape::new(&[M, N]).expect("the array exists"),
             rows.into_iter().flatten().collect(),

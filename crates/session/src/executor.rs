@@ -90,8 +90,10 @@ impl Compiled {
         graph: &GraphSnapshot,
         feeds: &[Output],
         gpus: &Gpus,
+        budget: u64,
     ) -> Result<Self> {
         let slots = host_slots(&program);
+        check_budget(&slots, budget)?;
         let mut compiled = Self {
             explanation: None,
             slots,
@@ -159,6 +161,15 @@ impl Compiled {
         {
             let _ = gpus;
             Err(Error::internal("a segment is on a device that this build has not"))
+        }
+    }
+
+    /// Notes what placement expected to cross.
+    pub(crate) fn predict(&self, metadata: &mut RunMetadata) {
+        let transfers = self.explanation.iter().flat_map(|e| &e.prediction().transfers);
+        for transfer in transfers {
+            metadata.predicted_transfers += 1;
+            metadata.predicted_transfer_bytes += transfer.bytes;
         }
     }
 
@@ -524,4 +535,17 @@ impl Compiled {
             pool.push(instance);
         }
     }
+}
+
+/// Refuses a program whose host values take more than the budget.
+fn check_budget(slots: &HostSlots, budget: u64) -> Result<()> {
+    let needed = slots.n_bytes();
+    if needed <= budget {
+        return Ok(());
+    }
+    let message = format!(
+        "the run needs {needed} bytes of host memory, and its budget is {budget}; use smaller tensors or \
+         batches, or raise SessionOptions::host_budget_bytes"
+    );
+    Err(Error::new(ErrorKind::ResourceExhausted, message))
 }

@@ -23,7 +23,7 @@ mod state;
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices};
 pub use fetch::{Fetch, FetchList, FetchResults};
-pub use metadata::{NodeTime, RunMetadata, TransferKind, TransferRecord};
+pub use metadata::{NodeTime, RunMetadata};
 pub use place::Explanation;
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions};
 pub use state::VariableInfo;

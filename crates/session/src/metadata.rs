@@ -17,35 +17,17 @@ pub struct NodeTime {
     pub time: Duration,
 }
 
-/// Which way a tensor crossed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransferKind {
-    /// From the host to a device.
-    Upload,
-    /// From a device to the host.
-    Download,
-}
-
-/// One tensor that crossed.
-#[derive(Debug, Clone)]
-pub struct TransferRecord {
-    /// Which way.
-    pub kind: TransferKind,
-    /// The device's name.
-    pub device: Arc<str>,
-    /// How many bytes.
-    pub bytes: u64,
-}
-
 /// What a run did. Counts are taken where the work is encoded, not from the plan.
 #[derive(Debug, Clone, Default)]
 pub struct RunMetadata {
     /// The whole run as the caller saw it.
     pub wall: Duration,
-    /// The kernels in order, with [`crate::RunOptions::timings`].
+    /// The CPU's kernels in order, with [`crate::RunOptions::timings`].
     pub nodes: Vec<NodeTime>,
-    /// The tensors that the plan expects to cross.
-    pub predicted_transfers: Vec<TransferRecord>,
+    /// How many tensors placement expected to cross.
+    pub predicted_transfers: u64,
+    /// How many bytes placement expected to cross.
+    pub predicted_transfer_bytes: u64,
     /// Bytes that went to devices.
     pub upload_bytes: u64,
     /// Bytes that came back.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use convoke_compiler::memory::host_slots;
 use convoke_compiler::{
     CompileOptions, GroupLimits, HOST, InputFact, Plan, Program, Signature, compile,
 };
@@ -69,7 +68,7 @@ impl Default for SessionOptions {
 /// What to record of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
-    /// The time of each kernel.
+    /// The time of each kernel on the CPU, and of each segment on GPUs that can tell it.
     pub timings: bool,
 }
 
@@ -176,6 +175,7 @@ impl Session {
         let compiled = self.compiled(&planned, &data, &mut metadata)?;
         let values =
             compiled.run(&data, &self.state, &self.threads, options.timings, &mut metadata)?;
+        compiled.predict(&mut metadata);
         let [bytes, pipelines, alive] = self.gpus.made();
         metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
         metadata.pipelines_built = pipelines.saturating_sub(before[1]);
@@ -305,8 +305,8 @@ impl Session {
         let program = compile(&planned.plan, &inputs, &CompileOptions { limits, place: &place })?;
         placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
-        check_budget(&program, self.options.host_budget_bytes)?;
-        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
+        let budget = self.options.host_budget_bytes;
+        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus, budget)?;
         compiled.explanation = placing.explanation.into_inner();
         let compiled = Arc::new(compiled);
         planned.programs().replace(key, compiled.clone());
@@ -363,19 +363,6 @@ impl Planned {
         };
         data.iter().zip(&self.plan.shape_feeds).map(part).collect()
     }
-}
-
-/// Refuses a program whose host values take more than the budget.
-fn check_budget(program: &Program, budget: u64) -> Result<()> {
-    let needed = host_slots(program).n_bytes();
-    if needed <= budget {
-        return Ok(());
-    }
-    let message = format!(
-        "the run needs {needed} bytes of host memory, and its budget is {budget}; use smaller tensors or \
-         batches, or raise SessionOptions::host_budget_bytes"
-    );
-    Err(Error::new(ErrorKind::ResourceExhausted, message))
 }
 
 /// The machine's memory in bytes, where the system tells it as Linux does.

@@ -70,6 +70,8 @@ fn a_graph_with_stages_on_both_devices() {
         assert_eq!(y.to_vec::<f32>().unwrap(), [32.0, 0.0, 16.0], "{}", device.name);
         assert_eq!((metadata.uploads, metadata.downloads), (1, 1), "{metadata}");
         assert_eq!((metadata.upload_bytes, metadata.download_bytes), (3 * 8 * 4, 3 * 4 * 4));
+        let predicted = (metadata.predicted_transfers, metadata.predicted_transfer_bytes);
+        assert_eq!(predicted, (2, 3 * 8 * 4 + 3 * 4 * 4));
         assert_eq!(metadata.submissions, 1);
         let explanation = session.explain(&[x.feed(images)], &third).unwrap();
         assert_eq!(explanation.prediction().transfers.len(), 2, "{explanation}");
@@ -83,5 +85,24 @@ fn software_adapters_are_used_only_when_named() {
     assert!(hardware.list().iter().all(|device| device.kind != DeviceKind::SoftwareGpu));
     for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
         assert_eq!(device.devices.list()[1].kind, DeviceKind::SoftwareGpu);
+    }
+}
+
+#[test]
+fn colocated_work_follows() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![4]);
+        let v = g.device("GPU:0", || g.variable("v", Init::Constant(1.0), F32, [4]));
+        let y = g.colocate_with(&v.handle().operation(), || &x * 2.0);
+        let session = Session::new(&g, &device.devices).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        let run = |fetch: &Tensor| {
+            session.run_with(&[x.feed([1.0f32; 4])], fetch, Default::default()).unwrap()
+        };
+        let (got, metadata) = run(&(&y + &v));
+        assert_eq!(got.to_vec::<f32>().unwrap(), [3.0; 4]);
+        assert!(metadata.dispatches > 0, "{}: {metadata}", device.name);
+        assert_eq!(run(&(&x * 2.0)).1.dispatches, 0, "{}: alone it stays on the CPU", device.name);
     }
 }

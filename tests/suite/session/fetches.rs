@@ -117,3 +117,26 @@ fn second_order_gradients() {
     assert!(unconnected[0].is_none());
     assert!(x.stop_gradient().gradients(&[&x])[0].is_none());
 }
+
+#[test]
+fn operations_of_another_graph_are_refused_as_controls() {
+    let (g, h) = (Graph::new(), Graph::new());
+    for _ in 0..50 {
+        h.constant(1.0f32);
+    }
+    let foreign = h.constant(2.0f32).operation();
+    let session = session(&g);
+    let group = g.group([&foreign]);
+    let after = g.after(&[&foreign], || g.constant(1.0f32) + 1.0);
+    let near = g.colocate_with(&foreign, || g.constant(1.0f32));
+    g.collect(Collection::Global, &h.constant(1.0f32));
+    assert!(g.global_variables().is_empty());
+    for error in [
+        session.run(&[], &group).unwrap_err(),
+        session.run(&[], &after).unwrap_err(),
+        session.run(&[], &near).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.message().contains("belongs to another graph"), "{error}");
+    }
+}

@@ -155,6 +155,11 @@ fn gather(
     value(HostTensor::from_bytes(dtype, shape, bytes))
 }
 
+/// From `begin`, every element.
+fn slice_view(begin: &[usize]) -> View {
+    View::Slice { starts: begin.to_vec(), steps: vec![1; begin.len()] }
+}
+
 /// Sizes that an input holds: known ones, as many unknown ones as it has elements, or nothing.
 fn sizes(fact: &Fact) -> Result<Option<Vec<i64>>, OpError> {
     fact.expect("sizes", "integers", DType::is_int)?;
@@ -415,7 +420,7 @@ impl Op for Slice {
     }
 
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
-        gather(self, &self.view(), inputs)
+        gather(self, &slice_view(&self.begin), inputs)
     }
 
     fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {
@@ -424,25 +429,13 @@ impl Op for Slice {
     }
 
     fn class(&self) -> Class<'_> {
-        Class::View(self.view())
-    }
-}
-
-impl Slice {
-    fn view(&self) -> View {
-        View::Slice { starts: self.begin.clone(), steps: vec![1; self.begin.len()] }
+        Class::View(slice_view(&self.begin))
     }
 }
 
 #[derive(Debug, Clone)]
 struct SliceTo {
     begin: Vec<usize>,
-}
-
-impl SliceTo {
-    fn view(&self) -> View {
-        View::Slice { starts: self.begin.clone(), steps: vec![1; self.begin.len()] }
-    }
 }
 
 impl Op for SliceTo {
@@ -469,7 +462,7 @@ impl Op for SliceTo {
     }
 
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
-        gather(self, &self.view(), inputs)
+        gather(self, &slice_view(&self.begin), inputs)
     }
 
     fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {
@@ -478,7 +471,7 @@ impl Op for SliceTo {
     }
 
     fn class(&self) -> Class<'_> {
-        Class::View(self.view())
+        Class::View(slice_view(&self.begin))
     }
 }
 
