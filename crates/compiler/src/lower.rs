@@ -1,26 +1,24 @@
 //! From a plan to single operations on concrete shapes: shape arithmetic and constants are folded, equal
 //! operations are shared, and views become layouts of their inputs.
 
+mod fold;
 mod images;
+mod state;
 
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, Contents, Contract, Control, DType, Dims, Elementwise, Error, Fact, Host, HostTensor,
-    Layout, Move, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, State, View, ops,
+    Class, Contract, Control, CustomKernel, DType, Dims, Elementwise, Error, ErrorKind, Fact, Host,
+    HostTensor, Layout, Move, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, View,
 };
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
+use fold::{fold, splat};
+
 use crate::{
     Arg, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value, ValueId,
 };
-
-/// Results of at most this many elements are computed when compiling, if all inputs are constant.
-const FOLD_MAX: usize = 1024;
-
-/// The host computes at most this many elements of shapes and ranges when compiling.
-const METADATA_MAX: usize = 1 << 24;
 
 /// What a run gives for a feed.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,7 +126,11 @@ impl Lowering<'_> {
         let outputs = match node.op.class() {
             // Unless it is fed, a placeholder is its default, whatever else it could be.
             Class::Host(Host::Placeholder) if !facts.is_empty() => smallvec![facts[0].clone()],
-            _ => node.op.infer(&facts)?,
+            class => {
+                let outputs = node.op.infer(&facts)?;
+                class.check(&facts, &outputs)?;
+                outputs
+            }
         };
         let forms: SmallVec<[Form; 3]> = inputs.into_iter().map(|(_, form)| form).collect();
         let results = match fold(node, &forms, &outputs) {
@@ -136,6 +138,7 @@ impl Lowering<'_> {
             None => self.lower_class(node, &forms, &facts, &outputs)?,
         };
         for (index, (mut fact, form)) in outputs.into_iter().zip(results).enumerate() {
+            self.check_form(&form, &fact)?;
             match &form {
                 Form::Constant(tensor) => fact = Fact::of(tensor),
                 Form::Splat(scalar, shape) if shape.rank() == 0 => fact = Fact::of(scalar),
@@ -144,6 +147,23 @@ impl Lowering<'_> {
             self.forms.entry(Output { node: node.id, index: index as u32 }).or_insert((fact, form));
         }
         Ok(())
+    }
+
+    /// Whether what an operation's class gives is what the operation says of its output.
+    fn check_form(&self, form: &Form, fact: &Fact) -> Result<()> {
+        let (dtype, shape) = match form {
+            Form::Operand(o) => (self.out.values[o.value.0 as usize].dtype, o.layout.shape()),
+            Form::Constant(tensor) => (tensor.dtype(), tensor.shape()),
+            Form::Splat(scalar, shape) => (scalar.dtype(), shape),
+            Form::Handle(_) => return Ok(()),
+        };
+        if dtype == fact.dtype && fact.dims.admits(shape) {
+            return Ok(());
+        }
+        let Fact { dtype: said, dims, .. } = fact;
+        let message =
+            format!("the operation says that it gives {said}{dims}, and gives {dtype}{shape}");
+        Err(Error::invalid(message))
     }
 
     /// Takes the result of an equal operation, if there was one.
@@ -179,16 +199,13 @@ impl Lowering<'_> {
         facts: &[Fact],
         outputs: &[Fact],
     ) -> Result<SmallVec<[Form; 1]>> {
-        if let Class::Control(Control::NoOp) = node.op.class() {
-            return Ok(SmallVec::new());
+        match node.op.class() {
+            Class::Control(Control::NoOp) => return Ok(SmallVec::new()),
+            Class::Custom(kernel) => return self.custom(node.id, kernel, forms, facts, outputs),
+            _ => {}
         }
         let fact = outputs.first().ok_or_else(|| Error::internal("an operation has no output"))?;
-        let shape = fact.shape().ok_or_else(|| {
-            Error::new(
-                convoke_graph_core::ErrorKind::Unimplemented,
-                format!("unsupported: the shape {} depends on computed data", fact.dims),
-            )
-        })?;
+        let shape = known_shape(fact)?;
         let form = match node.op.class() {
             Class::Elementwise(op) => {
                 let args: SmallVec<[&Form; 3]> = forms.iter().collect();
@@ -221,10 +238,36 @@ impl Lowering<'_> {
             Class::State(state) => self.state(node, state, forms, fact.dtype, &shape)?,
             other => {
                 let message = format!("unsupported: {other:?} of values that are not known");
-                return Err(Error::new(convoke_graph_core::ErrorKind::Unimplemented, message));
+                return Err(Error::new(ErrorKind::Unimplemented, message));
             }
         };
         Ok(smallvec![form])
+    }
+
+    /// A user's own kernel, which sees packed inputs.
+    fn custom(
+        &mut self,
+        node: NodeId,
+        kernel: Arc<dyn CustomKernel>,
+        forms: &[Form],
+        facts: &[Fact],
+        outputs: &[Fact],
+    ) -> Result<SmallVec<[Form; 1]>> {
+        let both = forms.iter().zip(facts);
+        let inputs = both.map(|(form, fact)| self.packed(node, form, fact.dtype));
+        let inputs = inputs.collect::<Result<_>>()?;
+        let mut ids = SmallVec::new();
+        for fact in outputs {
+            ids.push(self.value(fact.dtype, known_shape(fact)?, Source::Computed));
+        }
+        let form = |&value: &ValueId| {
+            let layout = Layout::packed(self.out.values[value.0 as usize].shape.clone());
+            Form::Operand(Operand { value, layout })
+        };
+        let results = ids.iter().map(form).collect();
+        let (kernel, nodes, device) = (Kernel::Custom(kernel), vec![node], self.device.clone());
+        self.out.groups.push(Group { kernel, inputs, outputs: ids, nodes, device });
+        Ok(results)
     }
 
     fn elementwise(
@@ -288,7 +331,10 @@ impl Lowering<'_> {
         }
         let packed = self.packed(node, input, dtype)?;
         let layout = view.layout(&packed.layout, shape);
-        let layout = layout.ok_or_else(|| Error::internal("a packed tensor cannot be viewed"))?;
+        let layout = layout.ok_or_else(|| {
+            let from = packed.layout.shape();
+            Error::invalid(format!("{view:?} of {from} does not give {shape}"))
+        })?;
         Ok(Form::Operand(Operand { value: packed.value, layout }))
     }
 
@@ -313,6 +359,11 @@ impl Lowering<'_> {
         axes.extend(inner);
         let layout = operand.layout.permute(&axes);
         let layout = layout.ok_or_else(|| Error::internal("axes are not a permutation"))?;
+        let kept: usize = layout.shape().dims()[..n_outer].iter().product();
+        if kept != shape.len() || (is_arg && rank != n_outer + 1) {
+            let from = operand.layout.shape();
+            return Err(Error::invalid(format!("{reduce:?} of {from} does not give {shape}")));
+        }
         let operand = Operand { value: operand.value, layout };
         let kernel = Kernel::Reduce(Reduction { kind: reduce.kind, n_outer });
         Ok(self.group(node, kernel, smallvec![operand], dtype, shape))
@@ -364,100 +415,6 @@ impl Lowering<'_> {
         };
         let inputs = data.iter().map(|form| self.operand(form)).collect::<Result<_>>()?;
         Ok(self.group(node, kernel, inputs, dtype, shape))
-    }
-
-    fn state(
-        &mut self,
-        node: &Node,
-        state: State,
-        forms: &[Form],
-        dtype: DType,
-        shape: &Shape,
-    ) -> Result<Form> {
-        let before = self.plan.after.get(&node.id).copied();
-        let variable = match (state, forms.first()) {
-            (State::Variable, _) => return Ok(Form::Handle(node.id)),
-            (_, Some(Form::Handle(variable))) => *variable,
-            _ => return Err(Error::internal("the handle of a variable is missing")),
-        };
-        match (state, before) {
-            (State::Assign, _) => Ok(forms[1].clone()),
-            (State::IsInitialized, Some(_)) => Ok(Form::Constant(HostTensor::from(true))),
-            (State::IsInitialized, None) => {
-                Ok(self.source(DType::Bool, Shape::scalar(), Source::Initialized(variable)))
-            }
-            (State::Read, before) => self.current(variable, before, dtype, shape),
-            (State::AssignAdd | State::AssignSub, before) => {
-                let current = self.current(variable, before, dtype, shape)?;
-                let name = if state == State::AssignAdd { "add" } else { "sub" };
-                let row = ops::rows().find(|row| row.name == name);
-                let row = row.ok_or_else(|| Error::internal(format!("no row {name}")))?;
-                let args = [&current, &forms[1]];
-                self.elementwise(node.id, Elementwise::Row(row), &args, dtype, shape)
-            }
-            _ => Err(Error::internal(format!("no lowering of {state:?}"))),
-        }
-    }
-
-    /// The elements of a variable after `assign`, or at the start of the run.
-    fn current(
-        &mut self,
-        variable: NodeId,
-        assign: Option<NodeId>,
-        dtype: DType,
-        shape: &Shape,
-    ) -> Result<Form> {
-        if let Some(assign) = assign {
-            let of = self.forms.get(&Output { node: assign, index: 0 });
-            return Ok(of.ok_or_else(|| Error::internal("an assignment is missing"))?.1.clone());
-        }
-        let layout = Layout::packed(shape.clone());
-        if let Some(&value) = self.variables.get(&variable) {
-            return Ok(Form::Operand(Operand { value, layout }));
-        }
-        let form = self.source(dtype, shape.clone(), Source::Variable(variable));
-        if let Form::Operand(operand) = &form {
-            self.variables.insert(variable, operand.value);
-        }
-        Ok(form)
-    }
-
-    fn finish(mut self) -> Result<Lowered> {
-        let mut fetches = Vec::new();
-        for fetch in &self.plan.signature.fetches {
-            let (fact, form) = self
-                .forms
-                .get(fetch)
-                .cloned()
-                .ok_or_else(|| Error::internal("a fetch was not lowered"))?;
-            if fact.is_variable() {
-                let message = "a variable's handle has no value; fetch what it reads";
-                return Err(Error::invalid(message));
-            }
-            fetches.push(self.packed(fetch.node, &form, fact.dtype)?);
-        }
-        self.out.fetches = fetches;
-        let mut variables: Vec<NodeId> = self.plan.assigns.keys().copied().collect();
-        variables.sort_unstable();
-        for variable in variables {
-            let assigns = &self.plan.assigns[&variable];
-            let Some(&last) = assigns.last() else { continue };
-            let of = self.forms.get(&Output { node: last, index: 0 }).cloned();
-            let (fact, form) = of.ok_or_else(|| Error::internal("an assignment is missing"))?;
-            let value = self.packed(last, &form, fact.dtype)?.value;
-            // A longer chain, or a plain assignment, does not depend on what others committed.
-            let accumulates = assigns.len() == 1 && self.accumulates(last);
-            self.out.commits.push(Commit { variable, value, accumulates });
-        }
-        Ok(self.out)
-    }
-
-    fn accumulates(&self, assign: NodeId) -> bool {
-        let node = self.plan.nodes.iter().find(|node| node.id == assign);
-        let adds = |node: &Arc<Node>| {
-            matches!(node.op.class(), Class::State(State::AssignAdd | State::AssignSub))
-        };
-        node.is_some_and(adds)
     }
 
     /// A value from outside of the program.
@@ -522,7 +479,7 @@ impl Lowering<'_> {
         }
         if dtype == DType::String {
             let message = "unsupported: strings that are transposed, broadcast or sliced";
-            return Err(Error::new(convoke_graph_core::ErrorKind::Unimplemented, message));
+            return Err(Error::new(ErrorKind::Unimplemented, message));
         }
         let (shape, inputs, constants, store): (Shape, SmallVec<[Operand; 3]>, _, _) = match form {
             Form::Splat(scalar, shape) => {
@@ -546,55 +503,10 @@ impl Lowering<'_> {
     }
 }
 
-/// The one element of a form that repeats it.
-fn splat(form: &Form) -> Option<HostTensor> {
-    match form {
-        Form::Splat(scalar, _) => Some(scalar.clone()),
-        Form::Constant(tensor) if tensor.len() == 1 => tensor.reshaped(Shape::scalar()).ok(),
-        _ => None,
-    }
-}
-
-/// The results of an operation on constants, if they are small or only the host computes them.
-fn fold(node: &Node, forms: &[Form], outputs: &[Fact]) -> Option<SmallVec<[Form; 1]>> {
-    let class = node.op.class();
-    let metadata = matches!(class, Class::Host(Host::Metadata));
-    if metadata {
-        let known = |fact: &Fact| match &fact.contents {
-            Contents::Known(tensor) => Some(Form::Constant(tensor.clone())),
-            _ => None,
-        };
-        if let Some(known) = outputs.iter().map(known).collect() {
-            return Some(known);
-        }
-    }
-    let pure = match &class {
-        Class::State(_) | Class::Random(_) | Class::Control(_) => false,
-        Class::Host(_) => metadata,
-        // A view of one repeated element stays that.
-        Class::View(_) => forms.first().is_some_and(|form| splat(form).is_none()),
-        _ => true,
-    };
-    if !pure || forms.is_empty() {
-        return None;
-    }
-    if let (Class::Elementwise(_), Some(fact)) = (&class, outputs.first()) {
-        let scalars: Option<Vec<HostTensor>> = forms.iter().map(splat).collect();
-        if let Some(result) = scalars.and_then(|scalars| node.op.eval(&scalars).ok()) {
-            return Some(smallvec![Form::Splat(result.first()?.clone(), fact.shape()?)]);
-        }
-    }
-    let small = |fact: &Fact| fact.shape().is_some_and(|s| s.len() <= FOLD_MAX);
-    let bounded = |fact: &Fact| fact.shape().is_some_and(|s| s.len() <= METADATA_MAX);
-    if !outputs.iter().all(|fact| small(fact) || (metadata && bounded(fact))) {
-        return None;
-    }
-    let constant = |form: &Form| match form {
-        Form::Constant(tensor) if tensor.len() <= FOLD_MAX || metadata => Some(tensor.clone()),
-        Form::Splat(scalar, shape) if shape.rank() == 0 => Some(scalar.clone()),
-        _ => None,
-    };
-    let values: Option<Vec<HostTensor>> = forms.iter().map(constant).collect();
-    let results = node.op.eval(&values?).ok()?;
-    Some(results.into_iter().map(Form::Constant).collect())
+/// The shape of an output, which has to be known by now.
+fn known_shape(fact: &Fact) -> Result<Shape> {
+    fact.shape().ok_or_else(|| {
+        let message = format!("unsupported: the shape {} depends on computed data", fact.dims);
+        Error::new(ErrorKind::Unimplemented, message)
+    })
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    ConvGeometry, DType, Elementwise, HostTensor, Layout, NodeId, Output, PoolGeometry, Random,
-    ReduceKind, Shape,
+    ConvGeometry, CustomKernel, DType, Elementwise, HostTensor, KernelShapes, Layout, NodeId,
+    Output, PoolGeometry, Random, ReduceKind, Shape,
 };
 use smallvec::SmallVec;
 
@@ -76,6 +76,19 @@ pub struct Group {
     pub device: Option<Arc<str>>,
 }
 
+impl Group {
+    /// The dtypes and shapes of its inputs and outputs.
+    pub fn shapes(&self, values: &[Value]) -> KernelShapes {
+        let value = |id: ValueId| &values[id.0 as usize];
+        let input = |x: &Operand| (value(x.value).dtype, x.layout.shape().clone());
+        let output = |&id: &ValueId| (value(id).dtype, value(id).shape.clone());
+        KernelShapes {
+            inputs: self.inputs.iter().map(input).collect(),
+            outputs: self.outputs.iter().map(output).collect(),
+        }
+    }
+}
+
 /// What a group does.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -122,6 +135,8 @@ pub enum Kernel {
     },
     /// Random elements; input 0 is the number of draws before, one u32.
     Random(Random),
+    /// What a user's own kernels do, of packed inputs.
+    Custom(Arc<dyn CustomKernel>),
 }
 
 /// What becomes of the elements under a window. Where inputs are called `x`, they are shaped like the
@@ -290,6 +305,7 @@ impl fmt::Display for Kernel {
                 )
             }
             Self::Random(r) => write!(f, "random {:?}", r.distribution),
+            Self::Custom(kernel) => write!(f, "{kernel:?}"),
         }
     }
 }

@@ -41,6 +41,7 @@ impl Group {
             }
             Kernel::ScatterAdd { .. } => (Family::Move, first.max(made)),
             Kernel::Random(_) => (Family::Other, made.saturating_mul(100)),
+            Kernel::Custom(kernel) => (Family::Other, kernel.flops(&self.shapes(values))),
         };
         Work { family, flops, bytes: inputs.saturating_add(outputs) }
     }

@@ -33,14 +33,16 @@ pub mod models;
 pub use convoke_compiler::Program;
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    Backward, BatchNorm, Class, Collection, Conv2d, DType, Dim, Dims, Element, Error, ErrorKind,
-    Fact, Feed, Graph, HostTensor, ImageLayout, Init, IntoFeed, IntoTensor, Layout, Node, NodeId,
-    Op, OpError, Operation, Output, Padding, Pool, Result, Shape, Tensor, Variable, dims, ops,
-    philox, train,
+    Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error,
+    ErrorKind, Fact, Facts, Feed, Graph, HostTensor, ImageLayout, Init, IntoFeed, IntoTensor,
+    KernelShapes, Layout, Node, NodeId, Op, OpError, Operation, Output, Padding, Pool, Result,
+    Shape, Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox,
+    train,
 };
 pub use convoke_session::{
     DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
-    FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, VariableInfo,
+    FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, Timings,
+    VariableInfo,
 };
 pub use ndarray;
 

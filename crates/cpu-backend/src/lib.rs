@@ -8,6 +8,7 @@
 //! `random.rs`; below them `walk.rs` (layouts), `elements.rs` (types) and `fast.rs` (all unsafe code).
 
 mod conv;
+mod custom;
 mod elements;
 mod elementwise;
 mod fast;
@@ -28,6 +29,7 @@ use convoke_graph_core::{DType, Error, OpError, Result};
 use smallvec::SmallVec;
 
 use conv::Conv;
+use custom::Custom;
 use elementwise::Elementwise;
 use matmul::Matmul;
 use moves::{Concat, Gather, Pad, ScatterAdd};
@@ -68,6 +70,7 @@ enum Run {
     Random(RandomFill),
     Conv(Conv),
     Pool(Pool),
+    Custom(Custom),
 }
 
 /// What a value's bytes must be.
@@ -103,6 +106,7 @@ impl CpuKernel {
             Kernel::Pool { kind, geometry } => {
                 Run::Pool(Pool::compile(program, group, *kind, *geometry)?)
             }
+            Kernel::Custom(kernel) => Run::Custom(Custom::compile(program, group, kernel)?),
             other => return Err(unsupported(&format!("the kernel {other}"))),
         };
         let buffer = |id| {
@@ -146,6 +150,7 @@ impl CpuKernel {
             Run::Random(kernel) => kernel.run(inputs, outputs, threads),
             Run::Conv(kernel) => kernel.run(inputs, outputs, threads),
             Run::Pool(kernel) => kernel.run(inputs, outputs, threads),
+            Run::Custom(kernel) => kernel.run(inputs, outputs),
         }
     }
 
@@ -171,6 +176,7 @@ impl Run {
             Self::Random(kernel) => kernel.flops(),
             Self::Conv(kernel) => kernel.flops(),
             Self::Pool(kernel) => kernel.flops(),
+            Self::Custom(kernel) => kernel.flops(),
             Self::Reorder(_) | Self::Pad(_) | Self::Concat(_) | Self::Gather(_) => 0,
         }
     }

@@ -199,3 +199,10 @@ impl From<OpError> for Error {
         Error::new(e.kind(), e.to_string())
     }
 }
+
+/// For definitions that compute with host tensors.
+impl From<Error> for OpError {
+    fn from(e: Error) -> Self {
+        Self::Invalid(e.message().to_owned())
+    }
+}

@@ -446,6 +446,7 @@ impl GraphState {
         };
         let result = own.and_then(|()| self.input_facts(graph_id, inputs)).and_then(|facts| {
             let outputs = op.infer(&facts)?;
+            op.class().check(&facts, &outputs)?;
             Ok(fold_small(op, &facts, outputs))
         });
         match result {

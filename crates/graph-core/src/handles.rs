@@ -148,6 +148,12 @@ impl Operation {
     pub fn name(&self) -> String {
         self.node().name.to_string()
     }
+
+    /// Its outputs, in order.
+    pub fn outputs(&self) -> Vec<Tensor> {
+        let output = |index| Tensor::new(self.graph.clone(), Output { node: self.id, index });
+        (0..self.node().facts.len() as u32).map(output).collect()
+    }
 }
 
 impl Variable {

@@ -15,6 +15,7 @@
 //! - This crate does no I/O and knows no device.
 #![forbid(unsafe_code)]
 
+mod custom;
 mod dtype;
 mod error;
 mod fact;
@@ -33,6 +34,7 @@ pub mod train;
 #[cfg(test)]
 mod tests;
 
+pub use custom::{CustomKernel, KernelShapes, TensorView, TensorViewMut, Wgsl, WgslParam};
 pub use dtype::{Compute, DType, Element, Float};
 pub use error::{Error, ErrorKind, OpError, Result};
 pub use fact::{Contents, Dim, Dims, Fact};
@@ -42,8 +44,8 @@ pub use graph::{Collection, Graph, GraphSnapshot, Node, NodeId, Output};
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
 pub use op::{
-    Class, Contract, Control, Distribution, Elementwise, Host, Move, Op, Random, Reduce,
-    ReduceAxes, ReduceKind, State, View, Window,
+    Class, Contract, Control, Distribution, Elementwise, Facts, Host, Move, Op, Random, Reduce,
+    ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
     BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Row,

@@ -6,8 +6,15 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    Backward, Conv2d, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, Row, Shape, Tensor,
+    Backward, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, Row,
+    Shape, Tensor,
 };
+
+/// The facts of an operation's outputs.
+pub type Facts = SmallVec<[Fact; 1]>;
+
+/// The values of an operation's outputs.
+pub type Values = SmallVec<[HostTensor; 1]>;
 
 /// Everything the engine knows about one operation.
 ///
@@ -22,7 +29,7 @@ pub trait Op: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// What does not fit, with the numbers.
-    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError>;
+    fn infer(&self, inputs: &[Fact]) -> Result<Facts, OpError>;
 
     /// The definition: short, single-threaded, right; floats computed in `f64` and rounded once,
     /// integers exact and wrapped. Called by tests and to fold constants, never in a run.
@@ -30,7 +37,7 @@ pub trait Op: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Data that the operation refuses, such as an index out of range, or an operation that has no
     /// value outside of a session.
-    fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError>;
+    fn eval(&self, inputs: &[HostTensor]) -> Result<Values, OpError>;
 
     /// The gradient of each input, in order; `None` where there is none.
     fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>>;
@@ -63,6 +70,88 @@ pub enum Class<'a> {
     State(State),
     /// Orders other operations.
     Control(Control),
+    /// Work that only its own kernels know.
+    Custom(Arc<dyn CustomKernel>),
+}
+
+impl Class<'_> {
+    /// Whether an operation of this class can have these inputs and outputs, so that passes may take the
+    /// inputs that they need without asking again.
+    ///
+    /// # Errors
+    /// A number of inputs or outputs, or a rank, that does not belong to the class.
+    pub fn check(&self, inputs: &[Fact], outputs: &[Fact]) -> Result<(), OpError> {
+        let n_outputs = usize::from(!matches!(self, Self::Control(_)));
+        if outputs.len() < n_outputs {
+            return Err(OpError::Invalid(format!("an operation of class {self:?} has an output")));
+        }
+        let (least, most) = self.n_inputs();
+        if inputs.len() < least || inputs.len() > most {
+            return Err(OpError::Arity { expected: least, found: inputs.len() });
+        }
+        if let Some(fact) = outputs.first() {
+            self.check_dtype(inputs, fact.dtype)?;
+        }
+        if let Self::Contract(Contract::Matmul { .. }) = self {
+            let low = |fact: &&Fact| fact.dims.rank().is_some_and(|rank| rank < 2);
+            if let Some(fact) = inputs.iter().chain(outputs).find(low) {
+                return Err(OpError::Rank { expected: 2, found: fact.dims.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether work of this class on such inputs, as many as it needs, gives elements of `output`.
+    fn check_dtype(&self, inputs: &[Fact], output: DType) -> Result<(), OpError> {
+        let all = |facts: &[Fact], dtype| facts.iter().all(|fact| fact.dtype == dtype);
+        let fits = match self {
+            Self::Elementwise(Elementwise::Row(row)) => {
+                let first = inputs[0].dtype;
+                row.output(first) == Some(output) && all(inputs, first)
+            }
+            Self::Elementwise(Elementwise::Select) => {
+                inputs[0].dtype == DType::Bool && all(&inputs[1..], output)
+            }
+            Self::Reduce(reduce) => match reduce.kind {
+                ReduceKind::ArgMax | ReduceKind::ArgMin => output == DType::I32,
+                _ => all(&inputs[..1], output),
+            },
+            Self::Contract(Contract::Matmul { .. } | Contract::Conv2d(_)) => all(inputs, output),
+            Self::Move(Move::Concat { .. }) => all(inputs, output),
+            Self::Window(Window::AvgGrad(_)) => all(&inputs[1..], output),
+            Self::Move(Move::Pad { .. }) | Self::Window(_) => all(&inputs[..1], output),
+            _ => true,
+        };
+        if fits {
+            return Ok(());
+        }
+        let given: Vec<DType> = inputs.iter().map(|fact| fact.dtype).collect();
+        Err(OpError::Invalid(format!("{self:?} of {given:?} does not give {output}")))
+    }
+
+    /// The least and the greatest number of inputs.
+    fn n_inputs(&self) -> (usize, usize) {
+        const ANY: usize = usize::MAX;
+        match self {
+            Self::Elementwise(Elementwise::Row(row)) => (row.arity, row.arity),
+            Self::Elementwise(Elementwise::Select) => (3, 3),
+            Self::Elementwise(Elementwise::Cast) => (1, 1),
+            Self::View(_) | Self::Reduce(_) => (1, ANY),
+            Self::Contract(Contract::Matmul { .. } | Contract::Conv2d(_)) => (2, 2),
+            Self::Contract(Contract::Conv2dInput(_) | Contract::Conv2dFilter(_)) => (3, 3),
+            Self::Window(Window::Max(_) | Window::Avg(_)) => (1, 1),
+            Self::Window(Window::MaxAt(_) | Window::MaxGrad(_) | Window::AvgGrad(_)) => (2, 2),
+            Self::Move(Move::Concat { .. } | Move::Pad { .. }) => (1, ANY),
+            Self::Move(Move::Gather { .. }) => (2, 2),
+            Self::Move(Move::ScatterAdd { .. }) => (3, 3),
+            Self::Host(Host::Placeholder) => (0, 1),
+            Self::Host(Host::Constant(_)) | Self::State(State::Variable) => (0, 0),
+            Self::State(State::Read | State::IsInitialized) => (1, 1),
+            Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
+            Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
+            Self::Control(_) | Self::Custom(_) => (0, ANY),
+        }
+    }
 }
 
 /// Elementwise work.
@@ -323,26 +412,11 @@ pub(crate) fn one(fact: Fact) -> Result<SmallVec<[Fact; 1]>, OpError> {
 
 /// One output value.
 pub(crate) fn value(
-    tensor: Result<HostTensor, impl Into<OpErrorOr>>,
+    tensor: Result<HostTensor, impl Into<OpError>>,
 ) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
     match tensor {
         Ok(tensor) => Ok(SmallVec::from_iter([tensor])),
-        Err(e) => Err(e.into().0),
-    }
-}
-
-/// An [`OpError`], also from the errors of host tensors.
-pub(crate) struct OpErrorOr(OpError);
-
-impl From<OpError> for OpErrorOr {
-    fn from(e: OpError) -> Self {
-        Self(e)
-    }
-}
-
-impl From<crate::Error> for OpErrorOr {
-    fn from(e: crate::Error) -> Self {
-        Self(OpError::Invalid(e.message().to_owned()))
+        Err(e) => Err(e.into()),
     }
 }
 

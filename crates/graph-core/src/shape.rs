@@ -200,6 +200,9 @@ impl Layout {
     /// The part that begins at `starts`, has `sizes` elements along each axis, `steps` apart. `None`
     /// if the part is not inside.
     pub fn slice(&self, starts: &[usize], sizes: &[usize], steps: &[isize]) -> Option<Self> {
+        if sizes.len() != self.shape.rank() {
+            return None;
+        }
         let mut offset = self.offset;
         let mut strides = SmallVec::new();
         for (axis, &dim) in self.shape.dims.iter().enumerate() {

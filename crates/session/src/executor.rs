@@ -10,6 +10,8 @@ use convoke_graph_core::{
     AlignedBytes, Error, ErrorKind, GraphSnapshot, HostTensor, NodeId, Output, Result,
 };
 #[cfg(feature = "gpu")]
+use convoke_wgpu_backend::gpu::Timestamps;
+#[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{GpuSegment, RunOptions as GpuRunOptions};
 use smallvec::SmallVec;
 
@@ -17,6 +19,7 @@ use crate::devices::Gpus;
 use crate::feeds::FeedData;
 use crate::metadata::{NodeTime, RunMetadata};
 use crate::place::Explanation;
+use crate::session::Timings;
 use crate::state::{Kept, Snapshot, State};
 
 /// How many instances of a program stay for later runs.
@@ -106,13 +109,13 @@ impl Compiled {
             program,
         };
         compiled.place_values(graph, feeds);
+        let name = |id: &NodeId| graph.node(*id).name.clone();
+        compiled.names =
+            compiled.program.groups.iter().map(|g| g.nodes.iter().map(name).collect()).collect();
         for at in 0..compiled.program.segments.len() {
             let work = compiled.segment_work(at, gpus)?;
             compiled.segments.push(work);
         }
-        let name = |id: &NodeId| graph.node(*id).name.clone();
-        compiled.names =
-            compiled.program.groups.iter().map(|g| g.nodes.iter().map(name).collect()).collect();
         Ok(compiled)
     }
 
@@ -149,8 +152,10 @@ impl Compiled {
         {
             let device = segment.device.0 as usize;
             let (gpu, variables) = gpus.get(device)?;
+            let names = self.names.iter().map(|nodes| nodes.last().cloned().unwrap_or_default());
+            let compiled = GpuSegment::compile(&gpu, &self.program, at, &variables)?;
             Ok(SegmentWork::Gpu(Box::new(GpuWork {
-                segment: GpuSegment::compile(&gpu, &self.program, at, &variables)?,
+                segment: compiled.with_names(names.collect()),
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
@@ -196,7 +201,7 @@ impl Compiled {
         feeds: &[FeedData<'_>],
         state: &State,
         threads: &Threads,
-        timings: bool,
+        timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
         let bound = self.bind(feeds, state)?;
@@ -212,7 +217,7 @@ impl Compiled {
         bound: &Bound<'_>,
         state: &State,
         threads: &Threads,
-        timings: bool,
+        timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
         for work in &self.segments {
@@ -244,7 +249,7 @@ impl Compiled {
         instance: &mut Instance,
         bound: &Bound<'_>,
         state: &State,
-        timings: bool,
+        timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let named = |e: Error| e.with_device(&*work.device);
@@ -255,7 +260,12 @@ impl Compiled {
             .map(|&id| self.bytes(id, instance, bound))
             .collect::<Result<_>>()?;
         let lease = work.segment.lease(None).map_err(named)?;
-        let options = GpuRunOptions { timestamps: timings, ..GpuRunOptions::default() };
+        let timestamps = match timings {
+            Timings::Host => Timestamps::None,
+            Timings::Devices => Timestamps::Whole,
+            Timings::Nodes => Timestamps::Each,
+        };
+        let options = GpuRunOptions { timestamps, ..GpuRunOptions::default() };
         let run = work.segment.run_with(&lease, &uploads, &options).map_err(named)?;
         let sent = uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
         metadata.uploads += sent;
@@ -266,6 +276,16 @@ impl Compiled {
         metadata.submissions += u64::from(run.submissions);
         metadata.gpu += run.gpu_time.unwrap_or_default();
         drop(uploads);
+        for (origin, &time) in work.segment.origins().zip(&run.step_times) {
+            let group = origin.map(|group| group as usize);
+            metadata.nodes.push(NodeTime {
+                nodes: group.map(|group| self.names[group].clone()).unwrap_or_default(),
+                device: work.device.clone(),
+                kernel: group
+                    .map_or("copy".into(), |group| self.program.groups[group].kernel.to_string()),
+                time,
+            });
+        }
         for (&value, bytes) in work.downloads.iter().zip(&run.downloads) {
             if let Place::Slot(slot) = self.places[value.0 as usize] {
                 let slot = &mut instance.slots[slot as usize];
@@ -307,10 +327,10 @@ impl Compiled {
         instance: &mut Instance,
         bound: &Bound<'_>,
         threads: &Threads,
-        timings: bool,
+        timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let start = timings.then(Instant::now);
+        let start = (timings == Timings::Nodes).then(Instant::now);
         // The buffers that are written leave the instance while the others are read.
         let mut outputs: SmallVec<[(usize, AlignedBytes); 2]> = SmallVec::new();
         for output in &step.outputs {

@@ -25,5 +25,5 @@ pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices};
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, RunMetadata};
 pub use place::Explanation;
-pub use session::{DevicePolicy, RunOptions, Session, SessionOptions};
+pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;

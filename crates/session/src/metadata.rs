@@ -22,7 +22,8 @@ pub struct NodeTime {
 pub struct RunMetadata {
     /// The whole run as the caller saw it.
     pub wall: Duration,
-    /// The CPU's kernels in order, with [`crate::RunOptions::timings`].
+    /// The kernels in order, with [`Timings::Nodes`](crate::Timings::Nodes); those of GPUs where they can
+    /// tell.
     pub nodes: Vec<NodeTime>,
     /// How many tensors placement expected to cross.
     pub predicted_transfers: u64,
@@ -40,7 +41,7 @@ pub struct RunMetadata {
     pub dispatches: u64,
     /// GPU queue submissions.
     pub submissions: u64,
-    /// Time that GPUs report, where they can.
+    /// Time that GPUs report, with [`Timings::Devices`](crate::Timings::Devices), where they can.
     pub gpu: Duration,
     /// Time that the host waited for GPU segments.
     pub gpu_wait: Duration,

@@ -68,8 +68,20 @@ impl Default for SessionOptions {
 /// What to record of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
-    /// The time of each kernel on the CPU, and of each segment on GPUs that can tell it.
-    pub timings: bool,
+    /// Which times.
+    pub timings: Timings,
+}
+
+/// Which times a run records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Timings {
+    /// Those that the host sees: in CPU kernels, waiting for GPUs, and in all.
+    #[default]
+    Host,
+    /// Also what GPUs say of their own work, where they can tell.
+    Devices,
+    /// Also each kernel on each device. GPUs then run dispatches one by one, which takes longer in all.
+    Nodes,
 }
 
 /// Runs parts of a graph, and keeps its variables.

@@ -1,5 +1,6 @@
 //! A table for each operation.
 
+mod custom;
 mod elementwise;
 mod layout;
 mod matmul;

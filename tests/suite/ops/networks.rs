@@ -35,6 +35,8 @@ fn losses() {
         &[
             case("equal logits").x([[1.0f32, 1.0], [3.0, 3.0]]).x([0i32, 1]).y([ln2, ln2]),
             case("gradient").x(ramp(&[3, 4])).x([2i32, 0, 3]).gradient(),
+            case("labels of u8").x([[1.0f32, 1.0]]).x([1u8]).y([ln2]),
+            case("labels of i64").x([[1.0f32, 1.0]]).x([1i64]).y([ln2]),
         ],
     );
     check(

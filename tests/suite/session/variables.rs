@@ -146,3 +146,27 @@ fn wrong_assignments_are_refused() {
     let session = Session::new(&g, &Devices::cpu()).unwrap();
     assert_eq!(session.run(&[], &huge).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
+
+#[test]
+fn a_label_out_of_range_fails_the_step() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 2]);
+        let labels = g.placeholder("labels", I32, dims![None]);
+        let w = g.variable("w", Init::Constant(1.0), F32, [2, 3]);
+        let loss = x.matmul(&w).cross_entropy(&labels).mean(());
+        let step = Sgd::new(0.1).minimize(&loss);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        for wrong in [3i32, -1] {
+            let feeds = [x.feed([[1.0f32, 2.0], [3.0, 4.0]]), labels.feed([0, wrong])];
+            let error = session.run(&feeds, &step).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfRange, "{}: {error}", device.name);
+            let says = format!("index {wrong} at position 1 is out of range for an axis of 3");
+            assert_eq!(error.message(), says, "{}", device.name);
+            assert_eq!(error.node(), Some("gather"), "{}", device.name);
+            let w = session.run(&[], &w).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(w, [1.0; 6], "{}", device.name);
+        }
+    }
+}

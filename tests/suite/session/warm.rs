@@ -1,7 +1,10 @@
 //! A warm run: nothing is made on the device, one submission for each GPU segment, many threads.
 
+use std::time::Duration;
+
 use convoke::models::{Classifier, Model, OptimizerKind};
 use convoke::prelude::*;
+use convoke::{RunOptions, Timings};
 use convoke_tests::{TestDevice, devices, ramp};
 
 fn classifier(optimizer: OptimizerKind) -> Classifier {
@@ -83,5 +86,35 @@ fn many_threads_run_one_session() {
                 });
             }
         });
+    }
+}
+
+#[test]
+fn times_of_nodes_and_devices() {
+    for device in devices() {
+        let c = classifier(OptimizerKind::Sgd);
+        let session = ready(device, &c);
+        let feeds = [c.images.feed(ramp(&[20, 64])), c.labels.feed(vec![3i32; 20])];
+        let name = if device.devices.list().len() > 1 { "GPU:0" } else { "CPU:0" };
+        let fetch = (&c.loss, &c.step);
+        let timed = |timings| session.run_with(&feeds, fetch, RunOptions { timings }).unwrap().1;
+        assert!(timed(Timings::Host).nodes.is_empty());
+        assert!(timed(Timings::Devices).nodes.is_empty());
+        let run = timed(Timings::Nodes);
+        assert!(run.nodes.iter().all(|node| &*node.device == name), "{run}");
+        assert!(run.nodes.iter().any(|node| node.kernel == "matmul"), "{run}");
+        let times: Duration = run.nodes.iter().map(|node| node.time).sum();
+        if name == "CPU:0" {
+            assert!(times > Duration::ZERO && times <= run.cpu, "{run}");
+        } else {
+            assert_eq!(run.nodes.len() as u64, run.dispatches, "{run}");
+            // Dispatches run one after the other, and the whole lasts at least as long as its parts.
+            assert!(
+                times > Duration::ZERO && times <= run.gpu,
+                "{times:?} of {:?}\n{run}",
+                run.gpu
+            );
+            assert!(run.gpu <= run.gpu_wait, "{run}");
+        }
     }
 }

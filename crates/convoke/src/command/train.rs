@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use convoke::data::{self, Dataset, Images};
 use convoke::models::{Classifier, OptimizerKind};
-use convoke::{Devices, RunMetadata, RunOptions, Session, SessionOptions};
+use convoke::{Devices, RunMetadata, RunOptions, Session, SessionOptions, Timings};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, ModelName, OptimizerName, devices};
@@ -154,6 +154,7 @@ fn train(
         Outcome { losses: Vec::new(), accuracy: 0.0, seconds: 0.0, totals: Totals::default() };
     let mut pixels = vec![0.0f32; batch * data.train.row_len()];
     let mut labels = vec![0i32; batch];
+    let timed = RunOptions { timings: Timings::Devices };
     let begun = Instant::now();
     for epoch in 0..epochs {
         let order = shuffled(data.train.len(), options.seed, epoch);
@@ -168,7 +169,7 @@ fn train(
                 bar.suspend(|| println!("placement\n{}", explained.summary()));
             }
             let fetch = (&classifier.loss, &classifier.step);
-            let ((loss, ()), metadata) = session.run_with(&feeds, fetch, RunOptions::default())?;
+            let ((loss, ()), metadata) = session.run_with(&feeds, fetch, timed)?;
             outcome.totals.add(&metadata, start);
             let loss = loss.scalar::<f32>()?;
             if !loss.is_finite() {

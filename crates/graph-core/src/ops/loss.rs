@@ -1,6 +1,7 @@
 //! Losses, each per example: take the mean for a scalar.
 
-use crate::{IntoTensor, Tensor};
+use crate::ops::control::Refused;
+use crate::{IntoTensor, OpError, Tensor};
 
 impl Tensor {
     /// Cross entropy of the softmax of these logits with integer labels.
@@ -9,13 +10,20 @@ impl Tensor {
     /// `self [.., classes]`, `labels [..]` of integers → `[..]`.
     ///
     /// # Errors
-    /// Recorded: the number of classes is not known. A label out of range has the loss 0.
+    /// Recorded: the number of classes is not known. A run with a label that is negative or not below
+    /// the number of classes fails with [`ErrorKind::OutOfRange`](crate::ErrorKind::OutOfRange).
     #[track_caller]
     pub fn cross_entropy(&self, labels: impl IntoTensor) -> Tensor {
         let labels = labels.into_tensor(self);
         let dims = self.dims();
-        let classes = dims.dims().and_then(|d| d.last()).and_then(|d| d.known()).unwrap_or(0);
-        let hot = labels.one_hot(classes, self.dtype());
+        let classes = dims.dims().and_then(|d| d.last()).and_then(|d| d.known());
+        let Some(classes) = classes.and_then(|n| i32::try_from(n).ok()) else {
+            let reason = format!("the number of classes, the last size of {dims}, is not known");
+            return self.apply(Refused(OpError::Invalid(reason)), &[self]);
+        };
+        // What is gathered is the label itself; the gather refuses those out of range.
+        let labels = self.graph().range(0, classes).gather(&labels, 0);
+        let hot = labels.one_hot(classes as usize, self.dtype());
         self.cross_entropy_with(&hot)
     }
 

@@ -14,8 +14,8 @@ use smallvec::SmallVec;
 
 use super::buffer::Buffer;
 use super::device::{Scopes, Shared, guarded_poll};
-use super::recording::Recording;
-use super::staging::{Chunk, Direction, Staging, Timer};
+use super::recording::{Recording, Spans};
+use super::staging::{Chunk, Direction, SPAN_BYTES, Staging, Timer};
 use super::submission::RunOutput;
 use super::{GpuError, error};
 
@@ -250,7 +250,12 @@ impl Job {
             encoder.copy_buffer_to_buffer(&chunk.raw, piece.chunk_offset, dst, at, size);
         }
         if let Some(recording) = &self.recording {
-            recording.encode(&mut encoder, self.timer.as_ref().map(|timer| &timer.queries));
+            let timer = self.timer.as_ref().zip(self.times.as_ref());
+            let spans = timer.map(|(timer, place)| Spans {
+                queries: &timer.queries,
+                n: (place.n_bytes / SPAN_BYTES) as u32,
+            });
+            recording.encode(&mut encoder, spans.as_ref());
         }
         for (place, (src, at)) in self.places.iter().zip(&self.sources) {
             let Some((chunk, _)) = self.down.get(place.chunk) else { continue };
@@ -260,7 +265,8 @@ impl Job {
             }
         }
         if let (Some(timer), Some(place)) = (&self.timer, &self.times) {
-            encoder.resolve_query_set(&timer.queries, 0..2, &timer.resolved, 0);
+            let n = 2 * (place.n_bytes / SPAN_BYTES) as u32;
+            encoder.resolve_query_set(&timer.queries, 0..n, &timer.resolved, 0);
             if let Some((chunk, _)) = self.down.get(place.chunk) {
                 let size = Some(place.n_bytes);
                 encoder.copy_buffer_to_buffer(&timer.resolved, 0, &chunk.raw, place.offset, size);

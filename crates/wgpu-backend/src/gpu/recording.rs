@@ -56,6 +56,12 @@ pub struct Recording {
     n_copies: u32,
 }
 
+/// Pairs of queries that measure spans of time: one for all dispatches, or one for each.
+pub(super) struct Spans<'a> {
+    pub(super) queries: &'a wgpu::QuerySet,
+    pub(super) n: u32,
+}
+
 impl Recording {
     /// Checks all commands against the device; those that do nothing are left out.
     pub(super) fn new(shared: &Shared, mut commands: Vec<Command>) -> Result<Recording, GpuError> {
@@ -89,32 +95,30 @@ impl Recording {
         self.n_copies
     }
 
-    /// Appends the commands to `encoder`. With `times`, the first and the last pass write when they begin and
-    /// end to its queries 0 and 1.
-    pub(super) fn encode(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        times: Option<&wgpu::QuerySet>,
-    ) {
-        let mut n_left = self.n_dispatches as usize;
+    /// Appends the commands to `encoder`. With one span, it reaches from the first dispatch to the last; with
+    /// as many as there are dispatches, each is a pass of its own.
+    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder, spans: Option<&Spans<'_>>) {
+        let each = spans.is_some_and(|spans| spans.n > 1);
+        let mut done = 0;
         let mut rest = self.commands.as_slice();
-        let mut first = true;
         while let Some(command) = rest.first() {
             let is_dispatch = |c: &&Command| matches!(c, Command::Dispatch { .. });
-            let n = rest.iter().take_while(is_dispatch).count();
+            let most = if each { 1 } else { rest.len() };
+            let n = rest.iter().take(most).take_while(is_dispatch).count();
             let (pass, after) = rest.split_at(n.max(1));
             rest = after;
             if n > 0 {
-                n_left -= n;
-                let timestamp_writes = times.map(|query_set| wgpu::ComputePassTimestampWrites {
-                    query_set,
-                    beginning_of_pass_write_index: first.then_some(0),
-                    end_of_pass_write_index: (n_left == 0).then_some(1),
+                let (first, at) = (done == 0, 2 * done);
+                done += n as u32;
+                let last = done == self.n_dispatches;
+                let timestamp_writes = spans.map(|spans| wgpu::ComputePassTimestampWrites {
+                    query_set: spans.queries,
+                    beginning_of_pass_write_index: (each || first).then_some(at),
+                    end_of_pass_write_index: if each { Some(at + 1) } else { last.then_some(1) },
                 });
                 // wgpu refuses timestamp writes that write none.
-                let timestamp_writes = timestamp_writes.filter(|_| first || n_left == 0);
+                let timestamp_writes = timestamp_writes.filter(|_| each || first || last);
                 encode_pass(encoder, pass, timestamp_writes);
-                first = false;
             } else {
                 encode_copy(encoder, command);
             }

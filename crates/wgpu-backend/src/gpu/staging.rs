@@ -19,8 +19,10 @@ const MIN_CHUNK: u64 = 64 << 10;
 const BIG_CHUNK: u64 = 64 << 20;
 /// Larger chunks, for single downloads, are multiples of this.
 const BIG_STEP: u64 = 16 << 20;
-/// Bytes of the two timestamps of a run.
-pub(super) const TIMES_BYTES: u64 = 16;
+/// The most spans of time that one run measures: a query set has at most 4,096 queries.
+pub(super) const MAX_SPANS: u32 = 2048;
+/// Bytes of the two timestamps of a span.
+pub(super) const SPAN_BYTES: u64 = 16;
 
 const UNMAPPED: u8 = 0;
 const PENDING: u8 = 1;
@@ -75,9 +77,10 @@ impl Chunk {
     }
 }
 
-/// What measures the time of one run on the device.
+/// What measures spans of time on the device: two queries each.
 #[derive(Debug)]
 pub(super) struct Timer {
+    max_spans: u32,
     pub(super) queries: wgpu::QuerySet,
     pub(super) resolved: wgpu::Buffer,
     _reservation: Reservation,
@@ -173,24 +176,28 @@ impl Shared {
         Ok(Chunk { raw, state: Arc::new(AtomicU8::new(state)), _reservation: reservation })
     }
 
-    /// A timer, if the device has them.
-    pub(super) fn timer(&self) -> Result<Option<Timer>, GpuError> {
+    /// A timer for so many spans, if the device has them.
+    pub(super) fn timer(&self, n_spans: u32) -> Result<Option<Timer>, GpuError> {
         if !self.info.features.timestamps {
             return Ok(None);
         }
-        let idle = lock(&self.staging.timers).pop();
-        if idle.is_some() {
-            return Ok(idle);
+        {
+            let mut idle = lock(&self.staging.timers);
+            if let Some(at) = idle.iter().position(|timer| timer.max_spans >= n_spans) {
+                return Ok(Some(idle.swap_remove(at)));
+            }
         }
+        let max_spans = n_spans.next_power_of_two();
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-        let (resolved, reservation) = self.raw_buffer("times", TIMES_BYTES, usage, false)?;
+        let (resolved, reservation) =
+            self.raw_buffer("times", u64::from(max_spans) * SPAN_BYTES, usage, false)?;
         let desc = wgpu::QuerySetDescriptor {
             label: Some("times"),
             ty: wgpu::QueryType::Timestamp,
-            count: 2,
+            count: 2 * max_spans,
         };
         let queries = self.scoped("query set", 0, || self.device.create_query_set(&desc))?;
-        Ok(Some(Timer { queries, resolved, _reservation: reservation }))
+        Ok(Some(Timer { max_spans, queries, resolved, _reservation: reservation }))
     }
 
     /// Bytes of the largest chunk that several uploads or downloads share.

@@ -14,7 +14,7 @@ use super::buffer::Buffer;
 use super::device::Shared;
 use super::owner::{Claim, Done, Job, Piece, Place};
 use super::recording::Recording;
-use super::staging::{Direction, TIMES_BYTES};
+use super::staging::{Direction, MAX_SPANS, SPAN_BYTES};
 
 /// Bytes to bring to the device before the commands run.
 ///
@@ -51,8 +51,21 @@ pub struct Submission<'a> {
     pub downloads: &'a [Download<'a>],
     /// When to give up waiting.
     pub deadline: Option<Instant>,
-    /// Whether to measure the time of the dispatches on the device.
-    pub timestamps: bool,
+    /// What to measure on the device, if it can tell.
+    pub timestamps: Timestamps,
+}
+
+/// What a device measures of a submission.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Timestamps {
+    /// Nothing.
+    #[default]
+    None,
+    /// The time from the first dispatch to the last.
+    Whole,
+    /// The time of each dispatch too. They then run in passes of their own, one after the other; of more than
+    /// 2,048, only the whole is measured.
+    Each,
 }
 
 /// Bytes that came from a device, aligned to 8 so that they can be read as any number.
@@ -70,6 +83,8 @@ pub struct RunOutput {
     pub data: Vec<HostBytes>,
     /// Time from the first to the last dispatch on the device, if it was asked for and the device can tell.
     pub gpu_time: Option<Duration>,
+    /// The time of each dispatch, in order, if it was asked for and the device can tell.
+    pub dispatch_times: Vec<Duration>,
     /// Bytes brought to the device, each upload rounded up to a multiple of 4.
     pub upload_bytes: u64,
     /// Bytes brought back, each download rounded up to a multiple of 4.
@@ -162,7 +177,7 @@ impl Pending {
             }
             if let Some(place) = &done.times {
                 let period = shared.queue.get_timestamp_period();
-                read(place, &mut |bytes| output.gpu_time = elapsed(bytes, period))?;
+                read(place, &mut |bytes| read_times(bytes, period, &mut output))?;
             }
         }
         // What was copied before a loss may be garbage.
@@ -192,13 +207,24 @@ impl Pending {
     }
 }
 
-/// The time between two timestamps in ticks of `period` nanoseconds.
-fn elapsed(bytes: &[u8], period: f32) -> Option<Duration> {
-    let (begin, end) = bytes.split_first_chunk::<8>()?;
-    let (end, _) = end.split_first_chunk::<8>()?;
-    let (begin, end) = (u64::from_le_bytes(*begin), u64::from_le_bytes(*end));
-    let ticks = end.checked_sub(begin).filter(|_| begin != 0)?;
-    Some(Duration::from_nanos((ticks as f64 * f64::from(period)) as u64))
+/// Reads pairs of timestamps, in ticks of `period` nanoseconds.
+fn read_times(bytes: &[u8], period: f32, output: &mut RunOutput) {
+    let ticks = |bytes: &[u8]| bytes.first_chunk::<8>().map_or(0, |tick| u64::from_le_bytes(*tick));
+    let spans: Vec<(u64, u64)> = bytes
+        .chunks_exact(SPAN_BYTES as usize)
+        .map(|span| (ticks(span), ticks(&span[8..])))
+        .collect();
+    // A device that could not tell leaves zeros.
+    let time = |begin: u64, end: u64| {
+        let ticks = end.checked_sub(begin).filter(|_| begin != 0)?;
+        Some(Duration::from_nanos((ticks as f64 * f64::from(period)) as u64))
+    };
+    let (first, last) = (spans.first().copied(), spans.last().copied());
+    output.gpu_time = first.zip(last).and_then(|((begin, _), (_, end))| time(begin, end));
+    if spans.len() as u64 == u64::from(output.dispatches) {
+        let times: Option<_> = spans.iter().map(|&(begin, end)| time(begin, end)).collect();
+        output.dispatch_times = times.unwrap_or_default();
+    }
 }
 
 impl Shared {
@@ -208,7 +234,12 @@ impl Shared {
         let mut job = Job { recording: work.recording.cloned(), ..Job::default() };
         let n_dispatches = work.recording.map_or(0, |recording| recording.n_dispatches());
         job.deadline = work.deadline;
-        let staged = self.stage_downloads(work, n_dispatches > 0, &mut job);
+        let n_spans = match work.timestamps {
+            Timestamps::None => 0,
+            Timestamps::Each if n_dispatches <= MAX_SPANS => n_dispatches,
+            _ => n_dispatches.min(1),
+        };
+        let staged = self.stage_downloads(work, n_spans, &mut job);
         let staged = staged.and_then(|()| self.stage_uploads(work.uploads, &mut job));
         if let Err(error) = staged {
             job.recycle(&self.staging);
@@ -223,7 +254,7 @@ impl Shared {
     fn stage_downloads(
         &self,
         work: &Submission<'_>,
-        has_dispatches: bool,
+        n_spans: u32,
         job: &mut Job,
     ) -> Result<(), GpuError> {
         let max = self.max_shared_chunk();
@@ -247,9 +278,9 @@ impl Shared {
             job.sources.push((download.src.clone(), download.offset));
             job.output.download_bytes += n_bytes;
         }
-        if work.timestamps && has_dispatches {
-            job.timer = self.timer()?;
-            job.times = job.timer.is_some().then(|| place(TIMES_BYTES));
+        if n_spans > 0 {
+            job.timer = self.timer(n_spans)?;
+            job.times = job.timer.is_some().then(|| place(u64::from(n_spans) * SPAN_BYTES));
         }
         for size in sizes {
             job.down.push((self.chunk(Direction::Down, size)?, size));

@@ -74,7 +74,7 @@ impl Double {
         Double { gpu: gpu.clone(), x, y, params, recording }
     }
 
-    fn run(&self, values: &[f32], timestamps: bool) -> Result<RunOutput, GpuError> {
+    fn run(&self, values: &[f32], timestamps: Timestamps) -> Result<RunOutput, GpuError> {
         let n = [values.len() as u32, 0, 0, 0];
         let uploads = [
             Upload { bytes: bytemuck::cast_slice(values), dst: &self.x, offset: 0 },
@@ -93,7 +93,7 @@ impl Double {
 
     #[track_caller]
     fn check(&self, values: &[f32]) {
-        let output = self.run(values, false).unwrap();
+        let output = self.run(values, Timestamps::None).unwrap();
         let doubled: Vec<f32> = values.iter().map(|v| 2.0 * v).collect();
         assert_eq!(bytemuck::cast_slice::<u8, f32>(&output.data[0]), doubled);
     }
@@ -184,10 +184,10 @@ fn a_warm_run_makes_nothing() {
     let gpu = noop();
     let double = Double::new(&gpu, 1000, true);
     let values = [1.5; 1000];
-    double.run(&values, true).unwrap();
+    double.run(&values, Timestamps::Each).unwrap();
     let before = (gpu.counters(), gpu.internal_counters());
     for _ in 0..20 {
-        double.run(&values, true).unwrap();
+        double.run(&values, Timestamps::Each).unwrap();
     }
     let (after, internal) = (gpu.counters(), gpu.internal_counters());
     assert_eq!(internal, before.1);
@@ -467,7 +467,7 @@ fn a_lost_device_answers_nothing_else() {
 fn all_calls_answer_lost(gpu: &Gpu, lose: fn(&Gpu)) {
     let double = Double::new(gpu, 4, false);
     let pipeline = gpu.pipeline(&desc(DOUBLE, false)).unwrap();
-    double.run(&[1.0; 4], false).unwrap();
+    double.run(&[1.0; 4], Timestamps::None).unwrap();
     lose(gpu);
     let lost = |kind: GpuErrorKind| assert_eq!(kind, GpuErrorKind::Lost);
     let slices = [
@@ -481,7 +481,7 @@ fn all_calls_answer_lost(gpu: &Gpu, lose: fn(&Gpu)) {
             .unwrap_err()
             .kind(),
     );
-    lost(double.run(&[1.0; 4], false).unwrap_err().kind());
+    lost(double.run(&[1.0; 4], Timestamps::None).unwrap_err().kind());
     lost(gpu.run(&Submission::default()).unwrap_err().kind());
     lost(gpu.buffer("b", 4, BufferUse::Storage).unwrap_err().kind());
     lost(gpu.pipeline(&desc(DOUBLE, false)).unwrap_err().kind());
@@ -531,8 +531,15 @@ fn adapters_double_numbers() {
                 double.check(&values);
             }
             let double = Double::new(&gpu, 1 << 20, trusted);
-            let output = double.run(&vec![1.0; 1 << 20], true).unwrap();
-            assert_eq!(output.gpu_time.is_some(), gpu.info().features.timestamps, "{}", gpu.info());
+            let timed = gpu.info().features.timestamps;
+            for (timestamps, n_times) in
+                [(Timestamps::None, 0), (Timestamps::Whole, 1), (Timestamps::Each, 1)]
+            {
+                let output = double.run(&vec![1.0; 1 << 20], timestamps).unwrap();
+                let told = timed && timestamps != Timestamps::None;
+                assert_eq!(output.gpu_time.is_some(), told, "{}", gpu.info());
+                assert_eq!(output.dispatch_times.len(), usize::from(timed) * n_times);
+            }
             let buffer = gpu.buffer("b", 1 << 17, BufferUse::Storage).unwrap();
             for len in [1, 2, 3, 5, 65_537] {
                 assert_eq!(
@@ -576,7 +583,7 @@ fn adapters_make_nothing_when_warm() {
         let before = (gpu.counters(), gpu.internal_counters());
         let start = Instant::now();
         for _ in 0..200 {
-            double.run(&[1.5; 1000], false).unwrap();
+            double.run(&[1.5; 1000], Timestamps::None).unwrap();
         }
         println!("{}: {:?} a run", gpu.info(), start.elapsed() / 200);
         let (after, internal) = (gpu.counters(), gpu.internal_counters());
@@ -650,7 +657,7 @@ fn adapters_that_are_destroyed_are_lost() {
         let work = || {
             let double = Double::new(&gpu, 10_000, false);
             loop {
-                if let Err(error) = double.run(&[1.0; 10_000], false) {
+                if let Err(error) = double.run(&[1.0; 10_000], Timestamps::None) {
                     assert_eq!(error.kind(), GpuErrorKind::Lost, "{error}");
                     break;
                 }

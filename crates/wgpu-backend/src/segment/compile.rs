@@ -43,6 +43,8 @@ pub struct GpuSegment {
     pub(super) sizes: FxHashMap<Place, u64>,
     pub(super) shapes: Vec<Shape>,
     pub(super) pool: Pool,
+    /// The name of each of the program's groups.
+    pub(super) names: Vec<Arc<str>>,
 }
 
 /// Where a place lies in the buffers of a segment or an instance.
@@ -114,6 +116,7 @@ impl GpuSegment {
             sizes,
             shapes: segment.uploads.iter().map(|&id| program.value(id).shape.clone()).collect(),
             pool: Pool::new(MAX_INSTANCES),
+            names: Vec::new(),
         };
         for &place in &segment.schedule.downloads {
             let home = segment.home(place)?;
@@ -127,6 +130,13 @@ impl GpuSegment {
     #[must_use]
     pub fn with_max_instances(mut self, max: usize) -> GpuSegment {
         self.pool = Pool::new(max);
+        self
+    }
+
+    /// With a name for each of the program's groups, for errors in data.
+    #[must_use]
+    pub fn with_names(mut self, names: Vec<Arc<str>>) -> GpuSegment {
+        self.names = names;
         self
     }
 
@@ -166,12 +176,11 @@ fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, Error
         let mut bindings: Vec<BindingKind> =
             step.kernel.bindings().iter().map(|binding| kind(binding.access)).collect();
         bindings.push(BindingKind::Uniform { dynamic: false });
-        // Every index is checked against a size, and every loop against a bound, before it is used.
         let desc = PipelineDesc {
             label: step.kernel.name(),
             wgsl: &text,
             bindings: &bindings,
-            trusted: true,
+            trusted: step.trusted,
         };
         gpu.pipeline(&desc).map_err(|e| to_error(&e))
     };

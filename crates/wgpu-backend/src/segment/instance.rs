@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_graph_core::{AlignedBytes, Error, ErrorKind};
+use convoke_graph_core::{AlignedBytes, Error, OpError};
 use smallvec::SmallVec;
 
 use super::compile::{GpuSegment, Home};
@@ -12,7 +12,7 @@ use super::pool::Lease;
 use super::step::Step;
 use crate::gpu::{
     BindGroup, BindingSlice, Buffer, BufferUse, Command, Download, Pipeline, Recording, Submission,
-    Upload,
+    Timestamps, Upload,
 };
 
 /// Bytes of the status word and what it is about. See `shaders/lib/status.wgsl`.
@@ -32,8 +32,8 @@ pub struct GpuInstance {
 pub struct RunOptions {
     /// When to give up waiting.
     pub deadline: Option<Instant>,
-    /// Whether to measure the time of the dispatches on the device.
-    pub timestamps: bool,
+    /// What to measure on the device.
+    pub timestamps: Timestamps,
 }
 
 /// What a run brought back and what it took.
@@ -51,6 +51,8 @@ pub struct GpuRun {
     pub submissions: u32,
     /// Time on the device, if it was asked for and the device can tell.
     pub gpu_time: Option<Duration>,
+    /// The time of each step of [`GpuSegment::origins`], if it was asked for and the device can tell.
+    pub step_times: Vec<Duration>,
 }
 
 impl GpuSegment {
@@ -95,9 +97,9 @@ impl GpuSegment {
     /// As [`Self::run`], with options.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for other uploads than the segment has, [`ErrorKind::OutOfRange`] for
+    /// `InvalidArgument` for other uploads than the segment has, `OutOfRange` for
     /// an index in the data that is out of range (no variable has changed then),
-    /// [`ErrorKind::DeadlineExceeded`], no memory, a lost device.
+    /// `DeadlineExceeded`, no memory, a lost device.
     pub fn run_with(
         &self,
         instance: &GpuInstance,
@@ -136,7 +138,7 @@ impl GpuSegment {
             }
         });
         let output = output.map_err(|e| to_error(&e))?;
-        if let Some(error) = out_of_range(&status).or(failed) {
+        if let Some(error) = self.out_of_range(&status).or(failed) {
             return Err(error);
         }
         run.upload_bytes = output.upload_bytes;
@@ -144,7 +146,26 @@ impl GpuSegment {
         run.dispatches = output.dispatches;
         run.submissions = output.submissions;
         run.gpu_time = output.gpu_time;
+        run.step_times = output.dispatch_times;
         Ok(run)
+    }
+
+    /// The error that a status word stands for, if it is set.
+    fn out_of_range(&self, status: &[u8; STATUS_BYTES as usize]) -> Option<Error> {
+        let word = |i: usize| {
+            let bytes = status.get(4 * i..4 * i + 4).and_then(|bytes| bytes.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+        };
+        let [set, group, position, index, size] = [0, 1, 2, 3, 4].map(word);
+        if set == 0 {
+            return None;
+        }
+        let (index, position) = (i64::from(index as i32), position as usize);
+        let error = Error::from(OpError::Index { index, position, size: size as usize });
+        Some(match self.names.get(group as usize) {
+            Some(name) => error.with_node(&**name),
+            None => error,
+        })
     }
 
     /// Checks the uploads, and says where they go.
@@ -175,25 +196,6 @@ impl GpuSegment {
         }
         Ok(uploads)
     }
-}
-
-/// The error that a status word stands for, if it is set.
-fn out_of_range(status: &[u8; STATUS_BYTES as usize]) -> Option<Error> {
-    let word = |i: usize| {
-        let bytes = status.get(4 * i..4 * i + 4).and_then(|bytes| bytes.first_chunk());
-        bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-    };
-    let [set, group, position, index, size] = [0, 1, 2, 3, 4].map(word);
-    let index = index as i32;
-    (set != 0).then(|| {
-        Error::new(
-            ErrorKind::OutOfRange,
-            format!(
-                "index {index} at position {position} is out of range for an axis of {size} (group {group} \
-                 of the program)"
-            ),
-        )
-    })
 }
 
 /// The buffers of an instance that is being made.

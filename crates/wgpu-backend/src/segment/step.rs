@@ -49,6 +49,8 @@ pub(crate) struct Step {
     pub groups: [u32; 3],
     /// The program's group that it does the work of.
     pub origin: Option<u32>,
+    /// Whether the kernel is one of ours, which checks every index and bounds every loop itself.
+    pub trusted: bool,
 }
 
 impl Step {
@@ -79,6 +81,7 @@ impl fmt::Display for Step {
 pub(crate) struct StepBuilder {
     pub kernel: Kernel,
     places: Vec<Place>,
+    trusted: bool,
 }
 
 impl StepBuilder {
@@ -87,7 +90,12 @@ impl StepBuilder {
         let file = convoke_shaders::KERNELS.iter().find(|source| source.name == name);
         // A name without a file gives a shader without an entry point, which every test of it refuses.
         let file = file.copied().unwrap_or(Source { name, text: "" });
-        Self { kernel: Kernel::new(file), places: Vec::new() }
+        Self { kernel: Kernel::new(file), places: Vec::new(), trusted: true }
+    }
+
+    /// A step with a kernel that a user wrote.
+    pub(crate) fn custom(file: Source) -> Self {
+        Self { kernel: Kernel::new(file), places: Vec::new(), trusted: false }
     }
 
     /// Binds a place; what is bound already is bound once.
@@ -116,7 +124,8 @@ impl StepBuilder {
         }
         let groups = fold(n, limits.max_compute_workgroups_per_dimension)
             .ok_or_else(|| format!("unsupported: {n} workgroups in one kernel"))?;
-        Ok(Step { kernel: self.kernel, places: self.places, groups, origin: None })
+        let Self { kernel, places, trusted } = self;
+        Ok(Step { kernel, places, groups, origin: None, trusted })
     }
 }
 

@@ -13,6 +13,7 @@ use super::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
 use crate::gpu::AdapterInfo;
 
 mod conv;
+mod custom;
 mod elementwise;
 mod matmul;
 mod moves;
@@ -90,6 +91,7 @@ impl<'a> Lowering<'a> {
             Kernel::Conv2dInput(g) => conv::lower(self, group, conv::Way::Input, g),
             Kernel::Conv2dFilter(g) => conv::lower(self, group, conv::Way::Filter, g),
             Kernel::Pool { kind, geometry } => pool::lower(self, group, *kind, geometry),
+            Kernel::Custom(kernel) => custom::lower(self, group, &**kernel),
             other => Err(format!("unsupported: {other} on a GPU")),
         }
     }

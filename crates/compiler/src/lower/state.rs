@@ -1,0 +1,107 @@
+//! Variables: reads, assignments, and what the run commits and fetches.
+
+use std::sync::Arc;
+
+use convoke_graph_core::{
+    Class, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result, Shape,
+    State, ops,
+};
+
+use super::{Form, Lowered, Lowering};
+use crate::{Commit, Operand, Source};
+
+impl Lowering<'_> {
+    pub(super) fn state(
+        &mut self,
+        node: &Node,
+        state: State,
+        forms: &[Form],
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
+        let before = self.plan.after.get(&node.id).copied();
+        let variable = match (state, forms.first()) {
+            (State::Variable, _) => return Ok(Form::Handle(node.id)),
+            (_, Some(Form::Handle(variable))) => *variable,
+            _ => return Err(Error::internal("the handle of a variable is missing")),
+        };
+        match (state, before) {
+            (State::Assign, _) => Ok(forms[1].clone()),
+            (State::IsInitialized, Some(_)) => Ok(Form::Constant(HostTensor::from(true))),
+            (State::IsInitialized, None) => {
+                Ok(self.source(DType::Bool, Shape::scalar(), Source::Initialized(variable)))
+            }
+            (State::Read, before) => self.current(variable, before, dtype, shape),
+            (State::AssignAdd | State::AssignSub, before) => {
+                let current = self.current(variable, before, dtype, shape)?;
+                let name = if state == State::AssignAdd { "add" } else { "sub" };
+                let row = ops::rows().find(|row| row.name == name);
+                let row = row.ok_or_else(|| Error::internal(format!("no row {name}")))?;
+                let args = [&current, &forms[1]];
+                self.elementwise(node.id, Elementwise::Row(row), &args, dtype, shape)
+            }
+            _ => Err(Error::internal(format!("no lowering of {state:?}"))),
+        }
+    }
+
+    /// The elements of a variable after `assign`, or at the start of the run.
+    fn current(
+        &mut self,
+        variable: NodeId,
+        assign: Option<NodeId>,
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
+        if let Some(assign) = assign {
+            let of = self.forms.get(&Output { node: assign, index: 0 });
+            return Ok(of.ok_or_else(|| Error::internal("an assignment is missing"))?.1.clone());
+        }
+        let layout = Layout::packed(shape.clone());
+        if let Some(&value) = self.variables.get(&variable) {
+            return Ok(Form::Operand(Operand { value, layout }));
+        }
+        let form = self.source(dtype, shape.clone(), Source::Variable(variable));
+        if let Form::Operand(operand) = &form {
+            self.variables.insert(variable, operand.value);
+        }
+        Ok(form)
+    }
+
+    pub(super) fn finish(mut self) -> Result<Lowered> {
+        let mut fetches = Vec::new();
+        for fetch in &self.plan.signature.fetches {
+            let (fact, form) = self
+                .forms
+                .get(fetch)
+                .cloned()
+                .ok_or_else(|| Error::internal("a fetch was not lowered"))?;
+            if fact.is_variable() {
+                let message = "a variable's handle has no value; fetch what it reads";
+                return Err(Error::invalid(message));
+            }
+            fetches.push(self.packed(fetch.node, &form, fact.dtype)?);
+        }
+        self.out.fetches = fetches;
+        let mut variables: Vec<NodeId> = self.plan.assigns.keys().copied().collect();
+        variables.sort_unstable();
+        for variable in variables {
+            let assigns = &self.plan.assigns[&variable];
+            let Some(&last) = assigns.last() else { continue };
+            let of = self.forms.get(&Output { node: last, index: 0 }).cloned();
+            let (fact, form) = of.ok_or_else(|| Error::internal("an assignment is missing"))?;
+            let value = self.packed(last, &form, fact.dtype)?.value;
+            // A longer chain, or a plain assignment, does not depend on what others committed.
+            let accumulates = assigns.len() == 1 && self.accumulates(last);
+            self.out.commits.push(Commit { variable, value, accumulates });
+        }
+        Ok(self.out)
+    }
+
+    fn accumulates(&self, assign: NodeId) -> bool {
+        let node = self.plan.nodes.iter().find(|node| node.id == assign);
+        let adds = |node: &Arc<Node>| {
+            matches!(node.op.class(), Class::State(State::AssignAdd | State::AssignSub))
+        };
+        node.is_some_and(adds)
+    }
+}
