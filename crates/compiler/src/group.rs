@@ -225,7 +225,7 @@ impl Grouping<'_> {
         let nodes = members.iter().flat_map(|&m| self.groups[m].nodes.iter().copied()).collect();
         let (inputs, outputs) = (inputs.into(), outputs.into());
         let device = self.groups[cluster].device.clone();
-        Group { kernel: Kernel::Elementwise(fused), inputs, outputs, nodes, device }
+        Group { kernel: Kernel::Elementwise(fused), inputs, outputs, tail: None, nodes, device }
     }
 }
 

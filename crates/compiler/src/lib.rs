@@ -18,6 +18,7 @@ pub mod memory;
 mod plan;
 mod program;
 mod schedule;
+mod tail;
 mod work;
 
 #[cfg(test)]
@@ -28,6 +29,6 @@ pub use lower::InputFact;
 pub use plan::{Plan, Signature};
 pub use program::{
     Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, PoolKind, Program, Reduction,
-    Segment, Source, Value, ValueId,
+    Segment, Source, Tail, Value, ValueId,
 };
 pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};

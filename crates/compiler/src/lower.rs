@@ -266,7 +266,7 @@ impl Lowering<'_> {
         };
         let results = ids.iter().map(form).collect();
         let (kernel, nodes, device) = (Kernel::Custom(kernel), vec![node], self.device.clone());
-        self.out.groups.push(Group { kernel, inputs, outputs: ids, nodes, device });
+        self.out.groups.push(Group { kernel, inputs, outputs: ids, tail: None, nodes, device });
         Ok(results)
     }
 
@@ -438,7 +438,7 @@ impl Lowering<'_> {
     ) -> Form {
         let value = self.value(dtype, shape.clone(), Source::Computed);
         let (outputs, nodes, device) = (smallvec![value], vec![node], self.device.clone());
-        self.out.groups.push(Group { kernel, inputs, outputs, nodes, device });
+        self.out.groups.push(Group { kernel, inputs, outputs, tail: None, nodes, device });
         Form::Operand(Operand { value, layout: Layout::packed(shape.clone()) })
     }
 

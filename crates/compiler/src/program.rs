@@ -70,6 +70,9 @@ pub struct Group {
     pub inputs: SmallVec<[Operand; 3]>,
     /// What is written: packed values.
     pub outputs: SmallVec<[ValueId; 1]>,
+    /// What is done with the kernel's result before it is stored. The inputs are the kernel's, then those
+    /// of the tail but its first.
+    pub tail: Option<Tail>,
     /// The nodes that it does the work of, for placement and reports.
     pub nodes: Vec<NodeId>,
     /// The device that was asked for.
@@ -87,6 +90,15 @@ impl Group {
             outputs: self.outputs.iter().map(output).collect(),
         }
     }
+}
+
+/// Elementwise work on what a kernel gives, instead of storing it.
+#[derive(Debug, Clone)]
+pub struct Tail {
+    /// The kernel's result, which is never stored.
+    pub result: ValueId,
+    /// The work, in the result's row-major order; its input 0 is the result.
+    pub fused: Fused,
 }
 
 /// What a group does.
@@ -362,7 +374,11 @@ impl fmt::Display for Program {
                     .map(|&id| format!("{id} {}{}", self.value(id).dtype, self.value(id).shape));
                 let inputs = group.inputs.iter().map(ToString::to_string).collect();
                 let outputs = list(outputs.collect());
-                writeln!(f, "  {outputs} = [{}] of {}", group.kernel, list(inputs))?;
+                write!(f, "  {outputs} = [{}", group.kernel)?;
+                if let Some(tail) = &group.tail {
+                    write!(f, "; {}", tail.fused)?;
+                }
+                writeln!(f, "] of {}", list(inputs))?;
             }
             for commit in &segment.commits {
                 writeln!(f, "  commit %{} = {}", commit.variable.0, commit.value)?;

@@ -5,6 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::group::group;
 use crate::lower::{InputFact, lower};
+use crate::tail;
 use crate::{
     Commit, DeviceIndex, Group, GroupLimits, Kernel, Plan, Program, Segment, Source, Value, ValueId,
 };
@@ -65,6 +66,7 @@ pub struct CompileOptions<'a> {
 pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) -> Result<Program> {
     let mut lowered = lower(plan, inputs)?;
     group(&mut lowered, options.limits);
+    tail::attach(&mut lowered, options.limits);
     let (commits, random) = (lowered.commits, lowered.random);
     let mut program = Program {
         values: lowered.values,

@@ -81,25 +81,20 @@ fn a_dense_layer_and_its_step() {
             v6 i32[3] = constant i32[3] [0, 1, 2]
             v8 i32[3] = constant i32[3] [0, 1, 2]
             segment on device 0
-              v4 f32[2, 3] = [matmul] of v0, v2
-              v5 f32[2, 3] = [t0 = add(i0, i1); store t0] of v4, v3[2, 3]+0*[0, 1]
+              v5 f32[2, 3] = [matmul; t0 = add(i0, i1); store t0] of v0, v2, v3[2, 3]+0*[0, 1]
               v7 i32[2] = [gather 0] of v6, v1
               v11 f32[2, 1] = [Max after 1 axes] of v5
               v12 f32[2, 3], v13 f32[2, 3] = [t0 = sub(i0, i1); t1 = exp(t0); store t0, t1] of v5, v11[2, 3]+0*[1, 0]
               v14 f32[2, 1] = [Sum after 1 axes] of v13
               v15 f32[2, 1] = [t0 = log(i0); store t0] of v14
               v10 f32[2, 3], v17 f32[2, 3] = [t0 = equal(i0, i1); t1 = cast f32(t0); t2 = sub(i2, i3); t3 = mul(t2, t1); store t1, t3] of v7[2, 3]+0*[1, 0], v8[2, 3]+0*[0, 1], v12, v15[2, 3]+0*[1, 0]
-              v18 f32[2] = [Sum after 1 axes] of v17
-              v19 f32[2] = [t0 = neg(i0); store t0] of v18
+              v19 f32[2] = [Sum after 1 axes; t0 = neg(i0); store t0] of v17
               v20 f32[] = [Mean after 0 axes] of v19
               v21 f32[2, 3], v22 f32[2, 3] = [t0 = mul(f32[] [-0.5], i0); t1 = neg(t0); store t0, t1] of v10
-              v23 f32[2, 1] = [Sum after 1 axes] of v22
-              v25 f32[2, 1] = [t0 = reciprocal(i0); t1 = mul(i1, t0); store t1] of v14, v23
+              v25 f32[2, 1] = [Sum after 1 axes; t0 = reciprocal(i1); t1 = mul(i0, t0); store t1] of v22, v14
               v27 f32[2, 3] = [t0 = mul(i0, i1); t1 = add(i2, t0); store t1] of v25[2, 3]+0*[1, 0], v13, v21
-              v28 f32[3] = [Sum after 1 axes] of v27[3, 2]+0*[1, 3]
-              v29 f32[4, 3] = [matmul] of v0[4, 2]+0*[1, 4], v27
-              v31 f32[4, 3] = [t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v29, v2
-              v33 f32[3] = [t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v28, v3
+              v31 f32[4, 3] = [matmul; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v0[4, 2]+0*[1, 4], v27, v2
+              v33 f32[3] = [Sum after 1 axes; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v27[3, 2]+0*[1, 3], v3
               commit %2 = v31
               commit %8 = v33
             fetch v20
@@ -123,17 +118,16 @@ fn two_devices_make_segments_with_transfers() {
     check(
         program(&g, signature(&[&b, w.value()], &[], &[&x]), &[&[8, 8]], &place),
         &expect![[r#"
-        v0 f32[8, 8] = feed %0
-        v1 f32[8, 8] = variable %1
-        segment on device 1
-          upload v0
-          v2 f32[8, 8] = [matmul] of v0, v1
-          download v2, v1
-        segment on device 0
-          v3 f32[8, 8] = [t0 = relu(i0); store t0] of v2
-          v4 f32[] = [Sum after 0 axes] of v3
-        fetch v4, v1
-    "#]],
+            v0 f32[8, 8] = feed %0
+            v1 f32[8, 8] = variable %1
+            segment on device 1
+              upload v0
+              v3 f32[8, 8] = [matmul; t0 = relu(i0); store t0] of v0, v1
+              download v3, v1
+            segment on device 0
+              v4 f32[] = [Sum after 0 axes] of v3
+            fetch v4, v1
+        "#]],
     );
 }
 

@@ -19,7 +19,10 @@ impl Group {
         let inputs: u64 = self.inputs.iter().map(read).sum();
         let outputs: u64 = self.outputs.iter().map(|&id| value(id).n_bytes() as u64).sum();
         let first = self.inputs.first().map_or(0, |input| input.layout.shape().len() as u64);
-        let made: u64 = self.outputs.iter().map(|&id| value(id).shape.len() as u64).sum();
+        let made = match &self.tail {
+            Some(tail) => value(tail.result).shape.len() as u64,
+            None => self.outputs.iter().map(|&id| value(id).shape.len() as u64).sum(),
+        };
         let (family, flops) = match &self.kernel {
             Kernel::Elementwise(fused) => {
                 let len = fused.shape.len() as u64;
@@ -43,6 +46,11 @@ impl Group {
             Kernel::Random(_) => (Family::Other, made.saturating_mul(100)),
             Kernel::Custom(kernel) => (Family::Other, kernel.flops(&self.shapes(values))),
         };
+        let tail = self.tail.as_ref().map_or(0, |tail| {
+            let per_element = tail.fused.instrs.len() as u64 * FLOPS_PER_INSTR;
+            per_element.saturating_mul(tail.fused.shape.len() as u64)
+        });
+        let flops = flops.saturating_add(tail);
         Work { family, flops, bytes: inputs.saturating_add(outputs) }
     }
 }

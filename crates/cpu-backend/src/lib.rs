@@ -18,6 +18,7 @@ mod pool;
 mod random;
 mod reduce;
 mod reorder;
+mod tail;
 mod threads;
 mod walk;
 
@@ -37,6 +38,7 @@ use pool::Pool;
 use random::RandomFill;
 use reduce::Reduce;
 use reorder::Reorder;
+use tail::Tail;
 pub use threads::Threads;
 use walk::Walk;
 
@@ -71,6 +73,7 @@ enum Run {
     Conv(Conv),
     Pool(Pool),
     Custom(Custom),
+    Tail(Tail),
 }
 
 /// What a value's bytes must be.
@@ -86,28 +89,12 @@ impl CpuKernel {
     /// [`Unimplemented`](convoke_graph_core::ErrorKind::Unimplemented) if there is no kernel for it.
     pub fn compile(program: &Program, group: &Group) -> Result<Self> {
         check(program, group)?;
-        let run = match &group.kernel {
-            Kernel::Elementwise(fused) => match Reorder::compile(program, group, fused) {
-                Some(reorder) => Run::Reorder(reorder),
-                None => Run::Elementwise(Elementwise::compile(program, group, fused)?),
-            },
-            Kernel::Reduce(reduction) => Run::Reduce(Reduce::compile(program, group, *reduction)?),
-            Kernel::Matmul => Run::Matmul(Matmul::compile(program, group)?),
-            Kernel::Pad { before } => Run::Pad(Pad::compile(program, group, before)?),
-            Kernel::Concat { axis } => Run::Concat(Concat::compile(program, group, *axis)?),
-            Kernel::Gather { axis } => Run::Gather(Gather::compile(program, group, *axis)?),
-            Kernel::ScatterAdd { axis } => {
-                Run::ScatterAdd(ScatterAdd::compile(program, group, *axis)?)
+        let run = match &group.tail {
+            Some(tail) => {
+                let core = Run::compile(program, &group.core())?;
+                Run::Tail(Tail::compile(program, group, tail, core)?)
             }
-            Kernel::Random(random) => Run::Random(RandomFill::compile(program, group, *random)?),
-            Kernel::Conv2d(_) | Kernel::Conv2dInput(_) | Kernel::Conv2dFilter(_) => {
-                Run::Conv(Conv::compile(program, group)?)
-            }
-            Kernel::Pool { kind, geometry } => {
-                Run::Pool(Pool::compile(program, group, *kind, *geometry)?)
-            }
-            Kernel::Custom(kernel) => Run::Custom(Custom::compile(program, group, kernel)?),
-            other => return Err(unsupported(&format!("the kernel {other}"))),
+            None => Run::compile(program, group)?,
         };
         let buffer = |id| {
             let value = program.value(id);
@@ -138,20 +125,7 @@ impl CpuKernel {
         if !fits {
             return Err(Error::internal("buffers differ in number, size or alignment from values"));
         }
-        match &self.run {
-            Run::Elementwise(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Reorder(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Reduce(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Matmul(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Pad(kernel) => kernel.run(inputs, outputs),
-            Run::Concat(kernel) => kernel.run(inputs, outputs),
-            Run::Gather(kernel) => kernel.run(inputs, outputs, threads),
-            Run::ScatterAdd(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Random(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Conv(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Pool(kernel) => kernel.run(inputs, outputs, threads),
-            Run::Custom(kernel) => kernel.run(inputs, outputs),
-        }
+        self.run.run(inputs, outputs, threads)
     }
 
     /// Operations and bytes of one run, for cost models and reports.
@@ -167,6 +141,50 @@ impl std::fmt::Debug for CpuKernel {
 }
 
 impl Run {
+    fn compile(program: &Program, group: &Group) -> Result<Self> {
+        Ok(match &group.kernel {
+            Kernel::Elementwise(fused) => match Reorder::compile(program, group, fused) {
+                Some(reorder) => Self::Reorder(reorder),
+                None => Self::Elementwise(Elementwise::compile(program, group, fused)?),
+            },
+            Kernel::Reduce(reduction) => Self::Reduce(Reduce::compile(program, group, *reduction)?),
+            Kernel::Matmul => Self::Matmul(Matmul::compile(program, group)?),
+            Kernel::Pad { before } => Self::Pad(Pad::compile(program, group, before)?),
+            Kernel::Concat { axis } => Self::Concat(Concat::compile(program, group, *axis)?),
+            Kernel::Gather { axis } => Self::Gather(Gather::compile(program, group, *axis)?),
+            Kernel::ScatterAdd { axis } => {
+                Self::ScatterAdd(ScatterAdd::compile(program, group, *axis)?)
+            }
+            Kernel::Random(random) => Self::Random(RandomFill::compile(program, group, *random)?),
+            Kernel::Conv2d(_) | Kernel::Conv2dInput(_) | Kernel::Conv2dFilter(_) => {
+                Self::Conv(Conv::compile(program, group)?)
+            }
+            Kernel::Pool { kind, geometry } => {
+                Self::Pool(Pool::compile(program, group, *kind, *geometry)?)
+            }
+            Kernel::Custom(kernel) => Self::Custom(Custom::compile(program, group, kernel)?),
+            other => return Err(unsupported(&format!("the kernel {other}"))),
+        })
+    }
+
+    fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
+        match self {
+            Self::Elementwise(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Reorder(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Reduce(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Matmul(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Pad(kernel) => kernel.run(inputs, outputs),
+            Self::Concat(kernel) => kernel.run(inputs, outputs),
+            Self::Gather(kernel) => kernel.run(inputs, outputs, threads),
+            Self::ScatterAdd(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Random(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Conv(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Pool(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Custom(kernel) => kernel.run(inputs, outputs),
+            Self::Tail(kernel) => kernel.run(inputs, outputs, threads),
+        }
+    }
+
     fn flops(&self) -> u64 {
         match self {
             Self::Elementwise(kernel) => kernel.flops(),
@@ -177,6 +195,7 @@ impl Run {
             Self::Conv(kernel) => kernel.flops(),
             Self::Pool(kernel) => kernel.flops(),
             Self::Custom(kernel) => kernel.flops(),
+            Self::Tail(kernel) => kernel.flops(),
             Self::Reorder(_) | Self::Pad(_) | Self::Concat(_) | Self::Gather(_) => 0,
         }
     }

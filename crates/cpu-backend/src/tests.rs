@@ -38,7 +38,7 @@ impl Case {
         let operands = operands.collect();
         let outputs = outputs.iter().map(|(dtype, shape)| add(*dtype, shape)).collect();
         let nodes = Vec::new();
-        let group = Group { kernel, inputs: operands, outputs, nodes, device: None };
+        let group = Group { kernel, inputs: operands, outputs, tail: None, nodes, device: None };
         let program = Program {
             values,
             groups: Vec::new(),

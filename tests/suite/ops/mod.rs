@@ -7,3 +7,4 @@ mod matmul;
 mod networks;
 mod random;
 mod reduce;
+mod tails;

@@ -28,6 +28,8 @@ pub(crate) struct Elementwise {
     direct: Vec<(usize, usize, usize)>,
     /// The inputs that are brought into registers.
     loads: Vec<Load>,
+    /// The output that holds input 0, and the register that it is copied to before a block is stored.
+    in_place: Option<(usize, usize)>,
     /// One block each.
     constants: Vec<(AlignedBytes, usize)>,
     /// The bytes of an element of each register.
@@ -146,6 +148,14 @@ impl Elementwise {
             }
             for (output, &width) in outputs.iter_mut().zip(&self.outputs) {
                 slots.push(Slot::Write(&mut output[done * width..][..n * width]));
+            }
+            if let Some((output, register)) = self.in_place {
+                let output = first_register + self.registers.len() + output;
+                let held = std::mem::replace(&mut slots[output], Slot::Read(&[]));
+                if let Slot::Write(to) = &mut slots[first_register + register] {
+                    to.copy_from_slice(held.bytes());
+                }
+                slots[output] = held;
             }
             for (load, cursor) in self.loads.iter().zip(&mut cursors) {
                 let slot = &mut slots[first_register + load.register];

@@ -44,6 +44,16 @@ struct Planner<'a> {
 impl Elementwise {
     /// Compiles a group.
     pub fn compile(program: &Program, group: &Group, fused: &Fused) -> Result<Self> {
+        Self::compile_in_place(program, group, fused, None)
+    }
+
+    /// Compiles a group whose input 0 lies in this output.
+    pub fn compile_in_place(
+        program: &Program,
+        group: &Group,
+        fused: &Fused,
+        in_place: Option<usize>,
+    ) -> Result<Self> {
         let mut planner = Planner {
             fused,
             inputs: Vec::new(),
@@ -53,7 +63,9 @@ impl Elementwise {
             free: Vec::new(),
             drafts: Vec::new(),
         };
-        let (direct, loads) = planner.inputs(program, group)?;
+        let (direct, loads) = planner.inputs(program, group, in_place.is_some())?;
+        // Input 0 was given the first register then.
+        let in_place = in_place.map(|output| (output, 0));
         for (i, instr) in fused.instrs.iter().enumerate() {
             planner.instr(i, instr)?;
         }
@@ -71,6 +83,7 @@ impl Elementwise {
             block,
             direct,
             loads,
+            in_place,
             constants,
             registers: planner.registers,
             outputs,
@@ -159,10 +172,15 @@ fn unsupported(what: String) -> convoke_graph_core::Error {
 type Inputs = (Vec<(usize, usize, usize)>, Vec<Load>);
 
 impl Planner<'_> {
-    fn inputs(&mut self, program: &Program, group: &Group) -> Result<Inputs> {
+    fn inputs(&mut self, program: &Program, group: &Group, in_place: bool) -> Result<Inputs> {
         let (mut direct, mut loads) = (Vec::new(), Vec::new());
         for (input, operand) in group.inputs.iter().enumerate() {
             let dtype = program.value(operand.value).dtype;
+            if in_place && input == 0 {
+                self.inputs.push(Place::Register(self.registers.len()));
+                self.registers.push(wide_bytes(dtype));
+                continue;
+            }
             let walk = Walk::new(&operand.layout);
             if is_wide(dtype) && walk.is_packed() {
                 let n = dtype.n_bytes();

@@ -1,7 +1,7 @@
 //! A segment as a list of steps: what runs, in which order, and what is copied before.
 //!
-//! Steps are ordered in levels: those of one level don't depend on each other. Commits come last. An elementwise
-//! group whose results only go into variables is itself the commit, and stores in place. Nothing of a commit is
+//! Steps are ordered in levels: those of one level don't depend on each other. Commits come last. Elementwise
+//! work whose results only go into variables, a tail's too, is itself the commit, and stores in place. Nothing of a commit is
 //! stored once the status word is set, so that a failed run changes no variable.
 
 use std::fmt;
@@ -63,7 +63,7 @@ pub(crate) fn schedule(
         placed.extend(redirect.keys().copied());
         lowering.redirect = redirect;
         let own = lower(&mut lowering, index, group(program, index)?)?;
-        steps.extend(own.into_iter().map(|step| (top, step)));
+        steps.extend((top..).zip(own));
     }
     lowering.redirect = FxHashMap::default();
 
@@ -172,9 +172,11 @@ impl Commits {
         lowering: &Lowering<'_>,
         group: &Group,
     ) -> Option<FxHashMap<ValueId, Place>> {
-        if !matches!(group.kernel, Kernel::Elementwise(_)) {
-            return None;
-        }
+        let n_core = match (&group.kernel, &group.tail) {
+            (Kernel::Elementwise(_), None) => 0,
+            (_, Some(_)) => group.core().inputs.len(),
+            _ => return None,
+        };
         let target = |&value: &ValueId| {
             let variable = self.targets.get(&value).filter(|_| !self.wanted.contains(&value))?;
             Some((value, *variable))
@@ -182,16 +184,17 @@ impl Commits {
         let targets: FxHashMap<ValueId, NodeId> =
             group.outputs.iter().map(target).collect::<Option<_>>()?;
         let own: FxHashSet<NodeId> = targets.values().copied().collect();
-        let harmless = |input: &Operand| match lowering.place(input.value) {
+        let harmless = |(k, input): (usize, &Operand)| match lowering.place(input.value) {
             Place::Variable(node) if self.variables.contains(&node) => {
-                own.contains(&node)
+                k >= n_core
+                    && own.contains(&node)
                     && input.layout.is_packed()
                     && input.layout.offset() == 0
                     && input.layout.shape().len() == lowering.program.value(input.value).shape.len()
             }
             _ => true,
         };
-        let in_place = own.len() == targets.len() && group.inputs.iter().all(harmless);
+        let in_place = own.len() == targets.len() && group.inputs.iter().enumerate().all(harmless);
         in_place.then(|| targets.into_iter().map(|(v, node)| (v, Place::Variable(node))).collect())
     }
 }

@@ -27,10 +27,8 @@ pub(super) fn lower(
     for (k, operand) in group.inputs.iter().enumerate() {
         lowering.load(&mut step, operand, &axes, k, "d", k)?;
     }
-    for (i, constant) in fused.constants.iter().enumerate() {
-        step.kernel.param(format!("c{i}"), param(constant)?);
-    }
-    let body = body(&mut step, fused)?;
+    constants(&mut step, fused)?;
+    let body = body(&mut step, fused, 0)?;
     let outputs = outputs(lowering, &mut step, group)?;
     if has_bool {
         step.kernel.size("len", len as u32);
@@ -43,9 +41,9 @@ pub(super) fn lower(
 }
 
 /// The binding and the dtype of each output.
-type Outputs = SmallVec<[(usize, DType); 1]>;
+pub(super) type Outputs = SmallVec<[(usize, DType); 1]>;
 
-fn outputs(
+pub(super) fn outputs(
     lowering: &Lowering<'_>,
     step: &mut StepBuilder,
     group: &Group,
@@ -60,12 +58,23 @@ fn outputs(
 
 /// An invocation computes an element.
 fn compute(fused: &Fused, outputs: &Outputs, body: &str) -> String {
-    let mut text = format!("fn compute(i: u32) {{\n{body}");
-    for (&arg, (binding, _)) in fused.stores.iter().zip(outputs) {
-        text.push_str(&format!("    b{binding}[i] = {};\n", name(arg)));
+    format!("fn compute(i: u32) {{\n{body}{}}}", stores(fused, outputs))
+}
+
+/// The lines that store element `i` of each output.
+pub(super) fn stores(fused: &Fused, outputs: &Outputs) -> String {
+    let store = |(&arg, (binding, _)): (&Arg, &(usize, DType))| {
+        format!("    b{binding}[i] = {};\n", name(arg))
+    };
+    fused.stores.iter().zip(outputs).map(store).collect()
+}
+
+/// The scalar constants as params.
+pub(super) fn constants(step: &mut StepBuilder, fused: &Fused) -> Result<(), String> {
+    for (i, constant) in fused.constants.iter().enumerate() {
+        step.kernel.param(format!("c{i}"), param(constant)?);
     }
-    text.push('}');
-    text
+    Ok(())
 }
 
 /// An invocation computes four elements, and gathers those that are bool into words.
@@ -94,10 +103,11 @@ fn compute_words(fused: &Fused, outputs: &Outputs, body: &str) -> String {
     text
 }
 
-/// The lines that load what is used and compute the instructions; declares the functions of rows.
-fn body(step: &mut StepBuilder, fused: &Fused) -> Result<String, String> {
+/// The lines that load what is used, from input `first` on, and compute the instructions; declares the
+/// functions of rows.
+pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Result<String, String> {
     let mut text = String::new();
-    for (k, _) in fused.input_dtypes.iter().enumerate() {
+    for k in first..fused.input_dtypes.len() {
         let arg = Arg::Input(k as u32);
         let used = fused.instrs.iter().flat_map(|instr| &instr.args).chain(&fused.stores);
         if used.into_iter().any(|&other| other == arg) {

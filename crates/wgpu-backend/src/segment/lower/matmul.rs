@@ -65,7 +65,6 @@ pub(super) fn product(
         1 => target,
         splits => lowering.new_scratch(splits * len * 4)?,
     };
-    let y = step.bind(parts, stored(dtype)?, Access::ReadWrite);
     let tile = 4 * side;
     let (tiles_m, tiles_n) = (m.div_ceil(tile), n.div_ceil(tile));
     for (name, size) in [
@@ -81,7 +80,7 @@ pub(super) fn product(
         step.kernel.size(name, size as u32);
     }
     step.kernel.declare(format!("const SIDE = {side}u;"));
-    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = v; }}"));
+    lowering.declare_store(&mut step, parts, dtype)?;
     let n_tiles = tiles_m * tiles_n * batches * splits;
     let mut steps = vec![step.finish(n_tiles, &lowering.info.limits)?];
     if splits > 1 {

@@ -20,6 +20,7 @@ mod moves;
 mod pool;
 mod random;
 mod reduce;
+mod tail;
 
 /// Invocations of a workgroup where nothing speaks for another number.
 const WG: u64 = 256;
@@ -46,6 +47,8 @@ pub(crate) struct Lowering<'a> {
     pub guarded: bool,
     /// The number that kernels report with a fault.
     pub number: u32,
+    /// What is done with the result of the kernel at hand, whose place is that of its input 0.
+    tail: Option<Group>,
 }
 
 impl<'a> Lowering<'a> {
@@ -58,6 +61,7 @@ impl<'a> Lowering<'a> {
             redirect: FxHashMap::default(),
             guarded: false,
             number: 0,
+            tail: None,
         }
     }
 
@@ -78,6 +82,17 @@ impl<'a> Lowering<'a> {
         if group.outputs.iter().all(|&id| self.program.value(id).shape.is_empty()) {
             return Ok(Vec::new());
         }
+        if group.tail.is_none() {
+            return self.kernel(group);
+        }
+        let tail = group.tail(&self.program.values);
+        self.tail = Some(tail.ok_or("the result of a kernel has another shape than its tail")?);
+        let steps = self.kernel(&group.core());
+        self.tail = None;
+        steps
+    }
+
+    fn kernel(&mut self, group: &Group) -> Result<Vec<Step>, String> {
         match &group.kernel {
             Kernel::Elementwise(fused) => elementwise::lower(self, group, fused),
             Kernel::Reduce(reduction) => reduce::lower(self, group, *reduction),

@@ -160,7 +160,6 @@ fn stage(
         DType::Bool => DType::U32,
         dtype => dtype,
     };
-    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
     let result = match (kind, last) {
         (ReduceKind::Mean, Some(count)) => {
             step.kernel.param("count", ParamValue::F32(count as f32));
@@ -169,7 +168,8 @@ fn stage(
         _ if is_arg => "i32(acc.at)",
         _ => "acc",
     };
-    step.kernel.declare(format!("fn finish(w: u32, acc: Acc) {{ b{y}[w] = {result}; }}"));
+    lowering.declare_store(&mut step, target, dtype)?;
+    step.kernel.declare(format!("fn finish(w: u32, acc: Acc) {{ store(w, {result}); }}"));
     let n_groups = if shape.by_group { results } else { results.div_ceil(LANES) };
     if shape.by_group && input.n_inner <= 512 {
         step.kernel.declare("const WG = 64u;");

@@ -118,6 +118,7 @@ impl Build {
             kernel,
             inputs: inputs.iter().cloned().collect(),
             outputs: outputs.iter().copied().collect(),
+            tail: None,
             nodes: Vec::new(),
             device: None,
         });

@@ -1,0 +1,162 @@
+//! Tails: elementwise work on what a product, a convolution or a reduction gives, done where it is stored.
+//!
+//! The result then never goes through memory. A tail is attached if nobody else reads the result, and if it
+//! sees each element at its own place.
+
+use convoke_graph_core::{DType, Layout, ReduceKind};
+use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
+
+use crate::lower::Lowered;
+use crate::{Arg, Fused, Group, GroupLimits, Kernel, Operand, Tail, Value, ValueId};
+
+/// Attaches tails to the groups of `lowered`.
+pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
+    let fetched = lowered.fetches.iter().map(|f| f.value);
+    let kept: FxHashSet<ValueId> =
+        fetched.chain(lowered.commits.iter().map(|commit| commit.value)).collect();
+    let mut readers: Vec<SmallVec<[usize; 2]>> = vec![SmallVec::new(); lowered.values.len()];
+    for (i, group) in lowered.groups.iter().enumerate() {
+        for input in &group.inputs {
+            let of = &mut readers[input.value.0 as usize];
+            if of.last() != Some(&i) {
+                of.push(i);
+            }
+        }
+    }
+    let mut attached = vec![false; lowered.groups.len()];
+    for i in 0..lowered.groups.len() {
+        let core = &lowered.groups[i];
+        let &[result] = core.outputs.as_slice() else { continue };
+        let &[reader] = readers[result.0 as usize].as_slice() else { continue };
+        if kept.contains(&result) || !has_store(core) || attached[reader] {
+            continue;
+        }
+        let joined = join(&lowered.values, core, &lowered.groups[reader], result, limits);
+        if let Some(joined) = joined {
+            lowered.groups[reader] = joined;
+            attached[reader] = true;
+            attached[i] = true;
+        } else {
+            continue;
+        }
+        lowered.groups[i].outputs.clear();
+    }
+    lowered.groups.retain(|group| !group.outputs.is_empty());
+}
+
+/// Whether kernels of the group store each element of its result once, at the end.
+fn has_store(core: &Group) -> bool {
+    match &core.kernel {
+        Kernel::Matmul | Kernel::Conv2d(_) | Kernel::Conv2dInput(_) | Kernel::Conv2dFilter(_) => {
+            true
+        }
+        Kernel::Reduce(reduction) => {
+            !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin)
+        }
+        _ => false,
+    }
+}
+
+fn join(
+    values: &[Value],
+    core: &Group,
+    reader: &Group,
+    result: ValueId,
+    limits: GroupLimits,
+) -> Option<Group> {
+    let Kernel::Elementwise(fused) = &reader.kernel else { return None };
+    let value = &values[result.0 as usize];
+    let at_place = |input: &Operand| {
+        let layout = &input.layout;
+        layout.is_packed() && layout.offset() == 0 && layout.shape().len() == value.shape.len()
+    };
+    let in_order = reader.inputs.iter().filter(|input| input.value == result).all(at_place);
+    let outputs = reader.outputs.iter().map(|id| values[id.0 as usize].dtype);
+    let fits = reader.tail.is_none()
+        && core.device == reader.device
+        && in_order
+        && fused.shape.len() == value.shape.len()
+        && value.dtype != DType::Bool
+        && outputs.into_iter().all(|dtype| dtype != DType::Bool)
+        && dtypes(fused).all(is_common);
+    if !fits {
+        return None;
+    }
+    let others: Vec<usize> =
+        (0..reader.inputs.len()).filter(|&k| reader.inputs[k].value != result).collect();
+    let mut inputs = core.inputs.clone();
+    inputs.extend(others.iter().map(|&k| reader.inputs[k].clone()));
+    let distinct: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
+    if distinct.len() + reader.outputs.len() > limits.buffers {
+        return None;
+    }
+    let fused = renumbered(fused, &others, value);
+    let nodes = core.nodes.iter().chain(&reader.nodes).copied().collect();
+    Some(Group {
+        kernel: core.kernel.clone(),
+        inputs,
+        outputs: reader.outputs.clone(),
+        tail: Some(Tail { result, fused }),
+        nodes,
+        device: core.device.clone(),
+    })
+}
+
+/// The work with the result as input 0, and `others` of its inputs after it.
+fn renumbered(fused: &Fused, others: &[usize], result: &Value) -> Fused {
+    let number = |arg: Arg| match arg {
+        Arg::Input(k) => {
+            let at = others.iter().position(|&other| other == k as usize);
+            Arg::Input(at.map_or(0, |at| at as u32 + 1))
+        }
+        arg => arg,
+    };
+    let mut fused = fused.clone();
+    let dtypes = others.iter().map(|&k| fused.input_dtypes[k]);
+    fused.input_dtypes = std::iter::once(result.dtype).chain(dtypes).collect();
+    for arg in fused.instrs.iter_mut().flat_map(|instr| &mut instr.args) {
+        *arg = number(*arg);
+    }
+    for store in &mut fused.stores {
+        *store = number(*store);
+    }
+    fused
+}
+
+fn dtypes(fused: &Fused) -> impl Iterator<Item = DType> {
+    let constants = fused.constants.iter().map(|constant| constant.dtype());
+    let instrs = fused.instrs.iter().map(|instr| instr.dtype);
+    fused.input_dtypes.iter().copied().chain(constants).chain(instrs)
+}
+
+/// Whether most devices compute with the dtype, so that a tail does not keep its core from them.
+fn is_common(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::I32 | DType::U32 | DType::Bool | DType::F16)
+}
+
+impl Group {
+    /// The group without its tail: it gives the tail's input 0.
+    pub fn core(&self) -> Group {
+        let Some(tail) = &self.tail else { return self.clone() };
+        let n = self.inputs.len() + 1 - tail.fused.input_dtypes.len();
+        Group {
+            inputs: self.inputs[..n].iter().cloned().collect(),
+            outputs: SmallVec::from_slice(&[tail.result]),
+            tail: None,
+            ..self.clone()
+        }
+    }
+
+    /// The tail as a group of its own.
+    pub fn tail(&self, values: &[Value]) -> Option<Group> {
+        let Tail { result, fused } = self.tail.as_ref()?;
+        let n = self.inputs.len() + 1 - fused.input_dtypes.len();
+        let layout =
+            Layout::packed(values[result.0 as usize].shape.clone()).reshape(&fused.shape)?;
+        let first = Operand { value: *result, layout };
+        let inputs = std::iter::once(first).chain(self.inputs[n..].iter().cloned()).collect();
+        let kernel = Kernel::Elementwise(fused.clone());
+        Some(Group { kernel, inputs, tail: None, ..self.clone() })
+    }
+}
