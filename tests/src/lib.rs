@@ -49,6 +49,18 @@ pub fn devices() -> &'static [TestDevice] {
 }
 
 impl TestDevice {
+    /// The same device, opened once more, so that what it counts is of one test.
+    ///
+    /// # Panics
+    /// If it cannot be opened.
+    pub fn alone(&self) -> TestDevice {
+        let devices = match self.devices.list().len() {
+            1 => Devices::cpu(),
+            _ => Devices::named(&self.name).unwrap(),
+        };
+        TestDevice { name: self.name.clone(), devices, policy: self.policy.clone() }
+    }
+
     /// A session on this device.
     ///
     /// # Panics

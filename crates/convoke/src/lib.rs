@@ -51,6 +51,8 @@ pub use ndarray;
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
 
+#[cfg(feature = "gpu")]
+pub use convoke_session::{Counters, InternalCounters};
 /// wgpu, of the version that Convoke uses.
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::wgpu;

@@ -10,7 +10,9 @@ use convoke_graph_core::{Error, ErrorKind, Result};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::GpuVariables;
 #[cfg(feature = "gpu")]
-use convoke_wgpu_backend::gpu::{Adapter, AdapterKind, Gpu, GpuOptions, enumerate};
+use convoke_wgpu_backend::gpu::{
+    Adapter, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, enumerate,
+};
 
 /// What sort of device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -178,6 +180,15 @@ impl Devices {
         }
         #[cfg(not(feature = "gpu"))]
         Vec::new()
+    }
+
+    /// What the GPU at `index` of [`Self::list`] has made and moved for all sessions, and what wgpu counts
+    /// of what exists in its driver. `None` for the CPU, and for a GPU that nothing has used yet.
+    #[cfg(feature = "gpu")]
+    pub fn gpu_counters(&self, index: usize) -> Option<(Counters, InternalCounters)> {
+        let gpu = self.0.gpus.get(index.checked_sub(1)?)?;
+        let opened = gpu.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        opened.as_ref().map(|gpu| (gpu.counters(), gpu.internal_counters()))
     }
 
     /// What is known of GPU `index` (from 1) without opening it.

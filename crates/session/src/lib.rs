@@ -21,6 +21,8 @@ mod session;
 mod state;
 
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
+#[cfg(feature = "gpu")]
+pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices};
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, RunMetadata};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use convoke::models::{Classifier, Model, OptimizerKind};
 use convoke::prelude::*;
-use convoke::{RunOptions, Timings};
+use convoke::{Counters, RunOptions, Timings};
 use convoke_tests::{TestDevice, devices, ramp};
 
 fn classifier(optimizer: OptimizerKind) -> Classifier {
@@ -19,38 +19,52 @@ fn ready(device: &TestDevice, c: &Classifier) -> Session {
 
 #[test]
 fn a_training_step_makes_nothing() {
-    for device in devices() {
+    for device in devices().iter().map(TestDevice::alone) {
         let c = classifier(OptimizerKind::Adam);
-        let session = ready(device, &c);
+        let session = ready(&device, &c);
         let labels: Vec<i32> = (0..20).map(|i| i % 10).collect();
         let images = ramp(&[20, 64]);
         let feeds = [c.images.feed(&images), c.labels.feed(&labels)];
         for _ in 0..2 {
             session.run(&feeds, (&c.loss, &c.step)).unwrap();
         }
-        for _ in 0..20 {
+        let counts = || device.devices.gpu_counters(1).map(|(own, wgpu)| (made(&own), wgpu));
+        let (before, on_gpu) = (counts(), device.devices.list().len() > 1);
+        assert_eq!(before.is_some(), on_gpu);
+        for i in 0..100 {
             let (_, run) =
                 session.run_with(&feeds, (&c.loss, &c.step), Default::default()).unwrap();
             assert!(run.plan_cached && run.program_cached, "{}", device.name);
-            assert_eq!(
-                (run.device_bytes_allocated, run.pipelines_built),
-                (0, 0),
-                "{}",
-                device.name
-            );
-            let on_gpu = device.devices.list().len() > 1;
+            let made = (run.device_bytes_allocated, run.pipelines_built);
+            assert_eq!(made, (0, 0), "{}", device.name);
             assert_eq!(run.submissions, u64::from(on_gpu), "{}: {run}", device.name);
             if on_gpu {
                 assert_eq!((run.uploads, run.downloads), (2, 1), "{}: {run}", device.name);
                 assert_eq!(run.upload_bytes, (20 * 64 + 20) * 4);
             }
+            if i == 50 {
+                assert_eq!(counts(), before, "{} during the runs", device.name);
+            }
         }
+        assert_eq!(counts(), before, "{} after the runs", device.name);
     }
+}
+
+/// Buffers, their bytes, bind groups, pipelines and shader modules made so far.
+fn made(counters: &Counters) -> [u64; 5] {
+    [
+        counters.buffers_created,
+        counters.buffer_bytes_created,
+        counters.bind_groups_created,
+        counters.pipelines_created,
+        counters.shader_modules_created,
+    ]
 }
 
 #[test]
 fn new_batch_sizes_build_no_pipeline() {
-    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+    let gpus = devices().iter().filter(|d| d.devices.list().len() > 1);
+    for device in gpus.map(TestDevice::alone) {
         let g = Graph::new();
         let x = g.placeholder("x", F32, dims![None, 16]);
         let w = g.variable("w", Init::glorot(1), F32, [16, 4]);
@@ -58,7 +72,7 @@ fn new_batch_sizes_build_no_pipeline() {
         let session = device.session(&g);
         session.run(&[], g.initializers()).unwrap();
         session.run(&[x.feed(ramp(&[33, 16]))], &y).unwrap();
-        for batch in 34..40 {
+        for batch in 34..134 {
             let (_, run) =
                 session.run_with(&[x.feed(ramp(&[batch, 16]))], &y, Default::default()).unwrap();
             assert_eq!(run.pipelines_built, 0, "{} at {batch}", device.name);

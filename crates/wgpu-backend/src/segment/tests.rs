@@ -4,6 +4,7 @@
 mod commits;
 mod elementwise;
 mod fused;
+mod golden;
 mod harness;
 mod images;
 mod matmul;

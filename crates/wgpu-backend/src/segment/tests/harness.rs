@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use convoke_compiler::{
     Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Program, Reduction, Segment,
-    Source, Value, ValueId,
+    Source, Tail, Value, ValueId,
 };
 use convoke_graph_core::{
     DType, Element, Elementwise, HostTensor, Layout, NodeId, Output, ReduceKind, Row, Shape,
@@ -124,6 +124,33 @@ impl Build {
         });
         self.segment().groups.push(index);
         outputs
+    }
+
+    /// Gives the last group a tail: its result plus another operand, then relu.
+    pub fn tail(&mut self, other: Operand) -> ValueId {
+        let result = self.program.groups.last().unwrap().outputs[0];
+        let Value { dtype, shape, .. } = self.program.value(result).clone();
+        let output = self.value(dtype, shape.dims(), Source::Computed);
+        let instr = |name, args: &[Arg]| {
+            let (op, args) = (Elementwise::Row(row(name)), SmallVec::from_slice(args));
+            Instr { op, args, dtype }
+        };
+        let instrs = vec![
+            instr("add", &[Arg::Input(0), Arg::Input(1)]),
+            instr("maximum", &[Arg::Instr(0), Arg::Input(1)]),
+        ];
+        let fused = Fused {
+            shape,
+            input_dtypes: [dtype; 2].into_iter().collect(),
+            constants: Vec::new(),
+            instrs,
+            stores: [Arg::Instr(1)].into_iter().collect(),
+        };
+        let group = self.program.groups.last_mut().unwrap();
+        group.inputs.push(other);
+        group.outputs[0] = output;
+        group.tail = Some(Tail { result, fused });
+        output
     }
 
     /// One output of a kernel.

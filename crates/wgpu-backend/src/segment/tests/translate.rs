@@ -197,14 +197,14 @@ fn two_thousand_random_groups() {
 fn every_kind_of_kernel() {
     let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
     let mut all = BTreeSet::new();
-    for b in [matmuls(), reductions(), moves(), super::images::every_kind()] {
+    for b in [matmuls(), reductions(), tails(), moves(), super::images::every_kind()] {
         texts(&gpu, &b, &mut all);
     }
     assert!(all.len() > 50, "{}", all.len());
     check(&all, 1);
 }
 
-fn matmuls() -> Build {
+pub(super) fn matmuls() -> Build {
     let mut b = Build::new();
     for [batch, m, k, n] in [[1, 1, 1, 1], [2, 100, 30, 100], [40, 64, 64, 64], [1, 4, 5000, 4]] {
         let x = b.upload(&[batch, m, k], &vec![0f32; batch * m * k]);
@@ -216,6 +216,27 @@ fn matmuls() -> Build {
         let transposed = packed(&[k, n]).permute(&[1, 0]).unwrap();
         let inputs = [Operand { value: u, layout: transposed }, b.whole(u)];
         b.one(Kernel::Matmul, &inputs, DType::U32, &[n, n]);
+        let row = b.upload(&[n], &vec![0u32; n]);
+        let layout = packed(&[n]).broadcast(&shape(&[n, n])).unwrap();
+        b.tail(Operand { value: row, layout });
+    }
+    b
+}
+
+/// Products and reductions, in one step and in several, whose result goes through more work.
+pub(super) fn tails() -> Build {
+    let mut b = Build::new();
+    for [m, k, n] in [[1, 1, 1], [64, 784, 128], [4, 5000, 4]] {
+        let (x, y) = (b.upload(&[m, k], &vec![0f32; m * k]), b.upload(&[k, n], &vec![0f32; k * n]));
+        let row = b.upload(&[n], &vec![0f32; n]);
+        b.one(Kernel::Matmul, &[b.whole(x), b.whole(y)], DType::F32, &[m, n]);
+        let layout = packed(&[n]).broadcast(&shape(&[m, n])).unwrap();
+        b.tail(Operand { value: row, layout });
+    }
+    for (m, k) in [(3, 7), (5, 200_000), (300, 64)] {
+        let (x, y) = (b.upload(&[m, k], &vec![0i32; m * k]), b.upload(&[m], &vec![0i32; m]));
+        b.one(reduction(ReduceKind::Sum, 1), &[b.whole(x)], DType::I32, &[m]);
+        b.tail(b.whole(y));
     }
     b
 }
@@ -250,7 +271,7 @@ fn reductions() -> Build {
     b
 }
 
-fn moves() -> Build {
+pub(super) fn moves() -> Build {
     let mut b = Build::new();
     let x = b.upload(&[3, 4, 5], &[0f32; 60]);
     let flags = b.upload(&[3, 4, 5], &[false; 60]);

@@ -1,0 +1,126 @@
+//! The text of assembled kernels and a printed schedule, compared with files. `UPDATE_EXPECT=1` writes them.
+
+use std::path::PathBuf;
+
+use convoke_compiler::{Kernel, Operand};
+use convoke_graph_core::{DType, ReduceKind};
+use expect_test::ExpectFile;
+
+use super::harness::*;
+use crate::gpu::{Adapter, Gpu, GpuOptions};
+use crate::segment::schedule::{Schedule, schedule};
+
+fn golden(name: &str) -> ExpectFile {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden"));
+    ExpectFile { path: folder.join(name), position: "golden.rs" }
+}
+
+fn scheduled(b: &Build) -> Schedule {
+    let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
+    schedule(gpu.info(), &b.program, &b.program.segments[0]).unwrap()
+}
+
+/// The kernels of the one group that `build` makes.
+fn check(name: &str, build: impl FnOnce(&mut Build)) {
+    let mut b = Build::new();
+    build(&mut b);
+    let schedule = scheduled(&b);
+    for (i, (_, step)) in schedule.steps.iter().enumerate() {
+        let end = if schedule.steps.len() > 1 { format!("_{i}") } else { String::new() };
+        let text = step.kernel.assemble();
+        golden(&format!("shaders/{name}{end}.wgsl")).assert_eq(&text);
+    }
+}
+
+fn broadcast(b: &mut Build, from: &[usize], to: &[usize]) -> Operand {
+    let value = b.upload(from, &vec![0f32; shape(from).len()]);
+    Operand { value, layout: packed(from).broadcast(&shape(to)).unwrap() }
+}
+
+#[test]
+fn elementwise() {
+    check("elementwise_broadcast", |b| {
+        let inputs = [broadcast(b, &[4, 1], &[4, 5]), broadcast(b, &[5], &[4, 5])];
+        b.row("mul", &inputs, &[4, 5]);
+    });
+    check("elementwise_bool", |b| {
+        let inputs = [broadcast(b, &[7], &[7]), broadcast(b, &[], &[7])];
+        b.row("less", &inputs, &[7]);
+    });
+}
+
+#[test]
+fn reductions() {
+    for (name, kind, m, k) in [
+        ("reduce", ReduceKind::Sum, 3, 100),
+        ("reduce_lanes", ReduceKind::Max, 100, 3),
+        ("reduce_place", ReduceKind::ArgMax, 3, 100),
+        ("reduce_stages", ReduceKind::Mean, 1, 1 << 20),
+    ] {
+        let dtype = if kind == ReduceKind::ArgMax { DType::I32 } else { DType::F32 };
+        check(name, |b| {
+            let x = broadcast(b, &[m, k], &[m, k]);
+            b.one(reduction(kind, 1), &[x], dtype, &[m]);
+        });
+    }
+}
+
+#[test]
+fn products() {
+    let product = |b: &mut Build, [m, k, n]: [usize; 3]| {
+        let inputs = [broadcast(b, &[m, k], &[m, k]), broadcast(b, &[k, n], &[k, n])];
+        b.one(Kernel::Matmul, &inputs, DType::F32, &[m, n]);
+    };
+    check("matmul", |b| {
+        product(b, [33, 65, 17]);
+    });
+    check("matmul_tail", |b| {
+        product(b, [33, 65, 17]);
+        let bias = broadcast(b, &[17], &[33, 17]);
+        b.tail(bias);
+    });
+    check("matmul_parts_tail", |b| {
+        product(b, [4, 5000, 4]);
+        let bias = broadcast(b, &[4], &[4, 4]);
+        b.tail(bias);
+    });
+}
+
+#[test]
+fn moves() {
+    check("pad", |b| {
+        let x = broadcast(b, &[2, 3], &[2, 3]);
+        b.one(Kernel::Pad { before: vec![1, 0] }, &[x], DType::F32, &[4, 3]);
+    });
+    check("concat", |b| {
+        let inputs = [broadcast(b, &[2, 3], &[2, 3]), broadcast(b, &[2, 1], &[2, 1])];
+        b.one(Kernel::Concat { axis: 1 }, &inputs, DType::F32, &[2, 4]);
+    });
+    let indexed = |b: &mut Build| {
+        let indices = b.upload(&[7], &[0i32; 7]);
+        b.whole(indices)
+    };
+    check("gather", |b| {
+        let inputs = [broadcast(b, &[4, 5], &[4, 5]), indexed(b)];
+        b.one(Kernel::Gather { axis: 0 }, &inputs, DType::F32, &[7, 5]);
+    });
+    check("scatter_add", |b| {
+        let inputs = [indexed(b), broadcast(b, &[7, 5], &[7, 5])];
+        b.one(Kernel::ScatterAdd { axis: 0 }, &inputs, DType::F32, &[4, 5]);
+    });
+}
+
+/// A dense layer and the step that its gradient takes: the product goes straight into the variable.
+#[test]
+fn a_schedule() {
+    let mut b = Build::new();
+    let x = broadcast(&mut b, &[8, 4], &[8, 4]);
+    let w = b.variable(1, DType::F32, &[4, 3]);
+    let y = b.one(Kernel::Matmul, &[x.clone(), b.whole(w)], DType::F32, &[8, 3]);
+    let turned = Operand { value: x.value, layout: packed(&[8, 4]).permute(&[1, 0]).unwrap() };
+    b.one(Kernel::Matmul, &[turned, b.whole(y)], DType::F32, &[4, 3]);
+    let next = b.tail(b.whole(w));
+    b.commit(1, next);
+    b.download(y);
+    golden("schedules/dense_step.txt").assert_eq(&scheduled(&b).to_string());
+}
