@@ -24,38 +24,35 @@ pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
             }
         }
     }
-    let mut attached = vec![false; lowered.groups.len()];
     for i in 0..lowered.groups.len() {
         let core = &lowered.groups[i];
         let &[result] = core.outputs.as_slice() else { continue };
         let &[reader] = readers[result.0 as usize].as_slice() else { continue };
-        if kept.contains(&result) || !has_store(core) || attached[reader] {
+        if kept.contains(&result) || !has_store(core) {
             continue;
         }
         let joined = join(&lowered.values, core, &lowered.groups[reader], result, limits);
         if let Some(joined) = joined {
             lowered.groups[reader] = joined;
-            attached[reader] = true;
-            attached[i] = true;
-        } else {
-            continue;
+            lowered.groups[i].outputs.clear();
         }
-        lowered.groups[i].outputs.clear();
     }
     lowered.groups.retain(|group| !group.outputs.is_empty());
 }
 
-/// Whether kernels of the group store each element of its result once, at the end.
+/// Whether kernels of the group store each element of its result once, at the end, and do so plainly yet.
 fn has_store(core: &Group) -> bool {
-    match &core.kernel {
-        Kernel::Matmul | Kernel::Conv2d(_) | Kernel::Conv2dInput(_) | Kernel::Conv2dFilter(_) => {
-            true
+    core.tail.is_none()
+        && match &core.kernel {
+            Kernel::Matmul
+            | Kernel::Conv2d(_)
+            | Kernel::Conv2dInput(_)
+            | Kernel::Conv2dFilter(_) => true,
+            Kernel::Reduce(reduction) => {
+                !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin)
+            }
+            _ => false,
         }
-        Kernel::Reduce(reduction) => {
-            !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin)
-        }
-        _ => false,
-    }
 }
 
 fn join(

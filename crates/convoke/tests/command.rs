@@ -193,7 +193,7 @@ fn help_and_reports() {
     let text = printed(&["explain", "--model", "cnn", "--device", "cpu"]);
     assert!(text.contains("conv1") && text.contains("CPU:0"), "{text}");
     let rows = json(&["bench", "--case", "A", "--device", "cpu", "--json"]);
-    assert_eq!(rows[0]["case"], "A");
+    assert_eq!((&rows[0]["case"], &rows[0]["device"]), (&"A".into(), &"CPU:0".into()));
     for key in
         ["median_us", "min_us", "runs", "dispatches", "submissions", "transfers", "peak_bytes"]
     {

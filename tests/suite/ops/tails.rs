@@ -70,6 +70,15 @@ fn reductions() {
         ],
     );
     check(
+        "through two shapes",
+        |xs| (xs[0].sum(1).expand_dims(1).square() + 1.0).reshape(&[-1]) * &xs[0].max(0),
+        &[
+            // (3^2 + 1, 7^2 + 1) times (3, 4).
+            case("by hand").x([[1.0f32, 2.0], [3.0, 4.0]]).y([30.0f32, 200.0]),
+            case("empty").x(ramp(&[0, 0])),
+        ],
+    );
+    check(
         "greatest, shifted",
         |xs| xs[0].max(-1) - &xs[1],
         &[

@@ -1,7 +1,8 @@
 //! Feeds: conversions, and refusals before any work.
 
 use convoke::prelude::*;
-use convoke::{Feed, ndarray};
+use convoke::{Feed, Shape, ndarray};
+use convoke_tests::devices;
 
 fn fed(dtype: DType, feed: impl FnOnce(&Tensor) -> Feed<'static>) -> convoke::Result<HostTensor> {
     let g = Graph::new();
@@ -123,4 +124,28 @@ fn more_than_the_memory_is_refused_before_it_runs() {
     let overflow = g.fill(&[1 << 40, 1 << 40], 1.0f32);
     assert_eq!(session.run(&[], &overflow).unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(session.run(&[], &fits).unwrap().to_vec::<f32>().unwrap(), [1.0; 4]);
+}
+
+/// A mean of nothing is NaN, as in TensorFlow; a gradient summed over no example is 0.
+#[test]
+fn batches_of_nothing_work() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 3]);
+        let labels = g.placeholder("labels", I32, dims![None]);
+        let w = g.variable("w", Init::Constant(1.0), F32, [3, 2]);
+        let logits = x.matmul(&w);
+        let loss = logits.cross_entropy(&labels).mean(());
+        let step = Sgd::new(0.1).minimize(&loss);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let none: HostTensor = Vec::<f32>::new().into();
+        let none = none.reshaped(Shape::new(&[0, 3]).unwrap()).unwrap();
+        let feeds = [x.feed(none), labels.feed(Vec::<i32>::new())];
+        let (logits, ()) = session.run(&feeds, (&logits, &step)).unwrap();
+        assert_eq!(logits.shape().dims(), [0, 2], "{}", device.name);
+        let w = session.run(&[], &w).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(w, [1.0; 6], "{}", device.name);
+        assert!(session.run(&feeds, &loss).unwrap().scalar::<f32>().unwrap().is_nan());
+    }
 }

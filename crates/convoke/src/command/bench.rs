@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
-use convoke::{RunMetadata, SessionOptions};
+use convoke::{DevicePolicy, RunMetadata, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, devices};
@@ -40,7 +40,7 @@ struct Timing {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.first {
-        ready("D64", &options.device)?.run()?;
+        ready("D64", &options.device)?.0.run()?;
         return Ok(());
     }
     let mut names: Vec<&str> = Vec::new();
@@ -74,14 +74,19 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn ready(name: &str, device: &str) -> Result<Ready, Failure> {
+/// The case, and the name of the device that it prefers.
+fn ready(name: &str, device: &str) -> Result<(Ready, String), Failure> {
     let (devices, policy) = devices::choose(device)?;
+    let device = match &policy {
+        DevicePolicy::Prefer(name) => name.clone(),
+        DevicePolicy::Auto => "auto".to_owned(),
+    };
     let options = SessionOptions { policy, ..SessionOptions::default() };
-    Ok(Case::new(name)?.ready(&devices, options)?)
+    Ok((Case::new(name)?.ready(&devices, options)?, device))
 }
 
 fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
-    let case = ready(name, &options.device)?;
+    let (case, device) = ready(name, &options.device)?;
     // Two runs compile everything and fill the pools.
     case.run()?;
     let (_, mut last) = case.run()?;
@@ -91,12 +96,13 @@ fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
         (_, last) = case.run()?;
         times.push(begun.elapsed());
     }
-    Ok(summary(name, &options.device, times, last))
+    Ok(summary(name, &device, times, last))
 }
 
 /// From process start to the first result.
 fn time_start(options: &Options) -> Result<Timing, Failure> {
     let program = std::env::current_exe()?;
+    let (_, device) = ready("D64", &options.device)?;
     let mut times = Vec::new();
     for _ in 0..7 {
         let begun = Instant::now();
@@ -107,7 +113,7 @@ fn time_start(options: &Options) -> Result<Timing, Failure> {
             return Err("the process that J times has failed".into());
         }
     }
-    Ok(summary("J", &options.device, times, RunMetadata::default()))
+    Ok(summary("J", &device, times, RunMetadata::default()))
 }
 
 fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata) -> Timing {
