@@ -44,6 +44,7 @@ pub use convoke_session::{
     FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, Timings,
     VariableInfo,
 };
+pub use half;
 pub use ndarray;
 
 /// The README's code, run as a test.

@@ -42,8 +42,8 @@ pub struct KernelShapes {
 /// - with the comment line `// import place` at the top of `text`, `linear(workgroup_id, num_workgroups)`:
 ///   the number of the workgroup, from 0. It can be above `workgroups`, so compare with a length.
 ///
-/// Elements are `f32`, `i32`, `u32`, `f16` where the device has it, and `bool` for inputs; other dtypes, and
-/// outputs of bool, run on the CPU. Indices out of range do no harm, but give arbitrary elements.
+/// Elements are `f32`, `i32`, `u32`, and `bool` for inputs; those of f16, where the device has it, are loaded
+/// and stored as `f32`. Other dtypes, and outputs of bool, run on the CPU. Indices out of range do no harm, but give arbitrary elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wgsl {
     /// A name for messages and debuggers.

@@ -51,7 +51,8 @@ fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.d1 * p.x1_s
 fn load_1(i: u32) -> f32 { return b1[at_1(i)]; }
 fn row_add_f32(x: f32, y: f32) -> f32 { return x + y; }
 fn row_maximum_f32(x: f32, y: f32) -> f32 { return max(x, y); }
-fn store(i: u32, i0: f32) {
+fn store(i: u32, v: f32) {
+    let i0 = v;
     let i1 = load_1(i);
     let t0 = row_add_f32(i0, i1);
     let t1 = row_maximum_f32(t0, i1);

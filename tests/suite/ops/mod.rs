@@ -2,6 +2,7 @@
 
 mod custom;
 mod elementwise;
+mod half;
 mod layout;
 mod matmul;
 mod networks;

@@ -1,7 +1,8 @@
 //! Devices: scopes, soft placement, truly split graphs.
 
+use convoke::half::f16;
 use convoke::prelude::*;
-use convoke::{DeviceKind, DevicePolicy};
+use convoke::{DeviceKind, DevicePolicy, Shape};
 use convoke_tests::devices;
 
 fn with_soft(soft_placement: bool) -> SessionOptions {
@@ -109,4 +110,30 @@ fn colocated_work_follows() {
         assert!(metadata.dispatches > 0, "{}: {metadata}", device.name);
         assert_eq!(run(&(&x * 2.0)).1.dispatches, 0, "{}: alone it stays on the CPU", device.name);
     }
+}
+
+#[test]
+fn halves_run_where_the_adapter_has_them() {
+    let mut n = 0;
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F16, dims![2, 2]);
+        let y = g.device("GPU:0", || x.matmul(&x) * 0.5);
+        let session = Session::with_options(&g, &device.devices, with_soft(false)).unwrap();
+        let halves = [1.0f32, 2.0, 3.0, 4.0].map(f16::from_f32).to_vec();
+        let feed = HostTensor::from(halves).reshaped(Shape::new(&[2, 2]).unwrap()).unwrap();
+        let run = session.run_with(&[x.feed(&feed)], &y, Default::default());
+        if device.devices.list()[1].limits.contains("f16") {
+            let (y, metadata) = run.unwrap();
+            // The square is [[7, 10], [15, 22]].
+            let expected = [3.5f32, 5.0, 7.5, 11.0].map(f16::from_f32);
+            assert_eq!(y.to_vec::<f16>().unwrap(), expected, "{}", device.name);
+            assert_eq!((metadata.dispatches, metadata.upload_bytes), (1, 8), "{metadata}");
+            n += 1;
+        } else {
+            let error = run.unwrap_err();
+            assert!(error.to_string().contains("unsupported"), "{}: {error}", device.name);
+        }
+    }
+    println!("{n} adapters have f16");
 }

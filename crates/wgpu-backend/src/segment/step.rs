@@ -109,6 +109,9 @@ impl StepBuilder {
             }
             None => {
                 self.places.push(place);
+                if element == "f16" {
+                    self.kernel.enable_f16();
+                }
                 let name = format!("b{}", self.places.len() - 1);
                 self.kernel.bind(&name, element, access)
             }
@@ -142,15 +145,26 @@ fn fold(n: u64, max: u32) -> Option<[u32; 3]> {
 pub(crate) fn stored(dtype: DType) -> Result<&'static str, String> {
     Ok(match dtype {
         DType::F32 => "f32",
+        DType::F16 => "f16",
         DType::I32 => "i32",
         DType::U32 | DType::Bool => "u32",
         _ => return Err(format!("unsupported: {dtype} on a GPU")),
     })
 }
 
-/// The type of a dtype's elements in a function.
+/// The type of a dtype's elements in a function: f16 is computed with as f32, and rounded after each
+/// operation.
 pub(crate) fn wgsl(dtype: DType) -> Result<&'static str, String> {
-    if dtype == DType::Bool { Ok("bool") } else { stored(dtype) }
+    match dtype {
+        DType::Bool => Ok("bool"),
+        DType::F16 => Ok("f32"),
+        _ => stored(dtype),
+    }
+}
+
+/// An expression of a dtype's type in functions, as its type in a buffer.
+pub(crate) fn as_stored(dtype: DType, expression: &str) -> String {
+    if dtype == DType::F16 { format!("f16({expression})") } else { expression.to_owned() }
 }
 
 #[cfg(test)]

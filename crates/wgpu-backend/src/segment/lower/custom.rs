@@ -8,7 +8,7 @@ use wgpu::naga::front::wgsl;
 use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::Lowering;
-use crate::segment::step::{Step, StepBuilder, stored};
+use crate::segment::step::{Step, StepBuilder, as_stored, stored, wgsl};
 
 /// One step; the text is checked here, so that placement knows what is wrong with it.
 pub(super) fn lower(
@@ -17,8 +17,8 @@ pub(super) fn lower(
     kernel: &dyn CustomKernel,
 ) -> Result<Vec<Step>, String> {
     let shapes = group.shapes(&lowering.program.values);
-    let wgsl = kernel.wgsl(&shapes).ok_or("unsupported: no WGSL for these shapes")?;
-    let mut step = StepBuilder::custom(Source { name: wgsl.name, text: wgsl.text });
+    let shader = kernel.wgsl(&shapes).ok_or("unsupported: no WGSL for these shapes")?;
+    let mut step = StepBuilder::custom(Source { name: shader.name, text: shader.text });
     for (k, input) in group.inputs.iter().enumerate() {
         lowering.load_alone(&mut step, input, k)?;
         step.kernel.size(format!("x{k}_len"), input.layout.shape().len() as u32);
@@ -28,13 +28,13 @@ pub(super) fn lower(
         if dtype == DType::Bool {
             return Err("unsupported: a custom kernel's output of bool on a GPU".to_owned());
         }
-        let ty = stored(dtype)?;
-        let y = step.bind(lowering.target(output), ty, Access::ReadWrite);
-        let store = format!("fn store_{k}(i: u32, value: {ty}) {{ b{y}[i] = value; }}");
+        let y = step.bind(lowering.target(output), stored(dtype)?, Access::ReadWrite);
+        let (ty, value) = (wgsl(dtype)?, as_stored(dtype, "value"));
+        let store = format!("fn store_{k}(i: u32, value: {ty}) {{ b{y}[i] = {value}; }}");
         let len = lowering.program.value(output).shape.len();
         step.kernel.declare(store).size(format!("y{k}_len"), len as u32);
     }
-    for (name, param) in wgsl.params {
+    for (name, param) in shader.params {
         let value = match param {
             WgslParam::U32(x) => ParamValue::U32(x),
             WgslParam::I32(x) => ParamValue::I32(x),
@@ -42,8 +42,8 @@ pub(super) fn lower(
         };
         step.kernel.param(name, value);
     }
-    check(&step.kernel.assemble(), wgsl.name)?;
-    Ok(vec![step.finish(wgsl.workgroups, &lowering.info.limits)?])
+    check(&step.kernel.assemble(), shader.name)?;
+    Ok(vec![step.finish(shader.workgroups, &lowering.info.limits)?])
 }
 
 /// What the WGSL compiler has to say against a shader.

@@ -3,11 +3,12 @@
 use convoke_compiler::{Arg, Fused, Group, Instr};
 use convoke_graph_core::{DType, Elementwise, HostTensor, Layout, Row};
 use convoke_shaders::{Access, ParamValue};
+use half::f16;
 use smallvec::SmallVec;
 
 use super::{Lowering, WG};
 use crate::segment::address::Axes;
-use crate::segment::step::{Step, StepBuilder, stored, wgsl};
+use crate::segment::step::{Step, StepBuilder, as_stored, stored, wgsl};
 
 /// The one step of a fused group.
 pub(super) fn lower(
@@ -64,7 +65,7 @@ fn compute(fused: &Fused, outputs: &Outputs, body: &str) -> String {
 /// The lines that store element `i` of each output.
 pub(super) fn stores(fused: &Fused, outputs: &Outputs) -> String {
     let store = |(&arg, (binding, _)): (&Arg, &(usize, DType))| {
-        format!("    b{binding}[i] = {};\n", name(arg))
+        format!("    b{binding}[i] = {};\n", as_stored(fused.dtype(arg), &name(arg)))
     };
     fused.stores.iter().zip(outputs).map(store).collect()
 }
@@ -92,7 +93,7 @@ fn compute_words(fused: &Fused, outputs: &Outputs, body: &str) -> String {
         text.push_str(&if is_bool(output) {
             format!("    w{k} |= u32({arg}) << (byte * 8u);\n")
         } else {
-            format!("    b{binding}[i] = {arg};\n")
+            format!("    b{binding}[i] = {};\n", as_stored(output.1, &arg))
         });
     }
     text.push_str("    }\n");
@@ -119,7 +120,12 @@ pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Resul
         text.push_str(&format!("    let c{i} = p.c{i}{};\n", if is_bool { " != 0u" } else { "" }));
     }
     for (i, instr) in fused.instrs.iter().enumerate() {
-        text.push_str(&format!("    let t{i} = {};\n", expression(step, fused, instr)?));
+        let result = expression(step, fused, instr)?;
+        let result = match instr.dtype {
+            DType::F16 => format!("f32(f16({result}))"),
+            _ => result,
+        };
+        text.push_str(&format!("    let t{i} = {result};\n"));
     }
     Ok(text)
 }
@@ -195,6 +201,9 @@ fn with_type(expression: &str, ty: &str) -> String {
 
 /// The conversion of `x`, by the rules of `Tensor::cast`.
 fn cast(step: &mut StepBuilder, x: &str, from: DType, to: DType) -> Result<String, String> {
+    // Those of f16 are those of f32, rounded once more.
+    let wide = |dtype| if dtype == DType::F16 { DType::F32 } else { dtype };
+    let (from, to) = (wide(from), wide(to));
     let (source, target) = (wgsl(from)?, wgsl(to)?);
     Ok(match (from, to) {
         (a, b) if a == b => x.to_owned(),
@@ -214,6 +223,10 @@ fn param(constant: &HostTensor) -> Result<ParamValue, String> {
     let word = match constant.bytes() {
         [a, b, c, d] => u32::from_ne_bytes([*a, *b, *c, *d]),
         [a] => u32::from(*a),
+        [a, b] if constant.dtype() == DType::F16 => {
+            let value = f16::from_bits(u16::from_ne_bytes([*a, *b]));
+            return Ok(ParamValue::F32(value.to_f32()));
+        }
         _ => return Err(format!("unsupported: a constant {} on a GPU", constant.dtype())),
     };
     Ok(match constant.dtype() {

@@ -6,7 +6,7 @@ use convoke_shaders::Access;
 
 use super::{Lowering, element, reduce};
 use crate::segment::address::Axes;
-use crate::segment::step::{MAX_LEN, Place, Step, StepBuilder, stored};
+use crate::segment::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
 
 /// Tiles that keep a GPU busy.
 const BUSY_TILES: u64 = 128;
@@ -80,7 +80,8 @@ pub(super) fn product(
         step.kernel.size(name, size as u32);
     }
     step.kernel.declare(format!("const SIDE = {side}u;"));
-    lowering.declare_store(&mut step, parts, dtype)?;
+    let part = if splits > 1 { reduce::accumulator(dtype) } else { dtype };
+    lowering.declare_store(&mut step, parts, part)?;
     let n_tiles = tiles_m * tiles_n * batches * splits;
     let mut steps = vec![step.finish(n_tiles, &lowering.info.limits)?];
     if splits > 1 {
@@ -152,6 +153,6 @@ fn operands(
             "fn load_{name}(start: u32, row: u32, column: u32) -> T {{ {element} }}"
         ));
     }
-    step.kernel.declare(format!("alias T = {};", stored(dtype)?));
+    step.kernel.declare(format!("alias T = {};", wgsl(dtype)?));
     Ok(())
 }

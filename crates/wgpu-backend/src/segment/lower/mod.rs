@@ -142,6 +142,9 @@ impl<'a> Lowering<'a> {
     fn check(&self, id: ValueId, len: usize) -> Result<(), String> {
         let value = self.program.value(id);
         stored(value.dtype)?;
+        if value.dtype == DType::F16 && !self.info.features.f16 {
+            return Err("unsupported: f16 on a device without it".to_owned());
+        }
         let (n_bytes, max) =
             (value.n_bytes() as u64, self.info.limits.max_storage_buffer_binding_size);
         if n_bytes > max {
@@ -256,10 +259,12 @@ impl<'a> Lowering<'a> {
 
 /// Statements that return the element at `at` of a binding.
 fn element(dtype: DType, binding: usize, at: &str) -> String {
-    if dtype == DType::Bool {
-        format!("let at = {at}; return (b{binding}[at / 4u] >> (at % 4u * 8u) & 0xffu) != 0u;")
-    } else {
-        format!("return b{binding}[{at}];")
+    match dtype {
+        DType::Bool => {
+            format!("let at = {at}; return (b{binding}[at / 4u] >> (at % 4u * 8u) & 0xffu) != 0u;")
+        }
+        DType::F16 => format!("return f32(b{binding}[{at}]);"),
+        _ => format!("return b{binding}[{at}];"),
     }
 }
 

@@ -5,7 +5,7 @@ use convoke_graph_core::DType;
 use convoke_shaders::Access;
 
 use super::{Lowering, WG, as_packed};
-use crate::segment::step::{MAX_TURNS, Step, StepBuilder, stored, wgsl};
+use crate::segment::step::{MAX_TURNS, Step, StepBuilder, as_stored, stored, wgsl};
 
 /// Declares how results are stored, and gives how many items there are for `len` of them.
 fn emit(
@@ -23,7 +23,8 @@ fn emit(
         kernel.import("emit_bool").size("len", len as u32);
         len.div_ceil(4)
     } else {
-        kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = v; }}"));
+        let v = as_stored(dtype, "v");
+        kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = {v}; }}"));
         kernel.import("emit");
         len
     };
@@ -212,7 +213,8 @@ pub(super) fn scatter_add(
     let packed = as_packed(lowering.program, *output);
     let y = step.bind(lowering.target(packed.value), stored(dtype)?, Access::ReadWrite);
     step.kernel.declare(format!("alias T = {};", wgsl(dtype)?));
-    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = v; }}"));
+    let v = as_stored(dtype, "v");
+    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = {v}; }}"));
     let items = shape.len().max(n) as u64;
     Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
 }

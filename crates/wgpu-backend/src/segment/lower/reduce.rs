@@ -46,11 +46,20 @@ pub(super) fn lower(
         // Words of 0 and 1, packed afterwards.
         let words = lowering.new_scratch(input.n_rows * 4)?;
         let n_rows = input.n_rows;
-        let mut steps = stages(lowering, input, kind, words)?;
+        let mut steps = stages(lowering, input, kind, words, DType::U32)?;
         steps.push(pack(lowering, words, target, n_rows)?);
         return Ok(steps);
     }
-    stages(lowering, input, kind, target)
+    stages(lowering, input, kind, target, lowering.dtype(*output))
+}
+
+/// The dtype that elements are gathered in, and that parts are kept in.
+pub(super) fn accumulator(dtype: DType) -> DType {
+    match dtype {
+        DType::Bool => DType::U32,
+        DType::F16 => DType::F32,
+        dtype => dtype,
+    }
 }
 
 /// What a stage reads.
@@ -72,24 +81,25 @@ struct Shape {
     chunk: u64,
 }
 
-/// Stages that reduce `input` to `target`, the parts between them in scratch memory.
+/// Stages that reduce `input` to elements of `dtype` at `target`, the parts between them in scratch memory.
 pub(super) fn stages(
     lowering: &mut Lowering<'_>,
     mut input: Input,
     kind: ReduceKind,
     target: Place,
+    dtype: DType,
 ) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     let count = input.n_inner;
     loop {
         let shape = shape(&input, kind)?;
-        let acc = if input.dtype == DType::Bool { DType::U32 } else { input.dtype };
+        let acc = accumulator(input.dtype);
         if shape.chunks == 1 {
-            steps.push(stage(lowering, &input, kind, &shape, target, Some(count))?);
+            steps.push(stage(lowering, &input, kind, &shape, (target, dtype), Some(count))?);
             return Ok(steps);
         }
         let parts = lowering.new_scratch(input.n_rows * shape.chunks * 4)?;
-        steps.push(stage(lowering, &input, kind, &shape, parts, None)?);
+        steps.push(stage(lowering, &input, kind, &shape, (parts, acc), None)?);
         let (n_rows, chunks) = (input.n_rows, shape.chunks);
         input = Input {
             place: parts,
@@ -138,7 +148,7 @@ fn stage(
     input: &Input,
     kind: ReduceKind,
     shape: &Shape,
-    target: Place,
+    (target, dtype): (Place, DType),
     last: Option<u64>,
 ) -> Result<Step, String> {
     let mut step = StepBuilder::new(if shape.by_group { "reduce" } else { "reduce_lanes" });
@@ -155,11 +165,6 @@ fn stage(
     read(&mut step, input)?;
     accumulate(&mut step, input, kind)?;
     let is_arg = matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
-    let dtype = match input.dtype {
-        _ if is_arg => DType::I32,
-        DType::Bool => DType::U32,
-        dtype => dtype,
-    };
     let result = match (kind, last) {
         (ReduceKind::Mean, Some(count)) => {
             step.kernel.param("count", ParamValue::F32(count as f32));
@@ -194,7 +199,7 @@ fn read(step: &mut StepBuilder, input: &Input) -> Result<(), String> {
 
 /// Declares the accumulator: its type, its start, how an element becomes one, how two become one.
 fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result<(), String> {
-    let dtype = if input.dtype == DType::Bool { DType::U32 } else { input.dtype };
+    let dtype = accumulator(input.dtype);
     let ty = wgsl(dtype)?;
     let kernel = &mut step.kernel;
     kernel.param("identity", identity(kind, dtype)?);
@@ -273,12 +278,12 @@ pub(super) fn sum_parts(
 ) -> Result<Vec<Step>, String> {
     let input = Input {
         place: parts,
-        dtype,
+        dtype: accumulator(dtype),
         offset: 0,
         rows: Axes::merge(&[len as usize], &[&[1]]),
         inner: Axes::merge(&[n_parts as usize], &[&[len as isize]]),
         n_rows: len,
         n_inner: n_parts,
     };
-    stages(lowering, input, ReduceKind::Sum, target)
+    stages(lowering, input, ReduceKind::Sum, target, dtype)
 }

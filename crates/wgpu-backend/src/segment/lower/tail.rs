@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Lowering, elementwise};
 use crate::segment::address::Axes;
-use crate::segment::step::{Place, StepBuilder, stored, wgsl};
+use crate::segment::step::{Place, StepBuilder, as_stored, stored, wgsl};
 
 impl Lowering<'_> {
     /// Declares `store(i, v)`, which stores element `i` of a kernel's result at `target`, or does the work
@@ -23,9 +23,9 @@ impl Lowering<'_> {
         {
             return self.declare_tail(step, tail, dtype);
         }
-        let ty = stored(dtype)?;
-        let y = step.bind(target, ty, Access::ReadWrite);
-        step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{ b{y}[i] = v; }}"));
+        let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
+        let (ty, v) = (wgsl(dtype)?, as_stored(dtype, "v"));
+        step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{ b{y}[i] = {v}; }}"));
         Ok(())
     }
 
@@ -52,7 +52,9 @@ impl Lowering<'_> {
         let allowed = if self.guarded { "    if !allowed() { return; }\n" } else { "" };
         let stores = elementwise::stores(fused, &outputs);
         let ty = wgsl(dtype)?;
-        step.kernel.declare(format!("fn store(i: u32, i0: {ty}) {{\n{allowed}{body}{stores}}}"));
+        let result = if dtype == DType::F16 { "f32(f16(v))" } else { "v" };
+        let text = format!("{allowed}    let i0 = {result};\n{body}{stores}");
+        step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{\n{text}}}"));
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use convoke_compiler::{Kernel, Operand};
 use convoke_graph_core::{DType, ReduceKind};
+use half::f16;
 use naga::ResourceBinding;
 use naga::ShaderStage::Compute;
 use naga::back::{hlsl, msl, spv};
@@ -55,10 +56,21 @@ fn to_spirv(module: &naga::Module, info: &ModuleInfo, n: usize, trusted: bool) -
             spv::BindingInfo { descriptor_set: 0, binding: i as u32, binding_array_size: None };
         binding_map.insert(binding(i), target);
     }
+    let mut capabilities = vec![spv::Capability::Shader];
+    if module.types.iter().any(|(_, ty)| ty.inner == naga::TypeInner::Scalar(naga::Scalar::F16)) {
+        use spv::Capability::{
+            Float16, StorageBuffer16BitAccess, UniformAndStorageBuffer16BitAccess,
+        };
+        capabilities.extend([
+            Float16,
+            StorageBuffer16BitAccess,
+            UniformAndStorageBuffer16BitAccess,
+        ]);
+    }
     let options = spv::Options {
         lang_version: if trusted { (1, 6) } else { (1, 3) },
         flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
-        capabilities: Some([spv::Capability::Shader].into_iter().collect()),
+        capabilities: Some(capabilities.into_iter().collect()),
         bounds_check_policies: policies(trusted),
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: !trusted,
@@ -136,7 +148,9 @@ fn to_hlsl(module: &naga::Module, info: &ModuleInfo, written: &[bool], fxc: bool
 fn translate((text, written): &Text) -> [Vec<u32>; 2] {
     let module = naga::front::wgsl::parse_str(text);
     let module = module.unwrap_or_else(|e| panic!("{}\n{text}", e.emit_to_string(text)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module);
+    let half = Capabilities::SHADER_FLOAT16;
+    let capabilities = if text.starts_with("enable f16;") { half } else { Capabilities::empty() };
+    let info = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
     let info = info.unwrap_or_else(|e| panic!("{}\n{text}", e.emit_to_string(text)));
     let storage = |g: &naga::GlobalVariable| matches!(g.space, naga::AddressSpace::Storage { .. });
     let n = module.global_variables.iter().filter(|(_, g)| storage(g)).count();
@@ -197,10 +211,12 @@ fn two_thousand_random_groups() {
 fn every_kind_of_kernel() {
     let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
     let mut all = BTreeSet::new();
-    for b in [matmuls(), reductions(), tails(), moves(), super::images::every_kind()] {
+    let kinds = [matmuls(), reductions(), tails(), halves(), moves(), super::images::every_kind()];
+    for b in kinds {
         texts(&gpu, &b, &mut all);
     }
     assert!(all.len() > 50, "{}", all.len());
+    assert!(all.iter().filter(|(text, _)| text.starts_with("enable f16;")).count() >= 5);
     check(&all, 1);
 }
 
@@ -268,6 +284,24 @@ fn reductions() -> Build {
             add(All, flags, DType::Bool);
         }
     }
+    b
+}
+
+/// Of f16: a product in parts with a tail, a reduction, a move and an elementwise group.
+fn halves() -> Build {
+    let mut b = Build::new();
+    let [x, y] =
+        [[5, 3000], [3000, 3]].map(|dims| b.upload(&dims, &vec![f16::ZERO; dims[0] * dims[1]]));
+    let row = b.upload(&[3], &[f16::ONE; 3]);
+    let product = b.one(Kernel::Matmul, &[b.whole(x), b.whole(y)], DType::F16, &[5, 3]);
+    let layout = packed(&[3]).broadcast(&shape(&[5, 3])).unwrap();
+    let row = Operand { value: row, layout };
+    b.one(reduction(ReduceKind::Max, 1), &[b.whole(x)], DType::F16, &[5]);
+    b.one(Kernel::Pad { before: vec![1, 1] }, &[b.whole(x)], DType::F16, &[7, 3002]);
+    b.row("tanh", &[b.whole(product)], &[5, 3]);
+    b.row("less", &[b.whole(product), row.clone()], &[5, 3]);
+    b.one(Kernel::Matmul, &[b.whole(x), b.whole(y)], DType::F16, &[5, 3]);
+    b.tail(row);
     b
 }
 
