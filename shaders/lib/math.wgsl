@@ -92,3 +92,15 @@ fn f32_to_u32(x: f32) -> u32 {
 fn f32_to_bool(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) != 0u;
 }
+
+// The nearest f16, ties to even, as f32. By bits: NVIDIA's compiler takes f32(f16(x)) for x.
+fn round_f16(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    let size = bits & 0x7fffffffu;
+    if size > 0x7f800000u { return x; }
+    // Below the normal numbers of f16 they are 2^-24 apart.
+    if size < 0x38800000u { return round(x * 16777216.0) * (1.0 / 16777216.0); }
+    let rounded = (bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u;
+    let overflows = (rounded & 0x7fffffffu) >= 0x47800000u;
+    return bitcast<f32>(select(rounded, (bits & 0x80000000u) | 0x7f800000u, overflows));
+}

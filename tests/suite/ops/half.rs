@@ -28,6 +28,25 @@ fn elementwise() {
         ],
     );
     check(
+        "to the nearest, ties to even",
+        |xs| half(&xs[0]) * 1.0,
+        &[
+            // Steps are 2 from 2048 on and 2^-24 below 2^-14; 65504 is the greatest.
+            case("by hand")
+                .x([2049.0f32, 2051.0, -2049.0, 65504.0, 65519.0, 8.940_697e-8, 2.98e-8, 3e-8])
+                .y(halves(&[
+                    2048.0,
+                    2052.0,
+                    -2048.0,
+                    65504.0,
+                    65504.0,
+                    5.960_464_5e-8 * 2.0,
+                    0.0,
+                    5.960_464_5e-8,
+                ])),
+        ],
+    );
+    check(
         "casts",
         |xs| half(&half(&xs[0]).cast(I32)) + half(&xs[1]) + half(&(half(&xs[0]).greater(0.0))),
         &[case("by hand").x([2.75f32, -2.75, 0.0]).x([1i32, 2, -3]).y(halves(&[4.0, 0.0, -3.0]))],

@@ -110,7 +110,7 @@ impl StepBuilder {
             None => {
                 self.places.push(place);
                 if element == "f16" {
-                    self.kernel.enable_f16();
+                    self.kernel.enable_f16().import("math");
                 }
                 let name = format!("b{}", self.places.len() - 1);
                 self.kernel.bind(&name, element, access)
@@ -164,7 +164,11 @@ pub(crate) fn wgsl(dtype: DType) -> Result<&'static str, String> {
 
 /// An expression of a dtype's type in functions, as its type in a buffer.
 pub(crate) fn as_stored(dtype: DType, expression: &str) -> String {
-    if dtype == DType::F16 { format!("f16({expression})") } else { expression.to_owned() }
+    if dtype == DType::F16 {
+        format!("f16(round_f16({expression}))")
+    } else {
+        expression.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -122,7 +122,10 @@ pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Resul
     for (i, instr) in fused.instrs.iter().enumerate() {
         let result = expression(step, fused, instr)?;
         let result = match instr.dtype {
-            DType::F16 => format!("f32(f16({result}))"),
+            DType::F16 => {
+                step.kernel.import("math");
+                format!("round_f16({result})")
+            }
             _ => result,
         };
         text.push_str(&format!("    let t{i} = {result};\n"));

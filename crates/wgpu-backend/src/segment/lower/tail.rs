@@ -51,8 +51,11 @@ impl Lowering<'_> {
         self.guard(step);
         let allowed = if self.guarded { "    if !allowed() { return; }\n" } else { "" };
         let stores = elementwise::stores(fused, &outputs);
+        if dtype == DType::F16 {
+            step.kernel.import("math");
+        }
         let ty = wgsl(dtype)?;
-        let result = if dtype == DType::F16 { "f32(f16(v))" } else { "v" };
+        let result = if dtype == DType::F16 { "round_f16(v)" } else { "v" };
         let text = format!("{allowed}    let i0 = {result};\n{body}{stores}");
         step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{\n{text}}}"));
         Ok(())
