@@ -2,7 +2,8 @@
 
 use convoke::half::f16;
 use convoke::prelude::*;
-use convoke_tests::{case, check, ramp};
+use convoke::{Conv2d, ImageLayout, Padding, Pool};
+use convoke_tests::{case, check, devices, ramp};
 
 fn halves(elements: &[f32]) -> Vec<f16> {
     elements.iter().map(|&x| f16::from_f32(x)).collect()
@@ -110,4 +111,51 @@ fn moves() {
             case("odd").x(ramp(&[5, 33])),
         ],
     );
+}
+
+#[test]
+fn images() {
+    let half = |x: &Tensor| x.cast(F16);
+    let conv = Conv2d { padding: Padding::Same, ..Conv2d::default() };
+    let pool = Pool { window: [2, 2], stride: [2, 2], ..Pool::default() };
+    check(
+        "convolution, bias, relu and pooling",
+        |xs| {
+            let x = (half(&xs[0]).conv2d(half(&xs[1]), conv) + half(&xs[2])).relu();
+            x.max_pool(pool) - x.avg_pool(pool)
+        },
+        // Differences of what was rounded twice.
+        &[case("odd")
+            .x(ramp(&[2, 3, 7, 5]))
+            .x(ramp(&[4, 3, 3, 3]))
+            .x(ramp(&[4, 1, 1]))
+            .within(8e-3)],
+    );
+    for (layout, sizes) in [(ImageLayout::Nchw, [4, 4, 3, 3]), (ImageLayout::Nhwc, [3, 3, 4, 4])] {
+        let (conv, pool) = (Conv2d { layout, ..conv }, Pool { layout, ..pool });
+        check(
+            "gradients",
+            |xs| {
+                let (x, filters) = (half(&xs[0]), half(&xs[1]));
+                let y = x.conv2d(&filters, conv).max_pool(pool).sum(());
+                let grads = y.gradients(&[&x, &filters]);
+                let sum = |grad: &Option<Tensor>| grad.as_ref().unwrap().cast(F32).sum(());
+                sum(&grads[0]) + sum(&grads[1])
+            },
+            &[case("odd").x(ramp(&[2, 4, 6, 4])).x(ramp(&sizes)).within(2e-2)],
+        );
+    }
+}
+
+#[test]
+fn random_elements_are_equal_everywhere() {
+    let mut truth = None;
+    for device in devices() {
+        let g = Graph::with_seed(5);
+        let x = g.random_uniform(&[257], F16, 1);
+        let session = device.session(&g);
+        let own = session.run(&[], &x).unwrap().to_vec::<f16>().unwrap();
+        assert_eq!(&own, truth.get_or_insert(own.clone()), "{}", device.name);
+        assert!(own.iter().any(|x| x.to_f32() > 0.9) && own.iter().all(|x| x.to_f32() <= 1.0));
+    }
 }

@@ -297,9 +297,9 @@ fn show_outcome(
     );
     if devices.list().len() > 1 {
         println!(
-            "  GPU {:.3} s of {:.3} s waited, {} dispatches in {} submissions",
+            "  GPU kernels {:.3} s, transfers and waiting {:.3} s, {} dispatches in {} submissions",
             totals.gpu.as_secs_f64(),
-            totals.gpu_wait.as_secs_f64(),
+            totals.gpu_wait.saturating_sub(totals.gpu).as_secs_f64(),
             totals.dispatches,
             totals.submissions
         );

@@ -162,6 +162,11 @@ pub(crate) fn wgsl(dtype: DType) -> Result<&'static str, String> {
     }
 }
 
+/// An element in a buffer, as its dtype's type in functions.
+pub(crate) fn loaded(dtype: DType, element: &str) -> String {
+    if dtype == DType::F16 { format!("f32({element})") } else { element.to_owned() }
+}
+
 /// An expression of a dtype's type in functions, as its type in a buffer.
 pub(crate) fn as_stored(dtype: DType, expression: &str) -> String {
     if dtype == DType::F16 {

@@ -20,7 +20,7 @@ use convoke_shaders::Access;
 
 use super::Lowering;
 use super::matmul::{Sizes, product};
-use crate::segment::step::{MAX_LEN, Step, StepBuilder};
+use crate::segment::step::{MAX_LEN, Step, StepBuilder, loaded, stored};
 
 /// What is computed of the other two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,8 @@ pub(super) fn lower(
         Way::Input => ([filters, results], images),
         Way::Filter => ([images, results], filters),
     };
-    let output = lowering.check_packed(group, &inputs, dims, DType::F32)?;
+    let dtype = lowering.float(group);
+    let output = lowering.check_packed(group, &inputs, dims, dtype)?;
     // One operand is seen through windows, the other as a matrix.
     let (seen, matrix) = match way {
         Way::Input => (&group.inputs[1], &group.inputs[0]),
@@ -52,14 +53,15 @@ pub(super) fn lower(
     };
     let mut step = StepBuilder::new("matmul");
     step.kernel.declare("alias T = f32;").import("window");
-    let x = step.bind(lowering.place(seen.value), "f32", Access::Read);
-    step.kernel.declare(format!("fn image(i: u32) -> T {{ return b{x}[i]; }}"));
-    let w = step.bind(lowering.place(matrix.value), "f32", Access::Read);
+    let x = step.bind(lowering.place(seen.value), stored(dtype)?, Access::Read);
+    let image = loaded(dtype, &format!("b{x}[i]"));
+    step.kernel.declare(format!("fn image(i: u32) -> T {{ return {image}; }}"));
+    let w = step.bind(lowering.place(matrix.value), stored(dtype)?, Access::Read);
     windows(&mut step, way, g)?;
     let sizes = sizes(way, g);
-    operands(&mut step, way, g, w);
+    operands(&mut step, way, g, (w, dtype));
     let target = lowering.target(output);
-    product(lowering, step, sizes, DType::F32, target)
+    product(lowering, step, sizes, dtype, target)
 }
 
 /// Refuses attributes that there is no kernel for, and numbers that could leave 32 bits.
@@ -132,8 +134,8 @@ fn windows(step: &mut StepBuilder, way: Way, g: &ConvGeometry) -> Result<(), Str
     Ok(())
 }
 
-/// Declares `load_a` and `load_b`, `w` being the binding of the operand that is a matrix.
-fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, w: usize) {
+/// Declares `load_a` and `load_b`, `w` being the binding of the operand that is a matrix, of `dtype`.
+fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, (w, dtype): (usize, DType)) {
     let read = match way {
         Way::Input => "above",
         _ => "under",
@@ -159,8 +161,9 @@ fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, w: usize) {
                 kernel.size("run", run as u32);
                 "(k / p.run * p.m + i) * p.run + k % p.run"
             };
+            let element = loaded(dtype, &format!("b{w}[{at}]"));
             kernel.declare(format!(
-                "fn load_a(start: u32, i: u32, k: u32) -> T {{ return b{w}[{at}]; }}"
+                "fn load_a(start: u32, i: u32, k: u32) -> T {{ return {element}; }}"
             ));
             kernel.declare(format!("fn load_b(start: u32, k: u32, j: u32) -> T {{ {seen} }}"));
             let start = if way == Way::Filter { "0u" } else { "z * p.step_n" };
@@ -172,8 +175,9 @@ fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, w: usize) {
             } else {
                 "k * p.n + j"
             };
+            let element = loaded(dtype, &format!("b{w}[{at}]"));
             kernel.declare(format!(
-                "fn load_b(start: u32, k: u32, j: u32) -> T {{ return b{w}[{at}]; }}"
+                "fn load_b(start: u32, k: u32, j: u32) -> T {{ return {element}; }}"
             ));
             kernel.declare(format!("fn load_a(start: u32, i: u32, k: u32) -> T {{ {seen} }}"));
             kernel.declare("fn a_start(z: u32) -> u32 { return 0u; }");

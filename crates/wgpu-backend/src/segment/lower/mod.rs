@@ -209,6 +209,12 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// f16 for groups that give it, else f32: what images are of.
+    fn float(&self, group: &Group) -> DType {
+        let first = group.outputs.first().map(|&id| self.dtype(id));
+        first.filter(|&dtype| dtype == DType::F16).unwrap_or(DType::F32)
+    }
+
     /// New memory of its own.
     pub(crate) fn new_scratch(&mut self, n_bytes: u64) -> Result<Place, String> {
         let max = self.info.limits.max_storage_buffer_binding_size;

@@ -3,12 +3,14 @@
 //! The gradient of the maximum has two steps: where the first greatest element under each window is, and
 //! for each element the sum over the windows that it is greatest of. So no window is searched twice.
 
-use convoke_compiler::{Group, PoolKind};
+use convoke_compiler::{Group, Operand, PoolKind};
 use convoke_graph_core::{DType, ImageLayout, PoolGeometry};
 use convoke_shaders::{Access, Kernel, ParamValue};
 
 use super::Lowering;
-use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder};
+use crate::segment::step::{
+    MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, as_stored, loaded, stored,
+};
 
 /// Invocations of a workgroup.
 const LANES: u64 = 64;
@@ -38,11 +40,12 @@ pub(super) fn lower(
         PoolKind::AvgGrad => (vec![pooled], images),
         other => return Err(format!("unsupported: pooling of the kind {other:?} on a GPU")),
     };
-    let output = lowering.check_packed(group, &inputs, dims, DType::F32)?;
+    let dtype = lowering.float(group);
+    let output = lowering.check_packed(group, &inputs, dims, dtype)?;
     check(group, kind, g)?;
-    let target = lowering.target(output);
-    let from: Vec<Place> =
-        group.inputs.iter().map(|operand| lowering.place(operand.value)).collect();
+    let target = (lowering.target(output), dtype);
+    let place = |operand: &Operand| (lowering.place(operand.value), dtype);
+    let from: Vec<Typed> = group.inputs.iter().map(place).collect();
     Ok(match (kind, from.as_slice()) {
         (PoolKind::Avg, &[x]) => vec![mean(lowering, g, x, target)?],
         (PoolKind::Max, &[x]) => vec![greatest(lowering, g, x, Found::Value, target)?],
@@ -50,16 +53,19 @@ pub(super) fn lower(
             vec![greatest(lowering, g, x, Found::Of(other), target)?]
         }
         (PoolKind::MaxGrad, &[x, dy]) => {
-            let places = lowering.new_scratch(len(g, g.out_size) * 4)?;
+            let places = (lowering.new_scratch(len(g, g.out_size) * 4)?, DType::U32);
             vec![
                 greatest(lowering, g, x, Found::Place, places)?,
-                gradient(lowering, g, dy, Some(places), target)?,
+                gradient(lowering, g, dy, Some(places.0), target)?,
             ]
         }
         (PoolKind::AvgGrad, &[dy]) => vec![gradient(lowering, g, dy, None, target)?],
         _ => return Err(format!("{} of {} operands", group.kernel, from.len())),
     })
 }
+
+/// A place and the dtype of its elements.
+type Typed = (Place, DType);
 
 /// Elements of images of this size.
 fn len(g: &PoolGeometry, [rows, columns]: [usize; 2]) -> u64 {
@@ -111,23 +117,25 @@ fn geometry(kernel: &mut Kernel, g: &PoolGeometry) {
 }
 
 /// A step of `pool.wgsl` that reads `x` with `element`.
-fn pool(g: &PoolGeometry, x: Place) -> StepBuilder {
+fn pool(g: &PoolGeometry, (x, dtype): Typed) -> Result<StepBuilder, String> {
     let mut step = StepBuilder::new("pool");
     geometry(&mut step.kernel, g);
     step.kernel.size("items", len(g, g.out_size) as u32);
-    let x = step.bind(x, "f32", Access::Read);
-    step.kernel.declare(format!("fn element(i: u32) -> f32 {{ return b{x}[i]; }}"));
-    step
+    let x = step.bind(x, stored(dtype)?, Access::Read);
+    let element = loaded(dtype, &format!("b{x}[i]"));
+    step.kernel.declare(format!("fn element(i: u32) -> f32 {{ return {element}; }}"));
+    Ok(step)
 }
 
 fn mean(
     lowering: &Lowering<'_>,
     g: &PoolGeometry,
-    x: Place,
-    target: Place,
+    x: Typed,
+    (target, dtype): Typed,
 ) -> Result<Step, String> {
-    let mut step = pool(g, x);
-    let y = step.bind(target, "f32", Access::ReadWrite);
+    let mut step = pool(g, x)?;
+    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
+    let result = as_stored(dtype, "acc / f32(count)");
     for line in [
         "alias Acc = f32;",
         "fn nothing() -> Acc { return 0.0; }",
@@ -136,7 +144,7 @@ fn mean(
         step.kernel.declare(line);
     }
     step.kernel.declare(format!(
-        "fn finish(item: u32, acc: Acc, count: u32) {{ b{y}[item] = acc / f32(count); }}"
+        "fn finish(item: u32, acc: Acc, count: u32) {{ b{y}[item] = {result}; }}"
     ));
     step.finish(len(g, g.out_size).div_ceil(LANES), &lowering.info.limits)
 }
@@ -147,7 +155,7 @@ enum Found {
     /// The element; of nothing, -inf.
     Value,
     /// The element of another tensor at its place; of nothing, 0.
-    Of(Place),
+    Of(Typed),
     /// Its place.
     Place,
 }
@@ -155,24 +163,25 @@ enum Found {
 fn greatest(
     lowering: &Lowering<'_>,
     g: &PoolGeometry,
-    x: Place,
+    x: Typed,
     found: Found,
-    target: Place,
+    (target, dtype): Typed,
 ) -> Result<Step, String> {
-    let mut step = pool(g, x);
+    let mut step = pool(g, x)?;
     let result = match found {
         Found::Value => "acc.value".to_owned(),
         Found::Place => "acc.at".to_owned(),
-        Found::Of(other) => {
-            let other = step.bind(other, "f32", Access::Read);
+        Found::Of((other, dtype)) => {
+            let other = step.bind(other, stored(dtype)?, Access::Read);
+            let element = loaded(dtype, &format!("b{other}[at]"));
             step.kernel.declare(format!(
-                "fn found(at: u32) -> f32 {{ if at == NOWHERE {{ return 0.0; }} return b{other}[at]; }}"
+                "fn found(at: u32) -> f32 {{ if at == NOWHERE {{ return 0.0; }} return {element}; }}"
             ));
             "found(acc.at)".to_owned()
         }
     };
-    let element = if matches!(found, Found::Place) { "u32" } else { "f32" };
-    let y = step.bind(target, element, Access::ReadWrite);
+    let result = as_stored(dtype, &result);
+    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
     step.kernel.import("math").param("least", ParamValue::F32(f32::NEG_INFINITY));
     for line in [
         "const NOWHERE = 0xffffffffu;",
@@ -193,24 +202,26 @@ fn greatest(
 fn gradient(
     lowering: &Lowering<'_>,
     g: &PoolGeometry,
-    dy: Place,
+    (dy, dtype): Typed,
     places: Option<Place>,
-    target: Place,
+    (target, _): Typed,
 ) -> Result<Step, String> {
     let mut step = StepBuilder::new("pool_grad");
     geometry(&mut step.kernel, g);
     let n = len(g, g.in_size);
     step.kernel.size("items", n as u32).declare("alias T = f32;");
-    let dy = step.bind(dy, "f32", Access::Read);
+    let dy = step.bind(dy, stored(dtype)?, Access::Read);
+    let element = loaded(dtype, &format!("b{dy}[at]"));
     let share = match places {
-        None => format!("return b{dy}[at] / f32(count);"),
+        None => format!("return {element} / f32(count);"),
         Some(places) => {
             let places = step.bind(places, "u32", Access::Read);
-            format!("if b{places}[at] == item {{ return b{dy}[at]; }} return 0.0;")
+            format!("if b{places}[at] == item {{ return {element}; }} return 0.0;")
         }
     };
-    let y = step.bind(target, "f32", Access::ReadWrite);
+    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
+    let v = as_stored(dtype, "v");
     step.kernel.declare(format!("fn share(item: u32, at: u32, count: u32) -> T {{ {share} }}"));
-    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = v; }}"));
+    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = {v}; }}"));
     step.finish(n.div_ceil(LANES), &lowering.info.limits)
 }

@@ -5,7 +5,7 @@ use convoke_graph_core::{DType, Distribution, Random};
 use convoke_shaders::Access;
 
 use super::{Lowering, WG};
-use crate::segment::step::{Step, StepBuilder};
+use crate::segment::step::{Step, StepBuilder, as_stored, stored};
 
 /// One output element per counter.
 pub(super) fn lower(
@@ -17,7 +17,7 @@ pub(super) fn lower(
         return Err("random has one input and one output".to_owned());
     };
     let (from, to) = (lowering.dtype(draws.value), lowering.dtype(*output));
-    if (from, to) != (DType::U32, DType::F32) {
+    if from != DType::U32 || !matches!(to, DType::F32 | DType::F16) {
         return Err(format!("unsupported: random {to} from a count of {from} on a GPU"));
     }
     let sample = match random.distribution {
@@ -28,13 +28,14 @@ pub(super) fn lower(
     };
     let mut step = StepBuilder::new("random");
     let x = step.bind(lowering.place(draws.value), "u32", Access::Read);
-    let y = step.bind(lowering.target(*output), "f32", Access::ReadWrite);
+    let y = step.bind(lowering.target(*output), stored(to)?, Access::ReadWrite);
     let kernel = &mut step.kernel;
     let len = lowering.program.value(*output).shape.len();
     kernel.size("items", len as u32).size("x", draws.layout.offset() as u32);
     kernel.size("key_low", random.key as u32).size("key_high", (random.key >> 32) as u32);
     kernel.declare(format!("fn draws() -> u32 {{ return b{x}[p.x]; }}"));
     kernel.declare(format!("fn sample(i: u32) -> f32 {{ return {sample}; }}"));
-    kernel.declare(format!("fn store(i: u32, v: f32) {{ b{y}[i] = v; }}"));
+    let v = as_stored(to, "v");
+    kernel.declare(format!("fn store(i: u32, v: f32) {{ b{y}[i] = {v}; }}"));
     Ok(vec![step.finish((len as u64).div_ceil(WG), &lowering.info.limits)?])
 }
