@@ -217,10 +217,11 @@ impl<'a> Scheduling<'a> {
         for commit in commits {
             let device = self.places.variables.get(&commit.variable).copied().unwrap_or(HOST);
             let last = self.segments.iter().rposition(|segment| segment.device == device);
+            let made_in = self.made_in[commit.value.0 as usize];
             let fallible_after =
                 |at: usize| self.segments[at + 1..].iter().any(|s| self.can_fail(s));
             let at = match last {
-                Some(at) if !fallible_after(at) => at,
+                Some(at) if made_in.is_none_or(|made| made <= at) && !fallible_after(at) => at,
                 _ => {
                     self.segments.push(empty(device));
                     self.segments.len() - 1

@@ -137,3 +137,23 @@ fn halves_run_where_the_adapter_has_them() {
     }
     println!("{n} adapters have f16");
 }
+
+#[test]
+fn a_variable_gets_what_another_device_computes_later() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        for (one, other) in [("GPU:0", "CPU:0"), ("CPU:0", "GPU:0")] {
+            let g = Graph::new();
+            let x = g.placeholder("x", F32, dims![3]);
+            let v = g.device(one, || g.variable("v", Init::Zeros, F32, [3]));
+            let doubled = g.device(one, || &x * 2.0);
+            let more = g.device(other, || &doubled + 1.0);
+            let assign = v.assign(&more).operation();
+            let session = Session::new(&g, &device.devices).unwrap();
+            session.run(&[], g.initializers()).unwrap();
+            let fetches = (&doubled, &assign);
+            session.run(&[x.feed([1.0f32, 2.0, 3.0])], fetches).unwrap();
+            let now = session.run(&[], v.value()).unwrap();
+            assert_eq!(now.to_vec::<f32>().unwrap(), [3.0, 5.0, 7.0], "{} {one}", device.name);
+        }
+    }
+}
