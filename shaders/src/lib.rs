@@ -47,6 +47,8 @@ pub static KERNELS: &[Source] = sources! { "":
     "random",
     "reduce",
     "reduce_lanes",
+    "rows",
+    "rows_lanes",
     "scatter_add",
 };
 

@@ -1,14 +1,19 @@
-//! Grouping: elementwise operations that pass elements to each other become one kernel.
+//! Grouping: elementwise operations and reductions that pass elements to each other become one kernel.
 //!
-//! From the last operation to the first, an operation joins the group of its consumers, if they are one
-//! group that reads its elements each at its own place, and if no other consumer leads back to that group.
+//! From the last operation to the first, an operation's cluster and those of its readers are united where one
+//! kernel can do the work of both: elementwise work over one shape, or work row by row (see [`Rows`]). No path
+//! may lead from one to the other through a third.
 
-use convoke_graph_core::Layout;
+mod domain;
+mod merge;
+
+use convoke_graph_core::{DType, ReduceKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::lower::Lowered;
-use crate::{Arg, Fused, Group, Kernel, Operand, Value, ValueId};
+use crate::{Group, Kernel, Operand, ROW_MAX, Reduction, Value, ValueId};
+use domain::{Domain, Level};
 
 /// How large a group may become.
 #[derive(Debug, Clone, Copy)]
@@ -31,140 +36,236 @@ impl GroupLimits {
     pub const SINGLE: Self = Self { buffers: 0, instrs: 0 };
 }
 
-/// How many groups are looked at to find out whether one leads to another.
+/// How many clusters are looked at to find out whether one leads to another.
 const SEARCH_MAX: usize = 512;
+
+/// Reductions in one group.
+const FOLDS_MAX: usize = 8;
+
+/// Groups that become one.
+#[derive(Debug, Clone)]
+struct Cluster {
+    /// In order.
+    members: Vec<usize>,
+    domain: Domain,
+}
 
 struct Grouping<'a> {
     values: &'a [Value],
     groups: &'a [Group],
     /// For each value, the groups that read it.
-    readers: Vec<Vec<usize>>,
+    readers: Vec<SmallVec<[usize; 2]>>,
     /// Values that fetches and commits need.
     kept: FxHashSet<ValueId>,
-    /// For each group, the last of the cluster that it is in.
+    /// For each group, its cluster.
     cluster: Vec<usize>,
-    members: FxHashMap<usize, Vec<usize>>,
+    clusters: FxHashMap<usize, Cluster>,
     limits: GroupLimits,
 }
 
-/// Joins elementwise groups of `lowered`, and puts the result in an order where inputs come first.
+/// Joins groups of `lowered`, and puts the result in an order where inputs come first.
 pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
-    let mut readers = vec![Vec::new(); lowered.values.len()];
+    let mut readers = vec![SmallVec::<[usize; 2]>::new(); lowered.values.len()];
     for (i, group) in lowered.groups.iter().enumerate() {
         for input in &group.inputs {
-            readers[input.value.0 as usize].push(i);
+            let of = &mut readers[input.value.0 as usize];
+            if of.last() != Some(&i) {
+                of.push(i);
+            }
         }
     }
     let fetched = lowered.fetches.iter().map(|f| f.value);
     let committed = lowered.commits.iter().map(|commit| commit.value);
-    let kept = fetched.chain(committed).collect();
-    let n = lowered.groups.len();
+    let cluster =
+        |(i, group)| (i, Cluster { members: vec![i], domain: Domain::of(group, &lowered.values) });
     let mut grouping = Grouping {
         values: &lowered.values,
         groups: &lowered.groups,
         readers,
-        kept,
-        cluster: (0..n).collect(),
-        members: (0..n).map(|i| (i, vec![i])).collect(),
+        kept: fetched.chain(committed).collect(),
+        cluster: (0..lowered.groups.len()).collect(),
+        clusters: lowered.groups.iter().enumerate().map(cluster).collect(),
         limits,
     };
-    for i in (0..n).rev() {
-        if let Some(target) = grouping.target(i) {
-            grouping.join(i, target);
+    if limits.buffers > 0 {
+        // What has a size of its own joins rows only after their reduction has.
+        let mut n_clusters = usize::MAX;
+        while grouping.clusters.len() < n_clusters {
+            n_clusters = grouping.clusters.len();
+            for i in (0..lowered.groups.len()).rev() {
+                grouping.unite_with_readers(i);
+            }
         }
+        grouping.unite_readers_of_rows();
     }
     let order = grouping.order();
-    let merged: Vec<Group> = order.iter().map(|cluster| grouping.merged(*cluster)).collect();
+    let merged = order.iter().flat_map(|id| grouping.merged(&grouping.clusters[id])).collect();
     lowered.groups = merged;
 }
 
 impl Grouping<'_> {
-    fn fused(&self, i: usize) -> Option<&Fused> {
-        match &self.groups[i].kernel {
-            Kernel::Elementwise(fused) => Some(fused),
-            _ => None,
+    fn unite_with_readers(&mut self, i: usize) {
+        if self.clusters[&self.cluster[i]].domain == Domain::Alone {
+            return;
+        }
+        let outputs = &self.groups[i].outputs;
+        let readers: SmallVec<[usize; 4]> =
+            outputs.iter().flat_map(|o| &self.readers[o.0 as usize]).copied().collect();
+        for reader in readers {
+            self.unite(self.cluster[i], self.cluster[reader]);
         }
     }
 
-    /// The cluster that group `i` can join.
-    fn target(&self, i: usize) -> Option<usize> {
-        let fused = self.fused(i)?;
-        let output = *self.groups[i].outputs.first()?;
-        let readers = &self.readers[output.0 as usize];
-        // The nearest consumer that could take it; others may stay outside.
-        let fits = |&&reader: &&usize| {
-            self.fused(reader).is_some_and(|r| r.shape == fused.shape)
-                && self.groups[reader].device == self.groups[i].device
-                && self.reads_in_place(reader, output)
-        };
-        let target = self.cluster[*readers.iter().find(fits)?];
-        let inside_in_place = readers
+    /// Unites clusters that reduce the same rows of one value.
+    fn unite_readers_of_rows(&mut self) {
+        for value in 0..self.values.len() {
+            let folds: SmallVec<[usize; 4]> = self.readers[value]
+                .iter()
+                .filter(|&&reader| matches!(self.groups[reader].kernel, Kernel::Reduce(_)))
+                .copied()
+                .collect();
+            for pair in folds.windows(2) {
+                let (a, b) = (self.cluster[pair[0]], self.cluster[pair[1]]);
+                if self.groups[pair[0]].inputs == self.groups[pair[1]].inputs {
+                    self.unite(a, b);
+                }
+            }
+        }
+    }
+
+    /// Makes clusters `a` and `b` one, if one kernel can do their work.
+    fn unite(&mut self, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
+        let (one, other) = (&self.clusters[&a], &self.clusters[&b]);
+        let (first, second) = (one.members[0], other.members[0]);
+        if self.groups[first].device != self.groups[second].device {
+            return;
+        }
+        let Some(domain) = one.domain.with(&other.domain) else { return };
+        let mut members: Vec<usize> = one.members.iter().chain(&other.members).copied().collect();
+        members.sort_unstable();
+        let united = Cluster { members, domain };
+        if !self.is_sound(&united) || self.leads(a, b) || self.leads(b, a) {
+            return;
+        }
+        for &member in &united.members {
+            self.cluster[member] = a;
+        }
+        self.clusters.remove(&b);
+        self.clusters.insert(a, united);
+    }
+
+    /// Whether one kernel can do the work of all members.
+    fn is_sound(&self, cluster: &Cluster) -> bool {
+        let made: FxHashMap<ValueId, usize> = cluster
+            .members
             .iter()
-            .filter(|&&r| self.cluster[r] == target)
-            .all(|&r| self.reads_in_place(r, output));
-        let others: Vec<usize> =
-            readers.iter().map(|&r| self.cluster[r]).filter(|&c| c != target).collect();
-        (inside_in_place && !self.leads(&others, target) && self.within_limits(i, target))
-            .then_some(target)
+            .flat_map(|&m| self.groups[m].outputs.iter().map(move |&output| (output, m)))
+            .collect();
+        let domain = &cluster.domain;
+        let level = |m: usize| domain.level(&self.groups[m]);
+        let mut rows_meet_elements = false;
+        for &reader in &cluster.members {
+            let wanted = if self.is_fold(reader) { Level::Element } else { level(reader) };
+            for input in &self.groups[reader].inputs {
+                let Some(&producer) = made.get(&input.value) else { continue };
+                if !domain.sees(level(producer), wanted, &input.layout) {
+                    return false;
+                }
+                rows_meet_elements |= level(producer) == Level::Row && wanted == Level::Element;
+            }
+        }
+        let Some(inputs) = self.inputs(cluster) else { return false };
+        let outputs = self.outputs(cluster);
+        let sources: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
+        if sources.len() + outputs.len() > self.limits.buffers
+            || self.n_instrs(cluster) > self.limits.instrs
+        {
+            return false;
+        }
+        let Domain::Rows { shape, n_outer } = domain else { return true };
+        let stores_elements = outputs.iter().any(|output| level(made[output]) == Level::Element);
+        let n_folds = cluster.members.iter().filter(|&&m| self.is_fold(m)).count();
+        let inner: usize = shape.dims()[*n_outer..].iter().product();
+        let is_short = inner <= ROW_MAX;
+        let dtype = |id: &ValueId| self.values[id.0 as usize].dtype;
+        n_folds <= FOLDS_MAX
+            && outputs.iter().all(|output| dtype(output) != DType::Bool)
+            && self.has_one_kind_of_dtypes(cluster)
+            && (is_short || (n_folds == 1 && !stores_elements && !rows_meet_elements))
     }
 
-    /// True if group `reader` sees the elements of `value` in their own order.
-    fn reads_in_place(&self, reader: usize, value: ValueId) -> bool {
-        let own = Layout::packed(self.values[value.0 as usize].shape.clone());
-        let mut inputs = self.groups[reader].inputs.iter().filter(|input| input.value == value);
-        inputs.all(|input| input.layout == own)
+    /// Whether all dtypes are those that most devices compute with, or none is.
+    fn has_one_kind_of_dtypes(&self, cluster: &Cluster) -> bool {
+        let groups = cluster.members.iter().map(|&m| &self.groups[m]);
+        let ids = groups.flat_map(|g| g.inputs.iter().map(|x| x.value).chain(g.outputs.clone()));
+        let mut dtypes = ids.map(|id| self.values[id.0 as usize].dtype);
+        let first = dtypes.next().is_none_or(is_common);
+        dtypes.all(|dtype| is_common(dtype) == first)
     }
 
-    /// True if one of `from` leads to `target`, or if that takes too long to find out.
-    fn leads(&self, from: &[usize], target: usize) -> bool {
+    fn is_fold(&self, i: usize) -> bool {
+        matches!(self.groups[i].kernel, Kernel::Reduce(_))
+    }
+
+    fn n_instrs(&self, cluster: &Cluster) -> usize {
+        let instrs = |&m: &usize| match &self.groups[m].kernel {
+            Kernel::Elementwise(fused) => fused.instrs.len().max(1),
+            _ => 1,
+        };
+        cluster.members.iter().map(instrs).sum()
+    }
+
+    /// True if a path through a third cluster leads from one to another, or if that takes too long to find
+    /// out. Operations only lead to later ones.
+    fn leads(&self, from: usize, to: usize) -> bool {
+        let last = self.clusters[&to].members.last().copied().unwrap_or(0);
         let mut seen = FxHashSet::default();
-        let mut stack = from.to_vec();
+        let mut stack: Vec<usize> = self.after(from).filter(|&c| c != to && c != from).collect();
         while let Some(cluster) = stack.pop() {
-            if cluster == target || seen.len() > SEARCH_MAX {
+            if cluster == to || seen.len() > SEARCH_MAX {
                 return true;
             }
-            if seen.insert(cluster) {
-                let outputs = self.members[&cluster].iter().flat_map(|&m| &self.groups[m].outputs);
-                let readers = outputs.flat_map(|output| &self.readers[output.0 as usize]);
-                stack.extend(readers.map(|&reader| self.cluster[reader]));
+            if self.clusters[&cluster].members[0] < last && seen.insert(cluster) {
+                stack.extend(self.after(cluster).filter(|&next| next != cluster));
             }
         }
         false
     }
 
-    fn within_limits(&self, i: usize, target: usize) -> bool {
-        let mut members = self.members[&target].clone();
-        members.push(i);
-        let instrs: usize =
-            members.iter().filter_map(|&m| self.fused(m)).map(|f| f.instrs.len().max(1)).sum();
-        let (inputs, outputs) = self.boundary(&members);
-        instrs <= self.limits.instrs && inputs.len() + outputs.len() <= self.limits.buffers
+    /// The clusters that read what a cluster computes.
+    fn after(&self, cluster: usize) -> impl Iterator<Item = usize> {
+        let outputs = self.clusters[&cluster].members.iter().flat_map(|&m| &self.groups[m].outputs);
+        outputs.flat_map(|o| &self.readers[o.0 as usize]).map(|&reader| self.cluster[reader])
     }
 
-    /// What a set of groups reads from outside, and what it must store.
-    fn boundary(&self, members: &[usize]) -> (Vec<Operand>, Vec<ValueId>) {
-        let own: FxHashSet<ValueId> =
-            members.iter().flat_map(|&m| self.groups[m].outputs.iter().copied()).collect();
+    /// What a cluster reads from outside, as its kernel sees it; none if it cannot be seen so.
+    fn inputs(&self, cluster: &Cluster) -> Option<Vec<Operand>> {
+        let groups = || cluster.members.iter().map(|&m| &self.groups[m]);
+        let own: FxHashSet<ValueId> = groups().flat_map(|g| g.outputs.iter().copied()).collect();
         let mut inputs: Vec<Operand> = Vec::new();
-        for input in members.iter().flat_map(|&m| &self.groups[m].inputs) {
-            if !own.contains(&input.value) && !inputs.contains(input) {
-                inputs.push(input.clone());
+        for input in groups().flat_map(|g| &g.inputs).filter(|x| !own.contains(&x.value)) {
+            let layout = cluster.domain.seen(&input.layout)?;
+            let input = Operand { value: input.value, layout };
+            if !inputs.contains(&input) {
+                inputs.push(input);
             }
         }
+        Some(inputs)
+    }
+
+    /// What a cluster must store.
+    fn outputs(&self, cluster: &Cluster) -> Vec<ValueId> {
         let outside = |value: &ValueId| {
             let readers = &self.readers[value.0 as usize];
             self.kept.contains(value)
                 || readers.is_empty()
-                || readers.iter().any(|reader| !members.contains(reader))
+                || readers.iter().any(|reader| cluster.members.binary_search(reader).is_err())
         };
-        let all = members.iter().flat_map(|&m| self.groups[m].outputs.iter().copied());
-        (inputs, all.filter(outside).collect())
-    }
-
-    fn join(&mut self, i: usize, target: usize) {
-        self.members.remove(&i);
-        self.cluster[i] = target;
-        self.members.entry(target).or_default().push(i);
+        let all = cluster.members.iter().flat_map(|&m| self.groups[m].outputs.iter().copied());
+        all.filter(outside).collect()
     }
 
     /// The clusters, producers before consumers, otherwise in the order of their last operations.
@@ -172,92 +273,39 @@ impl Grouping<'_> {
         let mut waits: FxHashMap<usize, usize> = FxHashMap::default();
         let mut users: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
         let mut edges = FxHashSet::default();
-        for (producer, group) in self.groups.iter().enumerate() {
-            let from = self.cluster[producer];
-            for &reader in group.outputs.iter().flat_map(|o| &self.readers[o.0 as usize]) {
-                let to = self.cluster[reader];
+        for &from in self.clusters.keys() {
+            for to in self.after(from) {
                 if from != to && edges.insert((from, to)) {
                     *waits.entry(to).or_default() += 1;
                     users.entry(from).or_default().push(to);
                 }
             }
         }
-        let ready = |c: &&usize| !waits.contains_key(c);
-        let mut heap: std::collections::BTreeSet<usize> =
-            self.members.keys().filter(ready).copied().collect();
-        let mut order = Vec::with_capacity(self.members.len());
-        while let Some(cluster) = heap.pop_first() {
+        let key = |id: usize| (self.clusters[&id].members.last().copied(), id);
+        let ready = self.clusters.keys().filter(|c| !waits.contains_key(c)).map(|&c| key(c));
+        let mut heap: std::collections::BTreeSet<(Option<usize>, usize)> = ready.collect();
+        let mut order = Vec::with_capacity(self.clusters.len());
+        while let Some((_, cluster)) = heap.pop_first() {
             order.push(cluster);
             for &user in users.get(&cluster).into_iter().flatten() {
                 if let Some(wait) = waits.get_mut(&user) {
                     *wait -= 1;
                     if *wait == 0 {
-                        heap.insert(user);
+                        heap.insert(key(user));
                     }
                 }
             }
         }
         order
     }
-
-    fn merged(&self, cluster: usize) -> Group {
-        let mut members = self.members[&cluster].clone();
-        members.sort_unstable();
-        if let [only] = members[..] {
-            return self.groups[only].clone();
-        }
-        let (inputs, outputs) = self.boundary(&members);
-        let mut fused = Fused {
-            shape: self.fused(cluster).map(|f| f.shape.clone()).unwrap_or_default(),
-            input_dtypes: SmallVec::new(),
-            constants: Vec::new(),
-            instrs: Vec::new(),
-            stores: SmallVec::new(),
-        };
-        fused.input_dtypes =
-            inputs.iter().map(|input| self.values[input.value.0 as usize].dtype).collect();
-        let mut stored: FxHashMap<ValueId, Arg> = FxHashMap::default();
-        for &member in &members {
-            let (Some(part), group) = (self.fused(member), &self.groups[member]) else { continue };
-            append(&mut fused, part, group, &inputs, &mut stored);
-        }
-        fused.stores = outputs.iter().filter_map(|output| stored.get(output).copied()).collect();
-        let nodes = members.iter().flat_map(|&m| self.groups[m].nodes.iter().copied()).collect();
-        let (inputs, outputs) = (inputs.into(), outputs.into());
-        let device = self.groups[cluster].device.clone();
-        Group { kernel: Kernel::Elementwise(fused), inputs, outputs, tail: None, nodes, device }
-    }
 }
 
-/// Appends the work of `group` to `fused`, whose inputs are `inputs`; `stored` says where the values of
-/// earlier parts are.
-fn append(
-    fused: &mut Fused,
-    part: &Fused,
-    group: &Group,
-    inputs: &[Operand],
-    stored: &mut FxHashMap<ValueId, Arg>,
-) {
-    let first_instr = fused.instrs.len() as u32;
-    let first_constant = fused.constants.len() as u32;
-    let resolve = |arg: Arg| match arg {
-        Arg::Constant(c) => Arg::Constant(first_constant + c),
-        Arg::Instr(i) => Arg::Instr(first_instr + i),
-        Arg::Input(i) => {
-            let input = &group.inputs[i as usize];
-            let outside = inputs.iter().position(|other| other == input);
-            let place = outside.map(|at| Arg::Input(at as u32));
-            stored.get(&input.value).copied().or(place).unwrap_or(arg)
-        }
-    };
-    let mut instrs = part.instrs.clone();
-    for instr in &mut instrs {
-        for arg in &mut instr.args {
-            *arg = resolve(*arg);
-        }
-    }
-    let stores: Vec<Arg> = part.stores.iter().map(|&arg| resolve(arg)).collect();
-    stored.extend(group.outputs.iter().copied().zip(stores));
-    fused.constants.extend(part.constants.iter().cloned());
-    fused.instrs.extend(instrs);
+/// Whether most devices compute with the dtype, so that work of it does not keep other work from them.
+pub(crate) fn is_common(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::I32 | DType::U32 | DType::Bool | DType::F16)
+}
+
+/// Whether rows can be reduced so in a group with other work.
+fn is_joinable(reduction: Reduction, dtype: DType) -> bool {
+    !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin) && dtype != DType::Bool
 }

@@ -17,6 +17,7 @@ mod lower;
 pub mod memory;
 mod plan;
 mod program;
+mod rows;
 mod schedule;
 mod tail;
 mod work;
@@ -28,7 +29,8 @@ pub use group::GroupLimits;
 pub use lower::InputFact;
 pub use plan::{Plan, Signature};
 pub use program::{
-    Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, PoolKind, Program, Reduction,
-    Segment, Source, Tail, Value, ValueId,
+    Arg, Commit, DeviceIndex, Fold, Fused, Group, Instr, Kernel, Operand, PoolKind, Program,
+    Reduction, Rows, Segment, Source, Tail, Value, ValueId,
 };
+pub use rows::{Needs, ROW_MAX, Stage};
 pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};

@@ -109,6 +109,8 @@ pub enum Kernel {
     Elementwise(Fused),
     /// Some axes of input 0 become one.
     Reduce(Reduction),
+    /// Elementwise work on rows, with what reductions of the same rows give.
+    Rows(Rows),
     /// The sum over `k` of inputs `[batch.., m, k]` and `[batch.., k, n]` gives `[batch.., m, n]`. Both
     /// layouts have the output's batch axes; a stride of 0 repeats, swapped strides transpose.
     Matmul,
@@ -227,6 +229,30 @@ pub struct Reduction {
     pub n_outer: usize,
 }
 
+/// Work row by row: a row is what the axes of the shape from `n_outer` on hold. Elementwise work and
+/// reductions of rows take turns; what a reduction gives is seen by all elements of its row.
+///
+/// See `rows.rs` for what can be asked of it.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// How many axes of the shape come before those of a row.
+    pub n_outer: usize,
+    /// The elementwise work over the whole shape. Its inputs are the group's, all with layouts of the whole
+    /// shape, then what the folds give. An output has an element for each element or for each row.
+    pub fused: Fused,
+    /// The reductions: each of what comes before it, so that no instruction that it needs reads it.
+    pub folds: Vec<Fold>,
+}
+
+/// A reduction of each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fold {
+    /// How elements become one; not `ArgMax` or `ArgMin`.
+    pub kind: ReduceKind,
+    /// What is reduced. The result has its dtype.
+    pub arg: Arg,
+}
+
 /// Groups that run on one device one after the other, between crossings.
 #[derive(Debug, Clone)]
 pub struct Segment {
@@ -301,6 +327,7 @@ impl fmt::Display for Kernel {
         match self {
             Self::Elementwise(fused) => write!(f, "{fused}"),
             Self::Reduce(r) => write!(f, "{:?} after {} axes", r.kind, r.n_outer),
+            Self::Rows(rows) => write!(f, "{rows}"),
             Self::Matmul => f.write_str("matmul"),
             Self::Pad { before } => write!(f, "pad {before:?}"),
             Self::Concat { axis } => write!(f, "concat {axis}"),
@@ -328,26 +355,56 @@ fn write_conv(f: &mut fmt::Formatter<'_>, name: &str, g: &ConvGeometry) -> fmt::
     write!(f, "pad {pad_before:?} {layout:?}")
 }
 
-/// `relu(add(i0, i1))`, with results that are used twice by number.
+/// `t0 = add(i0, i1); store t0`.
 impl fmt::Display for Fused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let arg = |a: &Arg| match a {
-            Arg::Input(i) => format!("i{i}"),
-            Arg::Constant(i) => format!("{}", self.constants[*i as usize]),
-            Arg::Instr(i) => format!("t{i}"),
-        };
-        for (i, instr) in self.instrs.iter().enumerate() {
-            let args: Vec<String> = instr.args.iter().map(arg).collect();
-            let name = match instr.op {
-                Elementwise::Row(row) => row.name.to_owned(),
-                Elementwise::Cast => format!("cast {}", instr.dtype),
-                other => format!("{other:?}").to_lowercase(),
-            };
-            write!(f, "{}t{i} = {name}({})", if i > 0 { "; " } else { "" }, args.join(", "))?;
-        }
-        let stores: Vec<String> = self.stores.iter().map(arg).collect();
-        write!(f, "{}store {}", if self.instrs.is_empty() { "" } else { "; " }, stores.join(", "))
+        write_fused(f, self, self.input_dtypes.len(), &[])
     }
+}
+
+/// `rows after 1 axes: f0 = Max(i0); t0 = sub(i0, f0); store t0`.
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rows after {} axes: ", self.n_outer)?;
+        write_fused(f, &self.fused, self.n_inputs(), &self.folds)
+    }
+}
+
+/// Each fold is written where it can be computed.
+fn write_fused(
+    f: &mut fmt::Formatter<'_>,
+    fused: &Fused,
+    n_inputs: usize,
+    folds: &[Fold],
+) -> fmt::Result {
+    let arg = |a: &Arg| match a {
+        Arg::Input(i) if *i as usize >= n_inputs => format!("f{}", *i as usize - n_inputs),
+        Arg::Input(i) => format!("i{i}"),
+        Arg::Constant(i) => format!("{}", fused.constants[*i as usize]),
+        Arg::Instr(i) => format!("t{i}"),
+    };
+    let mut written = 0;
+    let mut write_folds = |f: &mut fmt::Formatter<'_>, n_instrs: usize| {
+        let is_ready = |fold: &Fold| !matches!(fold.arg, Arg::Instr(i) if i as usize >= n_instrs);
+        while let Some(fold) = folds.get(written).filter(|fold| is_ready(fold)) {
+            write!(f, "f{written} = {:?}({}); ", fold.kind, arg(&fold.arg))?;
+            written += 1;
+        }
+        Ok(())
+    };
+    write_folds(f, 0)?;
+    for (i, instr) in fused.instrs.iter().enumerate() {
+        let args: Vec<String> = instr.args.iter().map(arg).collect();
+        let name = match instr.op {
+            Elementwise::Row(row) => row.name.to_owned(),
+            Elementwise::Cast => format!("cast {}", instr.dtype),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        write!(f, "t{i} = {name}({}); ", args.join(", "))?;
+        write_folds(f, i + 1)?;
+    }
+    let stores: Vec<String> = fused.stores.iter().map(arg).collect();
+    write!(f, "store {}", stores.join(", "))
 }
 
 impl fmt::Display for Program {

@@ -7,6 +7,7 @@ use convoke_graph_core::{DType, Layout, ReduceKind};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
+use crate::group::is_common;
 use crate::lower::Lowered;
 use crate::{Arg, Fused, Group, GroupLimits, Kernel, Operand, Tail, Value, ValueId};
 
@@ -51,6 +52,7 @@ fn has_store(core: &Group) -> bool {
             Kernel::Reduce(reduction) => {
                 !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin)
             }
+            Kernel::Rows(rows) => rows.is_long(),
             _ => false,
         }
 }
@@ -125,11 +127,6 @@ fn dtypes(fused: &Fused) -> impl Iterator<Item = DType> {
     let constants = fused.constants.iter().map(|constant| constant.dtype());
     let instrs = fused.instrs.iter().map(|instr| instr.dtype);
     fused.input_dtypes.iter().copied().chain(constants).chain(instrs)
-}
-
-/// Whether most devices compute with the dtype, so that a tail does not keep its core from them.
-fn is_common(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::I32 | DType::U32 | DType::Bool | DType::F16)
 }
 
 impl Group {

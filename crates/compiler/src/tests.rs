@@ -54,9 +54,7 @@ fn a_chain_becomes_one_group_and_shape_arithmetic_is_folded() {
             v0 f32[3, 4] = feed %0
             v6 f32[] = constant f32[] [0.083333336]
             segment on device 0
-              v2 f32[3, 4], v4 f32[3, 4] = [t0 = mul(i0, f32[] [2]); t1 = add(t0, f32[] [1]); t2 = relu(t1); t3 = sub(t2, f32[] [3]); store t1, t3] of v0
-              v5 f32[] = [Mean after 0 axes] of v4
-              v9 f32[3, 4] = [t0 = greater(i0, f32[] [0]); t1 = select(t0, f32[] [0.083333336], f32[] [0]); t2 = mul(t1, f32[] [2]); store t2] of v2
+              v5 f32[], v9 f32[3, 4] = [rows after 0 axes: t0 = mul(i0, f32[] [2]); t1 = add(t0, f32[] [1]); t2 = relu(t1); t3 = sub(t2, f32[] [3]); f0 = Mean(t3); t4 = greater(t1, f32[] [0]); t5 = select(t4, f32[] [0.083333336], f32[] [0]); t6 = mul(t5, f32[] [2]); store f0, t6] of v0
             fetch v5, v9
         "#]],
     );
@@ -81,18 +79,10 @@ fn a_dense_layer_and_its_step() {
             v6 i32[3] = constant i32[3] [0, 1, 2]
             v8 i32[3] = constant i32[3] [0, 1, 2]
             segment on device 0
-              v5 f32[2, 3] = [matmul; t0 = add(i0, i1); store t0] of v0, v2, v3[2, 3]+0*[0, 1]
+              v4 f32[2, 3] = [matmul] of v0, v2
               v7 i32[2] = [gather 0] of v6, v1
-              v11 f32[2, 1] = [Max after 1 axes] of v5
-              v12 f32[2, 3], v13 f32[2, 3] = [t0 = sub(i0, i1); t1 = exp(t0); store t0, t1] of v5, v11[2, 3]+0*[1, 0]
-              v14 f32[2, 1] = [Sum after 1 axes] of v13
-              v15 f32[2, 1] = [t0 = log(i0); store t0] of v14
-              v10 f32[2, 3], v17 f32[2, 3] = [t0 = equal(i0, i1); t1 = cast f32(t0); t2 = sub(i2, i3); t3 = mul(t2, t1); store t1, t3] of v7[2, 3]+0*[1, 0], v8[2, 3]+0*[0, 1], v12, v15[2, 3]+0*[1, 0]
-              v19 f32[2] = [Sum after 1 axes; t0 = neg(i0); store t0] of v17
-              v20 f32[] = [Mean after 0 axes] of v19
-              v21 f32[2, 3], v22 f32[2, 3] = [t0 = mul(f32[] [-0.5], i0); t1 = neg(t0); store t0, t1] of v10
-              v25 f32[2, 1] = [Sum after 1 axes; t0 = reciprocal(i1); t1 = mul(i0, t0); store t1] of v22, v14
-              v27 f32[2, 3] = [t0 = mul(i0, i1); t1 = add(i2, t0); store t1] of v25[2, 3]+0*[1, 0], v13, v21
+              v18 f32[2], v27 f32[2, 3] = [rows after 1 axes: t0 = add(i0, i1); f0 = Max(t0); t1 = equal(i2, i3); t2 = cast f32(t1); t3 = sub(t0, f0); t4 = exp(t3); f1 = Sum(t4); t5 = log(f1); t6 = sub(t3, t5); t7 = mul(t6, t2); f2 = Sum(t7); t8 = mul(f32[] [-0.5], t2); t9 = neg(t8); f3 = Sum(t9); t10 = reciprocal(f1); t11 = mul(f3, t10); t12 = mul(t11, t4); t13 = add(t8, t12); store f2, t13] of v4, v3[2, 3]+0*[0, 1], v7[2, 3]+0*[1, 0], v8[2, 3]+0*[0, 1]
+              v20 f32[] = [rows after 0 axes: t0 = neg(i0); f0 = Mean(t0); store f0] of v18
               v31 f32[4, 3] = [matmul; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v0[4, 2]+0*[1, 4], v27, v2
               v33 f32[3] = [Sum after 1 axes; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v27[3, 2]+0*[1, 3], v3
               commit %2 = v31
@@ -122,10 +112,10 @@ fn two_devices_make_segments_with_transfers() {
             v1 f32[8, 8] = variable %1
             segment on device 1
               upload v0
-              v3 f32[8, 8] = [matmul; t0 = relu(i0); store t0] of v0, v1
-              download v3, v1
+              v2 f32[8, 8] = [matmul] of v0, v1
+              download v2, v1
             segment on device 0
-              v4 f32[] = [Sum after 0 axes] of v3
+              v4 f32[] = [rows after 0 axes: t0 = relu(i0); f0 = Sum(t0); store f0] of v2
             fetch v4, v1
         "#]],
     );

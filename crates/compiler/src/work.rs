@@ -30,6 +30,12 @@ impl Group {
                 (Family::Elementwise, len.saturating_mul(per_element))
             }
             Kernel::Reduce(_) => (Family::Reduce, first),
+            Kernel::Rows(rows) => {
+                let per_element = rows.fused.instrs.len() + rows.folds.len();
+                let per_element = per_element as u64 * FLOPS_PER_INSTR;
+                let len = rows.fused.shape.len() as u64;
+                (Family::Reduce, len.saturating_mul(per_element))
+            }
             Kernel::Matmul => {
                 let depth = self.inputs.first().and_then(|i| i.layout.shape().dims().last());
                 let depth = depth.copied().unwrap_or(0) as u64;

@@ -4,7 +4,8 @@
 //! on the threads of a session. A warm run of a small group allocates nothing. Results do not depend on
 //! the number of threads.
 //!
-//! Read next: `elementwise/mod.rs` (fused operations), `reduce/mod.rs`, `matmul.rs`, `moves.rs` and
+//! Read next: `elementwise/mod.rs` (fused operations), `reduce/mod.rs`, `rows/mod.rs`,
+//! `matmul.rs`, `moves.rs` and
 //! `random.rs`; below them `walk.rs` (layouts), `elements.rs` (types) and `fast.rs` (all unsafe code).
 
 mod conv;
@@ -18,6 +19,7 @@ mod pool;
 mod random;
 mod reduce;
 mod reorder;
+mod rows;
 mod tail;
 mod threads;
 mod walk;
@@ -38,6 +40,7 @@ use pool::Pool;
 use random::RandomFill;
 use reduce::Reduce;
 use reorder::Reorder;
+use rows::Rows;
 use tail::Tail;
 pub use threads::Threads;
 use walk::Walk;
@@ -64,6 +67,7 @@ enum Run {
     Elementwise(Elementwise),
     Reorder(Reorder),
     Reduce(Reduce),
+    Rows(Rows),
     Matmul(Matmul),
     Pad(Pad),
     Concat(Concat),
@@ -148,6 +152,7 @@ impl Run {
                 None => Self::Elementwise(Elementwise::compile(program, group, fused)?),
             },
             Kernel::Reduce(reduction) => Self::Reduce(Reduce::compile(program, group, *reduction)?),
+            Kernel::Rows(work) => Self::Rows(Rows::compile(program, group, work)?),
             Kernel::Matmul => Self::Matmul(Matmul::compile(program, group)?),
             Kernel::Pad { before } => Self::Pad(Pad::compile(program, group, before)?),
             Kernel::Concat { axis } => Self::Concat(Concat::compile(program, group, *axis)?),
@@ -172,6 +177,7 @@ impl Run {
             Self::Elementwise(kernel) => kernel.run(inputs, outputs, threads),
             Self::Reorder(kernel) => kernel.run(inputs, outputs, threads),
             Self::Reduce(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Rows(kernel) => kernel.run(inputs, outputs, threads),
             Self::Matmul(kernel) => kernel.run(inputs, outputs, threads),
             Self::Pad(kernel) => kernel.run(inputs, outputs),
             Self::Concat(kernel) => kernel.run(inputs, outputs),
@@ -189,6 +195,7 @@ impl Run {
         match self {
             Self::Elementwise(kernel) => kernel.flops(),
             Self::Reduce(kernel) => kernel.flops(),
+            Self::Rows(kernel) => kernel.flops(),
             Self::Matmul(kernel) => kernel.flops(),
             Self::ScatterAdd(kernel) => kernel.flops(),
             Self::Random(kernel) => kernel.flops(),

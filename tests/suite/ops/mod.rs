@@ -8,4 +8,5 @@ mod matmul;
 mod networks;
 mod random;
 mod reduce;
+mod rows;
 mod tails;

@@ -12,9 +12,12 @@ use crate::fast::wide;
 /// A function of blocks of wide elements: one slice for each argument, then the output.
 pub(super) type BlockFn = fn(&[&[u8]], &mut [u8]);
 
+/// Rounds or wraps a block of wide elements to a narrow dtype.
+pub(crate) type Rounding = fn(&mut [u8]);
+
 /// One step.
 #[derive(Clone, Copy)]
-pub(super) enum Code {
+pub(crate) enum Code {
     /// A function of this crate.
     Fast(BlockFn),
     F32(Block<f32>),
@@ -97,7 +100,7 @@ fn select<T: Pod>(args: &[&[u8]], out: &mut [u8]) {
 }
 
 /// Rounds or wraps a block of wide elements to `dtype`; `None` where nothing is to be done.
-pub(super) fn rounding(dtype: DType) -> Option<fn(&mut [u8])> {
+pub(crate) fn rounding(dtype: DType) -> Option<Rounding> {
     with_stored!(dtype, T => if <T as Stored>::IS_WIDE { None } else { Some(round::<T>) }, else None)
 }
 
@@ -114,7 +117,7 @@ fn round<S: Stored>(block: &mut [u8]) {
 }
 
 /// Stores a block of wide elements.
-pub(super) fn store(dtype: DType) -> Option<BlockFn> {
+pub(crate) fn store(dtype: DType) -> Option<BlockFn> {
     with_stored!(dtype, T => Some(narrow::<T>), else None)
 }
 

@@ -5,9 +5,9 @@
 //! it will lie.
 
 mod cast;
-mod code;
+pub(crate) mod code;
 pub(crate) mod math;
-mod plan;
+pub(crate) mod plan;
 mod rows;
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::elements::{Stored, with_stored};
 use crate::threads::Threads;
 use crate::walk::{Cursor, Walk, widen_run};
-use code::Code;
+use code::{Code, Rounding};
 
 /// Elementwise work, compiled.
 pub(crate) struct Elementwise {
@@ -50,7 +50,7 @@ struct Step {
     args: SmallVec<[SlotIndex; 3]>,
     out: SlotIndex,
     /// Rounds the result to a narrow dtype.
-    rounding: Option<fn(&mut [u8])>,
+    rounding: Option<Rounding>,
 }
 
 struct Load {
@@ -62,9 +62,11 @@ struct Load {
     is_scalar: bool,
 }
 
-type LoadFn = fn(&[u8], &Walk, &mut Cursor, &mut [u8]);
+/// Fills a register with elements from a place on.
+pub(crate) type LoadFn = fn(&[u8], &Walk, &mut Cursor, &mut [u8]);
 
-fn load_fn(dtype: DType) -> Option<LoadFn> {
+/// The load of a dtype.
+pub(crate) fn load_fn(dtype: DType) -> Option<LoadFn> {
     with_stored!(dtype, T => Some(load::<T>), else None)
 }
 
@@ -78,13 +80,14 @@ fn load<S: Stored>(input: &[u8], walk: &Walk, cursor: &mut Cursor, out: &mut [u8
 }
 
 /// Where the elements of a block lie.
-enum Slot<'a> {
+pub(crate) enum Slot<'a> {
     Read(&'a [u8]),
     Write(&'a mut [u8]),
 }
 
 impl Slot<'_> {
-    fn bytes(&self) -> &[u8] {
+    /// What was written last.
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Read(bytes) => bytes,
             Self::Write(bytes) => bytes,
@@ -187,9 +190,9 @@ impl Elementwise {
 }
 
 /// Simple operations from which threads share the work.
-const PARALLEL: usize = 1 << 17;
+pub(crate) const PARALLEL: usize = 1 << 17;
 
 /// The bytes of a register for blocks of `capacity` elements: whole cache lines.
-fn register_bytes(width: usize, capacity: usize) -> usize {
+pub(crate) fn register_bytes(width: usize, capacity: usize) -> usize {
     (width * capacity).next_multiple_of(64)
 }

@@ -5,7 +5,7 @@ use convoke_compiler::{Arg, Fused, Group, Instr, Program};
 use convoke_graph_core::{AlignedBytes, DType, Elementwise as Op, HostTensor, OpError, Result};
 use smallvec::SmallVec;
 
-use super::code::{Code, rounding, store};
+use super::code::{Code, Rounding, rounding, store};
 use super::{Elementwise, Load, SlotIndex, Step, load_fn};
 use crate::elements::{Stored, is_wide, wide_bytes, with_stored};
 use crate::walk::Walk;
@@ -27,7 +27,7 @@ struct Draft {
     code: Code,
     args: SmallVec<[Place; 3]>,
     out: Place,
-    rounding: Option<fn(&mut [u8])>,
+    rounding: Option<Rounding>,
 }
 
 struct Planner<'a> {
@@ -94,9 +94,33 @@ impl Elementwise {
     }
 }
 
+/// What an instruction does with a block, and what rounds its result to a narrow dtype.
+pub(crate) fn code_of(fused: &Fused, instr: &Instr) -> Result<(Code, Option<Rounding>)> {
+    let dtypes: SmallVec<[DType; 3]> = instr.args.iter().map(|&arg| fused.dtype(arg)).collect();
+    let code = match (instr.op, dtypes.as_slice()) {
+        (Op::Row(row), &[x, ref rest @ ..]) => {
+            let fits = row.arity == dtypes.len()
+                && rest.iter().all(|&y| y == x)
+                && row.output(x) == Some(instr.dtype);
+            Code::of_row(row, x).filter(|_| fits)
+        }
+        (Op::Select, &[DType::Bool, x, y]) if x == y && x == instr.dtype => {
+            Code::of_select(wide_bytes(x))
+        }
+        (Op::Cast, &[x]) => Code::of_cast(x, instr.dtype),
+        _ => None,
+    };
+    let code = code.ok_or_else(|| {
+        let dtypes: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+        unsupported(format!("{:?} of {dtypes:?} to {}", instr.op, instr.dtype))
+    })?;
+    let rounding = if matches!(instr.op, Op::Select) { None } else { rounding(instr.dtype) };
+    Ok((code, rounding))
+}
+
 /// About how many simple operations an instruction takes. The rows that integers lack are functions of
 /// several steps.
-fn cost(instr: &Instr) -> usize {
+pub(crate) fn cost(instr: &Instr) -> usize {
     match instr.op {
         Op::Row(row) if row.float.is_some() && row.int.is_none() => 8,
         _ => 1,
@@ -150,7 +174,7 @@ fn index_of(arg: Arg) -> Option<usize> {
 }
 
 /// A scalar repeated to a block, widened.
-fn constant_block(constant: &HostTensor, len: usize) -> Result<(AlignedBytes, usize)> {
+pub(crate) fn constant_block(constant: &HostTensor, len: usize) -> Result<(AlignedBytes, usize)> {
     let dtype = constant.dtype();
     let width = wide_bytes(dtype);
     let mut bytes = AlignedBytes::zeroed(width * len)?;
@@ -200,38 +224,12 @@ impl Planner<'_> {
 
     fn instr(&mut self, i: usize, instr: &Instr) -> Result<()> {
         let args = instr.args.iter().map(|&arg| self.place(arg)).collect::<Result<_>>()?;
-        let code = self.code(instr).ok_or_else(|| {
-            let dtypes: Vec<&str> =
-                instr.args.iter().map(|&arg| self.fused.dtype(arg).name()).collect();
-            unsupported(format!("{:?} of {dtypes:?} to {}", instr.op, instr.dtype))
-        })?;
+        let (code, rounding) = code_of(self.fused, instr)?;
         let out = self.result(i, instr.dtype);
-        let rounding = match instr.op {
-            Op::Select => None,
-            _ => rounding(instr.dtype),
-        };
         self.drafts.push(Draft { code, args, out, rounding });
         self.instrs.push(out);
         self.release(i, instr);
         Ok(())
-    }
-
-    fn code(&self, instr: &Instr) -> Option<Code> {
-        let dtypes: SmallVec<[DType; 3]> =
-            instr.args.iter().map(|&arg| self.fused.dtype(arg)).collect();
-        match (instr.op, dtypes.as_slice()) {
-            (Op::Row(row), &[x, ref rest @ ..]) => {
-                let fits = row.arity == dtypes.len()
-                    && rest.iter().all(|&y| y == x)
-                    && row.output(x) == Some(instr.dtype);
-                Code::of_row(row, x).filter(|_| fits)
-            }
-            (Op::Select, &[DType::Bool, x, y]) if x == y && x == instr.dtype => {
-                Code::of_select(wide_bytes(x))
-            }
-            (Op::Cast, &[x]) => Code::of_cast(x, instr.dtype),
-            _ => None,
-        }
     }
 
     fn place(&self, arg: Arg) -> Result<Place> {

@@ -10,6 +10,7 @@ mod columns;
 mod fold;
 mod places;
 mod rows;
+mod wide;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Program, Reduction};
@@ -21,12 +22,13 @@ use crate::threads::Threads;
 use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
 use fold::{All, Any, Fold, Max, Min, Prod, Sum};
+pub(crate) use wide::{PART, Partial, WideFold};
 
 /// Elements from which threads share the work.
 const PARALLEL: usize = 1 << 17;
 
 /// The elements of one chunk, about.
-const CHUNK: usize = 1 << 16;
+pub(crate) const CHUNK: usize = 1 << 16;
 
 /// A reduction, compiled.
 pub(crate) struct Reduce {

@@ -11,7 +11,7 @@ use crate::fast::wide;
 use crate::threads::Threads;
 
 /// The accumulators of a lane; element `i` of a run goes to number `i % LANES`.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// The elements of a run that are widened at once.
 pub(super) const RUN: usize = 512;
@@ -100,7 +100,12 @@ fn chunk<W: Pod, F: Fold<W>>(
             done += n;
         }
     });
-    if elements.len() < LANES {
+    collapse::<W, F>(acc, elements.len())
+}
+
+/// The result of a lane of `len` elements.
+pub(super) fn collapse<W, F: Fold<W>>(mut acc: [F::Acc; LANES], len: usize) -> F::Acc {
+    if len < LANES {
         return acc[0];
     }
     let mut width = LANES / 2;
@@ -113,8 +118,9 @@ fn chunk<W: Pod, F: Fold<W>>(
     acc[0]
 }
 
+/// Adds a run of at most [`RUN`] elements.
 #[inline]
-fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
+pub(super) fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
     if xs.len() < LANES {
         acc[0] = xs.iter().fold(acc[0], |acc, &x| F::step(acc, x));
         return;

@@ -115,25 +115,41 @@ pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Resul
             text.push_str(&format!("    let {} = load_{k}(i);\n", name(arg)));
         }
     }
-    for (i, constant) in fused.constants.iter().enumerate() {
-        let is_bool = constant.dtype() == DType::Bool;
-        text.push_str(&format!("    let c{i} = p.c{i}{};\n", if is_bool { " != 0u" } else { "" }));
-    }
-    for (i, instr) in fused.instrs.iter().enumerate() {
-        let result = expression(step, fused, instr)?;
-        let result = match instr.dtype {
-            DType::F16 => {
-                step.kernel.import("math");
-                format!("round_f16({result})")
-            }
-            _ => result,
-        };
-        text.push_str(&format!("    let t{i} = {result};\n"));
+    text.push_str(&constant_lines(fused));
+    for i in 0..fused.instrs.len() {
+        text.push_str(&line(step, fused, i)?);
     }
     Ok(text)
 }
 
-fn name(arg: Arg) -> String {
+/// The lines that name the constants.
+pub(super) fn constant_lines(fused: &Fused) -> String {
+    let line = |(i, constant): (usize, &HostTensor)| {
+        let is_bool = constant.dtype() == DType::Bool;
+        format!("    let c{i} = p.c{i}{};\n", if is_bool { " != 0u" } else { "" })
+    };
+    fused.constants.iter().enumerate().map(line).collect()
+}
+
+/// The line of instruction `i`; declares the function of its row.
+pub(super) fn line(step: &mut StepBuilder, fused: &Fused, i: usize) -> Result<String, String> {
+    let instr = &fused.instrs[i];
+    let result = expression(step, fused, instr)?;
+    let result = rounded(step, instr.dtype, result);
+    Ok(format!("    let t{i} = {result};\n"))
+}
+
+/// An expression, rounded to the dtype where functions compute in a wider one.
+pub(super) fn rounded(step: &mut StepBuilder, dtype: DType, expression: String) -> String {
+    if dtype != DType::F16 {
+        return expression;
+    }
+    step.kernel.import("math");
+    format!("round_f16({expression})")
+}
+
+/// What an argument is called.
+pub(super) fn name(arg: Arg) -> String {
     match arg {
         Arg::Input(i) => format!("i{i}"),
         Arg::Constant(i) => format!("c{i}"),

@@ -20,6 +20,7 @@ mod moves;
 mod pool;
 mod random;
 mod reduce;
+mod rows;
 mod tail;
 
 /// Invocations of a workgroup where nothing speaks for another number.
@@ -96,6 +97,7 @@ impl<'a> Lowering<'a> {
         match &group.kernel {
             Kernel::Elementwise(fused) => elementwise::lower(self, group, fused),
             Kernel::Reduce(reduction) => reduce::lower(self, group, *reduction),
+            Kernel::Rows(work) => rows::lower(self, group, work),
             Kernel::Matmul => matmul::lower(self, group),
             Kernel::Pad { before } => moves::pad(self, group, before),
             Kernel::Concat { axis } => moves::concat(self, group, *axis),

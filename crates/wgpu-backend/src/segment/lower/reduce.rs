@@ -1,10 +1,10 @@
 //! Reductions: one or more stages, each with a workgroup or an invocation per result.
 
-use convoke_compiler::{Group, Reduction};
+use convoke_compiler::{Group, Reduction, Rows};
 use convoke_graph_core::{DType, ReduceKind};
 use convoke_shaders::{Access, ParamValue};
 
-use super::{Lowering, WG, element};
+use super::{Lowering, WG, element, rows};
 use crate::segment::address::Axes;
 use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
 
@@ -31,12 +31,15 @@ pub(super) fn lower(
     let (outer, inner) = dims.split_at(reduction.n_outer);
     let (outer_strides, inner_strides) = strides.split_at(reduction.n_outer);
     let dtype = lowering.dtype(operand.value);
-    let input = Input {
+    let elements = Elements::Stored {
         place: lowering.place(operand.value),
-        dtype,
         offset: operand.layout.offset(),
         rows: Axes::merge(outer, &[outer_strides]),
         inner: Axes::merge(inner, &[inner_strides]),
+    };
+    let input = Input {
+        elements,
+        dtype,
         n_rows: outer.iter().product::<usize>() as u64,
         n_inner: inner.iter().product::<usize>() as u64,
     };
@@ -63,14 +66,19 @@ pub(super) fn accumulator(dtype: DType) -> DType {
 }
 
 /// What a stage reads.
-pub(super) struct Input {
-    pub place: Place,
+pub(super) struct Input<'a> {
+    pub elements: Elements<'a>,
     pub dtype: DType,
-    pub offset: usize,
-    pub rows: Axes,
-    pub inner: Axes,
     pub n_rows: u64,
     pub n_inner: u64,
+}
+
+/// Where elements come from.
+pub(super) enum Elements<'a> {
+    /// They lie in a buffer.
+    Stored { place: Place, offset: usize, rows: Axes, inner: Axes },
+    /// They are what a group's only fold is of.
+    Computed(&'a Group, &'a Rows),
 }
 
 /// How a stage goes about it.
@@ -84,7 +92,7 @@ struct Shape {
 /// Stages that reduce `input` to elements of `dtype` at `target`, the parts between them in scratch memory.
 pub(super) fn stages(
     lowering: &mut Lowering<'_>,
-    mut input: Input,
+    mut input: Input<'_>,
     kind: ReduceKind,
     target: Place,
     dtype: DType,
@@ -101,24 +109,25 @@ pub(super) fn stages(
         let parts = lowering.new_scratch(input.n_rows * shape.chunks * 4)?;
         steps.push(stage(lowering, &input, kind, &shape, (parts, acc), None)?);
         let (n_rows, chunks) = (input.n_rows, shape.chunks);
-        input = Input {
+        let elements = Elements::Stored {
             place: parts,
-            dtype: acc,
             offset: 0,
             rows: Axes::merge(&[n_rows as usize], &[&[chunks as isize]]),
             inner: Axes::merge(&[chunks as usize], &[&[1]]),
-            n_rows,
-            n_inner: chunks,
         };
+        input = Input { elements, dtype: acc, n_rows, n_inner: chunks };
     }
 }
 
 /// Neighbouring lanes read neighbouring elements; there are enough results to keep the device busy, and no
 /// invocation turns too often.
-fn shape(input: &Input, kind: ReduceKind) -> Result<Shape, String> {
+fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
     let (rows, inner) = (input.n_rows, input.n_inner);
     let last = |axes: &Axes| axes.strides[0].last().map_or(0, |stride| stride.unsigned_abs());
-    let columns = last(&input.inner) != 1 && last(&input.rows) == 1 && rows >= 16;
+    let columns = match &input.elements {
+        Elements::Stored { rows: r, inner: i, .. } => last(i) != 1 && last(r) == 1 && rows >= 16,
+        Elements::Computed(..) => false,
+    };
     let by_group = inner > 32 && !columns;
     if matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin) {
         // The places would have to come along, so these have one stage.
@@ -145,7 +154,7 @@ fn shape(input: &Input, kind: ReduceKind) -> Result<Shape, String> {
 /// One dispatch. The last stage knows how many elements there were.
 fn stage(
     lowering: &Lowering<'_>,
-    input: &Input,
+    input: &Input<'_>,
     kind: ReduceKind,
     shape: &Shape,
     (target, dtype): (Place, DType),
@@ -158,11 +167,10 @@ fn stage(
         ("inner", input.n_inner),
         ("chunk", shape.chunk),
         ("chunks", shape.chunks),
-        ("x", input.offset as u64),
     ] {
         step.kernel.size(name, size as u32);
     }
-    read(&mut step, input)?;
+    read(lowering, &mut step, input)?;
     accumulate(&mut step, input, kind)?;
     let is_arg = matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
     let result = match (kind, last) {
@@ -183,22 +191,34 @@ fn stage(
 }
 
 /// Declares `row_start`, and `element_at(start, j)`.
-fn read(step: &mut StepBuilder, input: &Input) -> Result<(), String> {
-    let x = step.bind(input.place, stored(input.dtype)?, Access::Read);
+fn read(lowering: &Lowering<'_>, step: &mut StepBuilder, input: &Input<'_>) -> Result<(), String> {
+    let ty = wgsl(input.dtype)?;
+    let (place, offset, rows, inner) = match &input.elements {
+        Elements::Stored { place, offset, rows, inner } => (*place, *offset, rows, inner),
+        Elements::Computed(group, work) => {
+            step.kernel.declare("fn row_start(i: u32) -> u32 { return i * p.inner; }");
+            let element = rows::element(lowering, step, group, work)?;
+            let text = format!("    let i = start + j;\n{element}");
+            step.kernel.declare(format!("fn element_at(start: u32, j: u32) -> {ty} {{\n{text}}}"));
+            return Ok(());
+        }
+    };
+    let x = step.bind(place, stored(input.dtype)?, Access::Read);
     let kernel = &mut step.kernel;
-    input.rows.size_params(kernel, "r");
-    let body = input.rows.address(kernel, 0, "r", "r_s", "p.x");
+    kernel.size("x", offset as u32);
+    rows.size_params(kernel, "r");
+    let body = rows.address(kernel, 0, "r", "r_s", "p.x");
     kernel.declare(format!("fn row_start(i: u32) -> u32 {{ {body} }}"));
-    input.inner.size_params(kernel, "j");
-    let body = input.inner.address(kernel, 0, "j", "j_s", "start");
+    inner.size_params(kernel, "j");
+    let body = inner.address(kernel, 0, "j", "j_s", "start");
     kernel.declare(format!("fn at_0(start: u32, i: u32) -> u32 {{ {body} }}"));
-    let (ty, element) = (wgsl(input.dtype)?, element(input.dtype, x, "at_0(start, j)"));
+    let element = element(input.dtype, x, "at_0(start, j)");
     kernel.declare(format!("fn element_at(start: u32, j: u32) -> {ty} {{ {element} }}"));
     Ok(())
 }
 
 /// Declares the accumulator: its type, its start, how an element becomes one, how two become one.
-fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result<(), String> {
+fn accumulate(step: &mut StepBuilder, input: &Input<'_>, kind: ReduceKind) -> Result<(), String> {
     let dtype = accumulator(input.dtype);
     let ty = wgsl(dtype)?;
     let kernel = &mut step.kernel;
@@ -216,12 +236,7 @@ fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result
         ));
         return Ok(());
     }
-    let combined = match kind {
-        ReduceKind::Sum | ReduceKind::Mean => "a + b",
-        ReduceKind::Prod => "a * b",
-        ReduceKind::Max | ReduceKind::Any => "max(a, b)",
-        _ => "min(a, b)",
-    };
+    let combined = combined(kind);
     let read = if input.dtype == DType::Bool {
         "u32(element_at(start, j))"
     } else {
@@ -234,8 +249,18 @@ fn accumulate(step: &mut StepBuilder, input: &Input, kind: ReduceKind) -> Result
     Ok(())
 }
 
+/// `a` and `b` together.
+pub(super) fn combined(kind: ReduceKind) -> &'static str {
+    match kind {
+        ReduceKind::Sum | ReduceKind::Mean => "a + b",
+        ReduceKind::Prod => "a * b",
+        ReduceKind::Max | ReduceKind::Any => "max(a, b)",
+        _ => "min(a, b)",
+    }
+}
+
 /// What nothing reduces to.
-fn identity(kind: ReduceKind, dtype: DType) -> Result<ParamValue, String> {
+pub(super) fn identity(kind: ReduceKind, dtype: DType) -> Result<ParamValue, String> {
     let least = matches!(kind, ReduceKind::Max | ReduceKind::ArgMax | ReduceKind::Any);
     let greatest = matches!(kind, ReduceKind::Min | ReduceKind::ArgMin);
     let one = matches!(kind, ReduceKind::Prod | ReduceKind::All);
@@ -276,14 +301,12 @@ pub(super) fn sum_parts(
     len: u64,
     target: Place,
 ) -> Result<Vec<Step>, String> {
-    let input = Input {
+    let elements = Elements::Stored {
         place: parts,
-        dtype: accumulator(dtype),
         offset: 0,
         rows: Axes::merge(&[len as usize], &[&[1]]),
         inner: Axes::merge(&[n_parts as usize], &[&[len as isize]]),
-        n_rows: len,
-        n_inner: n_parts,
     };
+    let input = Input { elements, dtype: accumulator(dtype), n_rows: len, n_inner: n_parts };
     stages(lowering, input, ReduceKind::Sum, target, dtype)
 }

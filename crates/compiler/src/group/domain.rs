@@ -1,0 +1,130 @@
+//! What a cluster works on: one shape, or rows, and at which level each operation and operand stands.
+
+use convoke_graph_core::{Layout, Shape};
+
+use super::is_joinable;
+use crate::{Group, Kernel, Value};
+
+/// What a cluster works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Domain {
+    /// Something that is its own kernel.
+    Alone,
+    /// The elements of one shape.
+    Elements(Shape),
+    /// The rows of a shape: its axes from `n_outer` on.
+    Rows {
+        /// The shape.
+        shape: Shape,
+        /// How many axes come before those of a row.
+        n_outer: usize,
+    },
+}
+
+/// Whether there is one result for each element or for each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// For each element.
+    Element,
+    /// For each row.
+    Row,
+}
+
+impl Domain {
+    /// What a group works on.
+    pub fn of(group: &Group, values: &[Value]) -> Self {
+        match (&group.kernel, group.inputs.first()) {
+            (Kernel::Elementwise(fused), _) => Self::Elements(fused.shape.clone()),
+            (Kernel::Reduce(reduction), Some(x)) => {
+                let (shape, n_outer) = (x.layout.shape().clone(), reduction.n_outer);
+                let inner: usize = shape.dims()[n_outer..].iter().product();
+                let dtype = values[x.value.0 as usize].dtype;
+                let fits = is_joinable(*reduction, dtype) && !shape.is_empty() && inner > 1;
+                if fits { Self::Rows { shape, n_outer } } else { Self::Alone }
+            }
+            _ => Self::Alone,
+        }
+    }
+
+    /// What the work on two domains is on together.
+    pub fn with(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Alone, _) | (_, Self::Alone) => None,
+            (Self::Rows { .. }, Self::Elements(shape)) => self.holds(shape).then(|| self.clone()),
+            (Self::Elements(_), Self::Rows { .. }) => other.with(self),
+            _ => (self == other).then(|| self.clone()),
+        }
+    }
+
+    fn n_rows(&self) -> usize {
+        match self {
+            Self::Rows { shape, n_outer } => shape.dims()[..*n_outer].iter().product(),
+            _ => 0,
+        }
+    }
+
+    /// Whether a shape is that of all elements, or has one for each row.
+    fn holds(&self, shape: &Shape) -> bool {
+        match self {
+            Self::Rows { shape: own, .. } => shape == own || shape.len() == self.n_rows(),
+            Self::Elements(own) => own == shape,
+            Self::Alone => false,
+        }
+    }
+
+    /// Where the results of a group stand.
+    pub fn level(&self, group: &Group) -> Level {
+        match (self, &group.kernel) {
+            (Self::Rows { .. }, Kernel::Reduce(_)) => Level::Row,
+            (Self::Rows { shape, .. }, Kernel::Elementwise(fused)) if fused.shape != *shape => {
+                Level::Row
+            }
+            _ => Level::Element,
+        }
+    }
+
+    /// Whether a reader at level `to` sees what stands at level `from` at its own place, through `layout`.
+    pub fn sees(&self, from: Level, to: Level, layout: &Layout) -> bool {
+        let packed = layout.is_packed() && layout.offset() == 0;
+        match (self, from, to) {
+            (Self::Alone, ..) | (_, Level::Element, Level::Row) => false,
+            (Self::Rows { shape, .. } | Self::Elements(shape), Level::Element, _) => {
+                packed && layout.shape() == shape
+            }
+            (_, Level::Row, Level::Row) => packed && layout.shape().len() == self.n_rows(),
+            (Self::Rows { shape, n_outer }, Level::Row, Level::Element) => {
+                layout.shape() == shape && layout.offset() == 0 && repeats(layout, *n_outer)
+            }
+            (Self::Elements(_), Level::Row, _) => false,
+        }
+    }
+
+    /// A layout of some member's input as one of the whole domain.
+    pub fn seen(&self, layout: &Layout) -> Option<Layout> {
+        match self {
+            Self::Rows { shape, n_outer } if layout.shape() != shape => {
+                let mut dims = shape.dims().to_vec();
+                dims[*n_outer..].fill(1);
+                layout.reshape(&Shape::new(&dims).ok()?)?.broadcast(shape)
+            }
+            Self::Elements(shape) if layout.shape() != shape => layout.reshape(shape),
+            _ => Some(layout.clone()),
+        }
+    }
+}
+
+/// Whether a layout has one element for each row, the rows one after the other.
+fn repeats(layout: &Layout, n_outer: usize) -> bool {
+    let (dims, strides) = (layout.shape().dims(), layout.strides());
+    let mut step = 1;
+    for axis in (0..dims.len()).rev().filter(|&axis| dims[axis] != 1) {
+        let wanted = if axis < n_outer { step } else { 0 };
+        if strides[axis] != wanted {
+            return false;
+        }
+        if axis < n_outer {
+            step *= dims[axis] as isize;
+        }
+    }
+    true
+}

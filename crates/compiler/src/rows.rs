@@ -1,0 +1,121 @@
+//! What can be asked of [`Rows`]: what differs along a row, and when each thing can be computed.
+//!
+//! The folds cut the work into stages: a stage walks over the elements of a row, and its folds give numbers
+//! that later stages read.
+
+use convoke_graph_core::DType;
+
+use crate::{Arg, Fold, Operand, Rows};
+
+/// Elements of the longest row that is kept at hand for more than one walk over it: 64 KiB of f32, which fit
+/// the second cache of a CPU, and which a workgroup of 256 walks in 64 turns.
+pub const ROW_MAX: usize = 16_384;
+
+/// When something can be computed, and whether it differs along a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stage {
+    /// How many stages end before it is known.
+    pub index: usize,
+    /// Whether elements of one row differ.
+    pub varies: bool,
+}
+
+impl Stage {
+    fn with(self, other: Self) -> Self {
+        Self { index: self.index.max(other.index), varies: self.varies || other.varies }
+    }
+}
+
+/// The [`Stage`] of everything in a [`Rows`].
+#[derive(Debug, Clone)]
+pub struct Needs {
+    inputs: Vec<Stage>,
+    instrs: Vec<Stage>,
+    /// How many stages there are. The last one folds nothing.
+    pub n_stages: usize,
+}
+
+impl Needs {
+    /// The stage of an argument.
+    pub fn of(&self, arg: Arg) -> Stage {
+        let stage = match arg {
+            Arg::Input(i) => self.inputs.get(i as usize),
+            Arg::Instr(i) => self.instrs.get(i as usize),
+            Arg::Constant(_) => None,
+        };
+        stage.copied().unwrap_or_default()
+    }
+}
+
+impl Rows {
+    /// How many inputs come from outside.
+    pub fn n_inputs(&self) -> usize {
+        self.fused.input_dtypes.len().saturating_sub(self.folds.len())
+    }
+
+    /// The number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.fused.shape.dims().iter().take(self.n_outer).product()
+    }
+
+    /// The elements of a row.
+    pub fn n_inner(&self) -> usize {
+        self.fused.shape.dims().iter().skip(self.n_outer).product()
+    }
+
+    /// The dtype of a fold's result.
+    pub fn dtype(&self, fold: &Fold) -> DType {
+        self.fused.dtype(fold.arg)
+    }
+
+    /// Whether rows are too long to be walked over more than once. There is one fold then, and its result
+    /// is all that is stored.
+    pub fn is_long(&self) -> bool {
+        self.n_inner() > ROW_MAX && self.long_fold().is_some()
+    }
+
+    /// The fold whose result is all that is stored, if there is no other.
+    pub fn long_fold(&self) -> Option<Fold> {
+        match (self.folds.as_slice(), self.fused.stores.as_slice()) {
+            (&[fold], &[Arg::Input(i)]) if i as usize == self.n_inputs() => Some(fold),
+            _ => None,
+        }
+    }
+
+    /// When each thing can be computed, where the group's inputs are `inputs`.
+    pub fn needs(&self, inputs: &[Operand]) -> Needs {
+        let varies = |input: &Operand| {
+            let (dims, strides) = (input.layout.shape().dims(), input.layout.strides());
+            (self.n_outer..dims.len()).any(|axis| dims[axis] > 1 && strides[axis] != 0)
+        };
+        let known = |input| Stage { index: 0, varies: varies(input) };
+        let mut needs =
+            Needs { inputs: inputs.iter().map(known).collect(), instrs: Vec::new(), n_stages: 1 };
+        let mut folds = self.folds.iter();
+        let mut next = folds.next();
+        for (i, instr) in self.fused.instrs.iter().enumerate() {
+            while let Some(fold) = next.filter(|fold| precedes(fold, i)) {
+                needs.add(fold);
+                next = folds.next();
+            }
+            let stages = instr.args.iter().map(|&arg| needs.of(arg));
+            let stage = stages.fold(Stage::default(), Stage::with);
+            needs.instrs.push(stage);
+        }
+        next.into_iter().chain(folds).for_each(|fold| needs.add(fold));
+        needs
+    }
+}
+
+impl Needs {
+    fn add(&mut self, fold: &Fold) {
+        let index = self.of(fold.arg).index + 1;
+        self.inputs.push(Stage { index, varies: false });
+        self.n_stages = self.n_stages.max(index + 1);
+    }
+}
+
+/// Whether a fold can be computed before instruction `i`.
+fn precedes(fold: &Fold, i: usize) -> bool {
+    !matches!(fold.arg, Arg::Instr(arg) if arg as usize >= i)
+}

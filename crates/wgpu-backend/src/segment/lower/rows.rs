@@ -1,0 +1,242 @@
+//! Work row by row: one function `row` per group, with a loop over the row for each of its stages. Rows that are
+//! too long for that are reduced in parts, as `reduce.rs` does it.
+
+use convoke_compiler::{Arg, Group, Needs, Rows};
+use convoke_graph_core::{Layout, ReduceKind};
+use convoke_shaders::ParamValue;
+use smallvec::SmallVec;
+
+use super::elementwise::{self, Outputs, name};
+use super::reduce::{self, Elements, Input, accumulator, combined, identity};
+use super::{Lowering, WG};
+use crate::segment::address::Axes;
+use crate::segment::step::{Step, StepBuilder, as_stored, wgsl};
+
+/// Invocations of a workgroup of `rows_lanes`.
+const LANES: u64 = 64;
+
+/// Elements of the longest row that one invocation walks over.
+const SHORT: usize = 32;
+
+/// The steps of a group.
+pub(super) fn lower(
+    lowering: &mut Lowering<'_>,
+    group: &Group,
+    work: &Rows,
+) -> Result<Vec<Step>, String> {
+    let n_rows = work.n_rows() as u64;
+    if work.is_long() {
+        let (Some(fold), &[output]) = (work.long_fold(), group.outputs.as_slice()) else {
+            return Err("long rows have one fold and one output".to_owned());
+        };
+        let dtype = work.dtype(&fold);
+        let elements = Elements::Computed(group, work);
+        let input = Input { elements, dtype, n_rows, n_inner: work.n_inner() as u64 };
+        let target = lowering.target(output);
+        return reduce::stages(lowering, input, fold.kind, target, dtype);
+    }
+    let by_group = work.n_inner() > SHORT;
+    let mut step = StepBuilder::new(if by_group { "rows" } else { "rows_lanes" });
+    step.kernel.size("rows", n_rows as u32).size("inner", work.n_inner() as u32);
+    loads(lowering, &mut step, group)?;
+    elementwise::constants(&mut step, &work.fused)?;
+    let outputs = elementwise::outputs(lowering, &mut step, group)?;
+    let len = work.fused.shape.len();
+    let by_element = |&id: &_| lowering.program.value(id).shape.len() == len;
+    let writing = Writing {
+        work,
+        needs: work.needs(&group.inputs),
+        outputs,
+        by_element: group.outputs.iter().map(by_element).collect(),
+        by_group,
+    };
+    let body = writing.body(&mut step)?;
+    step.kernel.declare(format!("fn row(o: u32, lane: u32) {{\n{body}}}"));
+    lowering.guard(&mut step);
+    let n_groups = if by_group { n_rows } else { n_rows.div_ceil(LANES) };
+    if by_group && work.n_inner() as u64 <= 2 * WG {
+        step.kernel.declare("const WG = 64u;");
+    }
+    Ok(vec![step.finish(n_groups, &lowering.info.limits)?])
+}
+
+/// Declares what reads the inputs.
+fn loads(lowering: &Lowering<'_>, step: &mut StepBuilder, group: &Group) -> Result<(), String> {
+    let layouts: SmallVec<[&Layout; 4]> = group.inputs.iter().map(|x| &x.layout).collect();
+    let axes = Axes::of(&layouts);
+    axes.size_params(&mut step.kernel, "d");
+    let mut inputs = group.inputs.iter().enumerate();
+    inputs.try_for_each(|(k, operand)| lowering.load(step, operand, &axes, k, "d", k))
+}
+
+/// The lines that return what the only fold is of, for element `i`; declares what they need.
+pub(super) fn element(
+    lowering: &Lowering<'_>,
+    step: &mut StepBuilder,
+    group: &Group,
+    work: &Rows,
+) -> Result<String, String> {
+    let fold = work.long_fold().ok_or("long rows have one fold")?;
+    loads(lowering, step, group)?;
+    elementwise::constants(step, &work.fused)?;
+    let mut fused = work.fused.clone();
+    fused.input_dtypes.truncate(work.n_inputs());
+    fused.stores = SmallVec::from_slice(&[fold.arg]);
+    let body = elementwise::body(step, &fused, 0)?;
+    Ok(format!("{body}    return {};\n", name(fold.arg)))
+}
+
+/// The function of a group, while it is written.
+struct Writing<'a> {
+    work: &'a Rows,
+    needs: Needs,
+    outputs: Outputs,
+    /// For each output, whether it has an element for each element, else for each row.
+    by_element: SmallVec<[bool; 2]>,
+    by_group: bool,
+}
+
+impl Writing<'_> {
+    fn body(&self, step: &mut StepBuilder) -> Result<String, String> {
+        let mut text = "    let first = o * p.inner;\n".to_owned();
+        text.push_str(&elementwise::constant_lines(&self.work.fused));
+        for k in 0..self.work.n_inputs() {
+            let arg = Arg::Input(k as u32);
+            if !self.needs.of(arg).varies && self.is_used(arg) {
+                text.push_str(&format!("    let {} = load_{k}(first);\n", name(arg)));
+            }
+        }
+        for stage in 0..self.needs.n_stages {
+            text.push_str(&self.of_rows(step, stage)?);
+            text.push_str(&self.walk(step, stage)?);
+        }
+        let stores: String = self.stores(false, |_| true).collect();
+        if !stores.is_empty() {
+            text.push_str(&format!("    let i = o;\n    if lane == 0u {{\n{stores}    }}\n"));
+        }
+        Ok(text)
+    }
+
+    fn is_used(&self, arg: Arg) -> bool {
+        let Rows { fused, folds, .. } = self.work;
+        let args = fused.instrs.iter().flat_map(|instr| &instr.args).chain(&fused.stores);
+        args.copied().chain(folds.iter().map(|fold| fold.arg)).any(|other| other == arg)
+    }
+
+    /// The instructions of a stage that have one result for a row.
+    fn of_rows(&self, step: &mut StepBuilder, stage: usize) -> Result<String, String> {
+        let mut text = String::new();
+        for i in 0..self.work.fused.instrs.len() {
+            let needs = self.needs.of(Arg::Instr(i as u32));
+            if !needs.varies && needs.index == stage {
+                text.push_str(&elementwise::line(step, &self.work.fused, i)?);
+            }
+        }
+        Ok(text)
+    }
+
+    /// The lines that store what a stage can, by element or by row.
+    fn stores(
+        &self,
+        by_element: bool,
+        is_known: impl Fn(Arg) -> bool,
+    ) -> impl Iterator<Item = String> {
+        let stores = self.work.fused.stores.iter().zip(&self.outputs).zip(&self.by_element);
+        let own = stores.filter(move |((arg, _), own)| **own == by_element && is_known(**arg));
+        own.map(|((&arg, (binding, dtype)), _)| {
+            format!("    b{binding}[i] = {};\n", as_stored(*dtype, &name(arg)))
+        })
+    }
+
+    /// The loop of a stage over the elements, with what it folds and stores.
+    fn walk(&self, step: &mut StepBuilder, stage: usize) -> Result<String, String> {
+        let Rows { fused, folds, .. } = self.work;
+        let is_now = |arg: Arg| self.needs.of(arg).index == stage;
+        let mut wanted: Vec<Arg> =
+            folds.iter().map(|fold| fold.arg).filter(|&a| is_now(a)).collect();
+        let stored = fused.stores.iter().zip(&self.by_element).filter(|(_, own)| **own);
+        wanted.extend(stored.map(|(&arg, _)| arg).filter(|&a| is_now(a)));
+        if wanted.is_empty() {
+            return Ok(String::new());
+        }
+        let mut starts = String::new();
+        let mut inside = self.elements(step, wanted)?;
+        let mut ends = String::new();
+        for (k, fold) in folds.iter().enumerate().filter(|(_, fold)| is_now(fold.arg)) {
+            let dtype = accumulator(self.work.dtype(fold));
+            step.kernel.param(format!("identity{k}"), identity(fold.kind, dtype)?);
+            let combine = self.declare_fold(step, fold.kind, wgsl(dtype)?);
+            starts.push_str(&format!("    var a{k} = p.identity{k};\n"));
+            inside.push_str(&format!("    a{k} = {combine}(a{k}, {});\n", name(fold.arg)));
+            let mut result =
+                if self.by_group { format!("all_{combine}(lane, a{k})") } else { format!("a{k}") };
+            if fold.kind == ReduceKind::Mean {
+                step.kernel.param(format!("count{k}"), ParamValue::F32(self.work.n_inner() as f32));
+                result = format!("{result} / p.count{k}");
+            }
+            let result = elementwise::rounded(step, self.work.dtype(fold), result);
+            let of = Arg::Input((self.work.n_inputs() + k) as u32);
+            ends.push_str(&format!("    let {} = {result};\n", name(of)));
+        }
+        inside.extend(self.stores(true, is_now));
+        Ok(format!(
+            "{starts}    for (var j = lane; j < p.inner; j += STEP) {{\n    let i = first + j;\n{inside}    }}\n{ends}"
+        ))
+    }
+
+    /// The lines that compute these arguments, of loads and instructions that differ along the row.
+    fn elements(&self, step: &mut StepBuilder, mut wanted: Vec<Arg>) -> Result<String, String> {
+        let fused = &self.work.fused;
+        let mut is_needed = vec![false; fused.instrs.len()];
+        let mut loaded = vec![false; self.work.n_inputs()];
+        while let Some(arg) = wanted.pop() {
+            if !self.needs.of(arg).varies {
+                continue;
+            }
+            match arg {
+                Arg::Input(k) => loaded[k as usize] = true,
+                Arg::Instr(i) if !is_needed[i as usize] => {
+                    is_needed[i as usize] = true;
+                    wanted.extend(&fused.instrs[i as usize].args);
+                }
+                _ => {}
+            }
+        }
+        let mut text = String::new();
+        for k in (0..loaded.len()).filter(|&k| loaded[k]) {
+            text.push_str(&format!("    let i{k} = load_{k}(i);\n"));
+        }
+        for i in (0..is_needed.len()).filter(|&i| is_needed[i]) {
+            text.push_str(&elementwise::line(step, fused, i)?);
+        }
+        Ok(text)
+    }
+
+    /// Declares how two become one, and how those of all lanes do; gives the function's name.
+    fn declare_fold(&self, step: &mut StepBuilder, kind: ReduceKind, ty: &str) -> String {
+        let what = match kind {
+            ReduceKind::Sum | ReduceKind::Mean => "sum",
+            ReduceKind::Prod => "prod",
+            ReduceKind::Max => "max",
+            _ => "min",
+        };
+        let function = format!("fold_{what}_{ty}");
+        let combined = combined(kind);
+        let kernel = &mut step.kernel;
+        kernel.declare_once(format!(
+            "fn {function}(a: {ty}, b: {ty}) -> {ty} {{ return {combined}; }}"
+        ));
+        if self.by_group {
+            kernel.declare_once(format!("var<workgroup> lanes_{ty}: array<{ty}, WG>;"));
+            kernel.declare_once(format!(
+                "fn all_{function}(lane: u32, own: {ty}) -> {ty} {{\n    \
+                 lanes_{ty}[lane] = own;\n    workgroupBarrier();\n    \
+                 for (var half = WG / 2u; half > 0u; half /= 2u) {{\n        \
+                 if lane < half {{ lanes_{ty}[lane] = {function}(lanes_{ty}[lane], lanes_{ty}[lane + half]); }}\n        \
+                 workgroupBarrier();\n    }}\n    \
+                 let all = lanes_{ty}[0];\n    workgroupBarrier();\n    return all;\n}}"
+            ));
+        }
+        function
+    }
+}

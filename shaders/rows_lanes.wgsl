@@ -1,0 +1,22 @@
+// rows_lanes: elementwise work on the elements of rows, with what reductions of the same rows give; an
+// invocation for each row.
+//
+// For short rows. `row` is that of rows.wgsl, its twin, with one lane.
+// CPU twin: crates/cpu-backend/src/rows
+//
+// param rows: u32
+// hole const WG = 64u;
+// hole fn row(o: u32, lane: u32) { }
+// import place
+
+const STEP = 1u;
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let o = linear(group, groups) * WG + lane;
+    if o < p.rows { row(o, 0u); }
+}
