@@ -25,13 +25,18 @@ pub struct GroupLimits {
 }
 
 impl Default for GroupLimits {
-    /// Seven buffers, which with a status word are WebGPU's eight; 64 operations.
+    /// Twelve buffers: a product with its bias and what an optimizer keeps for it. 64 operations.
     fn default() -> Self {
-        Self { buffers: 7, instrs: 64 }
+        Self { buffers: 12, instrs: 64 }
     }
 }
 
 impl GroupLimits {
+    /// For a device that binds so many storage buffers to a kernel, one of which is a status word.
+    pub fn with_bindings(self, n: usize) -> Self {
+        Self { buffers: self.buffers.min(n.saturating_sub(1)), ..self }
+    }
+
     /// No grouping at all.
     pub const SINGLE: Self = Self { buffers: 0, instrs: 0 };
 }
@@ -182,6 +187,7 @@ impl Grouping<'_> {
         let sources: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
         if sources.len() + outputs.len() > self.limits.buffers
             || self.n_instrs(cluster) > self.limits.instrs
+            || cluster.members.iter().filter(|&&m| self.groups[m].can_fail()).count() > 1
         {
             return false;
         }

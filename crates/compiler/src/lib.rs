@@ -29,7 +29,7 @@ pub use group::GroupLimits;
 pub use lower::InputFact;
 pub use plan::{Plan, Signature};
 pub use program::{
-    Arg, Commit, DeviceIndex, Fold, Fused, Group, Instr, Kernel, Operand, PoolKind, Program,
+    Arg, Check, Commit, DeviceIndex, Fold, Fused, Group, Instr, Kernel, Operand, PoolKind, Program,
     Reduction, Rows, Segment, Source, Tail, Value, ValueId,
 };
 pub use rows::{Needs, ROW_MAX, Stage};

@@ -17,7 +17,8 @@ use smallvec::{SmallVec, smallvec};
 use fold::{fold, splat};
 
 use crate::{
-    Arg, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value, ValueId,
+    Arg, Check, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value,
+    ValueId,
 };
 
 /// What a run gives for a feed.
@@ -284,6 +285,7 @@ impl Lowering<'_> {
             constants: Vec::new(),
             instrs: Vec::new(),
             stores: smallvec![Arg::Instr(0)],
+            check: None,
         };
         let mut inputs: SmallVec<[Operand; 3]> = SmallVec::new();
         let mut instr = Instr { op, args: SmallVec::new(), dtype };
@@ -406,6 +408,23 @@ impl Lowering<'_> {
         dtype: DType,
         shape: &Shape,
     ) -> Result<Form> {
+        if let (Move::Gather { axis: 0 }, [Form::Constant(range), Form::Operand(indices)]) =
+            (movement, forms)
+            && let Some(below) = range_len(range)
+            && self.out.values[indices.value.0 as usize].dtype == DType::I32
+        {
+            // What is gathered from a range is the index itself.
+            let fused = Fused {
+                shape: shape.clone(),
+                input_dtypes: smallvec![dtype],
+                constants: Vec::new(),
+                instrs: Vec::new(),
+                stores: smallvec![Arg::Input(0)],
+                check: Some(Check { arg: Arg::Input(0), below, node }),
+            };
+            let inputs = smallvec![indices.clone()];
+            return Ok(self.group(node, Kernel::Elementwise(fused), inputs, dtype, shape));
+        }
         let (kernel, data): (Kernel, &[Form]) = match movement {
             Move::Pad { before } => (Kernel::Pad { before: before.clone() }, &forms[..1]),
             Move::Concat { axis } => (Kernel::Concat { axis: *axis }, forms),
@@ -497,10 +516,18 @@ impl Lowering<'_> {
             constants,
             instrs: Vec::new(),
             stores: smallvec![store],
+            check: None,
         };
         let copy = self.group(node, Kernel::Elementwise(fused), inputs, dtype, &shape);
         self.operand(&copy)
     }
+}
+
+/// The number of elements of a constant that counts from 0 on.
+fn range_len(constant: &HostTensor) -> Option<u32> {
+    let elements = constant.as_slice::<i32>().ok().filter(|_| constant.shape().rank() == 1)?;
+    let counts = elements.iter().enumerate().all(|(i, &x)| i32::try_from(i) == Ok(x));
+    u32::try_from(elements.len()).ok().filter(|_| counts)
 }
 
 /// The shape of an output, which has to be known by now.

@@ -80,6 +80,26 @@ pub struct Group {
 }
 
 impl Group {
+    /// Whether what the data holds can fail the run.
+    pub fn can_fail(&self) -> bool {
+        match &self.kernel {
+            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => true,
+            _ => self.check().is_some(),
+        }
+    }
+
+    fn check(&self) -> Option<Check> {
+        match &self.kernel {
+            Kernel::Elementwise(fused) | Kernel::Rows(Rows { fused, .. }) => fused.check,
+            _ => None,
+        }
+    }
+
+    /// The node that an error of the group is about.
+    pub fn blamed(&self) -> Option<NodeId> {
+        self.check().map(|check| check.node).or(self.nodes.last().copied())
+    }
+
     /// The dtypes and shapes of its inputs and outputs.
     pub fn shapes(&self, values: &[Value]) -> KernelShapes {
         let value = |id: ValueId| &values[id.0 as usize];
@@ -184,6 +204,19 @@ pub struct Fused {
     pub instrs: Vec<Instr>,
     /// What is stored, one for each output of the group.
     pub stores: SmallVec<[Arg; 1]>,
+    /// The indices that fail the run where they are out of range, if there are such.
+    pub check: Option<Check>,
+}
+
+/// An i32 that must not be negative and must be below a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Check {
+    /// The index.
+    pub arg: Arg,
+    /// The size.
+    pub below: u32,
+    /// The node that indexes with it.
+    pub node: NodeId,
 }
 
 /// One operation of a [`Fused`].
@@ -209,6 +242,13 @@ pub enum Arg {
 }
 
 impl Fused {
+    /// All that is read, by instructions, stores and the check.
+    pub fn args(&self) -> impl Iterator<Item = Arg> {
+        let instrs = self.instrs.iter().flat_map(|instr| instr.args.iter().copied());
+        let check = self.check.map(|check| check.arg);
+        instrs.chain(self.stores.iter().copied()).chain(check)
+    }
+
     /// The dtype of an argument.
     pub fn dtype(&self, arg: Arg) -> DType {
         match arg {
@@ -402,6 +442,9 @@ fn write_fused(
         };
         write!(f, "t{i} = {name}({}); ", args.join(", "))?;
         write_folds(f, i + 1)?;
+    }
+    if let Some(Check { arg: index, below, .. }) = &fused.check {
+        write!(f, "check {} < {below}; ", arg(index))?;
     }
     let stores: Vec<String> = fused.stores.iter().map(arg).collect();
     write!(f, "store {}", stores.join(", "))

@@ -7,7 +7,7 @@ use crate::group::group;
 use crate::lower::{InputFact, lower};
 use crate::tail;
 use crate::{
-    Commit, DeviceIndex, Group, GroupLimits, Kernel, Plan, Program, Segment, Source, Value, ValueId,
+    Commit, DeviceIndex, Group, GroupLimits, Plan, Program, Segment, Source, Value, ValueId,
 };
 
 /// The CPU, which every session has.
@@ -243,12 +243,7 @@ impl<'a> Scheduling<'a> {
     }
 
     fn can_fail(&self, segment: &Segment) -> bool {
-        segment.groups.iter().any(|&i| {
-            matches!(
-                self.groups[i as usize].kernel,
-                Kernel::Gather { .. } | Kernel::ScatterAdd { .. }
-            )
-        })
+        segment.groups.iter().any(|&i| self.groups[i as usize].can_fail())
     }
 }
 

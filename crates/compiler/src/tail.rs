@@ -73,6 +73,7 @@ fn join(
     let in_order = reader.inputs.iter().filter(|input| input.value == result).all(at_place);
     let outputs = reader.outputs.iter().map(|id| values[id.0 as usize].dtype);
     let fits = reader.tail.is_none()
+        && fused.check.is_none()
         && core.device == reader.device
         && in_order
         && fused.shape.len() == value.shape.len()

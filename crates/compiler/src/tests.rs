@@ -76,18 +76,16 @@ fn a_dense_layer_and_its_step() {
             v1 i32[2] = feed %1
             v2 f32[4, 3] = variable %2
             v3 f32[3] = variable %8
-            v6 i32[3] = constant i32[3] [0, 1, 2]
-            v8 i32[3] = constant i32[3] [0, 1, 2]
+            v7 i32[3] = constant i32[3] [0, 1, 2]
             segment on device 0
               v4 f32[2, 3] = [matmul] of v0, v2
-              v7 i32[2] = [gather 0] of v6, v1
-              v18 f32[2], v27 f32[2, 3] = [rows after 1 axes: t0 = add(i0, i1); f0 = Max(t0); t1 = equal(i2, i3); t2 = cast f32(t1); t3 = sub(t0, f0); t4 = exp(t3); f1 = Sum(t4); t5 = log(f1); t6 = sub(t3, t5); t7 = mul(t6, t2); f2 = Sum(t7); t8 = mul(f32[] [-0.5], t2); t9 = neg(t8); f3 = Sum(t9); t10 = reciprocal(f1); t11 = mul(f3, t10); t12 = mul(t11, t4); t13 = add(t8, t12); store f2, t13] of v4, v3[2, 3]+0*[0, 1], v7[2, 3]+0*[1, 0], v8[2, 3]+0*[0, 1]
-              v20 f32[] = [rows after 0 axes: t0 = neg(i0); f0 = Mean(t0); store f0] of v18
-              v31 f32[4, 3] = [matmul; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v0[4, 2]+0*[1, 4], v27, v2
-              v33 f32[3] = [Sum after 1 axes; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v27[3, 2]+0*[1, 3], v3
-              commit %2 = v31
-              commit %8 = v33
-            fetch v20
+              v17 f32[2], v26 f32[2, 3] = [rows after 1 axes: t0 = add(i0, i1); f0 = Max(t0); t1 = equal(i2, i3); t2 = cast f32(t1); t3 = sub(t0, f0); t4 = exp(t3); f1 = Sum(t4); t5 = log(f1); t6 = sub(t3, t5); t7 = mul(t6, t2); f2 = Sum(t7); t8 = mul(f32[] [-0.5], t2); t9 = neg(t8); f3 = Sum(t9); t10 = reciprocal(f1); t11 = mul(f3, t10); t12 = mul(t11, t4); t13 = add(t8, t12); check i2 < 3; store f2, t13] of v4, v3[2, 3]+0*[0, 1], v1[2, 3]+0*[1, 0], v7[2, 3]+0*[0, 1]
+              v19 f32[] = [rows after 0 axes: t0 = neg(i0); f0 = Mean(t0); store f0] of v17
+              v30 f32[4, 3] = [matmul; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v0[4, 2]+0*[1, 4], v26, v2
+              v32 f32[3] = [Sum after 1 axes; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v26[3, 2]+0*[1, 3], v3
+              commit %2 = v30
+              commit %8 = v32
+            fetch v19
         "#]],
     );
 }

@@ -36,6 +36,9 @@ impl Reorder {
         else {
             return None;
         };
+        if fused.check.is_some() {
+            return None;
+        }
         let walk = Walk::new(&operand.layout);
         let (dims, strides) = (walk.dims(), walk.strides());
         let last = dims.len() - 1;

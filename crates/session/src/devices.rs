@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use convoke_compiler::GroupLimits;
 use convoke_graph_core::{Error, ErrorKind, Result};
 
 #[cfg(feature = "gpu")]
@@ -189,6 +190,16 @@ impl Devices {
         let gpu = self.0.gpus.get(index.checked_sub(1)?)?;
         let opened = gpu.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         opened.as_ref().map(|gpu| (gpu.counters(), gpu.internal_counters()))
+    }
+
+    /// How large groups become, so that each of the devices can run them.
+    pub(crate) fn group_limits(&self) -> GroupLimits {
+        let limits = GroupLimits::default();
+        #[cfg(feature = "gpu")]
+        let limits = self.0.gpus.iter().fold(limits, |limits, gpu| {
+            limits.with_bindings(gpu.info.limits.max_storage_buffers_per_shader_stage as usize)
+        });
+        limits
     }
 
     /// What is known of GPU `index` (from 1) without opening it.

@@ -37,6 +37,8 @@ pub(crate) struct Compiled {
     inputs: Vec<Source>,
     instances: Mutex<Vec<Instance>>,
     names: Vec<Vec<Arc<str>>>,
+    /// The name of the node that an error of each group is about.
+    blamed: Vec<Arc<str>>,
 }
 
 enum SegmentWork {
@@ -106,12 +108,16 @@ impl Compiled {
             inputs: Vec::new(),
             instances: Mutex::default(),
             names: Vec::new(),
+            blamed: Vec::new(),
             program,
         };
         compiled.place_values(graph, feeds);
         let name = |id: &NodeId| graph.node(*id).name.clone();
         compiled.names =
             compiled.program.groups.iter().map(|g| g.nodes.iter().map(name).collect()).collect();
+        let blamed = compiled.program.groups.iter().map(|group| group.blamed());
+        compiled.blamed =
+            blamed.map(|node| node.map_or_else(Arc::default, |id| name(&id))).collect();
         for at in 0..compiled.program.segments.len() {
             let work = compiled.segment_work(at, gpus)?;
             compiled.segments.push(work);
@@ -152,10 +158,9 @@ impl Compiled {
         {
             let device = segment.device.0 as usize;
             let (gpu, variables) = gpus.get(device)?;
-            let names = self.names.iter().map(|nodes| nodes.last().cloned().unwrap_or_default());
             let compiled = GpuSegment::compile(&gpu, &self.program, at, &variables)?;
             Ok(SegmentWork::Gpu(Box::new(GpuWork {
-                segment: compiled.with_names(names.collect()),
+                segment: compiled.with_names(self.blamed.clone()),
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
@@ -362,7 +367,7 @@ impl Compiled {
                 time: start.elapsed(),
             });
         }
-        result.map_err(|e: Error| match self.names[step.group as usize].last() {
+        result.map_err(|e: Error| match self.blamed.get(step.group as usize) {
             Some(name) => e.with_node(&**name).with_device("CPU:0"),
             None => e,
         })

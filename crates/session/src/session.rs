@@ -312,7 +312,8 @@ impl Session {
             threads: self.threads.len(),
             explanation: std::cell::OnceCell::new(),
         };
-        let limits = if self.options.fuse { GroupLimits::default() } else { GroupLimits::SINGLE };
+        let limits =
+            if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
         let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
         let program = compile(&planned.plan, &inputs, &CompileOptions { limits, place: &place })?;
         placing.settle(&program, &self.gpus)?;

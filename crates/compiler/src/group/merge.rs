@@ -5,7 +5,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::domain::{Domain, Level};
 use super::{Cluster, Grouping};
-use crate::{Arg, Fold, Fused, Group, Kernel, Operand, ROW_MAX, Rows, ValueId};
+use crate::{Arg, Check, Fold, Fused, Group, Kernel, Operand, ROW_MAX, Rows, ValueId};
 
 impl Grouping<'_> {
     /// The groups that do the work of a cluster, in order: mostly one.
@@ -57,6 +57,7 @@ impl Grouping<'_> {
                 constants: Vec::new(),
                 instrs: Vec::new(),
                 stores: SmallVec::new(),
+                check: None,
             },
         };
         for &member in &cluster.members {
@@ -110,10 +111,12 @@ impl Merging<'_> {
                 *arg = resolve(*arg);
             }
         }
+        let check = part.check.map(|check| Check { arg: resolve(check.arg), ..check });
         let stores: Vec<Arg> = part.stores.iter().map(|&arg| resolve(arg)).collect();
         self.stored.extend(group.outputs.iter().copied().zip(stores));
         self.fused.constants.extend(part.constants.iter().cloned());
         self.fused.instrs.extend(instrs);
+        self.fused.check = self.fused.check.or(check);
     }
 
     /// An argument of a part, as one of the whole.

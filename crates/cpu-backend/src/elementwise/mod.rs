@@ -11,7 +11,7 @@ pub(crate) mod plan;
 mod rows;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use convoke_graph_core::{AlignedBytes, DType, Result};
+use convoke_graph_core::{AlignedBytes, DType, OpError, Result};
 use smallvec::SmallVec;
 
 use crate::elements::{Stored, with_stored};
@@ -37,9 +37,33 @@ pub(crate) struct Elementwise {
     /// The bytes of an element of each output.
     outputs: SmallVec<[usize; 2]>,
     steps: Vec<Step>,
+    check: Option<SlotCheck>,
     n_ops: usize,
     /// Of one element, in simple operations.
     cost: usize,
+}
+
+/// A [`Check`](convoke_compiler::Check) of what is in a slot once all steps have run.
+pub(crate) struct SlotCheck {
+    /// The slot of the index.
+    pub slot: usize,
+    /// The size that it must be below.
+    pub below: u32,
+}
+
+impl SlotCheck {
+    /// Looks at the elements of a block, the first of which has this position.
+    pub fn run(&self, slots: &[Slot<'_>], first: usize) -> Result<()> {
+        let xs: &[i32] = cast_slice(slots[self.slot].bytes());
+        // A negative one is far above any size.
+        match xs.iter().position(|&x| x as u32 >= self.below) {
+            Some(at) => {
+                let (index, position) = (i64::from(xs[at]), first + at);
+                Err(OpError::Index { index, position, size: self.below as usize }.into())
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// An index into a block's slots: packed inputs, constants, registers, outputs.
@@ -167,6 +191,7 @@ impl Elementwise {
                 }
             }
             self.run_block(&mut slots);
+            self.check.iter().try_for_each(|check| check.run(&slots, first))?;
             done += n;
         }
         Ok(())

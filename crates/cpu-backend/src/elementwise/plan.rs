@@ -6,7 +6,7 @@ use convoke_graph_core::{AlignedBytes, DType, Elementwise as Op, HostTensor, OpE
 use smallvec::SmallVec;
 
 use super::code::{Code, Rounding, rounding, store};
-use super::{Elementwise, Load, SlotIndex, Step, load_fn};
+use super::{Elementwise, Load, SlotCheck, SlotIndex, Step, load_fn};
 use crate::elements::{Stored, is_wide, wide_bytes, with_stored};
 use crate::walk::Walk;
 
@@ -77,7 +77,17 @@ impl Elementwise {
         let len = fused.shape.len();
         let constants = fused.constants.iter().map(|c| constant_block(c, block.min(len)));
         let constants: Vec<_> = constants.collect::<Result<_>>()?;
-        let steps = number(planner.drafts, direct.len(), constants.len(), planner.registers.len());
+        let counts = [direct.len(), constants.len(), planner.registers.len()];
+        let check = fused.check.map(|check| {
+            let of = fused.dtype(check.arg);
+            if of != DType::I32 {
+                return Err(unsupported(format!("a check of {of}")));
+            }
+            let slot = slot(planner.place(check.arg)?, counts);
+            Ok(SlotCheck { slot, below: check.below })
+        });
+        let check = check.transpose()?;
+        let steps = number(planner.drafts, counts);
         Ok(Self {
             len,
             block,
@@ -88,6 +98,7 @@ impl Elementwise {
             registers: planner.registers,
             outputs,
             steps,
+            check,
             n_ops: fused.instrs.len(),
             cost: fused.instrs.iter().map(cost).sum::<usize>() + fused.stores.len(),
         })
@@ -127,21 +138,18 @@ pub(crate) fn cost(instr: &Instr) -> usize {
     }
 }
 
-/// The steps with their slots: packed inputs, constants, registers, outputs.
-fn number(
-    drafts: Vec<Draft>,
-    n_direct: usize,
-    n_constants: usize,
-    n_registers: usize,
-) -> Vec<Step> {
-    let slot = |place: Place| -> SlotIndex {
-        match place {
-            Place::Direct(i) => i,
-            Place::Constant(i) => n_direct + i,
-            Place::Register(i) => n_direct + n_constants + i,
-            Place::Output(i) => n_direct + n_constants + n_registers + i,
-        }
-    };
+/// The slot of a place: packed inputs, constants, registers, outputs.
+fn slot(place: Place, [n_direct, n_constants, n_registers]: [usize; 3]) -> SlotIndex {
+    match place {
+        Place::Direct(i) => i,
+        Place::Constant(i) => n_direct + i,
+        Place::Register(i) => n_direct + n_constants + i,
+        Place::Output(i) => n_direct + n_constants + n_registers + i,
+    }
+}
+
+fn number(drafts: Vec<Draft>, counts: [usize; 3]) -> Vec<Step> {
+    let slot = |place| slot(place, counts);
     let step = |draft: Draft| Step {
         code: draft.code,
         args: draft.args.iter().map(|&arg| slot(arg)).collect(),
@@ -158,7 +166,9 @@ fn last_uses(fused: &Fused) -> Vec<usize> {
         .iter()
         .enumerate()
         .flat_map(|(i, instr)| instr.args.iter().map(move |&arg| (i, arg)));
-    for (i, arg) in uses.chain(fused.stores.iter().map(|&arg| (usize::MAX, arg))) {
+    let checked = fused.check.iter().map(|check| &check.arg);
+    let last_of_all = fused.stores.iter().chain(checked).map(|&arg| (usize::MAX, arg));
+    for (i, arg) in uses.chain(last_of_all) {
         if let Some(last) = index_of(arg).and_then(|of| last.get_mut(of)) {
             *last = i;
         }

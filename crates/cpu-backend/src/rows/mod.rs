@@ -11,7 +11,7 @@ use convoke_graph_core::{AlignedBytes, Result};
 use smallvec::SmallVec;
 
 use crate::elementwise::code::{Code, Rounding};
-use crate::elementwise::{LoadFn, PARALLEL, Slot, register_bytes};
+use crate::elementwise::{LoadFn, PARALLEL, Slot, SlotCheck, register_bytes};
 use crate::reduce::{CHUNK, Partial, WideFold};
 use crate::threads::Threads;
 use crate::walk::{Cursor, Walk};
@@ -31,6 +31,8 @@ pub(crate) struct Rows {
     registers: Vec<Register>,
     outputs: SmallVec<[Register; 2]>,
     steps: Vec<Step>,
+    /// With whether it is of elements, else of rows.
+    check: Option<(SlotCheck, bool)>,
     n_ops: usize,
     /// Of one element, in simple operations.
     cost: usize,
@@ -141,6 +143,7 @@ impl Rows {
                     slots.push(Slot::Write(&mut output[done * width..][..n_rows * width]));
                 }
                 self.run_steps(&self.steps, &mut slots);
+                self.run_check(&slots, row, first)?;
                 done += n_rows;
             }
             Ok(())
@@ -180,6 +183,7 @@ impl Rows {
                     let block = Block { n_rows: 1, first: at, n, room: 1, is_first: done == 0 };
                     let mut slots = self.slots(inputs, &mut arena, block, &mut cursors);
                     self.run_steps(steps, &mut slots);
+                    self.run_check(&slots, row, at)?;
                     fold.add(&mut partial, slots[*from].bytes());
                     done += n;
                 }
@@ -253,6 +257,13 @@ impl Rows {
             }
         }
         slots
+    }
+
+    /// Checks a block that begins with this row and this element.
+    fn run_check(&self, slots: &[Slot<'_>], row: usize, element: usize) -> Result<()> {
+        self.check
+            .iter()
+            .try_for_each(|(check, varies)| check.run(slots, if *varies { element } else { row }))
     }
 
     fn run_steps(&self, steps: &[Step], slots: &mut [Slot<'_>]) {

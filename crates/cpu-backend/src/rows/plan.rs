@@ -1,14 +1,14 @@
 //! From a [`Work`] to steps: what is read in place, which register holds what, what is stored.
 
-use convoke_compiler::{Arg, Fold, Group, Instr, Needs, Operand, Program, Rows as Work};
+use convoke_compiler::{Arg, Check, Fold, Group, Instr, Needs, Operand, Program, Rows as Work};
 use convoke_graph_core::{DType, Error, Result};
 use smallvec::SmallVec;
 
 use super::{Direct, Load, Register, Rows, SlotIndex, Step};
 use crate::elements::{is_wide, wide_bytes};
 use crate::elementwise::code::{Code, Rounding, store};
-use crate::elementwise::load_fn;
 use crate::elementwise::plan::{code_of, constant_block, cost};
+use crate::elementwise::{SlotCheck, load_fn};
 use crate::reduce::{PART, WideFold};
 use crate::walk::Walk;
 use crate::{malformed, unsupported};
@@ -141,7 +141,8 @@ fn last_uses(work: &Work, order: &[Next]) -> Vec<Option<usize>> {
             }
         }
     }
-    work.fused.stores.iter().for_each(|&arg| used(arg, usize::MAX));
+    let checked = work.fused.check.map(|check| check.arg);
+    work.fused.stores.iter().copied().chain(checked).for_each(|arg| used(arg, usize::MAX));
     last
 }
 
@@ -273,7 +274,17 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Rows> {
+    /// Where the index that is checked lies, and whether there is one for each element.
+    fn check(&mut self, check: Check) -> Result<(Place, bool, u32)> {
+        let (varies, dtype) = (self.needs.of(check.arg).varies, self.work.fused.dtype(check.arg));
+        if dtype != DType::I32 {
+            return Err(unsupported(&format!("a check of {dtype}")));
+        }
+        Ok((self.argument(check.arg, varies)?, varies, check.below))
+    }
+
+    fn finish(mut self) -> Result<Rows> {
+        let check = self.work.fused.check.map(|check| self.check(check)).transpose()?;
         let Self { work, direct, loads, constants, registers, outputs, drafts, .. } = self;
         let (n_rows, n_inner) = (work.n_rows(), work.n_inner());
         let of_elements = registers.iter().filter(|register| register.varies);
@@ -311,6 +322,8 @@ impl Planner<'_> {
             }
         };
         let steps = drafts.into_iter().map(step).collect();
+        let check =
+            check.map(|(place, varies, below)| (SlotCheck { slot: slot(place), below }, varies));
         let n_ops = work.fused.instrs.len() + work.folds.len();
         let cost = work.fused.instrs.iter().map(cost).sum::<usize>() + work.folds.len();
         Ok(Rows {
@@ -324,6 +337,7 @@ impl Planner<'_> {
             registers,
             outputs,
             steps,
+            check,
             n_ops,
             cost,
         })

@@ -23,7 +23,7 @@ fn fused(
 ) -> Fused {
     let stores = smallvec![Arg::Instr(instrs.len() as u32 - 1)];
     let input_dtypes = SmallVec::from_slice(inputs);
-    Fused { shape: shape(dims), input_dtypes, constants, instrs, stores }
+    Fused { shape: shape(dims), input_dtypes, constants, instrs, stores, check: None }
 }
 
 /// One operation of packed inputs of one length.
@@ -220,6 +220,7 @@ fn every_layout_is_copied_for_every_dtype() {
                     constants: vec![],
                     instrs: vec![],
                     stores: smallvec![Arg::Input(0)],
+                    check: None,
                 };
                 let output = (dtype, shape(&dims));
                 let case =

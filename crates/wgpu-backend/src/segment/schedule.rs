@@ -1,8 +1,9 @@
 //! A segment as a list of steps: what runs, in which order, and what is copied before.
 //!
 //! Steps are ordered in levels: those of one level don't depend on each other. Commits come last. Elementwise
-//! work whose results only go into variables, a tail's too, is itself the commit, and stores in place. Nothing of a commit is
-//! stored once the status word is set, so that a failed run changes no variable.
+//! work whose results go into variables, a tail's too, is itself the commit, and stores in place; what else it
+//! gives may only go to other such work. Nothing of a commit is stored once the status word is set, so that a
+//! failed run changes no variable.
 
 use std::fmt;
 
@@ -42,16 +43,19 @@ pub(crate) fn schedule(
 ) -> Result<Schedule, Error> {
     let mut lowering = Lowering::new(info, program);
     lowering.uploaded = segment.uploads.iter().copied().collect();
-    let commits = Commits::of(program, segment)?;
-    let mut steps: Vec<Step> = Vec::new();
+    let mut commits = Commits::of(segment)?;
     let mut last = Vec::new();
-    for &index in &segment.groups {
+    for &index in segment.groups.iter().rev() {
         let group = group(program, index)?;
-        if let Some(redirect) = commits.in_place(&lowering, group) {
-            last.push((index, redirect));
-            continue;
+        match commits.in_place(&lowering, group) {
+            Some(redirect) => last.push((index, redirect)),
+            None => commits.wanted.extend(group.inputs.iter().map(|input| input.value)),
         }
-        steps.extend(lower(&mut lowering, index, group)?);
+    }
+    last.reverse();
+    let mut steps: Vec<Step> = Vec::new();
+    for &index in segment.groups.iter().filter(|&&index| last.iter().all(|(l, _)| *l != index)) {
+        steps.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
     let can_fail = steps.iter().any(Step::can_fail);
     lowering.guarded = can_fail;
@@ -59,13 +63,15 @@ pub(crate) fn schedule(
     let top = steps.iter().map(|(level, _)| level + 1).max().unwrap_or(1);
 
     let mut placed = FxHashSet::default();
+    let mut stores = Vec::new();
     for (index, redirect) in last {
         placed.extend(redirect.keys().copied());
         lowering.redirect = redirect;
-        let own = lower(&mut lowering, index, group(program, index)?)?;
-        steps.extend((top..).zip(own));
+        stores.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
     lowering.redirect = FxHashMap::default();
+    steps.extend(in_levels(stores).into_iter().map(|(level, step)| (top - 1 + level, step)));
+    let top = steps.last().map_or(top, |(level, _)| top.max(*level));
 
     let mut snapshots = Snapshots { program, commits: &commits, taken: Vec::new() };
     let refuse = |reason: String| Error::invalid(reason);
@@ -139,20 +145,21 @@ struct Commits {
     /// The variable that each value goes to, for those that go to one.
     targets: FxHashMap<ValueId, NodeId>,
     variables: FxHashSet<NodeId>,
-    /// Values that something else needs: another group, a download, a second variable.
+    /// Values that something else needs before variables are stored into: another group, a download, a second
+    /// variable.
     wanted: FxHashSet<ValueId>,
+    /// Values that work which stores in place reads.
+    read_last: FxHashSet<ValueId>,
 }
 
 impl Commits {
-    fn of(program: &Program, segment: &Segment) -> Result<Commits, Error> {
+    fn of(segment: &Segment) -> Result<Commits, Error> {
         let mut commits = Commits {
             targets: FxHashMap::default(),
             variables: FxHashSet::default(),
             wanted: segment.downloads.iter().copied().collect(),
+            read_last: FxHashSet::default(),
         };
-        for &index in &segment.groups {
-            commits.wanted.extend(group(program, index)?.inputs.iter().map(|input| input.value));
-        }
         for commit in &segment.commits {
             if commits.targets.insert(commit.value, commit.variable).is_some() {
                 commits.wanted.insert(commit.value);
@@ -166,23 +173,31 @@ impl Commits {
     }
 
     /// The variables that a group's outputs can be stored into as they are computed: nobody else wants the
-    /// outputs, and the group reads no variable that is stored into, but at the place that it stores to.
+    /// outputs, but that those which go to no variable may be wanted by work of this kind that was asked
+    /// about before; and the group reads no variable that is stored into, but at the place that it stores to.
     fn in_place(
-        &self,
+        &mut self,
         lowering: &Lowering<'_>,
         group: &Group,
     ) -> Option<FxHashMap<ValueId, Place>> {
         let n_core = match (&group.kernel, &group.tail) {
-            (Kernel::Elementwise(_), None) => 0,
+            (Kernel::Elementwise(_), None) if !group.can_fail() => 0,
             (_, Some(_)) => group.core().inputs.len(),
             _ => return None,
         };
-        let target = |&value: &ValueId| {
-            let variable = self.targets.get(&value).filter(|_| !self.wanted.contains(&value))?;
-            Some((value, *variable))
-        };
-        let targets: FxHashMap<ValueId, NodeId> =
-            group.outputs.iter().map(target).collect::<Option<_>>()?;
+        let mut targets: FxHashMap<ValueId, NodeId> = FxHashMap::default();
+        for value in &group.outputs {
+            if self.wanted.contains(value) {
+                return None;
+            }
+            match self.targets.get(value) {
+                Some(_) if self.read_last.contains(value) => return None,
+                Some(&variable) => {
+                    targets.insert(*value, variable);
+                }
+                None => {}
+            }
+        }
         let own: FxHashSet<NodeId> = targets.values().copied().collect();
         let harmless = |(k, input): (usize, &Operand)| match lowering.place(input.value) {
             Place::Variable(node) if self.variables.contains(&node) => {
@@ -194,8 +209,11 @@ impl Commits {
             }
             _ => true,
         };
-        let in_place = own.len() == targets.len() && group.inputs.iter().enumerate().all(harmless);
-        in_place.then(|| targets.into_iter().map(|(v, node)| (v, Place::Variable(node))).collect())
+        let in_place = !own.is_empty() && group.inputs.iter().enumerate().all(harmless);
+        in_place.then(|| {
+            self.read_last.extend(group.inputs.iter().map(|input| input.value));
+            targets.into_iter().map(|(v, node)| (v, Place::Variable(node))).collect()
+        })
     }
 }
 

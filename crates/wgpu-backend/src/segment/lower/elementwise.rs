@@ -1,6 +1,6 @@
 //! Fused elementwise work: one function `compute` per group, with a line per operation.
 
-use convoke_compiler::{Arg, Fused, Group, Instr};
+use convoke_compiler::{Arg, Check, Fused, Group, Instr};
 use convoke_graph_core::{DType, Elementwise, HostTensor, Layout, Row};
 use convoke_shaders::{Access, ParamValue};
 use half::f16;
@@ -31,6 +31,7 @@ pub(super) fn lower(
     constants(&mut step, fused)?;
     let body = body(&mut step, fused, 0)?;
     let outputs = outputs(lowering, &mut step, group)?;
+    declare_check(lowering, &mut step, fused);
     if has_bool {
         step.kernel.size("len", len as u32);
         step.kernel.declare(compute_words(fused, &outputs, &body));
@@ -110,8 +111,7 @@ pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Resul
     let mut text = String::new();
     for k in first..fused.input_dtypes.len() {
         let arg = Arg::Input(k as u32);
-        let used = fused.instrs.iter().flat_map(|instr| &instr.args).chain(&fused.stores);
-        if used.into_iter().any(|&other| other == arg) {
+        if fused.args().any(|other| other == arg) {
             text.push_str(&format!("    let {} = load_{k}(i);\n", name(arg)));
         }
     }
@@ -119,7 +119,22 @@ pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Resul
     for i in 0..fused.instrs.len() {
         text.push_str(&line(step, fused, i)?);
     }
+    text.extend(fused.check.as_ref().map(check_line));
     Ok(text)
+}
+
+/// Declares what the line of a check needs, if there is one.
+pub(super) fn declare_check(lowering: &Lowering<'_>, step: &mut StepBuilder, fused: &Fused) {
+    if let Some(check) = &fused.check {
+        step.kernel.size("below", check.below);
+        lowering.report(step);
+    }
+}
+
+/// The line of a check, of the element at position `i`.
+pub(super) fn check_line(check: &Check) -> String {
+    let index = format!("u32({})", name(check.arg));
+    format!("    if {index} >= p.below {{ report(i, {index}, p.below); }}\n")
 }
 
 /// The lines that name the constants.

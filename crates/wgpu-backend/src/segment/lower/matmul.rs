@@ -11,7 +11,7 @@ use crate::segment::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
 /// Tiles that keep a GPU busy.
 const BUSY_TILES: u64 = 128;
 /// Steps of k that are worth a workgroup of their own.
-const LEAST_SPLIT: u64 = 256;
+const LEAST_SPLIT: u64 = 2048;
 /// Steps of k in one workgroup, so that its loops turn less often than 60,000 times: at most 8 per 16 steps.
 const MOST_SPLIT: u64 = 98_304;
 

@@ -1,7 +1,7 @@
 //! Work row by row: one function `row` per group, with a loop over the row for each of its stages. Rows that are
 //! too long for that are reduced in parts, as `reduce.rs` does it.
 
-use convoke_compiler::{Arg, Group, Needs, Rows};
+use convoke_compiler::{Arg, Group, Needs, Rows, Stage};
 use convoke_graph_core::{Layout, ReduceKind};
 use convoke_shaders::ParamValue;
 use smallvec::SmallVec;
@@ -41,6 +41,7 @@ pub(super) fn lower(
     loads(lowering, &mut step, group)?;
     elementwise::constants(&mut step, &work.fused)?;
     let outputs = elementwise::outputs(lowering, &mut step, group)?;
+    elementwise::declare_check(lowering, &mut step, &work.fused);
     let len = work.fused.shape.len();
     let by_element = |&id: &_| lowering.program.value(id).shape.len() == len;
     let writing = Writing {
@@ -79,6 +80,7 @@ pub(super) fn element(
     let fold = work.long_fold().ok_or("long rows have one fold")?;
     loads(lowering, step, group)?;
     elementwise::constants(step, &work.fused)?;
+    elementwise::declare_check(lowering, step, &work.fused);
     let mut fused = work.fused.clone();
     fused.input_dtypes.truncate(work.n_inputs());
     fused.stores = SmallVec::from_slice(&[fold.arg]);
@@ -110,17 +112,17 @@ impl Writing<'_> {
             text.push_str(&self.of_rows(step, stage)?);
             text.push_str(&self.walk(step, stage)?);
         }
-        let stores: String = self.stores(false, |_| true).collect();
-        if !stores.is_empty() {
-            text.push_str(&format!("    let i = o;\n    if lane == 0u {{\n{stores}    }}\n"));
+        let check = self.check(|needs| !needs.varies);
+        let last: String = check.into_iter().chain(self.stores(false, |_| true)).collect();
+        if !last.is_empty() {
+            text.push_str(&format!("    let i = o;\n    if lane == 0u {{\n{last}    }}\n"));
         }
         Ok(text)
     }
 
     fn is_used(&self, arg: Arg) -> bool {
         let Rows { fused, folds, .. } = self.work;
-        let args = fused.instrs.iter().flat_map(|instr| &instr.args).chain(&fused.stores);
-        args.copied().chain(folds.iter().map(|fold| fold.arg)).any(|other| other == arg)
+        fused.args().chain(folds.iter().map(|fold| fold.arg)).any(|other| other == arg)
     }
 
     /// The instructions of a stage that have one result for a row.
@@ -148,6 +150,12 @@ impl Writing<'_> {
         })
     }
 
+    /// The line of the check, if its argument is of such a stage.
+    fn check(&self, is_wanted: impl Fn(Stage) -> bool) -> Option<String> {
+        let check = self.work.fused.check.as_ref()?;
+        is_wanted(self.needs.of(check.arg)).then(|| elementwise::check_line(check))
+    }
+
     /// The loop of a stage over the elements, with what it folds and stores.
     fn walk(&self, step: &mut StepBuilder, stage: usize) -> Result<String, String> {
         let Rows { fused, folds, .. } = self.work;
@@ -156,6 +164,8 @@ impl Writing<'_> {
             folds.iter().map(|fold| fold.arg).filter(|&a| is_now(a)).collect();
         let stored = fused.stores.iter().zip(&self.by_element).filter(|(_, own)| **own);
         wanted.extend(stored.map(|(&arg, _)| arg).filter(|&a| is_now(a)));
+        let checked = fused.check.iter().map(|check| check.arg);
+        wanted.extend(checked.filter(|&arg| is_now(arg) && self.needs.of(arg).varies));
         if wanted.is_empty() {
             return Ok(String::new());
         }
@@ -178,6 +188,7 @@ impl Writing<'_> {
             let of = Arg::Input((self.work.n_inputs() + k) as u32);
             ends.push_str(&format!("    let {} = {result};\n", name(of)));
         }
+        inside.extend(self.check(|needs| needs.varies && needs.index == stage));
         inside.extend(self.stores(true, is_now));
         Ok(format!(
             "{starts}    for (var j = lane; j < p.inner; j += STEP) {{\n    let i = first + j;\n{inside}    }}\n{ends}"

@@ -145,6 +145,7 @@ impl Build {
             constants: Vec::new(),
             instrs,
             stores: [Arg::Instr(1)].into_iter().collect(),
+            check: None,
         };
         let group = self.program.groups.last_mut().unwrap();
         group.inputs.push(other);
@@ -196,7 +197,14 @@ impl Build {
     ) -> Kernel {
         let input_dtypes = inputs.iter().map(|x| self.program.value(x.value).dtype).collect();
         let stores = SmallVec::from_slice(stores);
-        Kernel::Elementwise(Fused { shape: shape(dims), input_dtypes, constants, instrs, stores })
+        Kernel::Elementwise(Fused {
+            shape: shape(dims),
+            input_dtypes,
+            constants,
+            instrs,
+            stores,
+            check: None,
+        })
     }
 
     pub fn download(&mut self, id: ValueId) {
