@@ -7,7 +7,7 @@
 // param items: u32
 // hole const WG = 64u;
 // hole alias T = f32;
-// hole fn share(item: u32, at: u32, count: u32) -> T { return T(at - item) / T(count); }
+// hole fn share(item: u32, place: vec4<u32>, i: u32, j: u32, count: u32) -> T { return T(i) / T(count); }
 // hole fn store(i: u32, v: T) { }
 // import place, cover
 
@@ -29,7 +29,7 @@ fn main(
         for (var j = columns.x; j < columns.y; j++) {
             let width = cover_columns(j);
             let count = (height.y - height.x) * (width.y - width.x);
-            sum += share(item, at_out(place, i, j), count);
+            sum += share(item, place, i, j, count);
         }
     }
     store(item, sum);

@@ -1,4 +1,4 @@
-//! Tails: elementwise work on what a product, a convolution or a reduction gives, done where it is stored.
+//! Tails: elementwise work on what a product, a convolution, a pooling or a reduction gives, done where it is stored.
 //!
 //! The result then never goes through memory. A tail is attached if nobody else reads the result, and if it
 //! sees each element at its own place.
@@ -48,7 +48,8 @@ fn has_store(core: &Group) -> bool {
             Kernel::Matmul
             | Kernel::Conv2d(_)
             | Kernel::Conv2dInput(_)
-            | Kernel::Conv2dFilter(_) => true,
+            | Kernel::Conv2dFilter(_)
+            | Kernel::Pool { .. } => true,
             Kernel::Reduce(reduction) => {
                 !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin)
             }

@@ -75,9 +75,17 @@ impl Ready {
     /// # Errors
     /// What the run refuses.
     pub fn run(&self) -> Result<(HostTensor, RunMetadata)> {
+        self.run_with(RunOptions::default())
+    }
+
+    /// As [`Self::run`], with options.
+    ///
+    /// # Errors
+    /// What the run refuses.
+    pub fn run_with(&self, options: RunOptions) -> Result<(HostTensor, RunMetadata)> {
         let feeds: Vec<Feed<'_>> = self.case.feeds.iter().map(|(t, value)| t.feed(value)).collect();
         let fetch = (&self.case.fetch, &self.case.step);
-        let ((value, _), metadata) = self.session.run_with(&feeds, fetch, RunOptions::default())?;
+        let ((value, _), metadata) = self.session.run_with(&feeds, fetch, options)?;
         Ok((value, metadata))
     }
 

@@ -1,7 +1,7 @@
 //! Elementwise work on what products, convolutions and reductions give, done where it is stored.
 
 use convoke::prelude::*;
-use convoke::{Conv2d, Padding, Shape};
+use convoke::{Conv2d, Padding, Pool, Shape};
 use convoke_tests::{case, check, devices, ramp};
 
 #[test]
@@ -110,6 +110,38 @@ fn convolutions() {
                 .x(ramp(&[4, 1, 1]))
                 .within(1e-4),
         ],
+    );
+}
+
+#[test]
+fn pooling() {
+    let pool = |window, stride| Pool { window, stride, ..Pool::default() };
+    check(
+        "the gradient of pooling, masked",
+        move |xs| {
+            let pooled = xs[0].relu().max_pool(pool([2, 2], [2, 2]));
+            pooled.square().sum(()).gradients(&[&xs[0]])[0].clone().unwrap()
+        },
+        &[
+            // Of each window, twice the greatest at its place; nothing where none is above 0.
+            case("by hand")
+                .x(image(&[1.0, 3.0, -1.0, -2.0, 2.0, 0.5, -4.0, -3.0], &[1, 1, 2, 4]))
+                .y(image(&[0.0, 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[1, 1, 2, 4])),
+            case("odd").x(ramp(&[2, 3, 7, 5])),
+        ],
+    );
+    check(
+        "pooling with windows that overlap",
+        move |xs| {
+            let pooled = xs[0].max_pool(pool([3, 3], [2, 2])) * 2.0;
+            pooled.sum(()).gradients(&[&xs[0]])[0].clone().unwrap() + 1.0
+        },
+        &[case("odd").x(ramp(&[2, 3, 9, 7]))],
+    );
+    check(
+        "means, scaled",
+        move |xs| (xs[0].avg_pool(pool([2, 2], [1, 1])) + &xs[1]).tanh(),
+        &[case("odd").x(ramp(&[2, 3, 6, 5])).x(ramp(&[3, 1, 1])).gradient().within(1e-3)],
     );
 }
 

@@ -96,7 +96,10 @@ impl Sizes {
         let Sizes { batches, m, n, k } = *self;
         let tiles = |side: u64| m.div_ceil(4 * side) * n.div_ceil(4 * side) * batches;
         let side = if m >= 48 && n >= 48 && tiles(16) >= BUSY_TILES { 16 } else { 8 };
-        let wanted = (BUSY_TILES / tiles(side).max(1)).clamp(1, (k / LEAST_SPLIT).max(1));
+        // A quarter of the device busy is better than a second dispatch that adds the parts.
+        let wanted =
+            if tiles(side) >= BUSY_TILES / 4 { 1 } else { BUSY_TILES / tiles(side).max(1) };
+        let wanted = wanted.clamp(1, (k / LEAST_SPLIT).max(1));
         let split = k.div_ceil(wanted).next_multiple_of(16).clamp(16, MOST_SPLIT);
         Split { side, splits: k.div_ceil(split).max(1), split }
     }

@@ -1,16 +1,15 @@
 //! Pooling and its gradients: an invocation for each output, or for each input of a gradient.
 //!
 //! The gradient of the maximum has two steps: where the first greatest element under each window is, and
-//! for each element the sum over the windows that it is greatest of. So no window is searched twice.
+//! for each element the sum over the windows that it is greatest of. So no window is searched twice. Where
+//! windows are small and apart, an element searches its only window itself, in one step.
 
 use convoke_compiler::{Group, Operand, PoolKind};
 use convoke_graph_core::{DType, ImageLayout, PoolGeometry};
 use convoke_shaders::{Access, Kernel, ParamValue};
 
 use super::Lowering;
-use crate::segment::step::{
-    MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, as_stored, loaded, stored,
-};
+use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, loaded, stored};
 
 /// Invocations of a workgroup.
 const LANES: u64 = 64;
@@ -52,16 +51,25 @@ pub(super) fn lower(
         (PoolKind::MaxAt, &[x, other]) => {
             vec![greatest(lowering, g, x, Found::Of(other), target)?]
         }
+        (PoolKind::MaxGrad, &[x, dy]) if searches_itself(g) => {
+            vec![gradient(lowering, g, dy, Share::Searched(x), target)?]
+        }
         (PoolKind::MaxGrad, &[x, dy]) => {
             let places = (lowering.new_scratch(len(g, g.out_size) * 4)?, DType::U32);
             vec![
                 greatest(lowering, g, x, Found::Place, places)?,
-                gradient(lowering, g, dy, Some(places.0), target)?,
+                gradient(lowering, g, dy, Share::At(places.0), target)?,
             ]
         }
-        (PoolKind::AvgGrad, &[dy]) => vec![gradient(lowering, g, dy, None, target)?],
+        (PoolKind::AvgGrad, &[dy]) => vec![gradient(lowering, g, dy, Share::Equal, target)?],
         _ => return Err(format!("{} of {} operands", group.kernel, from.len())),
     })
+}
+
+/// Whether no element lies under two windows, and few lie under one.
+fn searches_itself(g: &PoolGeometry) -> bool {
+    let apart = g.window.iter().zip(&g.stride).all(|(window, stride)| window <= stride);
+    apart && g.window[0].saturating_mul(g.window[1]) <= 16
 }
 
 /// A place and the dtype of its elements.
@@ -134,8 +142,7 @@ fn mean(
     (target, dtype): Typed,
 ) -> Result<Step, String> {
     let mut step = pool(g, x)?;
-    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
-    let result = as_stored(dtype, "acc / f32(count)");
+    lowering.declare_store(&mut step, target, dtype)?;
     for line in [
         "alias Acc = f32;",
         "fn nothing() -> Acc { return 0.0; }",
@@ -143,9 +150,8 @@ fn mean(
     ] {
         step.kernel.declare(line);
     }
-    step.kernel.declare(format!(
-        "fn finish(item: u32, acc: Acc, count: u32) {{ b{y}[item] = {result}; }}"
-    ));
+    step.kernel
+        .declare("fn finish(item: u32, acc: Acc, count: u32) { store(item, acc / f32(count)); }");
     step.finish(len(g, g.out_size).div_ceil(LANES), &lowering.info.limits)
 }
 
@@ -180,30 +186,55 @@ fn greatest(
             "found(acc.at)".to_owned()
         }
     };
-    let result = as_stored(dtype, &result);
-    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
-    step.kernel.import("math").param("least", ParamValue::F32(f32::NEG_INFINITY));
+    lowering.declare_store(&mut step, target, dtype)?;
+    declare_greatest(&mut step.kernel);
+    step.kernel.declare(format!(
+        "fn finish(item: u32, acc: Acc, count: u32) {{ store(item, {result}); }}"
+    ));
+    step.finish(len(g, g.out_size).div_ceil(LANES), &lowering.info.limits)
+}
+
+/// Declares how the first greatest element is found.
+fn declare_greatest(kernel: &mut Kernel) {
+    kernel.import("math").param("least", ParamValue::F32(f32::NEG_INFINITY));
     for line in [
         "const NOWHERE = 0xffffffffu;",
         GREATEST,
         "fn nothing() -> Acc { return Acc(p.least, NOWHERE); }",
         TAKE_GREATEST,
     ] {
-        step.kernel.declare(line);
+        kernel.declare(line);
     }
-    step.kernel.declare(format!(
-        "fn finish(item: u32, acc: Acc, count: u32) {{ b{y}[item] = {result}; }}"
-    ));
-    step.finish(len(g, g.out_size).div_ceil(LANES), &lowering.info.limits)
 }
 
-/// The sum over windows of what they give: shares of `dy`, or, with the places of greatest elements, all of
-/// it.
+/// What of a window's `dy` an element gets.
+enum Share {
+    /// As much as each other element.
+    Equal,
+    /// All of it if it is the element at the place that was found.
+    At(Place),
+    /// All of it if it is the greatest of these.
+    Searched(Typed),
+}
+
+/// Looks for the greatest element of a window.
+const SEARCH: &str = "\
+fn greatest_at(place: vec4<u32>, i: u32, j: u32) -> u32 {
+    let rows = cover_rows(i);
+    let columns = cover_columns(j);
+    var acc = nothing();
+    for (var y = rows.x; y < rows.y; y++) {
+        for (var x = columns.x; x < columns.y; x++) { acc = take(acc, at_in(place, y, x)); }
+    }
+    return acc.at;
+}";
+
+/// The sum over windows of what they give.
 fn gradient(
     lowering: &Lowering<'_>,
     g: &PoolGeometry,
     (dy, dtype): Typed,
-    places: Option<Place>,
+    share: Share,
     (target, _): Typed,
 ) -> Result<Step, String> {
     let mut step = StepBuilder::new("pool_grad");
@@ -211,17 +242,24 @@ fn gradient(
     let n = len(g, g.in_size);
     step.kernel.size("items", n as u32).declare("alias T = f32;");
     let dy = step.bind(dy, stored(dtype)?, Access::Read);
-    let element = loaded(dtype, &format!("b{dy}[at]"));
-    let share = match places {
-        None => format!("return {element} / f32(count);"),
-        Some(places) => {
+    let element = loaded(dtype, &format!("b{dy}[at_out(place, i, j)]"));
+    let share = match share {
+        Share::Equal => format!("return {element} / f32(count);"),
+        Share::At(places) => {
             let places = step.bind(places, "u32", Access::Read);
-            format!("if b{places}[at] == item {{ return {element}; }} return 0.0;")
+            format!("if b{places}[at_out(place, i, j)] == item {{ return {element}; }} return 0.0;")
+        }
+        Share::Searched((x, dtype)) => {
+            let x = step.bind(x, stored(dtype)?, Access::Read);
+            let own = loaded(dtype, &format!("b{x}[i]"));
+            step.kernel.declare(format!("fn element(i: u32) -> f32 {{ return {own}; }}"));
+            declare_greatest(&mut step.kernel);
+            step.kernel.declare(SEARCH);
+            format!("if greatest_at(place, i, j) == item {{ return {element}; }} return 0.0;")
         }
     };
-    let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
-    let v = as_stored(dtype, "v");
-    step.kernel.declare(format!("fn share(item: u32, at: u32, count: u32) -> T {{ {share} }}"));
-    step.kernel.declare(format!("fn store(i: u32, v: T) {{ b{y}[i] = {v}; }}"));
+    lowering.declare_store(&mut step, target, dtype)?;
+    let params = "item: u32, place: vec4<u32>, i: u32, j: u32, count: u32";
+    step.kernel.declare(format!("fn share({params}) -> T {{ {share} }}"));
     step.finish(n.div_ceil(LANES), &lowering.info.limits)
 }

@@ -142,7 +142,10 @@ fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
     }
     let (busy, least) = if by_group { (BUSY_GROUPS, 4096) } else { (BUSY_LANES, 128) };
     let most = if by_group { MAX_TURNS * WG } else { MAX_TURNS };
-    let wanted = (busy / rows.max(1)).clamp(1, inner.div_ceil(least).max(1));
+    // A second stage costs more than what a few workgroups lose by long rows.
+    let is_one = by_group && rows >= 16 && inner <= 32_768;
+    let wanted = if is_one { 1 } else { busy / rows.max(1) };
+    let wanted = wanted.clamp(1, inner.div_ceil(least).max(1));
     let chunk = inner.div_ceil(wanted).clamp(1, most);
     let chunks = inner.div_ceil(chunk).max(1);
     if rows * chunks >= MAX_LEN {
