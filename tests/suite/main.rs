@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod ops;
+mod random_graphs;
 mod session;
 mod training;

@@ -1,0 +1,152 @@
+//! Random graphs of 5 to 60 operations: on every device, fused and not, they agree with the reference, and so
+//! does what a variable becomes.
+//!
+//! `CONVOKE_RANDOM_GRAPHS=1000` runs as many instead of a hundred. A graph that fails is shrunk before it is
+//! shown; its steps are the test's message.
+
+use convoke::Shape;
+use convoke::prelude::*;
+use convoke_tests::{compare, devices, ramp, reference};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+
+/// What one step does, of which earlier tensors: counted from the last one, past the first from anew.
+type Step = (u8, u8, u8);
+
+const ROWS: usize = 6;
+const COLUMNS: usize = 37;
+
+/// The tensors that steps make of `x [ROWS, COLUMNS]`, `row [COLUMNS]` and `column [ROWS, 1]`.
+fn build(x: &Tensor, row: &Tensor, column: &Tensor, steps: &[Step]) -> Vec<Tensor> {
+    let mut made = vec![x.clone(), row.clone(), column.clone()];
+    for &(what, a, b) in steps {
+        let earlier = |back: u8| made[made.len() - 1 - back as usize % made.len()].clone();
+        let (a, b) = (earlier(a), earlier(b));
+        made.push(step(what, &a, &b));
+    }
+    made
+}
+
+fn sizes(x: &Tensor) -> Vec<usize> {
+    x.dims().shape().map_or_else(Vec::new, |shape| shape.dims().to_vec())
+}
+
+/// Every result is continuous in what it is made of and stays small, so that devices cannot part by much.
+fn step(what: u8, a: &Tensor, b: &Tensor) -> Tensor {
+    let (own, other) = (sizes(a), sizes(b));
+    let shapes = [&own, &other].map(|sizes| Shape::new(sizes).unwrap());
+    // Where two do not broadcast, the second is made a scalar.
+    let b = &if shapes[0].broadcast(&shapes[1]).is_ok() { b.clone() } else { b.mean(()) };
+    let last = own.last().copied().unwrap_or(1) as f64;
+    match what % 26 {
+        0 => a + b,
+        1 => a - b,
+        2 => (a * b).tanh(),
+        3 => a.maximum(b),
+        4 => a.greater(b).select(a, b),
+        5 => a / (b.square() + 1.0),
+        6 => a.tanh(),
+        7 => a.sigmoid(),
+        8 => (a.abs() + 0.5).log(),
+        9 => (a.square() + 0.1).sqrt().tanh(),
+        10 => a.tanh().exp(),
+        11 => a.relu() * 0.5 - 0.25,
+        12 if !own.is_empty() => a.sum_keep(-1) * (1.0 / last),
+        13 if !own.is_empty() => a.mean(0),
+        14 if !own.is_empty() => a - a.max_keep(-1),
+        15 if !own.is_empty() => a.min_keep(0) + a,
+        16 => a.mean(()),
+        17 if !own.is_empty() => a.softmax(-1),
+        18 if !own.is_empty() => a.layer_norm(0.5, 0.1, 0.1),
+        19 if !own.is_empty() => a.log_softmax(-1) * 0.1,
+        20 if own.len() == 2 => a.transpose(),
+        21 => a.reshape(&[-1]),
+        22 if own.len() == 1 && own[0] % ROWS == 0 => a.reshape(&[ROWS as i64, -1]),
+        23 if own.len() == 2 => a.matmul(a.transpose()) * (1.0 / last),
+        24 if own.first().is_some_and(|&n| n > 1) => {
+            let starts: Vec<usize> =
+                own.iter().enumerate().map(|(i, n)| if i == 0 { n / 2 } else { 0 }).collect();
+            let wanted = (0..own.len()).map(|i| if i == 0 { Some(1) } else { None });
+            a.slice(&starts, &wanted.collect::<Vec<_>>())
+        }
+        25 if own.len() == 2 && own[1] <= COLUMNS => a.graph().concat(&[a, &(a * 0.5)], 1),
+        _ => a * 0.5 + 0.1,
+    }
+}
+
+/// Runs a graph everywhere, and panics where something differs.
+fn run(steps: &[Step]) {
+    let feeds = [ramp(&[ROWS, COLUMNS]), ramp(&[COLUMNS]), ramp(&[ROWS, 1])];
+    let g = Graph::new();
+    let xs = feeds.each_ref().map(|x| g.placeholder("x", F32, x.dims().to_vec()));
+    let v = g.variable("v", Init::Value(feeds[1].clone()), F32, [COLUMNS]);
+    // In the reference the variable is what is fed for it.
+    let state = g.placeholder("v", F32, [COLUMNS].to_vec());
+    let graph = |state: &Tensor| {
+        let made = build(&xs[0], &(&xs[1] + state), &xs[2], steps);
+        let last: Vec<Tensor> = made.iter().rev().take(3).cloned().collect();
+        let next = state - (&made[made.len() - 1].mean(()) + made[1].tanh()) * 0.1;
+        (last, next)
+    };
+    let (expected, expected_next) = graph(&state);
+    let (last, next) = graph(v.value());
+    assert!(g.check().is_empty(), "{:?}", g.check());
+    let update = v.assign(&next).operation();
+    let outputs = expected.iter().chain([&expected_next]).map(Tensor::output);
+    let fed = xs.iter().chain([&state]).map(Tensor::output);
+    let fed: Vec<_> = fed.zip(feeds.iter().chain([&feeds[1]]).cloned()).collect();
+    let truth = reference(&g, &outputs.collect::<Vec<_>>(), &fed).unwrap();
+    for device in devices() {
+        for fuse in [true, false] {
+            let place = format!("{}{}", device.name, if fuse { "" } else { " unfused" });
+            let session =
+                device.session_with(&g, SessionOptions { fuse, ..SessionOptions::default() });
+            session.run(&[], g.initializers()).unwrap();
+            let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
+            let (got, _) =
+                session.run(&feeds, (&last, &update)).unwrap_or_else(|e| panic!("{place}: {e}"));
+            for (got, truth) in got.iter().zip(&truth) {
+                compare(&place, got, truth, Some(1e-3));
+            }
+            let now = session.run(&[], v.value()).unwrap();
+            compare(&format!("{place}: the variable"), &now, &truth[3], Some(1e-3));
+        }
+    }
+}
+
+/// A quarter of the graphs: `part` of 4.
+fn quarter(part: u8) {
+    let n: u32 = std::env::var("CONVOKE_RANDOM_GRAPHS").map_or(100, |n| n.parse().unwrap());
+    let config = Config { cases: n.div_ceil(4), failure_persistence: None, ..Config::default() };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[part; 32]);
+    let steps = prop::collection::vec((any::<u8>(), 0u8..8, 0u8..16), 5..60);
+    let outcome = TestRunner::new_with_rng(config, rng).run(&steps, |steps| {
+        run(&steps);
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(why, steps)) => panic!("{why}\nthe smallest graph: {steps:?}"),
+        Err(why) => panic!("{why}"),
+    }
+}
+
+#[test]
+fn first_quarter() {
+    quarter(0);
+}
+
+#[test]
+fn second_quarter() {
+    quarter(1);
+}
+
+#[test]
+fn third_quarter() {
+    quarter(2);
+}
+
+#[test]
+fn fourth_quarter() {
+    quarter(3);
+}
