@@ -117,7 +117,9 @@ impl Group {
 pub struct Tail {
     /// The kernel's result, which is never stored.
     pub result: ValueId,
-    /// The work, in the result's row-major order; its input 0 is the result.
+    /// How the work sees the result: all of it, maybe with its axes in another order.
+    pub layout: Layout,
+    /// The work; its input 0 is the result.
     pub fused: Fused,
 }
 

@@ -1,7 +1,7 @@
 //! Tails: elementwise work on what a product, a convolution, a pooling or a reduction gives, done where it is stored.
 //!
 //! The result then never goes through memory. A tail is attached if nobody else reads the result, and if it
-//! sees each element at its own place.
+//! sees each element once: at its own place, or with the axes in another order.
 
 use convoke_graph_core::{DType, Layout, ReduceKind};
 use rustc_hash::FxHashSet;
@@ -67,11 +67,9 @@ fn join(
 ) -> Option<Group> {
     let Kernel::Elementwise(fused) = &reader.kernel else { return None };
     let value = &values[result.0 as usize];
-    let at_place = |input: &Operand| {
-        let layout = &input.layout;
-        layout.is_packed() && layout.offset() == 0 && layout.shape().len() == value.shape.len()
-    };
-    let in_order = reader.inputs.iter().filter(|input| input.value == result).all(at_place);
+    let mut seen = reader.inputs.iter().filter(|input| input.value == result);
+    let layout = seen.next()?.layout.clone();
+    let in_order = seen.next().is_none() && is_permutation(&layout, value.shape.len());
     let outputs = reader.outputs.iter().map(|id| values[id.0 as usize].dtype);
     let fits = reader.tail.is_none()
         && fused.check.is_none()
@@ -98,10 +96,25 @@ fn join(
         kernel: core.kernel.clone(),
         inputs,
         outputs: reader.outputs.clone(),
-        tail: Some(Tail { result, fused }),
+        tail: Some(Tail { result, layout, fused }),
         nodes,
         device: core.device.clone(),
     })
+}
+
+/// Whether a layout sees `len` packed elements once each, maybe with their axes in another order.
+fn is_permutation(layout: &Layout, len: usize) -> bool {
+    let (dims, strides) = (layout.shape().dims(), layout.strides());
+    let mut axes: SmallVec<[(isize, usize); 6]> =
+        strides.iter().copied().zip(dims.iter().copied()).filter(|&(_, dim)| dim != 1).collect();
+    axes.sort_unstable();
+    let mut step = 1;
+    let packed = axes.iter().all(|&(stride, dim)| {
+        let is_next = stride == step;
+        step *= dim as isize;
+        is_next
+    });
+    packed && layout.offset() == 0 && layout.shape().len() == len
 }
 
 /// The work with the result as input 0, and `others` of its inputs after it.
@@ -145,12 +158,10 @@ impl Group {
     }
 
     /// The tail as a group of its own.
-    pub fn tail(&self, values: &[Value]) -> Option<Group> {
-        let Tail { result, fused } = self.tail.as_ref()?;
+    pub fn tail(&self) -> Option<Group> {
+        let Tail { result, layout, fused } = self.tail.as_ref()?;
         let n = self.inputs.len() + 1 - fused.input_dtypes.len();
-        let layout =
-            Layout::packed(values[result.0 as usize].shape.clone()).reshape(&fused.shape)?;
-        let first = Operand { value: *result, layout };
+        let first = Operand { value: *result, layout: layout.clone() };
         let inputs = std::iter::once(first).chain(self.inputs[n..].iter().cloned()).collect();
         let kernel = Kernel::Elementwise(fused.clone());
         Some(Group { kernel, inputs, tail: None, ..self.clone() })

@@ -10,9 +10,27 @@ use convoke_session::{Devices, RunMetadata, RunOptions, Session, SessionOptions}
 
 use crate::models;
 
-/// The names of all cases, in order. `A` to `G` select those that begin so.
-pub const NAMES: [&str; 12] =
-    ["A", "B256", "B512", "B1024", "B2048", "C", "D1", "D64", "E-sgd", "E-adam", "F", "G"];
+/// The names of all cases, in order. `A` to `M` select those that begin so.
+pub const NAMES: [&str; 18] = [
+    "A",
+    "B256",
+    "B512",
+    "B1024",
+    "B2048",
+    "C",
+    "D1",
+    "D64",
+    "E-sgd",
+    "E-adam",
+    "F",
+    "G",
+    "H",
+    "I-norm",
+    "I-softmax",
+    "K",
+    "L",
+    "M",
+];
 
 /// A graph with what is fed and fetched.
 pub struct Case {
@@ -51,6 +69,12 @@ impl Case {
             "E-adam" => mlp("E-adam", 64, Some(&Adam::new(1e-3))),
             "F" => convolutions("F", None),
             "G" => convolutions("G", Some(&Sgd::new(0.01))),
+            "H" => encoder(),
+            "I-norm" => rows("I-norm", "layer norm of 1024x1024", |x| x.layer_norm(1.0, 0.0, 1e-5)),
+            "I-softmax" => rows("I-softmax", "softmax of 1024x1024", |x| x.softmax(-1)),
+            "K" => residual_block(),
+            "L" => lstm(),
+            "M" => embedding_bag(),
             _ => Err(convoke_graph_core::Error::invalid(format!(
                 "no case {name:?}; there are {}",
                 NAMES.join(", ")
@@ -172,4 +196,53 @@ fn convolutions(name: &'static str, optimizer: Option<&dyn Optimizer>) -> Result
     feeds.push((labels_fed, labels(32, 10)));
     let about = "a training step of F with a dense layer";
     Ok(Case { name, about, graph: g, feeds, fetch, step })
+}
+
+fn encoder() -> Result<Case> {
+    let sizes = models::Encoder { length: 128, width: 256, heads: 8, inner: 1024 };
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![sizes.length, sizes.width]);
+    let fetch = models::encoder(&g, &x, sizes, 1);
+    let feeds = vec![(x, noise(&[sizes.length, sizes.width], 1)?)];
+    let about = "a transformer's encoder block: length 128, width 256, 8 heads, 1024 inside";
+    Ok(Case { name: "H", about, graph: g, feeds, fetch, step: None })
+}
+
+fn rows(name: &'static str, about: &'static str, f: fn(&Tensor) -> Tensor) -> Result<Case> {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![1024, 1024]);
+    let fetch = f(&x);
+    let feeds = vec![(x, noise(&[1024, 1024], 1)?)];
+    Ok(Case { name, about, graph: g, feeds, fetch, step: None })
+}
+
+fn residual_block() -> Result<Case> {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![1, 64, 56, 56]);
+    let fetch = models::residual_block(&g, &x, 64, 1);
+    let feeds = vec![(x, noise(&[1, 64, 56, 56], 1)?)];
+    let about = "a residual block of two convolutions 3x3x64 on 1x64x56x56";
+    Ok(Case { name: "K", about, graph: g, feeds, fetch, step: None })
+}
+
+fn lstm() -> Result<Case> {
+    let sizes = [64, 16, 128];
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![64, 16, 128]);
+    let fetch = models::lstm(&g, &x, sizes, 2, 1);
+    let feeds = vec![(x, noise(&sizes, 1)?)];
+    let about = "an LSTM of 2 layers of 128 over 64 steps, batch 16";
+    Ok(Case { name: "L", about, graph: g, feeds, fetch, step: None })
+}
+
+fn embedding_bag() -> Result<Case> {
+    let g = Graph::new();
+    let indices = g.placeholder("indices", DType::I32, dims![64, 32]);
+    let table = Init::Value(noise(&[100_000, 64], 2)?);
+    let table = g.variable("table", table, DType::F32, [100_000, 64]);
+    let fetch = table.value().gather(&indices, 0).sum(1);
+    let fed = labels(64 * 32, 100_000).reshaped(Shape::new(&[64, 32])?)?;
+    let feeds = vec![(indices, fed)];
+    let about = "sums of 32 rows each of 100,000x64, for 64 bags";
+    Ok(Case { name: "M", about, graph: g, feeds, fetch, step: None })
 }

@@ -47,11 +47,13 @@ alias Acc = f32;
 fn identity() -> Acc { return p.identity; }
 fn load(start: u32, j: u32) -> Acc { return element_at(start, j); }
 fn combine(a: Acc, b: Acc) -> Acc { return a + b; }
+fn at_tail(i: u32) -> u32 { return 0u + i; }
 fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.d1 * p.x1_s1; rest /= p.d1; return at + rest * p.x1_s0; }
 fn load_1(i: u32) -> f32 { return b1[at_1(i)]; }
 fn row_add_f32(x: f32, y: f32) -> f32 { return x + y; }
 fn row_maximum_f32(x: f32, y: f32) -> f32 { return max(x, y); }
-fn store(i: u32, v: f32) {
+fn store(at: u32, v: f32) {
+    let i = at_tail(at);
     let i0 = v;
     let i1 = load_1(i);
     let t0 = row_add_f32(i0, i1);

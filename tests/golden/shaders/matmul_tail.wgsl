@@ -122,11 +122,13 @@ fn b_start(i: u32) -> u32 { return p.xb; }
 fn load_b(start: u32, row: u32, column: u32) -> T { return b1[start + row * p.xb_row + column]; }
 alias T = f32;
 const SIDE = 8u;
+fn at_tail(i: u32) -> u32 { return 0u + i; }
 fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.d1 * p.x1_s1; rest /= p.d1; return at + rest * p.x1_s0; }
 fn load_1(i: u32) -> f32 { return b2[at_1(i)]; }
 fn row_add_f32(x: f32, y: f32) -> f32 { return x + y; }
 fn row_maximum_f32(x: f32, y: f32) -> f32 { return max(x, y); }
-fn store(i: u32, v: f32) {
+fn store(at: u32, v: f32) {
+    let i = at_tail(at);
     let i0 = v;
     let i1 = load_1(i);
     let t0 = row_add_f32(i0, i1);

@@ -50,6 +50,33 @@ fn products() {
         &[case("odd").x(ramp(&[3, 5, 4])).x(ramp(&[3, 4, 6])).x(ramp(&[5, 1])).gradient()],
     );
     check(
+        "stored with its axes in another order",
+        |xs| xs[0].matmul(&xs[1]).permute(&[1, 0, 2]).reshape(&[-1, 18]),
+        &[
+            case("odd").x(ramp(&[3, 5, 4])).x(ramp(&[3, 4, 6])).gradient(),
+            case("large").x(ramp(&[3, 70, 20])).x(ramp(&[3, 20, 6])).within(1e-4),
+        ],
+    );
+    check(
+        "turned, with a bias and a residual",
+        |xs| (xs[0].matmul(&xs[1]).permute(&[2, 0, 1]) * 0.5 + &xs[2]).tanh() - &xs[3],
+        &[
+            // The product is [[1, 2], [3, 4]] of one matrix, turned [[1, 3], [2, 4]].
+            case("by hand")
+                .x(image(&[1.0, 0.0, 0.0, 1.0], &[1, 2, 2]))
+                .x(image(&[1.0, 2.0, 3.0, 4.0], &[1, 2, 2]))
+                .x(image(&[-0.5, -1.5, -1.0, -2.0], &[2, 1, 2]))
+                .x(1.0f32)
+                .y(image(&[-1.0; 4], &[2, 1, 2])),
+            case("odd")
+                .x(ramp(&[3, 5, 4]))
+                .x(ramp(&[3, 4, 6]))
+                .x(ramp(&[6, 1, 1]))
+                .x(ramp(&[6, 3, 5]))
+                .gradient(),
+        ],
+    );
+    check(
         "of integers",
         |xs| xs[0].matmul(&xs[1]) + 1,
         &[case("by hand").x([[1i32, 2]]).x([[3i32], [4]]).y([[12i32]])],

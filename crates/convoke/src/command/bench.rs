@@ -12,7 +12,7 @@ use super::{Failure, devices};
 #[derive(Args)]
 pub(super) struct Options {
     /// Cases, by name or first letter: A,D64,E. J is from process start to the first result of D64.
-    #[arg(long, value_delimiter = ',', default_value = "A,B256,B512,B1024,C,D,E,F,G,J")]
+    #[arg(long, value_delimiter = ',', default_value = "A,B256,B512,B1024,C,D,E,F,G,H,I,J,K,L,M")]
     case: Vec<String>,
     /// auto, cpu, gpu, GPU:0, or part of an adapter's or driver's name.
     #[arg(long, default_value = "cpu")]

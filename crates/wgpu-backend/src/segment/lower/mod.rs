@@ -86,7 +86,7 @@ impl<'a> Lowering<'a> {
         if group.tail.is_none() {
             return self.kernel(group);
         }
-        let tail = group.tail(&self.program.values);
+        let tail = group.tail();
         self.tail = Some(tail.ok_or("the result of a kernel has another shape than its tail")?);
         let steps = self.kernel(&group.core());
         self.tail = None;

@@ -38,7 +38,13 @@ impl Lowering<'_> {
         let Kernel::Elementwise(fused) = &tail.kernel else {
             return Err(format!("a tail is elementwise, not {}", tail.kernel));
         };
-        let others = &tail.inputs[1..];
+        let (Some(result), others) = (tail.inputs.first(), &tail.inputs[1..]) else {
+            return Err("a tail has a result".to_owned());
+        };
+        let to = places_of(&result.layout);
+        to.size_params(&mut step.kernel, "t");
+        let body = to.address(&mut step.kernel, 0, "t", "t_s", "0u");
+        step.kernel.declare(format!("fn at_tail(i: u32) -> u32 {{ {body} }}"));
         let layouts: SmallVec<[&Layout; 4]> = others.iter().map(|x| &x.layout).collect();
         let axes = Axes::of(&layouts);
         axes.size_params(&mut step.kernel, "d");
@@ -56,8 +62,27 @@ impl Lowering<'_> {
         }
         let ty = wgsl(dtype)?;
         let result = if dtype == DType::F16 { "round_f16(v)" } else { "v" };
-        let text = format!("{allowed}    let i0 = {result};\n{body}{stores}");
-        step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{\n{text}}}"));
+        let text =
+            format!("{allowed}    let i = at_tail(at);\n    let i0 = {result};\n{body}{stores}");
+        step.kernel.declare(format!("fn store(at: u32, v: {ty}) {{\n{text}}}"));
         Ok(())
     }
+}
+
+/// For elements in the order of a result, their places in the order of the shape that sees it through
+/// `layout`.
+fn places_of(layout: &Layout) -> Axes {
+    let own = Layout::packed(layout.shape().clone());
+    let mut axes: SmallVec<[(isize, usize, isize); 6]> = layout
+        .strides()
+        .iter()
+        .zip(layout.shape().dims())
+        .zip(own.strides())
+        .map(|((&from, &dim), &to)| (from, dim, to))
+        .filter(|&(_, dim, _)| dim != 1)
+        .collect();
+    axes.sort_unstable_by_key(|&(from, ..)| std::cmp::Reverse(from));
+    let dims: SmallVec<[usize; 6]> = axes.iter().map(|&(_, dim, _)| dim).collect();
+    let strides: SmallVec<[isize; 6]> = axes.iter().map(|&(.., to)| to).collect();
+    Axes::merge(&dims, &[&strides])
 }

@@ -150,7 +150,8 @@ impl Build {
         let group = self.program.groups.last_mut().unwrap();
         group.inputs.push(other);
         group.outputs[0] = output;
-        group.tail = Some(Tail { result, fused });
+        let layout = packed(fused.shape.dims());
+        group.tail = Some(Tail { result, layout, fused });
         output
     }
 
