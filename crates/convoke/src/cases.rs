@@ -82,6 +82,11 @@ impl Case {
         }
     }
 
+    /// What is fed, by the names of the placeholders.
+    pub fn feeds(&self) -> impl Iterator<Item = (String, &HostTensor)> {
+        self.feeds.iter().map(|(x, value)| (x.name().to_string(), value))
+    }
+
     /// Makes a session on `devices` and initialises the variables.
     ///
     /// # Errors
@@ -111,6 +116,11 @@ impl Ready {
         let fetch = (&self.case.fetch, &self.case.step);
         let ((value, _), metadata) = self.session.run_with(&feeds, fetch, options)?;
         Ok((value, metadata))
+    }
+
+    /// The session that it runs in.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// The case.

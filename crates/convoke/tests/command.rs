@@ -194,9 +194,18 @@ fn help_and_reports() {
     assert!(text.contains("conv1") && text.contains("CPU:0"), "{text}");
     let rows = json(&["bench", "--case", "A", "--device", "cpu", "--json"]);
     assert_eq!((&rows[0]["case"], &rows[0]["device"]), (&"A".into(), &"CPU:0".into()));
-    for key in
-        ["median_us", "min_us", "runs", "dispatches", "submissions", "transfers", "peak_bytes"]
-    {
+    for key in [
+        "median_us",
+        "min_us",
+        "runs",
+        "dispatches",
+        "barriers",
+        "submissions",
+        "transfers",
+        "kernel_bytes",
+        "peak_bytes",
+        "overhead_us",
+    ] {
         assert!(rows[0][key].is_number(), "{key}: {rows}");
     }
 }

@@ -68,15 +68,12 @@ impl AlignedBytes {
     /// # Errors
     /// [`ErrorKind::ResourceExhausted`] if the allocator has no memory of that size.
     pub fn zeroed(len: usize) -> Result<Self> {
-        let mut lines = Vec::new();
-        let n_lines = len.div_ceil(64);
-        lines.try_reserve_exact(n_lines).map_err(|_| {
+        let lines = bytemuck::allocation::try_zeroed_vec(len.div_ceil(64)).map_err(|()| {
             Error::new(
                 ErrorKind::ResourceExhausted,
                 format!("no host memory for {len} bytes; use smaller tensors or batches"),
             )
         })?;
-        lines.resize(n_lines, Line::zeroed());
         Ok(Self { lines, len })
     }
 

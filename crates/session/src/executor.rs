@@ -39,6 +39,8 @@ pub(crate) struct Compiled {
     names: Vec<Vec<Arc<str>>>,
     /// The name of the node that an error of each group is about.
     blamed: Vec<Arc<str>>,
+    /// What all groups read and write.
+    kernel_bytes: u64,
 }
 
 enum SegmentWork {
@@ -79,6 +81,26 @@ enum Place {
 #[derive(Debug, Default)]
 struct Instance {
     slots: Vec<AlignedBytes>,
+    /// Slots that fetched tensors hold, until those are dropped.
+    lent: Vec<Option<Arc<AlignedBytes>>>,
+}
+
+/// Fetched tensors of at least this many bytes keep the slot that they were computed in; smaller ones are
+/// copied, which costs less than a new slot.
+const LEND_MIN: usize = 4096;
+
+impl Instance {
+    fn slot(&self, slot: usize) -> &[u8] {
+        match &self.lent[slot] {
+            Some(lent) => lent,
+            None => &self.slots[slot],
+        }
+    }
+
+    fn lend(&mut self, slot: usize) -> Arc<AlignedBytes> {
+        let own = &mut self.slots[slot];
+        self.lent[slot].get_or_insert_with(|| Arc::new(std::mem::take(own))).clone()
+    }
 }
 
 /// What a run was given.
@@ -109,12 +131,15 @@ impl Compiled {
             instances: Mutex::default(),
             names: Vec::new(),
             blamed: Vec::new(),
+            kernel_bytes: 0,
             program,
         };
         compiled.place_values(graph, feeds);
         let name = |id: &NodeId| graph.node(*id).name.clone();
         compiled.names =
             compiled.program.groups.iter().map(|g| g.nodes.iter().map(name).collect()).collect();
+        let bytes = compiled.program.groups.iter().map(|g| g.work(&compiled.program.values).bytes);
+        compiled.kernel_bytes = bytes.fold(0, u64::saturating_add);
         let blamed = compiled.program.groups.iter().map(|group| group.blamed());
         compiled.blamed =
             blamed.map(|node| node.map_or_else(Arc::default, |id| name(&id))).collect();
@@ -243,6 +268,7 @@ impl Compiled {
         let fetches = self.fetches(instance, bound)?;
         self.commit(instance, bound, state, threads)?;
         metadata.host_bytes = self.slots.n_bytes();
+        metadata.kernel_bytes = self.kernel_bytes;
         Ok(fetches)
     }
 
@@ -279,6 +305,7 @@ impl Compiled {
         metadata.download_bytes += run.download_bytes;
         metadata.dispatches += u64::from(run.dispatches);
         metadata.submissions += u64::from(run.submissions);
+        metadata.barriers += work.segment.n_barriers() as u64;
         metadata.gpu += run.gpu_time.unwrap_or_default();
         drop(uploads);
         for (origin, &time) in work.segment.origins().zip(&run.step_times) {
@@ -382,7 +409,7 @@ impl Compiled {
     ) -> Result<&'b [u8]> {
         let value = self.program.value(id);
         let bytes: &[u8] = match self.places[id.0 as usize] {
-            Place::Slot(slot) => &instance.slots[slot as usize],
+            Place::Slot(slot) => instance.slot(slot as usize),
             Place::Feed(feed) => bound.feeds[feed as usize].bytes(),
             Place::Constant => match &value.source {
                 Source::Constant(tensor) => tensor.bytes(),
@@ -400,11 +427,16 @@ impl Compiled {
         })
     }
 
-    fn fetches(&self, instance: &Instance, bound: &Bound<'_>) -> Result<Vec<HostTensor>> {
+    fn fetches(&self, instance: &mut Instance, bound: &Bound<'_>) -> Result<Vec<HostTensor>> {
         self.program.fetches.iter().map(|fetch| self.fetch(fetch, instance, bound)).collect()
     }
 
-    fn fetch(&self, fetch: &Operand, instance: &Instance, bound: &Bound<'_>) -> Result<HostTensor> {
+    fn fetch(
+        &self,
+        fetch: &Operand,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+    ) -> Result<HostTensor> {
         let (value, shape) = (self.program.value(fetch.value), fetch.layout.shape().clone());
         match (&value.source, self.places[fetch.value.0 as usize]) {
             (Source::Constant(tensor), _) => tensor.reshaped(shape),
@@ -415,11 +447,22 @@ impl Compiled {
                 Some(elements) => HostTensor::from_shared(value.dtype, shape, elements.clone()),
                 None => Err(Error::internal("a variable is not on the host")),
             },
+            (_, Place::Slot(slot))
+                if value.n_bytes() >= LEND_MIN && !self.is_committed(fetch.value) =>
+            {
+                HostTensor::from_shared(value.dtype, shape, instance.lend(slot as usize))
+            }
             _ => {
                 let bytes = self.bytes(fetch.value, instance, bound)?;
                 HostTensor::from_bytes(value.dtype, shape, AlignedBytes::copy_of(bytes)?)
             }
         }
+    }
+
+    /// Whether a variable of the host takes the value's slot.
+    fn is_committed(&self, value: ValueId) -> bool {
+        let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
+        on_host.flat_map(|segment| &segment.commits).any(|commit| commit.value == value)
     }
 
     /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
@@ -546,6 +589,12 @@ impl Compiled {
         let mut instance = pool.pop().unwrap_or_default();
         drop(pool);
         instance.slots.resize_with(self.slots.sizes.len(), AlignedBytes::default);
+        instance.lent.resize_with(self.slots.sizes.len(), || None);
+        for (slot, lent) in instance.slots.iter_mut().zip(&mut instance.lent) {
+            if let Some(back) = lent.take().and_then(|lent| Arc::try_unwrap(lent).ok()) {
+                *slot = back;
+            }
+        }
         for (slot, &size) in instance.slots.iter_mut().zip(&self.slots.sizes) {
             if slot.len() < size {
                 *slot = AlignedBytes::zeroed(size)?;

@@ -41,6 +41,11 @@ pub struct RunMetadata {
     pub dispatches: u64,
     /// GPU queue submissions.
     pub submissions: u64,
+    /// How often GPUs had to wait for dispatches before they could go on with others.
+    pub barriers: u64,
+    /// Bytes that kernels read and write, on all devices: each operand of a kernel once, as far as it is
+    /// seen, and each result.
+    pub kernel_bytes: u64,
     /// Time that GPUs report, with [`Timings::Devices`](crate::Timings::Devices), where they can.
     pub gpu: Duration,
     /// Time that the host waited for GPU segments.
@@ -61,6 +66,13 @@ pub struct RunMetadata {
     pub program_cached: bool,
 }
 
+impl RunMetadata {
+    /// The time of the host in none of its kernels and not waiting for GPUs.
+    pub fn overhead(&self) -> Duration {
+        self.wall.saturating_sub(self.cpu + self.gpu_wait)
+    }
+}
+
 impl fmt::Display for RunMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -74,13 +86,16 @@ impl fmt::Display for RunMetadata {
         )?;
         writeln!(
             f,
-            "{} uploads of {} bytes, {} downloads of {} bytes, {} dispatches in {} submissions",
+            "{} uploads of {} bytes, {} downloads of {} bytes, {} dispatches with {} barriers in {} \
+             submissions, {} bytes read and written by kernels",
             self.uploads,
             self.upload_bytes,
             self.downloads,
             self.download_bytes,
             self.dispatches,
+            self.barriers,
             self.submissions,
+            self.kernel_bytes,
         )?;
         for node in &self.nodes {
             writeln!(f, "{:>12?}  {:8} {}", node.time, node.device, node.kernel)?;

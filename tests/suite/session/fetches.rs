@@ -140,3 +140,28 @@ fn operations_of_another_graph_are_refused_as_controls() {
         assert!(error.message().contains("belongs to another graph"), "{error}");
     }
 }
+
+#[test]
+fn a_fetched_tensor_keeps_its_elements_and_gives_its_memory_back() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None]);
+    let y = &x * 2.0;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let run = |element: f32| session.run(&[x.feed(vec![element; 5000])], (&y, &y)).unwrap();
+    let (first, twin) = run(1.0);
+    let (second, _) = run(2.0);
+    assert_eq!(first.to_vec::<f32>().unwrap(), [2.0; 5000]);
+    assert_eq!(second.to_vec::<f32>().unwrap(), [4.0; 5000]);
+    assert_eq!(first.bytes().as_ptr(), twin.bytes().as_ptr(), "one value is one buffer");
+    let place = second.bytes().as_ptr().addr();
+    drop(second);
+    assert_eq!(run(3.0).0.bytes().as_ptr().addr(), place, "the buffer is used again");
+    drop((first, twin));
+    // What is fetched and stored into a variable is two buffers.
+    let v = g.variable("v", Init::Zeros, F32, [5000]);
+    let assign = v.assign(&y);
+    let feed = [x.feed(vec![4.0f32; 5000])];
+    let fetched = session.run(&feed, &assign).unwrap();
+    session.run(&[], &v.assign(v.value() * 0.0)).unwrap();
+    assert_eq!(fetched.to_vec::<f32>().unwrap(), [8.0; 5000]);
+}

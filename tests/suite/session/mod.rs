@@ -2,6 +2,7 @@
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
 mod checkpoints;
+mod counts;
 mod devices;
 mod feeds;
 mod fetches;

@@ -34,6 +34,8 @@ struct Timing {
     device: String,
     median: Duration,
     least: Duration,
+    /// The median time of the host outside of kernels.
+    overhead: Duration,
     runs: usize,
     last: RunMetadata,
 }
@@ -90,13 +92,20 @@ fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
     // Two runs compile everything and fill the pools.
     case.run()?;
     let (_, mut last) = case.run()?;
-    let (mut times, start) = (Vec::new(), Instant::now());
+    let (mut times, mut overheads, start) = (Vec::new(), Vec::new(), Instant::now());
     while times.len() < 5 || start.elapsed().as_secs_f64() < options.seconds {
         let begun = Instant::now();
         (_, last) = case.run()?;
         times.push(begun.elapsed());
+        overheads.push(last.overhead());
     }
-    Ok(summary(name, &device, times, last))
+    let overhead = median(&mut overheads);
+    Ok(Timing { overhead, ..summary(name, &device, times, last) })
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// From process start to the first result.
@@ -117,11 +126,11 @@ fn time_start(options: &Options) -> Result<Timing, Failure> {
 }
 
 fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata) -> Timing {
-    times.sort_unstable();
     Timing {
         case: name.to_owned(),
         device: device.to_owned(),
-        median: times[times.len() / 2],
+        median: median(&mut times),
+        overhead: Duration::ZERO,
         least: times[0],
         runs: times.len(),
         last,
@@ -134,20 +143,35 @@ fn micros(time: Duration) -> f64 {
 
 fn print(timings: &[Timing]) {
     println!(
-        "{:8} {:12} {:>12} {:>12} {:>6} {:>10} {:>11} {:>9}",
-        "case", "device", "median us", "least us", "runs", "dispatches", "submissions", "transfers"
+        "{:9} {:8} {:>12} {:>12} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11}",
+        "case",
+        "device",
+        "median us",
+        "least us",
+        "runs",
+        "dispatches",
+        "barriers",
+        "submissions",
+        "transfers",
+        "kernel KiB",
+        "peak KiB",
+        "overhead us",
     );
     for t in timings {
         println!(
-            "{:8} {:12} {:>12.1} {:>12.1} {:>6} {:>10} {:>11} {:>9}",
+            "{:9} {:8} {:>12.1} {:>12.1} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11.1}",
             t.case,
             t.device,
             micros(t.median),
             micros(t.least),
             t.runs,
             t.last.dispatches,
+            t.last.barriers,
             t.last.submissions,
             t.last.uploads + t.last.downloads,
+            t.last.kernel_bytes.div_ceil(1024),
+            (t.last.host_bytes + t.last.device_bytes).div_ceil(1024),
+            micros(t.overhead),
         );
     }
 }
@@ -160,8 +184,11 @@ fn json(t: &Timing) -> serde_json::Value {
         "min_us": micros(t.least),
         "runs": t.runs,
         "dispatches": t.last.dispatches,
+        "barriers": t.last.barriers,
         "submissions": t.last.submissions,
         "transfers": t.last.uploads + t.last.downloads,
+        "kernel_bytes": t.last.kernel_bytes,
         "peak_bytes": t.last.host_bytes + t.last.device_bytes,
+        "overhead_us": micros(t.overhead),
     })
 }

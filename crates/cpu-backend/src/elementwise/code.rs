@@ -20,6 +20,8 @@ pub(crate) type Rounding = fn(&mut [u8]);
 pub(crate) enum Code {
     /// A function of this crate.
     Fast(BlockFn),
+    /// A function of this crate with two arguments, one of which may be a single element.
+    Binary(BlockFn),
     F32(Block<f32>),
     F64(Block<f64>),
     I32(Block<i32>),
@@ -35,7 +37,7 @@ impl Code {
         row.output(dtype)?;
         let compute = dtype.compute()?;
         if let Some(fast) = rows::fast(row.name, compute) {
-            return Some(Self::Fast(fast));
+            return Some(if row.arity == 2 { Self::Binary(fast) } else { Self::Fast(fast) });
         }
         let (float, int) = (row.float.as_ref(), row.int.as_ref());
         Some(match compute {
@@ -67,7 +69,7 @@ impl Code {
     /// Computes one block.
     pub fn call(self, args: &[&[u8]], out: &mut [u8]) {
         match self {
-            Self::Fast(f) | Self::Bool(f) => f(args, out),
+            Self::Fast(f) | Self::Binary(f) | Self::Bool(f) => f(args, out),
             Self::F32(f) => typed(f, args, out),
             Self::F64(f) => typed(f, args, out),
             Self::I32(f) => typed(f, args, out),

@@ -34,9 +34,22 @@ macro_rules! block {
             let out: &mut [$out] = cast_slice_mut(out);
             wide(
                 #[inline(always)]
-                || {
-                    for ((out, &$x), &$y) in out.iter_mut().zip(xs).zip(ys) {
-                        *out = <$out>::from($body);
+                || match (xs, ys) {
+                    // One of two may be a single element.
+                    (_, &[$y]) => {
+                        for (out, &$x) in out.iter_mut().zip(xs) {
+                            *out = <$out>::from($body);
+                        }
+                    }
+                    (&[$x], _) => {
+                        for (out, &$y) in out.iter_mut().zip(ys) {
+                            *out = <$out>::from($body);
+                        }
+                    }
+                    _ => {
+                        for ((out, &$x), &$y) in out.iter_mut().zip(xs).zip(ys) {
+                            *out = <$out>::from($body);
+                        }
                     }
                 },
             );

@@ -74,6 +74,13 @@ enum Step {
         out: SlotIndex,
         rounding: Option<Rounding>,
     },
+    /// Of elements and of what each row has once, row by row.
+    MapRows {
+        code: Code,
+        args: [RowArg; 2],
+        out: SlotIndex,
+        rounding: Option<Rounding>,
+    },
     /// Repeats what each row has for its elements.
     Spread {
         from: SlotIndex,
@@ -85,6 +92,14 @@ enum Step {
         from: SlotIndex,
         out: SlotIndex,
     },
+}
+
+/// An argument of a step that goes row by row.
+#[derive(Debug, Clone, Copy)]
+struct RowArg {
+    slot: SlotIndex,
+    /// Its bytes for a row.
+    n_bytes: usize,
 }
 
 /// Some elements of one row, or all of some rows.
@@ -269,7 +284,10 @@ impl Rows {
     fn run_steps(&self, steps: &[Step], slots: &mut [Slot<'_>]) {
         for step in steps {
             let index = match step {
-                Step::Map { out, .. } | Step::Spread { out, .. } | Step::Fold { out, .. } => *out,
+                Step::Map { out, .. }
+                | Step::MapRows { out, .. }
+                | Step::Spread { out, .. }
+                | Step::Fold { out, .. } => *out,
             };
             let out = std::mem::replace(&mut slots[index], Slot::Read(&[]));
             let Slot::Write(bytes) = out else { continue };
@@ -279,6 +297,17 @@ impl Rows {
                         args.iter().map(|&arg| slots[arg].bytes()).collect();
                     code.call(&args, bytes);
                     drop(args);
+                    if let Some(round) = rounding {
+                        round(bytes);
+                    }
+                }
+                Step::MapRows { code, args: [x, y], rounding, .. } => {
+                    let of = |arg: &RowArg| slots[arg.slot].bytes().chunks(arg.n_bytes);
+                    let n_rows = slots[x.slot].bytes().len().div_ceil(x.n_bytes);
+                    let n = bytes.len().div_ceil(n_rows.max(1)).max(1);
+                    for ((out, x), y) in bytes.chunks_mut(n).zip(of(x)).zip(of(y)) {
+                        code.call(&[x, y], out);
+                    }
                     if let Some(round) = rounding {
                         round(bytes);
                     }

@@ -4,7 +4,7 @@ use convoke_compiler::{Arg, Check, Fold, Group, Instr, Needs, Operand, Program, 
 use convoke_graph_core::{DType, Error, Result};
 use smallvec::SmallVec;
 
-use super::{Direct, Load, Register, Rows, SlotIndex, Step};
+use super::{Direct, Load, Register, RowArg, Rows, SlotIndex, Step};
 use crate::elements::{is_wide, wide_bytes};
 use crate::elementwise::code::{Code, Rounding, store};
 use crate::elementwise::plan::{code_of, constant_block, cost};
@@ -13,8 +13,11 @@ use crate::reduce::{PART, WideFold};
 use crate::walk::Walk;
 use crate::{malformed, unsupported};
 
-/// The bytes that the registers and inputs of a block may take: most of a nearest cache.
-const BLOCK_BYTES: usize = 24 << 10;
+/// The bytes that the registers and inputs of a block may take: they fit a second cache.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Elements of a row that are worth a call of their own.
+const ROW_CALL: usize = 64;
 
 /// Elements of a long row that are computed at once.
 const LONG_PART: usize = 2 * PART;
@@ -31,6 +34,7 @@ enum Place {
 /// A step whose slots are not numbered yet.
 enum Draft {
     Map { code: Code, args: SmallVec<[Place; 3]>, out: Place, rounding: Option<Rounding> },
+    MapRows { code: Code, args: [(Place, usize); 2], out: Place, rounding: Option<Rounding> },
     Spread { from: Place, out: Place, width: usize },
     Fold { fold: WideFold, from: Place, out: Place },
 }
@@ -187,6 +191,15 @@ impl Planner<'_> {
     fn instr(&mut self, at: usize, i: usize, instr: &Instr) -> Result<()> {
         let (code, rounding) = code_of(&self.work.fused, instr)?;
         let varies = self.needs.of(Arg::Instr(i as u32)).varies;
+        if let (Code::Binary(_), &[x, y], true) = (code, instr.args.as_slice(), varies)
+            && let Some(args) = self.by_row(x, y)?
+        {
+            let out = self.result(i, instr.dtype, varies);
+            self.drafts.push(Draft::MapRows { code, args, out, rounding });
+            self.instrs.push(out);
+            self.release(at, &instr.args);
+            return Ok(());
+        }
         let args = instr.args.iter().map(|&arg| self.argument(arg, varies));
         let args = args.collect::<Result<_>>()?;
         let out = self.result(i, instr.dtype, varies);
@@ -194,6 +207,22 @@ impl Planner<'_> {
         self.instrs.push(out);
         self.release(at, &instr.args);
         Ok(())
+    }
+
+    /// Where two arguments lie and the bytes of a row of each, if exactly one has a single element for each
+    /// row, and rows are long enough for a call each.
+    fn by_row(&mut self, x: Arg, y: Arg) -> Result<Option<[(Place, usize); 2]>> {
+        let once = [x, y].map(|arg| !matches!(arg, Arg::Constant(_)) && !self.needs.of(arg).varies);
+        let n = self.work.n_inner();
+        if self.work.is_long() || n < ROW_CALL || once[0] == once[1] {
+            return Ok(None);
+        }
+        let width = wide_bytes(self.work.fused.dtype(x));
+        let mut place = |arg: Arg, once: bool| -> Result<(Place, usize)> {
+            let place = self.argument(arg, !once)?;
+            Ok((place, if once { width } else { n * width }))
+        };
+        Ok(Some([place(x, once[0])?, place(y, once[1])?]))
     }
 
     /// Where an argument lies, one for each element if `varies`, else for each row.
@@ -313,6 +342,10 @@ impl Planner<'_> {
             Draft::Map { code, args, out, rounding } => {
                 let args = args.into_iter().map(slot).collect();
                 Step::Map { code, args, out: slot(out), rounding }
+            }
+            Draft::MapRows { code, args, out, rounding } => {
+                let args = args.map(|(place, n_bytes)| RowArg { slot: slot(place), n_bytes });
+                Step::MapRows { code, args, out: slot(out), rounding }
             }
             Draft::Spread { from, out, width } => {
                 Step::Spread { from: slot(from), out: slot(out), width }

@@ -150,6 +150,15 @@ impl GpuSegment {
         self.schedule.steps.len()
     }
 
+    /// How often the device has to wait for dispatches before it can go on with others: the levels of
+    /// dispatches that don't depend on each other, less one.
+    pub fn n_barriers(&self) -> usize {
+        let levels = self.schedule.steps.iter().map(|(level, _)| *level);
+        let mut before = None;
+        let changes = levels.filter(|&level| before.replace(level).is_some_and(|b| b != level));
+        changes.count()
+    }
+
     /// The groups of the program that each step does the work of; `None` for the copies of commits.
     pub fn origins(&self) -> impl Iterator<Item = Option<u32>> {
         self.schedule.steps.iter().map(|(_, step)| step.origin)

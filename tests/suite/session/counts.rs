@@ -1,0 +1,69 @@
+//! What a run is made of, counted: dispatches of the standard cases, bytes of their kernels, barriers.
+
+use convoke::cases::Case;
+use convoke::prelude::*;
+use convoke_tests::{devices, ramp};
+
+/// The most dispatches that each case may take.
+const MOST: [(&str, u64); 8] = [
+    ("C", 2),
+    ("D1", 3),
+    ("D64", 3),
+    ("E-sgd", 10),
+    ("E-adam", 10),
+    ("H", 9),
+    ("I-norm", 1),
+    ("I-softmax", 1),
+];
+
+#[test]
+fn dispatches_of_the_standard_cases() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        for (name, most) in MOST {
+            let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
+            let case = Case::new(name).unwrap().ready(&device.devices, options).unwrap();
+            case.run().unwrap();
+            let (_, run) = case.run().unwrap();
+            assert!(run.dispatches <= most, "{name} on {}: {run}", device.name);
+            assert!(run.dispatches > 0, "{name} on {}: {run}", device.name);
+            assert!(run.barriers < run.dispatches, "{name} on {}: {run}", device.name);
+            assert_eq!(run.submissions, 1, "{name} on {}: {run}", device.name);
+            assert_eq!(run.device_bytes_allocated, 0, "{name} on {}: {run}", device.name);
+        }
+    }
+}
+
+#[test]
+fn kernels_read_their_inputs_once() {
+    let n = 1000;
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![n]);
+        let v = g.variable("v", Init::Constant(1.0), F32, [n]);
+        let sum = ((&x * &v + &x) * 0.5 - &v).relu().tanh().sum(());
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let run = |fetch: &Tensor| {
+            session.run_with(&[x.feed(ramp(&[n]))], fetch, Default::default()).unwrap().1
+        };
+        // Two vectors and the sum.
+        assert_eq!(run(&sum).kernel_bytes, 2 * 4 * 1000 + 4, "{}", device.name);
+        let metadata = run(&(&x * &v));
+        assert_eq!((metadata.kernel_bytes, metadata.barriers), (3 * 4 * 1000, 0), "{metadata}");
+        assert!(metadata.overhead() <= metadata.wall);
+    }
+}
+
+#[test]
+fn dispatches_that_wait_for_each_other_are_apart() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![8, 8]);
+        // Two products side by side, then one of both.
+        let product = x.matmul(&x).matmul(&x.matmul(x.transpose()));
+        let session = device.session(&g);
+        let feed = [x.feed(ramp(&[8, 8]))];
+        let (_, run) = session.run_with(&feed, &product, Default::default()).unwrap();
+        assert_eq!((run.dispatches, run.barriers), (3, 1), "{}: {run}", device.name);
+    }
+}
