@@ -306,6 +306,9 @@ impl Compiled {
         metadata.dispatches += u64::from(run.dispatches);
         metadata.submissions += u64::from(run.submissions);
         metadata.barriers += work.segment.n_barriers() as u64;
+        let (planned, live) = work.segment.planned_bytes();
+        metadata.planned_bytes += planned;
+        metadata.live_bytes += live;
         metadata.gpu += run.gpu_time.unwrap_or_default();
         drop(uploads);
         for (origin, &time) in work.segment.origins().zip(&run.step_times) {

@@ -29,6 +29,10 @@ fn dispatches_of_the_standard_cases() {
             assert!(run.barriers < run.dispatches, "{name} on {}: {run}", device.name);
             assert_eq!(run.submissions, 1, "{name} on {}: {run}", device.name);
             assert_eq!(run.device_bytes_allocated, 0, "{name} on {}: {run}", device.name);
+            let (planned, live) = (run.planned_bytes, run.live_bytes);
+            println!("{name} on {}: {planned} bytes planned, {live} live", device.name);
+            let near = planned as f64 <= 1.1 * live as f64;
+            assert!(near || live < 1 << 20, "{name} on {}: {planned} of {live}", device.name);
         }
     }
 }

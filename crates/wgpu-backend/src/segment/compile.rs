@@ -145,6 +145,11 @@ impl GpuSegment {
         self.plan.slabs.iter().chain(&self.upload_arenas).sum()
     }
 
+    /// Bytes of the slabs of one instance, and the least that any plan would take for what lives at once.
+    pub fn planned_bytes(&self) -> (u64, u64) {
+        (self.plan.slabs.iter().sum(), self.plan.live_bytes)
+    }
+
     /// Dispatches of one run.
     pub fn n_dispatches(&self) -> usize {
         self.schedule.steps.len()

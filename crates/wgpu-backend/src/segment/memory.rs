@@ -47,6 +47,8 @@ pub(crate) struct Spot {
 pub(crate) struct Plan {
     /// Bytes of each slab.
     pub slabs: Vec<u64>,
+    /// The largest sum over a level of the bytes of the slots that live then: no plan takes less.
+    pub live_bytes: u64,
     /// One for each slot.
     pub spots: Vec<Spot>,
     sizes: Vec<Slot>,
@@ -84,9 +86,18 @@ pub(crate) fn plan(slots: &[Slot], uses: &[Uses], alignment: u64, max_slab: u64)
     let spot = |spot: &Option<Spot>| spot.unwrap_or(Spot { slab: 0, offset: 0 });
     Plan {
         slabs: planner.slabs.iter().map(|slab| slab.n_bytes).collect(),
+        live_bytes: live_bytes(slots, planner.alignment),
         spots: planner.spots.iter().map(spot).collect(),
         sizes: slots.to_vec(),
     }
+}
+
+fn live_bytes(slots: &[Slot], alignment: u64) -> u64 {
+    let at = |level: u32| {
+        let live = slots.iter().filter(|slot| slot.first <= level && level <= slot.last);
+        live.map(|slot| slot.n_bytes.next_multiple_of(alignment).max(alignment)).sum()
+    };
+    slots.iter().map(|slot| at(slot.first)).max().unwrap_or(0)
 }
 
 struct Slab {
