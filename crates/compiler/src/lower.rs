@@ -2,6 +2,7 @@
 //! operations are shared, and views become layouts of their inputs.
 
 mod fold;
+mod identities;
 mod images;
 mod state;
 
@@ -15,6 +16,7 @@ use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
 use fold::{fold, splat};
+use identities::identity;
 
 use crate::{
     Arg, Check, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value,
@@ -279,6 +281,9 @@ impl Lowering<'_> {
         dtype: DType,
         shape: &Shape,
     ) -> Result<Form> {
+        if let Some(&given) = identity(op, args, dtype).and_then(|at| args.get(at)) {
+            return self.broadcast(given, shape);
+        }
         let mut fused = Fused {
             shape: shape.clone(),
             input_dtypes: SmallVec::new(),
@@ -295,12 +300,9 @@ impl Lowering<'_> {
                 fused.constants.push(scalar);
                 continue;
             }
-            let operand = self.operand(form)?;
-            let layout = operand.layout.broadcast(shape).ok_or_else(|| {
-                let from = operand.layout.shape();
-                Error::internal(format!("{from} does not broadcast to {shape}"))
-            })?;
-            let operand = Operand { value: operand.value, layout };
+            let Form::Operand(operand) = self.broadcast(form, shape)? else {
+                return Err(Error::internal("a constant was not seen as one"));
+            };
             let known = inputs.iter().position(|input| *input == operand);
             let at = known.unwrap_or(inputs.len());
             if known.is_none() {
@@ -311,6 +313,19 @@ impl Lowering<'_> {
         }
         fused.instrs.push(instr);
         Ok(self.group(node, Kernel::Elementwise(fused), inputs, dtype, shape))
+    }
+
+    /// A form, seen with a shape that it broadcasts to.
+    fn broadcast(&mut self, form: &Form, shape: &Shape) -> Result<Form> {
+        if let Some(scalar) = splat(form) {
+            return Ok(Form::Splat(scalar, shape.clone()));
+        }
+        let operand = self.operand(form)?;
+        let layout = operand.layout.broadcast(shape).ok_or_else(|| {
+            let from = operand.layout.shape();
+            Error::internal(format!("{from} does not broadcast to {shape}"))
+        })?;
+        Ok(Form::Operand(Operand { value: operand.value, layout }))
     }
 
     fn view(

@@ -2,7 +2,7 @@
 
 use convoke::prelude::*;
 use convoke::{Shape, Tensor, ops};
-use convoke_tests::{case, cast, check, positive, ramp};
+use convoke_tests::{case, cast, check, devices, positive, ramp};
 
 /// Every pair of `points`.
 fn pairs(points: &[f64]) -> [Vec<f32>; 2] {
@@ -245,4 +245,38 @@ fn bools_pack_on_every_length() {
         let expected = HostTensor::with_shape(Shape::new(&[n]).unwrap(), flipped).unwrap();
         check("not", |xs| !&xs[0], &[case(format!("{n} bools")).x(bools).y(expected)]);
     }
+}
+
+/// What gives its argument as it is may be left out; the sign of zero, NaN and infinities stay.
+#[test]
+fn identities() {
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1.5];
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![6]);
+    let n = g.placeholder("n", I32, dims![3]);
+    let yes = g.constant(true);
+    let same = [&x * 1.0, 1.0 * &x, &x / 1.0, &x - 0.0, &x + -0.0, yes.select(&x, 2.0)];
+    let ints = [&n + 0, g.constant(0i32) + &n, &n * 1, &n - 0];
+    // Of -0 this gives 0.
+    let not = &x + 0.0;
+    for device in devices() {
+        let session = device.session(&g);
+        let run =
+            |fetch: &Tensor| session.run_with(&[x.feed(odd)], fetch, Default::default()).unwrap();
+        for y in &same {
+            let (y, metadata) = run(y);
+            let bits = |xs: &[f32]| xs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&y.to_vec::<f32>().unwrap()), bits(&odd), "{}", device.name);
+            assert_eq!(metadata.kernel_bytes, 0, "{}: nothing is computed", device.name);
+        }
+        for y in &ints {
+            let y = session.run(&[n.feed([1i32, 0, -7])], y).unwrap();
+            assert_eq!(y.to_vec::<i32>().unwrap(), [1, 0, -7], "{}", device.name);
+        }
+        let (y, _) = run(&not);
+        assert!(y.to_vec::<f32>().unwrap()[3].is_sign_positive(), "{}", device.name);
+    }
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let wide = g.constant([[1.0f32], [2.0]]) - &(&x * 0.0 + 1.0).slice(&[5], &[Some(1)]) * 1.0;
+    assert_eq!(session.run(&[x.feed(odd)], &wide).unwrap().to_vec::<f32>().unwrap(), [0.0, 1.0]);
 }
