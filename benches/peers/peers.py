@@ -105,6 +105,7 @@ def on_ort(case, feeds, weights):
 
 
 def on_tf(case, feeds, weights):
+    import tensorflow as tf2
     import tensorflow.compat.v1 as tf
 
     tf.disable_v2_behavior()
@@ -151,7 +152,7 @@ def on_tf(case, feeds, weights):
         context = tf.matmul(tf.nn.softmax(weights_of), heads[2])
         context = tf.reshape(tf.transpose(context, [1, 0, 2]), [128, 256])
         x1 = scaled(x + dense(context, "attention/out"), "norm1")
-        hidden = tf.nn.gelu(dense(x1, "hidden"))
+        hidden = tf2.nn.gelu(dense(x1, "hidden"))
         y = scaled(x1 + dense(hidden, "out"), "norm2")
     elif case == "I-norm":
         y = norm(x)

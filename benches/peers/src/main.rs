@@ -49,12 +49,12 @@ const TOLERANCE: f32 = 2e-3;
 
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
-    let mut rows = Vec::new();
+    println!("| case | peer | median us | its time / ours |");
+    println!("|---|---|---:|---:|");
     for name in &options.case {
         eprintln!("{name} ..");
-        rows.push((name.clone(), row(name, &options)?));
+        print(name, &row(name, &options)?);
     }
-    print(&rows);
     Ok(())
 }
 
@@ -92,7 +92,8 @@ fn row(name: &str, options: &Options) -> Result<Vec<Outcome>, Failure> {
     let expected = truth.run()?.0.to_vec::<f32>()?;
     drop(truth);
     let own = ready(name, &options.device)?;
-    let (median, found) = time(options.seconds, || Ok(own.run()?.0.to_vec::<f32>()?))?;
+    let (median, found) = time(options.seconds, || Ok(own.run()?.0))?;
+    let found = found.to_vec::<f32>()?;
     let mut all = vec![Outcome { peer: "convoke", median, is_right: is_right(&found, &expected) }];
     drop(own);
     let burn = match options.device.as_str() {
@@ -107,8 +108,12 @@ fn row(name: &str, options: &Options) -> Result<Vec<Outcome>, Failure> {
         std::fs::create_dir_all(&dir)?;
         data.save(&dir)?;
         for (peer, key) in [("ONNX Runtime", "ort"), ("TF session", "tf")] {
-            if let Some((median, found)) = in_python(python, &dir, name, key, options.seconds)? {
-                all.push(Outcome { peer, median, is_right: is_right(&found, &expected) });
+            match in_python(python, &dir, name, key, options.seconds) {
+                Ok(Some((median, found))) => {
+                    all.push(Outcome { peer, median, is_right: is_right(&found, &expected) });
+                }
+                Ok(None) => {}
+                Err(error) => eprintln!("left out: {error}"),
             }
         }
     }
@@ -146,15 +151,11 @@ fn is_right(found: &[f32], expected: &[f32]) -> bool {
 }
 
 /// Times in microseconds, and how many times as long as Convoke each peer takes.
-fn print(rows: &[(String, Vec<Outcome>)]) {
-    println!("| case | peer | median us | its time / ours |");
-    println!("|---|---|---:|---:|");
-    for (name, outcomes) in rows {
-        let own = outcomes[0].median.as_secs_f64();
-        for Outcome { peer, median, is_right } in outcomes {
-            let mark = if *is_right { "" } else { " !" };
-            let time = median.as_secs_f64();
-            println!("| {name} | {peer}{mark} | {:.1} | {:.2} |", time * 1e6, time / own);
-        }
+fn print(name: &str, outcomes: &[Outcome]) {
+    let own = outcomes[0].median.as_secs_f64();
+    for Outcome { peer, median, is_right } in outcomes {
+        let mark = if *is_right { "" } else { " !" };
+        let time = median.as_secs_f64();
+        println!("| {name} | {peer}{mark} | {:.1} | {:.2} |", time * 1e6, time / own);
     }
 }

@@ -84,7 +84,7 @@ impl Case {
 
     /// What is fed, by the names of the placeholders.
     pub fn feeds(&self) -> impl Iterator<Item = (String, &HostTensor)> {
-        self.feeds.iter().map(|(x, value)| (x.name().to_string(), value))
+        self.feeds.iter().map(|(x, value)| (x.operation().name(), value))
     }
 
     /// Makes a session on `devices` and initialises the variables.
