@@ -2,11 +2,12 @@
 // each row.
 //
 // `row` walks over the row once for each stage of its work: the lanes of the workgroup stride over the
-// elements, then fold what they have by halves. Twin: rows_lanes.wgsl, an invocation for each row.
+// elements, then fold what they have. SIDE * SIDE lanes are a workgroup. Twin: rows_lanes.wgsl, an invocation for each row.
 // CPU twin: crates/cpu-backend/src/rows
 //
 // param rows: u32
 // hole const WG = 256u;
+// hole const SIDE = 16u;
 // hole fn row(o: u32, lane: u32) { }
 // import place
 

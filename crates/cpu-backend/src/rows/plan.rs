@@ -14,7 +14,7 @@ use crate::walk::Walk;
 use crate::{malformed, unsupported};
 
 /// The bytes that the registers and inputs of a block may take: they fit a second cache.
-const BLOCK_BYTES: usize = 64 << 10;
+const BLOCK_BYTES: usize = 32 << 10;
 
 /// Elements of a row that are worth a call of their own.
 const ROW_CALL: usize = 64;

@@ -56,7 +56,7 @@ pub(super) fn lower(
     lowering.guard(&mut step);
     let n_groups = if by_group { n_rows } else { n_rows.div_ceil(LANES) };
     if by_group && work.n_inner() as u64 <= 2 * WG {
-        step.kernel.declare("const WG = 64u;");
+        step.kernel.declare("const WG = 64u;").declare("const SIDE = 8u;");
     }
     Ok(vec![step.finish(n_groups, &lowering.info.limits)?])
 }
@@ -238,14 +238,18 @@ impl Writing<'_> {
             "fn {function}(a: {ty}, b: {ty}) -> {ty} {{ return {combined}; }}"
         ));
         if self.by_group {
+            // Two barriers: the lanes of a side each take as many others together, then all take those.
             kernel.declare_once(format!("var<workgroup> lanes_{ty}: array<{ty}, WG>;"));
+            kernel.declare_once(format!("var<workgroup> sides_{ty}: array<{ty}, SIDE>;"));
             kernel.declare_once(format!(
                 "fn all_{function}(lane: u32, own: {ty}) -> {ty} {{\n    \
                  lanes_{ty}[lane] = own;\n    workgroupBarrier();\n    \
-                 for (var half = WG / 2u; half > 0u; half /= 2u) {{\n        \
-                 if lane < half {{ lanes_{ty}[lane] = {function}(lanes_{ty}[lane], lanes_{ty}[lane + half]); }}\n        \
-                 workgroupBarrier();\n    }}\n    \
-                 let all = lanes_{ty}[0];\n    workgroupBarrier();\n    return all;\n}}"
+                 if lane < SIDE {{\n        var some = lanes_{ty}[lane];\n        \
+                 for (var at = lane + SIDE; at < WG; at += SIDE) {{ some = {function}(some, lanes_{ty}[at]); }}\n        \
+                 sides_{ty}[lane] = some;\n    }}\n    workgroupBarrier();\n    \
+                 var all = sides_{ty}[0];\n    \
+                 for (var at = 1u; at < SIDE; at++) {{ all = {function}(all, sides_{ty}[at]); }}\n    \
+                 return all;\n}}"
             ));
         }
         function
