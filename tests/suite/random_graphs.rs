@@ -1,5 +1,5 @@
 //! Random graphs of 5 to 60 operations: on every device, fused and not, they agree with the reference, and so
-//! does what a variable becomes.
+//! does what a variable becomes. On the CPU neither fusion nor the number of threads changes a bit.
 //!
 //! `CONVOKE_RANDOM_GRAPHS=1000` runs as many instead of a hundred. A graph that fails is shrunk before it is
 //! shown; its steps are the test's message.
@@ -114,6 +114,28 @@ fn run(steps: &[Step]) {
     }
 }
 
+/// Runs a graph on the CPU in several ways, and panics where a bit differs.
+fn same_bits(steps: &[Step]) {
+    let g = Graph::new();
+    let feeds = [ramp(&[ROWS, COLUMNS]), ramp(&[COLUMNS]), ramp(&[ROWS, 1])];
+    let xs = feeds.each_ref().map(|x| g.placeholder("x", F32, x.dims().to_vec()));
+    let made = build(&xs[0], &xs[1], &xs[2], steps);
+    let mut first: Option<Vec<HostTensor>> = None;
+    for (fuse, threads) in [(true, 1), (false, 1), (true, 3), (false, 2)] {
+        let options = SessionOptions { fuse, threads, ..SessionOptions::default() };
+        let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+        let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
+        let got = session.run(&feeds, &made).unwrap();
+        match &first {
+            None => first = Some(got),
+            Some(first) => {
+                let same = first.iter().zip(&got).position(|(a, b)| a.bytes() != b.bytes());
+                assert_eq!(same, None, "fused {fuse}, {threads} threads: of {} tensors", got.len());
+            }
+        }
+    }
+}
+
 /// A quarter of the graphs: `part` of 4.
 fn quarter(part: u8) {
     let n: u32 = std::env::var("CONVOKE_RANDOM_GRAPHS").map_or(100, |n| n.parse().unwrap());
@@ -122,6 +144,7 @@ fn quarter(part: u8) {
     let steps = prop::collection::vec((any::<u8>(), 0u8..8, 0u8..16), 5..60);
     let outcome = TestRunner::new_with_rng(config, rng).run(&steps, |steps| {
         run(&steps);
+        same_bits(&steps);
         Ok(())
     });
     match outcome {
@@ -149,4 +172,43 @@ fn third_quarter() {
 #[test]
 fn fourth_quarter() {
     quarter(3);
+}
+
+/// A path from one cluster to another may go through one that begins later than both.
+#[test]
+fn a_path_through_a_later_cluster() {
+    same_bits(&[
+        (128, 2, 0),
+        (8, 4, 13),
+        (164, 2, 15),
+        (203, 5, 4),
+        (69, 4, 6),
+        (30, 3, 12),
+        (31, 5, 10),
+        (197, 3, 12),
+        (7, 2, 5),
+        (232, 2, 6),
+        (7, 2, 13),
+        (13, 4, 7),
+        (46, 5, 6),
+        (133, 1, 10),
+        (2, 7, 5),
+        (223, 3, 15),
+        (107, 7, 8),
+        (55, 3, 14),
+        (188, 4, 6),
+        (116, 5, 4),
+        (194, 4, 12),
+        (108, 4, 8),
+        (73, 1, 8),
+        (60, 5, 6),
+        (172, 3, 3),
+        (167, 7, 7),
+        (242, 4, 2),
+        (241, 5, 6),
+        (246, 4, 0),
+        (86, 2, 1),
+        (222, 1, 4),
+        (57, 6, 6),
+    ]);
 }

@@ -42,7 +42,7 @@ impl GroupLimits {
 }
 
 /// How many clusters are looked at to find out whether one leads to another.
-const SEARCH_MAX: usize = 512;
+const SEARCH_MAX: usize = 4096;
 
 /// Reductions in one group.
 const FOLDS_MAX: usize = 8;
@@ -60,6 +60,8 @@ struct Grouping<'a> {
     groups: &'a [Group],
     /// For each value, the groups that read it.
     readers: Vec<SmallVec<[usize; 2]>>,
+    /// For each value, the group that computes it.
+    producer: Vec<Option<usize>>,
     /// Values that fetches and commits need.
     kept: FxHashSet<ValueId>,
     /// For each group, its cluster.
@@ -79,6 +81,10 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
             }
         }
     }
+    let mut producer = vec![None; lowered.values.len()];
+    for (i, group) in lowered.groups.iter().enumerate() {
+        group.outputs.iter().for_each(|output| producer[output.0 as usize] = Some(i));
+    }
     let fetched = lowered.fetches.iter().map(|f| f.value);
     let committed = lowered.commits.iter().map(|commit| commit.value);
     let cluster =
@@ -87,6 +93,7 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         values: &lowered.values,
         groups: &lowered.groups,
         readers,
+        producer,
         kept: fetched.chain(committed).collect(),
         cluster: (0..lowered.groups.len()).collect(),
         clusters: lowered.groups.iter().enumerate().map(cluster).collect(),
@@ -104,6 +111,10 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         grouping.unite_readers_of_rows();
     }
     let order = grouping.order();
+    debug_assert_eq!(order.len(), grouping.clusters.len(), "clusters lead to each other");
+    if order.len() != grouping.clusters.len() {
+        return;
+    }
     let merged = order.iter().flat_map(|id| grouping.merged(&grouping.clusters[id])).collect();
     lowered.groups = merged;
 }
@@ -225,20 +236,44 @@ impl Grouping<'_> {
     }
 
     /// True if a path through a third cluster leads from one to another, or if that takes too long to find
-    /// out. Operations only lead to later ones.
+    /// out. Both ends are searched in turns, since one of the two is mostly near an end of the graph.
     fn leads(&self, from: usize, to: usize) -> bool {
-        let last = self.clusters[&to].members.last().copied().unwrap_or(0);
-        let mut seen = FxHashSet::default();
-        let mut stack: Vec<usize> = self.after(from).filter(|&c| c != to && c != from).collect();
-        while let Some(cluster) = stack.pop() {
-            if cluster == to || seen.len() > SEARCH_MAX {
+        let is_third = |c: &usize| *c != from && *c != to;
+        let mut ahead: Vec<usize> = self.after(from).filter(is_third).collect();
+        let mut back: Vec<usize> = self.before(to).filter(is_third).collect();
+        let mut reached: FxHashSet<usize> = ahead.iter().copied().collect();
+        let mut leading: FxHashSet<usize> = back.iter().copied().collect();
+        if reached.iter().any(|cluster| leading.contains(cluster)) {
+            return true;
+        }
+        while let (Some(one), Some(other)) = (ahead.pop(), back.pop()) {
+            if reached.len() + leading.len() > SEARCH_MAX {
                 return true;
             }
-            if self.clusters[&cluster].members[0] < last && seen.insert(cluster) {
-                stack.extend(self.after(cluster).filter(|&next| next != cluster));
+            for next in self.after(one).filter(|&next| next != one) {
+                if next == to || leading.contains(&next) {
+                    return true;
+                }
+                if reached.insert(next) {
+                    ahead.push(next);
+                }
+            }
+            for next in self.before(other).filter(|&next| next != other) {
+                if next == from || reached.contains(&next) {
+                    return true;
+                }
+                if leading.insert(next) {
+                    back.push(next);
+                }
             }
         }
         false
+    }
+
+    /// The clusters that compute what a cluster reads.
+    fn before(&self, cluster: usize) -> impl Iterator<Item = usize> {
+        let inputs = self.clusters[&cluster].members.iter().flat_map(|&m| &self.groups[m].inputs);
+        inputs.filter_map(|x| self.producer[x.value.0 as usize]).map(|made| self.cluster[made])
     }
 
     /// The clusters that read what a cluster computes.

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use convoke_compiler::{Kernel, Operand};
-use convoke_graph_core::{DType, ReduceKind};
+use convoke_compiler::{Arg, Fold, Fused, Instr, Kernel, Operand, Rows};
+use convoke_graph_core::{DType, Elementwise, ReduceKind};
 use expect_test::ExpectFile;
+use smallvec::SmallVec;
 
 use super::harness::*;
 use crate::gpu::{Adapter, Gpu, GpuOptions};
@@ -61,6 +62,42 @@ fn reductions() {
         check(name, |b| {
             let x = broadcast(b, &[m, k], &[m, k]);
             b.one(reduction(kind, 1), &[x], dtype, &[m]);
+        });
+    }
+}
+
+/// Softmax: two folds, the second of what the first one is needed for.
+fn softmax(dims: &[usize]) -> Kernel {
+    let instr = |name, args: &[Arg]| Instr {
+        op: Elementwise::Row(row(name)),
+        args: SmallVec::from_slice(args),
+        dtype: DType::F32,
+    };
+    let fused = Fused {
+        shape: shape(dims),
+        input_dtypes: [DType::F32; 3].into_iter().collect(),
+        constants: Vec::new(),
+        instrs: vec![
+            instr("sub", &[Arg::Input(0), Arg::Input(1)]),
+            instr("exp", &[Arg::Instr(0)]),
+            instr("div", &[Arg::Instr(1), Arg::Input(2)]),
+        ],
+        stores: [Arg::Instr(2)].into_iter().collect(),
+        check: None,
+    };
+    let folds = vec![
+        Fold { kind: ReduceKind::Max, arg: Arg::Input(0) },
+        Fold { kind: ReduceKind::Sum, arg: Arg::Instr(1) },
+    ];
+    Kernel::Rows(Rows { n_outer: 1, fused, folds })
+}
+
+#[test]
+fn rows() {
+    for (name, dims) in [("rows", [3, 100]), ("rows_lanes", [3, 10])] {
+        check(name, |b| {
+            let x = broadcast(b, &dims, &dims);
+            b.one(softmax(&dims), &[x], DType::F32, &dims);
         });
     }
 }
