@@ -1,5 +1,5 @@
 //! One test binary: operations on every device, then sessions by behaviour.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod ops;
 mod random_graphs;

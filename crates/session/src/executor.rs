@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use crate::devices::Gpus;
 use crate::feeds::FeedData;
+use crate::instance::{Instance, LEND_MIN};
 use crate::metadata::{NodeTime, RunMetadata};
 use crate::place::Explanation;
 use crate::session::Timings;
@@ -75,32 +76,6 @@ enum Place {
     Input(u32),
     /// On a device only.
     Device,
-}
-
-/// The memory of one run.
-#[derive(Debug, Default)]
-struct Instance {
-    slots: Vec<AlignedBytes>,
-    /// Slots that fetched tensors hold, until those are dropped.
-    lent: Vec<Option<Arc<AlignedBytes>>>,
-}
-
-/// Fetched tensors of at least this many bytes keep the slot that they were computed in; smaller ones are
-/// copied, which costs less than a new slot.
-const LEND_MIN: usize = 4096;
-
-impl Instance {
-    fn slot(&self, slot: usize) -> &[u8] {
-        match &self.lent[slot] {
-            Some(lent) => lent,
-            None => &self.slots[slot],
-        }
-    }
-
-    fn lend(&mut self, slot: usize) -> Arc<AlignedBytes> {
-        let own = &mut self.slots[slot];
-        self.lent[slot].get_or_insert_with(|| Arc::new(std::mem::take(own))).clone()
-    }
 }
 
 /// What a run was given.
@@ -591,18 +566,7 @@ impl Compiled {
         let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut instance = pool.pop().unwrap_or_default();
         drop(pool);
-        instance.slots.resize_with(self.slots.sizes.len(), AlignedBytes::default);
-        instance.lent.resize_with(self.slots.sizes.len(), || None);
-        for (slot, lent) in instance.slots.iter_mut().zip(&mut instance.lent) {
-            if let Some(back) = lent.take().and_then(|lent| Arc::try_unwrap(lent).ok()) {
-                *slot = back;
-            }
-        }
-        for (slot, &size) in instance.slots.iter_mut().zip(&self.slots.sizes) {
-            if slot.len() < size {
-                *slot = AlignedBytes::zeroed(size)?;
-            }
-        }
+        instance.prepare(&self.slots.sizes)?;
         Ok(instance)
     }
 

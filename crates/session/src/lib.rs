@@ -15,6 +15,7 @@ mod devices;
 mod executor;
 mod feeds;
 mod fetch;
+mod instance;
 mod metadata;
 mod place;
 mod session;

@@ -2,7 +2,8 @@
 // each row.
 //
 // `row` walks over the row once for each stage of its work: the lanes of the workgroup stride over the
-// elements, then fold what they have. SIDE * SIDE lanes are a workgroup. Twin: rows_lanes.wgsl, an invocation for each row.
+// elements, then fold what they have. SIDE * SIDE lanes are a workgroup.
+// Twin: rows_lanes.wgsl, an invocation for each row.
 // CPU twin: crates/cpu-backend/src/rows
 //
 // param rows: u32

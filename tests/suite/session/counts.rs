@@ -64,7 +64,7 @@ fn dispatches_that_wait_for_each_other_are_apart() {
         let g = Graph::new();
         let x = g.placeholder("x", F32, dims![8, 8]);
         // Two products side by side, then one of both.
-        let product = x.matmul(&x).matmul(&x.matmul(x.transpose()));
+        let product = x.matmul(&x).matmul(x.matmul(x.transpose()));
         let session = device.session(&g);
         let feed = [x.feed(ramp(&[8, 8]))];
         let (_, run) = session.run_with(&feed, &product, Default::default()).unwrap();

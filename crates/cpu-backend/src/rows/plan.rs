@@ -150,6 +150,13 @@ fn last_uses(work: &Work, order: &[Next]) -> Vec<Option<usize>> {
     last
 }
 
+/// What registers and inputs take for one element of a row.
+fn element_bytes(registers: &[Register], direct: &[Direct]) -> usize {
+    let of_elements = registers.iter().filter(|register| register.varies);
+    let widths = of_elements.map(|register| register.width).chain(direct.iter().map(|d| d.width));
+    widths.sum::<usize>().max(1)
+}
+
 impl Planner<'_> {
     fn input(&mut self, program: &Program, input: usize, operand: &Operand) -> Result<()> {
         let dtype = program.value(operand.value).dtype;
@@ -316,10 +323,8 @@ impl Planner<'_> {
         let check = self.work.fused.check.map(|check| self.check(check)).transpose()?;
         let Self { work, direct, loads, constants, registers, outputs, drafts, .. } = self;
         let (n_rows, n_inner) = (work.n_rows(), work.n_inner());
-        let of_elements = registers.iter().filter(|register| register.varies);
-        let widths =
-            of_elements.map(|register| register.width).chain(direct.iter().map(|d| d.width));
-        let row_bytes = widths.sum::<usize>().max(1).saturating_mul(n_inner.max(1));
+        let element_bytes = element_bytes(&registers, &direct);
+        let row_bytes = element_bytes.saturating_mul(n_inner.max(1));
         let part = work.is_long().then_some(LONG_PART);
         let block =
             if part.is_some() { 1 } else { (BLOCK_BYTES / row_bytes).clamp(1, n_rows.max(1)) };

@@ -34,8 +34,10 @@ pub(super) fn lower(
     let elements = Elements::Stored {
         place: lowering.place(operand.value),
         offset: operand.layout.offset(),
-        rows: Axes::merge(outer, &[outer_strides]),
-        inner: Axes::merge(inner, &[inner_strides]),
+        axes: Box::new([
+            Axes::merge(outer, &[outer_strides]),
+            Axes::merge(inner, &[inner_strides]),
+        ]),
     };
     let input = Input {
         elements,
@@ -75,8 +77,8 @@ pub(super) struct Input<'a> {
 
 /// Where elements come from.
 pub(super) enum Elements<'a> {
-    /// They lie in a buffer.
-    Stored { place: Place, offset: usize, rows: Axes, inner: Axes },
+    /// They lie in a buffer, along the axes of rows, then those inside of a row.
+    Stored { place: Place, offset: usize, axes: Box<[Axes; 2]> },
     /// They are what a group's only fold is of.
     Computed(&'a Group, &'a Rows),
 }
@@ -112,8 +114,10 @@ pub(super) fn stages(
         let elements = Elements::Stored {
             place: parts,
             offset: 0,
-            rows: Axes::merge(&[n_rows as usize], &[&[chunks as isize]]),
-            inner: Axes::merge(&[chunks as usize], &[&[1]]),
+            axes: Box::new([
+                Axes::merge(&[n_rows as usize], &[&[chunks as isize]]),
+                Axes::merge(&[chunks as usize], &[&[1]]),
+            ]),
         };
         input = Input { elements, dtype: acc, n_rows, n_inner: chunks };
     }
@@ -125,7 +129,7 @@ fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
     let (rows, inner) = (input.n_rows, input.n_inner);
     let last = |axes: &Axes| axes.strides[0].last().map_or(0, |stride| stride.unsigned_abs());
     let columns = match &input.elements {
-        Elements::Stored { rows: r, inner: i, .. } => last(i) != 1 && last(r) == 1 && rows >= 16,
+        Elements::Stored { axes, .. } => last(&axes[1]) != 1 && last(&axes[0]) == 1 && rows >= 16,
         Elements::Computed(..) => false,
     };
     let by_group = inner > 32 && !columns;
@@ -196,8 +200,8 @@ fn stage(
 /// Declares `row_start`, and `element_at(start, j)`.
 fn read(lowering: &Lowering<'_>, step: &mut StepBuilder, input: &Input<'_>) -> Result<(), String> {
     let ty = wgsl(input.dtype)?;
-    let (place, offset, rows, inner) = match &input.elements {
-        Elements::Stored { place, offset, rows, inner } => (*place, *offset, rows, inner),
+    let (place, offset, [rows, inner]) = match &input.elements {
+        Elements::Stored { place, offset, axes } => (*place, *offset, &**axes),
         Elements::Computed(group, work) => {
             step.kernel.declare("fn row_start(i: u32) -> u32 { return i * p.inner; }");
             let element = rows::element(lowering, step, group, work)?;
@@ -307,8 +311,10 @@ pub(super) fn sum_parts(
     let elements = Elements::Stored {
         place: parts,
         offset: 0,
-        rows: Axes::merge(&[len as usize], &[&[1]]),
-        inner: Axes::merge(&[n_parts as usize], &[&[len as isize]]),
+        axes: Box::new([
+            Axes::merge(&[len as usize], &[&[1]]),
+            Axes::merge(&[n_parts as usize], &[&[len as isize]]),
+        ]),
     };
     let input = Input { elements, dtype: accumulator(dtype), n_rows: len, n_inner: n_parts };
     stages(lowering, input, ReduceKind::Sum, target, dtype)

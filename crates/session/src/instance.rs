@@ -1,0 +1,51 @@
+//! The memory of one run of a program: its slots, some of which fetched tensors may still hold.
+
+use std::sync::Arc;
+
+use convoke_graph_core::{AlignedBytes, Result};
+
+/// The memory of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Instance {
+    /// One for each slot of the program.
+    pub slots: Vec<AlignedBytes>,
+    /// Slots that fetched tensors hold, until those are dropped.
+    lent: Vec<Option<Arc<AlignedBytes>>>,
+}
+
+/// Fetched tensors of at least this many bytes keep the slot that they were computed in; smaller ones are
+/// copied, which costs less than a new slot.
+pub(crate) const LEND_MIN: usize = 4096;
+
+impl Instance {
+    /// Makes it ready for a run: slots that nobody holds any more come back, and what is missing is made.
+    pub fn prepare(&mut self, sizes: &[usize]) -> Result<()> {
+        self.slots.resize_with(sizes.len(), AlignedBytes::default);
+        self.lent.resize_with(sizes.len(), || None);
+        for (slot, lent) in self.slots.iter_mut().zip(&mut self.lent) {
+            if let Some(back) = lent.take().and_then(|lent| Arc::try_unwrap(lent).ok()) {
+                *slot = back;
+            }
+        }
+        for (slot, &size) in self.slots.iter_mut().zip(sizes) {
+            if slot.len() < size {
+                *slot = AlignedBytes::zeroed(size)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a slot.
+    pub fn slot(&self, slot: usize) -> &[u8] {
+        match &self.lent[slot] {
+            Some(lent) => lent,
+            None => &self.slots[slot],
+        }
+    }
+
+    /// The bytes of a slot, to be kept by a tensor.
+    pub fn lend(&mut self, slot: usize) -> Arc<AlignedBytes> {
+        let own = &mut self.slots[slot];
+        self.lent[slot].get_or_insert_with(|| Arc::new(std::mem::take(own))).clone()
+    }
+}
