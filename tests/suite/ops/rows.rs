@@ -102,6 +102,18 @@ fn reductions_with_what_feeds_them() {
     );
 }
 
+#[test]
+fn a_tail_that_sees_rows_in_two_shapes() {
+    check(
+        "a reshaped sum, with a transposed factor",
+        |xs| {
+            let flat = xs[0].sum(-1).reshape(&[-1]) + &xs[1];
+            flat.reshape(&[2, 32]) * xs[2].transpose()
+        },
+        &[case("odd").x(ramp(&[2, 32, 5])).x(ramp(&[64])).x(ramp(&[32, 2])).within(1e-4)],
+    );
+}
+
 /// Rows of a transposed matrix, and rows along leading axes, are not those that lie in memory.
 #[test]
 fn rows_that_do_not_lie_in_order() {

@@ -1,5 +1,6 @@
 //! From clusters to groups.
 
+use convoke_graph_core::Shape;
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
@@ -24,8 +25,10 @@ impl Grouping<'_> {
             return smallvec![self.one(cluster)];
         }
         let mut parts = smallvec![self.one(&Cluster { members: core, ..cluster.clone() })];
-        if let Some(&first) = tail.first() {
-            let domain = Domain::of(&self.groups[first], self.values);
+        // All of the tail has been found to see rows with the axes that come before those of a row.
+        let rows = Shape::new(&shape.dims()[..*n_outer]);
+        if let (false, Ok(rows)) = (tail.is_empty(), rows) {
+            let domain = Domain::Elements(rows);
             parts.push(self.one(&Cluster { members: tail, domain }));
         }
         parts
