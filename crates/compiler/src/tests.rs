@@ -120,6 +120,27 @@ fn two_devices_make_segments_with_transfers() {
 }
 
 #[test]
+fn groups_fit_what_a_device_binds() {
+    let g = Graph::new();
+    let xs: Vec<Tensor> = (0..6).map(|_| g.placeholder("x", DType::F32, dims![4])).collect();
+    let sum = xs.iter().skip(1).fold(xs[0].clone(), |sum, x| sum + x);
+    let plan = Plan::new(&g.snapshot(), signature(&[&sum], &[], &xs.iter().collect::<Vec<_>>()));
+    let four = Shape::new(&[4]).unwrap();
+    let inputs = vec![InputFact { shape: four, contents: None }; 6];
+    let groups = |bindings| {
+        let limits = GroupLimits::default().with_bindings(bindings);
+        let program =
+            compile(plan.as_ref().unwrap(), &inputs, &CompileOptions { limits, place: &host });
+        program.unwrap().groups
+    };
+    // Six inputs, a result and a status word.
+    assert_eq!(groups(8).len(), 1);
+    let small = groups(4);
+    assert!(small.iter().all(|g| g.inputs.len() + g.outputs.len() <= 3), "{small:?}");
+    assert_eq!(small.len(), 5);
+}
+
+#[test]
 fn reads_see_the_start_unless_they_follow_an_assignment() {
     let g = Graph::new();
     let v = g.variable("v", Init::Constant(10.0), DType::F32, []);

@@ -1,13 +1,12 @@
 //! Tails: a kernel's result goes through elementwise work, in the output's own buffer where the two are of
 //! one dtype and order, else through scratch memory.
 
-use convoke_compiler::{Group, Program, Tail as Described};
+use convoke_compiler::{Group, Program, Tail as Work};
 use convoke_graph_core::Result;
 use smallvec::SmallVec;
 
 use crate::elements::is_wide;
 use crate::elementwise::Elementwise;
-use crate::reorder::Reorder;
 use crate::threads::Threads;
 use crate::{Run, malformed};
 
@@ -15,38 +14,32 @@ use crate::{Run, malformed};
 pub(crate) struct Tail {
     core: Box<Run>,
     n_core_inputs: usize,
-    work: Work,
+    work: Box<Run>,
     /// The output that the kernel's result lies in.
     in_place: Option<usize>,
     result_bytes: usize,
 }
 
-/// What is done with the result.
-enum Work {
-    Elementwise(Elementwise),
-    Reorder(Reorder),
-}
-
 impl Tail {
     /// Compiles the tail of a group, whose kernel without it is `core`.
-    pub fn compile(program: &Program, group: &Group, tail: &Described, core: Run) -> Result<Self> {
+    pub fn compile(program: &Program, group: &Group, tail: &Work, core: Run) -> Result<Self> {
         let own = group.tail();
         let own = own.ok_or_else(|| malformed("tail", "the result has another shape"))?;
         let result = program.value(tail.result);
         let like = |&id: &_| program.value(id).dtype == result.dtype;
         let in_order = tail.layout.is_packed() && is_wide(result.dtype);
         let in_place = group.outputs.iter().position(like).filter(|_| in_order);
-        let work = match Reorder::compile(program, &own, &tail.fused) {
-            Some(reorder) => Work::Reorder(reorder),
-            None => {
+        let work = match in_place {
+            Some(_) => {
                 let fused = &tail.fused;
-                Work::Elementwise(Elementwise::compile_in_place(program, &own, fused, in_place)?)
+                Run::Elementwise(Elementwise::compile_in_place(program, &own, fused, in_place)?)
             }
+            None => Run::compile(program, &own)?,
         };
         Ok(Self {
             core: Box::new(core),
             n_core_inputs: group.inputs.len() + 1 - own.inputs.len(),
-            work,
+            work: Box::new(work),
             in_place,
             result_bytes: result.n_bytes(),
         })
@@ -54,11 +47,7 @@ impl Tail {
 
     /// Those of the kernel and of the tail.
     pub fn flops(&self) -> u64 {
-        let own = match &self.work {
-            Work::Elementwise(work) => work.flops(),
-            Work::Reorder(_) => 0,
-        };
-        self.core.flops().saturating_add(own)
+        self.core.flops().saturating_add(self.work.flops())
     }
 
     /// Computes the group.
@@ -82,14 +71,5 @@ impl Tail {
         self.core.run(core, &mut [&mut *result], threads)?;
         all[0] = result;
         self.work.run(&all, outputs, threads)
-    }
-}
-
-impl Work {
-    fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], threads: &Threads) -> Result<()> {
-        match self {
-            Self::Elementwise(work) => work.run(inputs, outputs, threads),
-            Self::Reorder(work) => work.run(inputs, outputs, threads),
-        }
     }
 }

@@ -57,6 +57,9 @@ struct GpuWork {
     uploads: Vec<ValueId>,
     downloads: Vec<ValueId>,
     commits: Vec<NodeId>,
+    barriers: u64,
+    planned_bytes: u64,
+    live_bytes: u64,
 }
 
 struct CpuStep {
@@ -159,7 +162,11 @@ impl Compiled {
             let device = segment.device.0 as usize;
             let (gpu, variables) = gpus.get(device)?;
             let compiled = GpuSegment::compile(&gpu, &self.program, at, &variables)?;
+            let (planned_bytes, live_bytes) = compiled.planned_bytes();
             Ok(SegmentWork::Gpu(Box::new(GpuWork {
+                barriers: compiled.n_barriers() as u64,
+                planned_bytes,
+                live_bytes,
                 segment: compiled.with_names(self.blamed.clone()),
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
@@ -280,10 +287,9 @@ impl Compiled {
         metadata.download_bytes += run.download_bytes;
         metadata.dispatches += u64::from(run.dispatches);
         metadata.submissions += u64::from(run.submissions);
-        metadata.barriers += work.segment.n_barriers() as u64;
-        let (planned, live) = work.segment.planned_bytes();
-        metadata.planned_bytes += planned;
-        metadata.live_bytes += live;
+        metadata.barriers += work.barriers;
+        metadata.planned_bytes += work.planned_bytes;
+        metadata.live_bytes += work.live_bytes;
         metadata.gpu += run.gpu_time.unwrap_or_default();
         drop(uploads);
         for (origin, &time) in work.segment.origins().zip(&run.step_times) {

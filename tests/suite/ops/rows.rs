@@ -103,6 +103,31 @@ fn reductions_with_what_feeds_them() {
 }
 
 #[test]
+fn tests_of_elements_against_their_row() {
+    check(
+        "greater than the mean",
+        |xs| xs[0].greater(xs[0].mean_keep(-1)),
+        &[
+            case("by hand").x([[1.0f32, 3.0, 2.5]]).y([[false, true, true]]),
+            case("odd").x(ramp(&[7, 33])),
+        ],
+    );
+}
+
+#[test]
+fn reductions_of_the_same_rows_are_one_dispatch() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 50]);
+        let fetches = (x.sum(-1), x.max(-1), x.min(-1));
+        let session = device.session(&g);
+        let feed = [x.feed(ramp(&[3, 50]))];
+        let (_, run) = session.run_with(&feed, &fetches, Default::default()).unwrap();
+        assert_eq!(run.dispatches, 1, "{}: {run}", device.name);
+    }
+}
+
+#[test]
 fn a_tail_that_sees_rows_in_two_shapes() {
     check(
         "a reshaped sum, with a transposed factor",

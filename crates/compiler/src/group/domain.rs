@@ -50,7 +50,10 @@ impl Domain {
     pub fn with(&self, other: &Self) -> Option<Self> {
         match (self, other) {
             (Self::Alone, _) | (_, Self::Alone) => None,
-            (Self::Rows { .. }, Self::Elements(shape)) => self.holds(shape).then(|| self.clone()),
+            (Self::Rows { shape: own, .. }, Self::Elements(shape)) => {
+                let fits = shape == own || shape.len() == self.n_rows();
+                fits.then(|| self.clone())
+            }
             (Self::Elements(_), Self::Rows { .. }) => other.with(self),
             _ => (self == other).then(|| self.clone()),
         }
@@ -60,15 +63,6 @@ impl Domain {
         match self {
             Self::Rows { shape, n_outer } => shape.dims()[..*n_outer].iter().product(),
             _ => 0,
-        }
-    }
-
-    /// Whether a shape is that of all elements, or has one for each row.
-    fn holds(&self, shape: &Shape) -> bool {
-        match self {
-            Self::Rows { shape: own, .. } => shape == own || shape.len() == self.n_rows(),
-            Self::Elements(own) => own == shape,
-            Self::Alone => false,
         }
     }
 

@@ -77,13 +77,18 @@ struct Step {
     rounding: Option<Rounding>,
 }
 
-struct Load {
-    input: usize,
-    walk: Walk,
-    load: LoadFn,
-    register: usize,
+/// An input that is brought into a register.
+pub(crate) struct Load {
+    /// Which input.
+    pub input: usize,
+    /// Its elements.
+    pub walk: Walk,
+    /// How they are widened.
+    pub load: LoadFn,
+    /// The register.
+    pub register: usize,
     /// All elements are one, so that one load fills the register for all blocks.
-    is_scalar: bool,
+    pub is_scalar: bool,
 }
 
 /// Fills a register with elements from a place on.

@@ -11,10 +11,10 @@ use convoke_graph_core::{AlignedBytes, Result};
 use smallvec::SmallVec;
 
 use crate::elementwise::code::{Code, Rounding};
-use crate::elementwise::{LoadFn, PARALLEL, Slot, SlotCheck, register_bytes};
+use crate::elementwise::{Load, PARALLEL, Slot, SlotCheck, register_bytes};
 use crate::reduce::{CHUNK, Partial, WideFold};
 use crate::threads::Threads;
-use crate::walk::{Cursor, Walk};
+use crate::walk::Cursor;
 
 /// Row by row work, compiled.
 pub(crate) struct Rows {
@@ -45,16 +45,6 @@ struct Direct {
     offset: usize,
     /// The bytes of an element.
     width: usize,
-}
-
-/// An input that is brought into a register.
-struct Load {
-    input: usize,
-    walk: Walk,
-    load: LoadFn,
-    register: usize,
-    /// All elements are one, so that one load fills the register for all blocks.
-    is_scalar: bool,
 }
 
 /// The bytes of an element, and whether there is one for each element of the rows or one for each row.

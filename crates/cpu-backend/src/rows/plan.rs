@@ -4,11 +4,11 @@ use convoke_compiler::{Arg, Check, Fold, Group, Instr, Needs, Operand, Program, 
 use convoke_graph_core::{DType, Error, Result};
 use smallvec::SmallVec;
 
-use super::{Direct, Load, Register, RowArg, Rows, SlotIndex, Step};
+use super::{Direct, Register, RowArg, Rows, SlotIndex, Step};
 use crate::elements::{is_wide, wide_bytes};
 use crate::elementwise::code::{Code, Rounding, store};
 use crate::elementwise::plan::{code_of, constant_block, cost};
-use crate::elementwise::{SlotCheck, load_fn};
+use crate::elementwise::{Load, SlotCheck, load_fn};
 use crate::reduce::{PART, WideFold};
 use crate::walk::Walk;
 use crate::{malformed, unsupported};
