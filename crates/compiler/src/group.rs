@@ -5,6 +5,7 @@
 //! may lead from one to the other through a third.
 
 mod domain;
+mod line;
 mod merge;
 
 use convoke_graph_core::{DType, ReduceKind};
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 use crate::lower::Lowered;
 use crate::{Group, Kernel, Operand, ROW_MAX, Reduction, Value, ValueId};
 use domain::{Domain, Level};
+use line::Line;
 
 /// How large a group may become.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +43,6 @@ impl GroupLimits {
     pub const SINGLE: Self = Self { buffers: 0, instrs: 0 };
 }
 
-/// How many clusters are looked at to find out whether one leads to another.
-const SEARCH_MAX: usize = 4096;
-
 /// Reductions in one group.
 const FOLDS_MAX: usize = 8;
 
@@ -67,6 +66,7 @@ struct Grouping<'a> {
     /// For each group, its cluster.
     cluster: Vec<usize>,
     clusters: FxHashMap<usize, Cluster>,
+    line: Line,
     limits: GroupLimits,
 }
 
@@ -97,6 +97,7 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         kept: fetched.chain(committed).collect(),
         cluster: (0..lowered.groups.len()).collect(),
         clusters: lowered.groups.iter().enumerate().map(cluster).collect(),
+        line: Line::new(lowered.groups.len()),
         limits,
     };
     if limits.buffers > 0 {
@@ -163,9 +164,12 @@ impl Grouping<'_> {
         let mut members: Vec<usize> = one.members.iter().chain(&other.members).copied().collect();
         members.sort_unstable();
         let united = Cluster { members, domain };
-        if !self.is_sound(&united) || self.leads(a, b) || self.leads(b, a) {
+        if !self.is_sound(&united) {
             return;
         }
+        let ends = self.line.sorted(a, b);
+        let Some(room) = self.room(ends) else { return };
+        self.line.unite(ends, a, &room);
         for &member in &united.members {
             self.cluster[member] = a;
         }
@@ -233,41 +237,6 @@ impl Grouping<'_> {
             _ => 1,
         };
         cluster.members.iter().map(instrs).sum()
-    }
-
-    /// True if a path through a third cluster leads from one to another, or if that takes too long to find
-    /// out. Both ends are searched in turns, since one of the two is mostly near an end of the graph.
-    fn leads(&self, from: usize, to: usize) -> bool {
-        let is_third = |c: &usize| *c != from && *c != to;
-        let mut ahead: Vec<usize> = self.after(from).filter(is_third).collect();
-        let mut back: Vec<usize> = self.before(to).filter(is_third).collect();
-        let mut reached: FxHashSet<usize> = ahead.iter().copied().collect();
-        let mut leading: FxHashSet<usize> = back.iter().copied().collect();
-        if reached.iter().any(|cluster| leading.contains(cluster)) {
-            return true;
-        }
-        while let (Some(one), Some(other)) = (ahead.pop(), back.pop()) {
-            if reached.len() + leading.len() > SEARCH_MAX {
-                return true;
-            }
-            for next in self.after(one).filter(|&next| next != one) {
-                if next == to || leading.contains(&next) {
-                    return true;
-                }
-                if reached.insert(next) {
-                    ahead.push(next);
-                }
-            }
-            for next in self.before(other).filter(|&next| next != other) {
-                if next == from || reached.contains(&next) {
-                    return true;
-                }
-                if leading.insert(next) {
-                    back.push(next);
-                }
-            }
-        }
-        false
     }
 
     /// The clusters that compute what a cluster reads.

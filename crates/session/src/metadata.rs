@@ -52,6 +52,12 @@ pub struct RunMetadata {
     pub gpu_wait: Duration,
     /// Time in CPU kernels.
     pub cpu: Duration,
+    /// Time from the graph to a program; nothing where it was there already.
+    pub planning: Duration,
+    /// Time for the kernels, pipelines and memory of a new program.
+    pub preparing: Duration,
+    /// Nodes of the graph that the run needed.
+    pub graph_nodes: u64,
     /// Bytes of device memory that the run allocated.
     pub device_bytes_allocated: u64,
     /// Pipelines that the run built.
@@ -72,9 +78,9 @@ pub struct RunMetadata {
 }
 
 impl RunMetadata {
-    /// The time of the host in none of its kernels and not waiting for GPUs.
+    /// The time of the host in none of its kernels, not waiting for GPUs, and with no new program.
     pub fn overhead(&self) -> Duration {
-        self.wall.saturating_sub(self.cpu + self.gpu_wait)
+        self.wall.saturating_sub(self.cpu + self.gpu_wait + self.planning + self.preparing)
     }
 }
 
@@ -82,10 +88,13 @@ impl fmt::Display for RunMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs; plan {}, program {}",
+            "{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs, {:?} planning, {:?} preparing; plan \
+             {}, program {}",
             self.wall,
             self.cpu,
             self.gpu_wait,
+            self.planning,
+            self.preparing,
             if self.plan_cached { "cached" } else { "made" },
             if self.program_cached { "cached" } else { "made" },
         )?;

@@ -268,8 +268,10 @@ impl Session {
         }
         if let Some(planned) = self.plans().get(&list.signature) {
             metadata.plan_cached = true;
+            metadata.graph_nodes = planned.plan.nodes.len() as u64;
             return Ok((list, planned));
         }
+        let start = Instant::now();
         let graph = self.graph.snapshot();
         let plan = Plan::new(&graph, list.signature.clone())?;
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
@@ -279,7 +281,9 @@ impl Session {
             reason = "the lint gives up on wgpu's types; is_shared::<Session> holds"
         )]
         let planned = Arc::new(Planned { plan, graph, feed_facts, programs });
+        metadata.graph_nodes = planned.plan.nodes.len() as u64;
         let planned = self.plans().insert(list.signature.clone(), planned);
+        metadata.planning += start.elapsed();
         Ok((list, planned))
     }
 
@@ -296,6 +300,7 @@ impl Session {
             metadata.program_cached = true;
             return Ok(compiled);
         }
+        let start = Instant::now();
         let inputs: Vec<InputFact> = data
             .iter()
             .zip(&planned.plan.shape_feeds)
@@ -316,6 +321,8 @@ impl Session {
             if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
         let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
         let program = compile(&planned.plan, &inputs, &CompileOptions { limits, place: &place })?;
+        metadata.planning += start.elapsed();
+        let start = Instant::now();
         placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
         let budget = self.options.host_budget_bytes;
@@ -323,6 +330,7 @@ impl Session {
         compiled.explanation = placing.explanation.into_inner();
         let compiled = Arc::new(compiled);
         planned.programs().replace(key, compiled.clone());
+        metadata.preparing = start.elapsed();
         Ok(compiled)
     }
 

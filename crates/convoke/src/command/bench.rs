@@ -37,6 +37,8 @@ struct Timing {
     /// The median time of the host outside of kernels.
     overhead: Duration,
     runs: usize,
+    /// The first run, which plans and prepares.
+    first: RunMetadata,
     last: RunMetadata,
 }
 
@@ -90,7 +92,7 @@ fn ready(name: &str, device: &str) -> Result<(Ready, String), Failure> {
 fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
     let (case, device) = ready(name, &options.device)?;
     // Two runs compile everything and fill the pools.
-    case.run()?;
+    let (_, first) = case.run()?;
     let (_, mut last) = case.run()?;
     let (mut times, mut overheads, start) = (Vec::new(), Vec::new(), Instant::now());
     while times.len() < 5 || start.elapsed().as_secs_f64() < options.seconds {
@@ -100,7 +102,7 @@ fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
         overheads.push(last.overhead());
     }
     let overhead = median(&mut overheads);
-    Ok(Timing { overhead, ..summary(name, &device, times, last) })
+    Ok(Timing { overhead, first, ..summary(name, &device, times, last) })
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -133,6 +135,7 @@ fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata
         overhead: Duration::ZERO,
         least: times[0],
         runs: times.len(),
+        first: RunMetadata::default(),
         last,
     }
 }
@@ -143,7 +146,7 @@ fn micros(time: Duration) -> f64 {
 
 fn print(timings: &[Timing]) {
     println!(
-        "{:9} {:8} {:>12} {:>12} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11}",
+        "{:9} {:8} {:>12} {:>12} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11} {:>11} {:>8}",
         "case",
         "device",
         "median us",
@@ -156,10 +159,12 @@ fn print(timings: &[Timing]) {
         "kernel KiB",
         "peak KiB",
         "overhead us",
+        "graph nodes",
+        "plan ms",
     );
     for t in timings {
         println!(
-            "{:9} {:8} {:>12.1} {:>12.1} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11.1}",
+            "{:9} {:8} {:>12.1} {:>12.1} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11.1} {:>11} {:>8.2}",
             t.case,
             t.device,
             micros(t.median),
@@ -172,6 +177,8 @@ fn print(timings: &[Timing]) {
             t.last.kernel_bytes.div_ceil(1024),
             (t.last.host_bytes + t.last.device_bytes).div_ceil(1024),
             micros(t.overhead),
+            t.first.graph_nodes,
+            micros(t.first.planning) / 1e3,
         );
     }
 }
@@ -190,5 +197,8 @@ fn json(t: &Timing) -> serde_json::Value {
         "kernel_bytes": t.last.kernel_bytes,
         "peak_bytes": t.last.host_bytes + t.last.device_bytes,
         "overhead_us": micros(t.overhead),
+        "graph_nodes": t.first.graph_nodes,
+        "planning_us": micros(t.first.planning),
+        "preparing_us": micros(t.first.preparing),
     })
 }
