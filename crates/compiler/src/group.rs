@@ -13,7 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::lower::Lowered;
-use crate::{Group, Kernel, Operand, ROW_MAX, Reduction, Value, ValueId};
+use crate::{Apart, Group, Kernel, Operand, ROW_MAX, Reduction, Value, ValueId};
 use domain::{Domain, Level};
 use line::Line;
 
@@ -67,6 +67,8 @@ struct Grouping<'a> {
     cluster: Vec<usize>,
     clusters: FxHashMap<usize, Cluster>,
     line: Line,
+    /// For values, what kept their two ends from becoming one.
+    apart: FxHashMap<ValueId, Apart>,
     limits: GroupLimits,
 }
 
@@ -98,6 +100,7 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         cluster: (0..lowered.groups.len()).collect(),
         clusters: lowered.groups.iter().enumerate().map(cluster).collect(),
         line: Line::new(lowered.groups.len()),
+        apart: FxHashMap::default(),
         limits,
     };
     if limits.buffers > 0 {
@@ -117,7 +120,9 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         return;
     }
     let merged = order.iter().flat_map(|id| grouping.merged(&grouping.clusters[id])).collect();
+    let apart = grouping.apart;
     lowered.groups = merged;
+    lowered.apart.extend(apart);
 }
 
 impl Grouping<'_> {
@@ -126,10 +131,14 @@ impl Grouping<'_> {
             return;
         }
         let outputs = &self.groups[i].outputs;
-        let readers: SmallVec<[usize; 4]> =
-            outputs.iter().flat_map(|o| &self.readers[o.0 as usize]).copied().collect();
-        for reader in readers {
-            self.unite(self.cluster[i], self.cluster[reader]);
+        let readers = |&output: &ValueId| {
+            self.readers[output.0 as usize].iter().map(move |&reader| (output, reader))
+        };
+        let edges: SmallVec<[(ValueId, usize); 4]> = outputs.iter().flat_map(readers).collect();
+        for (value, reader) in edges {
+            if let Err(apart) = self.unite(self.cluster[i], self.cluster[reader]) {
+                self.apart.insert(value, apart);
+            }
         }
     }
 
@@ -144,78 +153,106 @@ impl Grouping<'_> {
             for pair in folds.windows(2) {
                 let (a, b) = (self.cluster[pair[0]], self.cluster[pair[1]]);
                 if self.groups[pair[0]].inputs == self.groups[pair[1]].inputs {
-                    self.unite(a, b);
+                    // No value goes from one to the other.
+                    let _ = self.unite(a, b);
                 }
             }
         }
     }
 
     /// Makes clusters `a` and `b` one, if one kernel can do their work.
-    fn unite(&mut self, a: usize, b: usize) {
+    fn unite(&mut self, a: usize, b: usize) -> Result<(), Apart> {
         if a == b {
-            return;
+            return Ok(());
         }
         let (one, other) = (&self.clusters[&a], &self.clusters[&b]);
         let (first, second) = (one.members[0], other.members[0]);
         if self.groups[first].device != self.groups[second].device {
-            return;
+            return Err(Apart::Devices);
         }
-        let Some(domain) = one.domain.with(&other.domain) else { return };
+        let domain = one.domain.with(&other.domain)?;
         let mut members: Vec<usize> = one.members.iter().chain(&other.members).copied().collect();
         members.sort_unstable();
         let united = Cluster { members, domain };
-        if !self.is_sound(&united) {
-            return;
-        }
+        self.check_views(&united)?;
+        self.check_size(&united)?;
+        self.check_rows(&united)?;
         let ends = self.line.sorted(a, b);
-        let Some(room) = self.room(ends) else { return };
+        let room = self.room(ends).ok_or(Apart::Between)?;
         self.line.unite(ends, a, &room);
         for &member in &united.members {
             self.cluster[member] = a;
         }
         self.clusters.remove(&b);
         self.clusters.insert(a, united);
+        Ok(())
     }
 
-    /// Whether one kernel can do the work of all members.
-    fn is_sound(&self, cluster: &Cluster) -> bool {
-        let made: FxHashMap<ValueId, usize> = cluster
-            .members
-            .iter()
-            .flat_map(|&m| self.groups[m].outputs.iter().map(move |&output| (output, m)))
-            .collect();
-        let domain = &cluster.domain;
-        let level = |m: usize| domain.level(&self.groups[m]);
-        let mut rows_meet_elements = false;
+    /// Whether each member of one kernel sees what others compute at its own place.
+    fn check_views(&self, cluster: &Cluster) -> Result<(), Apart> {
+        let made = self.made(cluster);
+        let level = |m: usize| cluster.domain.level(&self.groups[m]);
         for &reader in &cluster.members {
             let wanted = if self.is_fold(reader) { Level::Element } else { level(reader) };
             for input in &self.groups[reader].inputs {
                 let Some(&producer) = made.get(&input.value) else { continue };
-                if !domain.sees(level(producer), wanted, &input.layout) {
-                    return false;
+                if !cluster.domain.sees(level(producer), wanted, &input.layout) {
+                    return Err(Apart::Order);
                 }
-                rows_meet_elements |= level(producer) == Level::Row && wanted == Level::Element;
             }
         }
-        let Some(inputs) = self.inputs(cluster) else { return false };
-        let outputs = self.outputs(cluster);
+        Ok(())
+    }
+
+    /// Whether one kernel would be small enough.
+    fn check_size(&self, cluster: &Cluster) -> Result<(), Apart> {
+        let inputs = self.inputs(cluster).ok_or(Apart::Order)?;
         let sources: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
-        if sources.len() + outputs.len() > self.limits.buffers
-            || self.n_instrs(cluster) > self.limits.instrs
-            || cluster.members.iter().filter(|&&m| self.groups[m].can_fail()).count() > 1
-        {
-            return false;
+        let buffers = sources.len() + self.outputs(cluster).len();
+        let instrs = self.n_instrs(cluster);
+        if buffers > self.limits.buffers {
+            return Err(Apart::Buffers(buffers, self.limits.buffers));
         }
-        let Domain::Rows { shape, n_outer } = domain else { return true };
-        let stores_elements = outputs.iter().any(|output| level(made[output]) == Level::Element);
+        if instrs > self.limits.instrs {
+            return Err(Apart::Operations(instrs, self.limits.instrs));
+        }
+        if cluster.members.iter().filter(|&&m| self.groups[m].can_fail()).count() > 1 {
+            return Err(Apart::Errors);
+        }
+        Ok(())
+    }
+
+    /// Whether one kernel that goes over rows could do it.
+    fn check_rows(&self, cluster: &Cluster) -> Result<(), Apart> {
+        let Domain::Rows { shape, n_outer } = &cluster.domain else { return Ok(()) };
+        let (made, outputs) = (self.made(cluster), self.outputs(cluster));
+        let level = |m: usize| cluster.domain.level(&self.groups[m]);
         let n_folds = cluster.members.iter().filter(|&&m| self.is_fold(m)).count();
+        if n_folds > FOLDS_MAX {
+            return Err(Apart::Reductions(n_folds, FOLDS_MAX));
+        }
+        let is_bool = |id: &ValueId| self.values[id.0 as usize].dtype == DType::Bool;
+        if outputs.iter().any(is_bool) || !self.has_one_kind_of_dtypes(cluster) {
+            return Err(Apart::DTypes);
+        }
         let inner: usize = shape.dims()[*n_outer..].iter().product();
-        let is_short = inner <= ROW_MAX;
-        let dtype = |id: &ValueId| self.values[id.0 as usize].dtype;
-        n_folds <= FOLDS_MAX
-            && outputs.iter().all(|output| dtype(output) != DType::Bool)
-            && self.has_one_kind_of_dtypes(cluster)
-            && (is_short || (n_folds == 1 && !stores_elements && !rows_meet_elements))
+        let stores_elements = outputs.iter().any(|output| level(made[output]) == Level::Element);
+        let rows_meet_elements = || {
+            let at_elements = |m: usize| self.is_fold(m) || level(m) == Level::Element;
+            let readers = cluster.members.iter().filter(|&&m| at_elements(m));
+            let mut seen = readers.flat_map(|&m| &self.groups[m].inputs);
+            seen.any(|x| made.get(&x.value).is_some_and(|&m| level(m) == Level::Row))
+        };
+        if inner > ROW_MAX && (n_folds != 1 || stores_elements || rows_meet_elements()) {
+            return Err(Apart::LongRows(inner, ROW_MAX));
+        }
+        Ok(())
+    }
+
+    /// The member that computes each value of a cluster.
+    fn made(&self, cluster: &Cluster) -> FxHashMap<ValueId, usize> {
+        let outputs = |&m: &usize| self.groups[m].outputs.iter().map(move |&output| (output, m));
+        cluster.members.iter().flat_map(outputs).collect()
     }
 
     /// Whether all dtypes are those that most devices compute with, or none is.

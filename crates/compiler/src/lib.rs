@@ -12,6 +12,7 @@
 //! - A program never changes; backends add their own compiled form beside it.
 #![forbid(unsafe_code)]
 
+mod apart;
 mod group;
 mod lower;
 pub mod memory;
@@ -25,6 +26,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
+pub use apart::Apart;
 pub use group::GroupLimits;
 pub use lower::InputFact;
 pub use plan::{Plan, Signature};

@@ -19,8 +19,8 @@ use fold::{fold, splat};
 use identities::identity;
 
 use crate::{
-    Arg, Check, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value,
-    ValueId,
+    Apart, Arg, Check, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source,
+    Value, ValueId,
 };
 
 /// What a run gives for a feed.
@@ -45,6 +45,8 @@ pub struct Lowered {
     pub commits: Vec<Commit>,
     /// Random nodes.
     pub random: Vec<NodeId>,
+    /// For values, why those who compute and read them are not one kernel.
+    pub apart: FxHashMap<ValueId, Apart>,
 }
 
 /// What is known of an output while lowering.

@@ -1,6 +1,8 @@
 //! Host memory of a program: which slot each value that a run makes lies in, and how large the slots are.
 //! Values whose lives do not overlap share a slot.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::{Commit, HOST, Program, ValueId};
@@ -12,6 +14,8 @@ pub struct HostSlots {
     pub of: Vec<Option<u32>>,
     /// The size of each slot in bytes.
     pub sizes: Vec<usize>,
+    /// The largest sum of the bytes that live at once: no slots take less.
+    pub live_bytes: u64,
 }
 
 /// The life of a value: the steps where it is made and last read.
@@ -29,26 +33,48 @@ pub fn host_slots(program: &Program) -> HostSlots {
     let lives = lives(program);
     let mut order: Vec<(usize, Life)> =
         lives.iter().enumerate().filter_map(|(v, life)| life.map(|life| (v, life))).collect();
-    order.sort_by_key(|&(v, life)| (life.first, v));
-    let mut slots = HostSlots { of: vec![None; program.values.len()], sizes: Vec::new() };
-    // When each slot is free again.
-    let mut busy_until: Vec<usize> = Vec::new();
+    // The largest first: what comes later fits into slots that are there.
+    order.sort_by_key(|&(v, life)| (Reverse(program.values[v].n_bytes()), life.first, v));
+    let live_bytes = most_alive(order.iter().map(|&(v, life)| (life, program.values[v].n_bytes())));
+    let of = vec![None; program.values.len()];
+    let mut slots = HostSlots { of, sizes: Vec::new(), live_bytes };
+    // For each slot, the lives in it by their start.
+    let mut taken: Vec<BTreeMap<usize, usize>> = Vec::new();
     for (v, life) in order {
         let size = program.values[v].n_bytes();
         // What outlives the run changes places with a variable's buffer, so that its slot is its own.
         let shared = life.last != usize::MAX;
-        // The free slot that wastes or grows least.
-        let free = (0..busy_until.len()).filter(|&s| shared && busy_until[s] < life.first);
-        let slot = free.min_by_key(|&s| slots.sizes[s].abs_diff(size)).unwrap_or_else(|| {
-            busy_until.push(0);
-            slots.sizes.push(0);
-            busy_until.len() - 1
+        let is_free = |lives: &BTreeMap<usize, usize>| {
+            lives.range(..=life.last).next_back().is_none_or(|(_, &last)| last < life.first)
+        };
+        // The smallest slot is the last that was made.
+        let free = (0..taken.len()).rev().find(|&slot| shared && is_free(&taken[slot]));
+        let slot = free.unwrap_or_else(|| {
+            taken.push(BTreeMap::new());
+            slots.sizes.push(size);
+            taken.len() - 1
         });
-        busy_until[slot] = life.last;
-        slots.sizes[slot] = slots.sizes[slot].max(size);
+        taken[slot].insert(life.first, life.last);
         slots.of[v] = Some(slot as u32);
     }
     slots
+}
+
+/// The largest sum of bytes whose lives overlap.
+fn most_alive(values: impl Iterator<Item = (Life, usize)>) -> u64 {
+    // At one step, what is made comes before what ends: a group's inputs live until it is done.
+    let mut changes: Vec<(usize, bool, u64)> = Vec::new();
+    for (life, n_bytes) in values {
+        changes.push((life.first, false, n_bytes as u64));
+        changes.push((life.last, true, n_bytes as u64));
+    }
+    changes.sort_unstable();
+    let (mut alive, mut most) = (0u64, 0);
+    for (_, ends, n_bytes) in changes {
+        alive = if ends { alive.saturating_sub(n_bytes) } else { alive.saturating_add(n_bytes) };
+        most = most.max(alive);
+    }
+    most
 }
 
 fn lives(program: &Program) -> Vec<Option<Life>> {

@@ -9,6 +9,8 @@ use convoke_graph_core::{
 };
 use smallvec::SmallVec;
 
+use crate::Apart;
+
 /// The index of a value in its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
@@ -338,6 +340,8 @@ pub struct Program {
     pub variables: Vec<(NodeId, DeviceIndex)>,
     /// Random nodes, whose count of draws goes up when the run commits.
     pub random: Vec<NodeId>,
+    /// The values that go through memory from one group to another, and why.
+    pub apart: Vec<(ValueId, Apart)>,
 }
 
 impl Program {

@@ -3,6 +3,7 @@
 use convoke_graph_core::{NodeId, Result};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::apart::gaps;
 use crate::group::group;
 use crate::lower::{InputFact, lower};
 use crate::tail;
@@ -69,6 +70,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     tail::attach(&mut lowered, options.limits);
     let (commits, random) = (lowered.commits, lowered.random);
     let mut program = Program {
+        apart: gaps(&lowered.groups, &lowered.apart),
         values: lowered.values,
         groups: lowered.groups,
         segments: Vec::new(),

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::group::is_common;
 use crate::lower::Lowered;
-use crate::{Arg, Fused, Group, GroupLimits, Kernel, Operand, Tail, Value, ValueId};
+use crate::{Apart, Arg, Fused, Group, GroupLimits, Kernel, Operand, Tail, Value, ValueId};
 
 /// Attaches tails to the groups of `lowered`.
 pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
@@ -28,21 +28,29 @@ pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
     for i in 0..lowered.groups.len() {
         let core = &lowered.groups[i];
         let &[result] = core.outputs.as_slice() else { continue };
-        let &[reader] = readers[result.0 as usize].as_slice() else { continue };
-        if kept.contains(&result) || !has_store(core) {
+        if !has_store(core) {
             continue;
         }
-        let joined = join(&lowered.values, core, &lowered.groups[reader], result, limits);
-        if let Some(joined) = joined {
-            lowered.groups[reader] = joined;
-            lowered.groups[i].outputs.clear();
+        let joined = match readers[result.0 as usize].as_slice() {
+            [] => continue,
+            _ if kept.contains(&result) => Err(Apart::Kept),
+            &[reader] => {
+                join(&lowered.values, core, &lowered.groups[reader], result, limits).map(|joined| {
+                    lowered.groups[reader] = joined;
+                    lowered.groups[i].outputs.clear();
+                })
+            }
+            several => Err(Apart::Readers(several.len())),
+        };
+        if let Err(apart) = joined {
+            lowered.apart.insert(result, apart);
         }
     }
     lowered.groups.retain(|group| !group.outputs.is_empty());
 }
 
 /// Whether kernels of the group store each element of its result once, at the end, and do so plainly yet.
-fn has_store(core: &Group) -> bool {
+pub(crate) fn has_store(core: &Group) -> bool {
     core.tail.is_none()
         && match &core.kernel {
             Kernel::Matmul
@@ -64,35 +72,41 @@ fn join(
     reader: &Group,
     result: ValueId,
     limits: GroupLimits,
-) -> Option<Group> {
-    let Kernel::Elementwise(fused) = &reader.kernel else { return None };
+) -> Result<Group, Apart> {
+    let Kernel::Elementwise(fused) = &reader.kernel else { return Err(Apart::Reader) };
     let value = &values[result.0 as usize];
     let mut seen = reader.inputs.iter().filter(|input| input.value == result);
-    let layout = seen.next()?.layout.clone();
+    let layout = seen.next().ok_or(Apart::Order)?.layout.clone();
     let in_order = seen.next().is_none() && is_permutation(&layout, value.shape.len());
-    let outputs = reader.outputs.iter().map(|id| values[id.0 as usize].dtype);
-    let fits = reader.tail.is_none()
-        && fused.check.is_none()
-        && core.device == reader.device
-        && in_order
-        && fused.shape.len() == value.shape.len()
-        && value.dtype != DType::Bool
-        && outputs.into_iter().all(|dtype| dtype != DType::Bool)
-        && dtypes(fused).all(is_common);
-    if !fits {
-        return None;
+    if core.device != reader.device {
+        return Err(Apart::Devices);
+    }
+    if fused.shape.len() != value.shape.len() {
+        return Err(Apart::Shapes(value.shape.clone(), fused.shape.clone()));
+    }
+    if !in_order {
+        return Err(Apart::Order);
+    }
+    if reader.tail.is_some() || fused.check.is_some() {
+        return Err(Apart::Reader);
+    }
+    let stored = reader.outputs.iter().map(|id| values[id.0 as usize].dtype);
+    let has_bool = stored.chain([value.dtype]).any(|dtype| dtype == DType::Bool);
+    if has_bool || !dtypes(fused).all(is_common) {
+        return Err(Apart::DTypes);
     }
     let others: Vec<usize> =
         (0..reader.inputs.len()).filter(|&k| reader.inputs[k].value != result).collect();
     let mut inputs = core.inputs.clone();
     inputs.extend(others.iter().map(|&k| reader.inputs[k].clone()));
     let distinct: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
-    if distinct.len() + reader.outputs.len() > limits.buffers {
-        return None;
+    let buffers = distinct.len() + reader.outputs.len();
+    if buffers > limits.buffers {
+        return Err(Apart::Buffers(buffers, limits.buffers));
     }
     let fused = renumbered(fused, &others, value);
     let nodes = core.nodes.iter().chain(&reader.nodes).copied().collect();
-    Some(Group {
+    Ok(Group {
         kernel: core.kernel.clone(),
         inputs,
         outputs: reader.outputs.clone(),

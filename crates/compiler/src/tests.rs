@@ -5,8 +5,8 @@ use convoke_graph_core::{DType, Error, Graph, Init, Operation, Result, Shape, Te
 use expect_test::{Expect, expect};
 
 use crate::{
-    CompileOptions, DeviceIndex, GroupLimits, HOST, InputFact, Places, Plan, Program, Signature,
-    compile,
+    Apart, CompileOptions, DeviceIndex, GroupLimits, HOST, InputFact, Places, Plan, Program,
+    Signature, ValueId, compile,
 };
 
 /// Everything on the CPU.
@@ -127,17 +127,52 @@ fn groups_fit_what_a_device_binds() {
     let plan = Plan::new(&g.snapshot(), signature(&[&sum], &[], &xs.iter().collect::<Vec<_>>()));
     let four = Shape::new(&[4]).unwrap();
     let inputs = vec![InputFact { shape: four, contents: None }; 6];
-    let groups = |bindings| {
+    let program = |bindings| {
         let limits = GroupLimits::default().with_bindings(bindings);
-        let program =
-            compile(plan.as_ref().unwrap(), &inputs, &CompileOptions { limits, place: &host });
-        program.unwrap().groups
+        let options = CompileOptions { limits, place: &host };
+        compile(plan.as_ref().unwrap(), &inputs, &options).unwrap()
     };
     // Six inputs, a result and a status word.
-    assert_eq!(groups(8).len(), 1);
-    let small = groups(4);
-    assert!(small.iter().all(|g| g.inputs.len() + g.outputs.len() <= 3), "{small:?}");
-    assert_eq!(small.len(), 5);
+    assert_eq!(program(8).groups.len(), 1);
+    let small = program(4);
+    let n_buffers = small.groups.iter().map(|g| g.inputs.len() + g.outputs.len());
+    assert_eq!(n_buffers.collect::<Vec<_>>(), [3; 5]);
+    // Each of four sums would bind one more operand.
+    let why: Vec<Apart> = small.apart.into_iter().map(|(_, why)| why).collect();
+    assert_eq!(why, vec![Apart::Buffers(4, 3); 4]);
+}
+
+#[test]
+fn values_between_kernels_say_why() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![8, 8]);
+    let product = x.matmul(&x);
+    let used_twice = &product + 1.0;
+    let turned = product.transpose() * 2.0 + product.sum(0);
+    let checked = x.gather(product.argmax(1), 0) + used_twice.sum(());
+    let fetched = &x * 3.0;
+    let fetches = [&used_twice, &turned, &checked, &fetched, &(&fetched + x.matmul(&fetched))];
+    let program = program(&g, signature(&fetches, &[], &[&x]), &[&[8, 8]], &host).unwrap();
+    let line = |(value, why): &(ValueId, Apart)| format!("{value}: {why}\n");
+    let text: String = program.apart.iter().map(line).collect();
+    expect![[r#"
+        v0 f32[8, 8] = feed %0
+        segment on device 0
+          v1 f32[8, 8] = [matmul] of v0, v0
+          v4 f32[8] = [Sum after 1 axes] of v1[8, 8]+0*[1, 8]
+          v5 f32[8, 8] = [t0 = mul(i0, f32[] [2]); t1 = add(t0, i1); store t1] of v1[8, 8]+0*[1, 8], v4[8, 8]+0*[0, 1]
+          v6 i32[8] = [ArgMax after 1 axes] of v1
+          v7 f32[8, 8] = [gather 0] of v0, v6
+          v2 f32[8, 8], v9 f32[8, 8] = [rows after 0 axes: t0 = add(i0, f32[] [1]); f0 = Sum(t0); t1 = add(i1, f0); store t0, t1] of v1, v7
+          v10 f32[8, 8] = [t0 = mul(i0, f32[] [3]); store t0] of v0
+          v12 f32[8, 8] = [matmul; t0 = add(i1, i0); store t0] of v0, v10, v10
+        fetch v2, v5, v9, v10, v12
+        v1: 4 kernels read it
+        v4: its two ends go over [8] and [8, 8]
+        v6: the kernel that computes it takes no work behind
+        v7: the kernel that computes it takes no work behind
+        v10: other work comes between its two ends
+    "#]].assert_eq(&format!("{program}{text}"));
 }
 
 #[test]

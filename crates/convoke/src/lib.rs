@@ -30,7 +30,7 @@ pub mod data;
 #[cfg(feature = "command")]
 pub mod models;
 
-pub use convoke_compiler::Program;
+pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
     Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error,
@@ -41,8 +41,8 @@ pub use convoke_graph_core::{
 };
 pub use convoke_session::{
     DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
-    FetchResults, NodeTime, RunMetadata, RunOptions, Session, SessionOptions, Timings,
-    VariableInfo,
+    FetchResults, Gap, MemoryUse, NodeTime, RunMetadata, RunOptions, Session, SessionOptions,
+    Timings, VariableInfo,
 };
 pub use half;
 pub use ndarray;

@@ -46,6 +46,7 @@ impl Case {
             fetches: Vec::new(),
             variables: Vec::new(),
             random: Vec::new(),
+            apart: Vec::new(),
         };
         let inputs = inputs.into_iter().map(|(tensor, _)| tensor).collect();
         Self { program, group, inputs }

@@ -19,7 +19,7 @@ use crate::devices::Gpus;
 use crate::feeds::FeedData;
 use crate::instance::{Instance, LEND_MIN};
 use crate::metadata::{NodeTime, RunMetadata};
-use crate::place::Explanation;
+use crate::place::{Explanation, MemoryUse};
 use crate::session::Timings;
 use crate::state::{Kept, Snapshot, State};
 
@@ -126,6 +126,27 @@ impl Compiled {
             compiled.segments.push(work);
         }
         Ok(compiled)
+    }
+
+    /// With where it runs and why, and the memory that it takes.
+    pub(crate) fn explained(self, explanation: Option<Explanation>) -> Self {
+        let host = MemoryUse {
+            device: "CPU:0".to_owned(),
+            planned_bytes: self.slots.n_bytes(),
+            live_bytes: self.slots.live_bytes,
+        };
+        let segment = |work: &SegmentWork| match work {
+            SegmentWork::Cpu(_) => None,
+            #[cfg(feature = "gpu")]
+            SegmentWork::Gpu(work) => Some(MemoryUse {
+                device: work.device.to_string(),
+                planned_bytes: work.planned_bytes,
+                live_bytes: work.live_bytes,
+            }),
+        };
+        let memory = std::iter::once(host).chain(self.segments.iter().filter_map(segment));
+        let explanation = explanation.map(|e| e.with_memory(memory.collect()));
+        Self { explanation, ..self }
     }
 
     fn place_values(&mut self, graph: &GraphSnapshot, feeds: &[Output]) {
@@ -250,6 +271,8 @@ impl Compiled {
         let fetches = self.fetches(instance, bound)?;
         self.commit(instance, bound, state, threads)?;
         metadata.host_bytes = self.slots.n_bytes();
+        metadata.planned_bytes += self.slots.n_bytes();
+        metadata.live_bytes += self.slots.live_bytes;
         metadata.kernel_bytes = self.kernel_bytes;
         Ok(fetches)
     }

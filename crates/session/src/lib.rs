@@ -27,6 +27,6 @@ pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices};
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, RunMetadata};
-pub use place::Explanation;
+pub use place::{Explanation, Gap, MemoryUse};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;

@@ -64,10 +64,11 @@ pub struct RunMetadata {
     pub pipelines_built: u64,
     /// Bytes of device memory that the devices' buffers take after the run.
     pub device_bytes: u64,
-    /// Bytes of device memory that values and intermediate results of the program were planned to lie in, for
-    /// all its segments; inputs, constants and variables come on top.
+    /// Bytes of memory that values and intermediate results of the program were planned to lie in, on the host
+    /// and for all its segments on devices; inputs, constants and variables come on top.
     pub planned_bytes: u64,
-    /// The least that any plan would take: the largest sum of the bytes that live at once, for each segment.
+    /// The least that any plan would take: the largest sum of the bytes that live at once, on the host and for
+    /// each segment.
     pub live_bytes: u64,
     /// Bytes of host memory that the program's values lie in.
     pub host_bytes: u64,

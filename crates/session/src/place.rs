@@ -4,7 +4,9 @@
 use std::cell::OnceCell;
 use std::fmt;
 
-use convoke_compiler::{DeviceIndex, HOST, Places, Program, Source, Unplaced, ValueId};
+use convoke_compiler::{
+    Apart, DeviceIndex, Group, HOST, Places, Program, Source, Unplaced, ValueId,
+};
 use convoke_graph_core::{GraphSnapshot, NodeId, Result};
 use convoke_placement::{
     DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem, Producer,
@@ -16,11 +18,36 @@ use crate::devices::{DeviceKind, Devices, Gpus};
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::{Entry, State};
 
-/// Where a program's groups and variables go, with reasons. Prints as a table.
+/// Where a program's groups and variables go, with reasons; why they are not fewer; and the memory that a
+/// run takes. Prints as a table.
 #[derive(Debug, Clone)]
 pub struct Explanation {
     solution: Solution,
     devices: Vec<String>,
+    gaps: Vec<Gap>,
+    memory: Vec<MemoryUse>,
+}
+
+/// A tensor that goes through memory from one kernel to another.
+#[derive(Debug, Clone)]
+pub struct Gap {
+    /// The node that computes it.
+    pub node: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Why the work at its two ends is not one kernel.
+    pub why: Apart,
+}
+
+/// The memory of one device that a run's values and intermediate results lie in.
+#[derive(Debug, Clone)]
+pub struct MemoryUse {
+    /// The device's name.
+    pub device: String,
+    /// Bytes of its slots or slabs: the peak of a run.
+    pub planned_bytes: u64,
+    /// The largest sum of the bytes that live at once: no plan takes less.
+    pub live_bytes: u64,
 }
 
 impl Explanation {
@@ -46,11 +73,39 @@ impl Explanation {
         let _ = write!(text, "  {count} tensors of {bytes} bytes cross in a step");
         text
     }
+
+    /// The tensors that go through memory from kernel to kernel, and why.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// The memory that a run takes on each device, known before it runs. Feeds, constants and variables come
+    /// on top.
+    pub fn memory(&self) -> &[MemoryUse] {
+        &self.memory
+    }
+
+    pub(crate) fn with_memory(self, memory: Vec<MemoryUse>) -> Self {
+        Self { memory, ..self }
+    }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.solution.fmt(f)
+        self.solution.fmt(f)?;
+        if !self.gaps.is_empty() {
+            writeln!(f, "through memory from kernel to kernel:")?;
+        }
+        for gap in &self.gaps {
+            writeln!(f, "  {} ({} bytes): {}", gap.node, gap.bytes, gap.why)?;
+        }
+        for MemoryUse { device, planned_bytes, live_bytes } in &self.memory {
+            writeln!(
+                f,
+                "memory of a run on {device}: {planned_bytes} bytes; {live_bytes} live at once"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -78,8 +133,27 @@ impl Placing<'_> {
         };
         let devices = self.devices.list().iter().map(|info| info.name.to_string()).collect();
         // Placing is done once for a program.
-        let _ = self.explanation.set(Explanation { solution, devices });
+        let gaps = self.gaps(unplaced.program);
+        let _ = self.explanation.set(Explanation { solution, devices, gaps, memory: Vec::new() });
         Ok(places)
+    }
+
+    fn gaps(&self, program: &Program) -> Vec<Gap> {
+        let last = |group: &Group| group.nodes.last().copied();
+        let mut made: FxHashMap<ValueId, Option<NodeId>> = FxHashMap::default();
+        for group in &program.groups {
+            made.extend(group.outputs.iter().map(|&output| (output, last(group))));
+        }
+        let name = |value: ValueId| {
+            let node = made.get(&value).copied().flatten();
+            node.map_or_else(String::new, |node| self.graph.node(node).name.to_string())
+        };
+        let gap = |(value, why): &(ValueId, Apart)| Gap {
+            node: name(*value),
+            bytes: program.value(*value).n_bytes() as u64,
+            why: why.clone(),
+        };
+        program.apart.iter().map(gap).collect()
     }
 
     /// Notes the variables of a program with their devices. One that no program has read yet moves to

@@ -326,9 +326,8 @@ impl Session {
         placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
         let budget = self.options.host_budget_bytes;
-        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus, budget)?;
-        compiled.explanation = placing.explanation.into_inner();
-        let compiled = Arc::new(compiled);
+        let compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus, budget)?;
+        let compiled = Arc::new(compiled.explained(placing.explanation.into_inner()));
         planned.programs().replace(key, compiled.clone());
         metadata.preparing = start.elapsed();
         Ok(compiled)

@@ -4,6 +4,7 @@
 mod checkpoints;
 mod counts;
 mod devices;
+mod explain;
 mod feeds;
 mod fetches;
 mod optimizers;

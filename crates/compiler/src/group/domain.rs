@@ -3,7 +3,7 @@
 use convoke_graph_core::{Layout, Shape};
 
 use super::is_joinable;
-use crate::{Group, Kernel, Value};
+use crate::{Apart, Group, Kernel, Value};
 
 /// What a cluster works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +47,20 @@ impl Domain {
     }
 
     /// What the work on two domains is on together.
-    pub fn with(&self, other: &Self) -> Option<Self> {
+    pub fn with(&self, other: &Self) -> Result<Self, Apart> {
         match (self, other) {
-            (Self::Alone, _) | (_, Self::Alone) => None,
-            (Self::Rows { shape: own, .. }, Self::Elements(shape)) => {
-                let fits = shape == own || shape.len() == self.n_rows();
-                fits.then(|| self.clone())
+            (Self::Alone, _) | (_, Self::Alone) => Err(Apart::Reader),
+            (Self::Rows { shape: own, .. }, Self::Elements(shape))
+                if shape == own || shape.len() == self.n_rows() =>
+            {
+                Ok(self.clone())
             }
             (Self::Elements(_), Self::Rows { .. }) => other.with(self),
-            _ => (self == other).then(|| self.clone()),
+            _ if self == other => Ok(self.clone()),
+            (
+                Self::Elements(one) | Self::Rows { shape: one, .. },
+                Self::Elements(other) | Self::Rows { shape: other, .. },
+            ) => Err(Apart::Shapes(one.clone(), other.clone())),
         }
     }
 

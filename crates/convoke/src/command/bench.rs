@@ -195,6 +195,8 @@ fn json(t: &Timing) -> serde_json::Value {
         "submissions": t.last.submissions,
         "transfers": t.last.uploads + t.last.downloads,
         "kernel_bytes": t.last.kernel_bytes,
+        "planned_bytes": t.last.planned_bytes,
+        "live_bytes": t.last.live_bytes,
         "peak_bytes": t.last.host_bytes + t.last.device_bytes,
         "overhead_us": micros(t.overhead),
         "graph_nodes": t.first.graph_nodes,

@@ -68,6 +68,7 @@ impl Build {
             fetches: Vec::new(),
             variables: Vec::new(),
             random: Vec::new(),
+            apart: Vec::new(),
         };
         Build { program, uploads: Vec::new() }
     }

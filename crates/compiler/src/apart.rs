@@ -1,0 +1,85 @@
+//! Why work that hands on a value is not one kernel: what grouping ran into.
+
+use std::fmt;
+
+use convoke_graph_core::Shape;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{Group, Kernel, ValueId, tail};
+
+/// Why a value goes through memory from one kernel to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Apart {
+    /// The kernel that reads it takes no work in front.
+    Reader,
+    /// The kernel that computes it takes no work behind.
+    Writer,
+    /// A fetch or a variable needs it as well.
+    Kept,
+    /// Several kernels read it, and the one that computes it stores only what one of them makes of it.
+    Readers(usize),
+    /// The two ask for different devices.
+    Devices,
+    /// The two go over different shapes.
+    Shapes(Shape, Shape),
+    /// The reader sees it in another order, or an element more than once.
+    Order,
+    /// The buffers that one kernel would bind, and the most that there may be.
+    Buffers(usize, usize),
+    /// The operations that one kernel would do, and the most that there may be.
+    Operations(usize, usize),
+    /// The reductions that one kernel would do, and the most that there may be.
+    Reductions(usize, usize),
+    /// The elements of a row, and the most that one kernel reduces in one pass with others.
+    LongRows(usize, usize),
+    /// Both can refuse what they are given, and a kernel tells one error.
+    Errors,
+    /// Not all devices compute with the dtypes of both.
+    DTypes,
+    /// Other work comes between the two: it needs what the one computes, and the other needs it.
+    Between,
+}
+
+impl fmt::Display for Apart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reader => f.write_str("the kernel that reads it takes no work in front"),
+            Self::Writer => f.write_str("the kernel that computes it takes no work behind"),
+            Self::Kept => f.write_str("a fetch or a variable needs it too"),
+            Self::Readers(n) => write!(f, "{n} kernels read it"),
+            Self::Devices => f.write_str("its two ends ask for different devices"),
+            Self::Shapes(one, other) => write!(f, "its two ends go over {one} and {other}"),
+            Self::Order => f.write_str("it is read in another order or more than once"),
+            Self::Buffers(n, most) => write!(f, "one kernel would bind {n} buffers of {most}"),
+            Self::Operations(n, most) => {
+                write!(f, "one kernel would do {n} operations of at most {most}")
+            }
+            Self::Reductions(n, most) => {
+                write!(f, "one kernel would do {n} reductions of at most {most}")
+            }
+            Self::LongRows(n, most) => {
+                write!(f, "its rows have {n} elements, and one kernel takes {most}")
+            }
+            Self::Errors => f.write_str("both ends check what they are given"),
+            Self::DTypes => f.write_str("some devices lack a dtype of one end"),
+            Self::Between => f.write_str("other work comes between its two ends"),
+        }
+    }
+}
+
+/// For each value that goes through memory from kernel to kernel, why: what grouping `found`, or else that one
+/// of its ends is work of its own.
+pub(crate) fn gaps(groups: &[Group], found: &FxHashMap<ValueId, Apart>) -> Vec<(ValueId, Apart)> {
+    let read = groups.iter().flat_map(|group| &group.inputs).map(|input| input.value);
+    let read: FxHashSet<ValueId> = read.collect();
+    let mut gaps = Vec::new();
+    for group in groups {
+        let takes_work_behind = group.tail.is_some()
+            || tail::has_store(group)
+            || matches!(group.kernel, Kernel::Elementwise(_) | Kernel::Rows(_));
+        let alone = if takes_work_behind { Apart::Reader } else { Apart::Writer };
+        let stored = group.outputs.iter().filter(|output| read.contains(output));
+        gaps.extend(stored.map(|&value| (value, found.get(&value).unwrap_or(&alone).clone())));
+    }
+    gaps
+}
