@@ -41,8 +41,8 @@ pub use convoke_graph_core::{
 };
 pub use convoke_session::{
     DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
-    FetchResults, Gap, MemoryUse, NodeTime, RunMetadata, RunOptions, Session, SessionOptions,
-    Timings, VariableInfo,
+    FetchResults, Gap, MemoryUse, NodeTime, PipelineDir, RunMetadata, RunOptions, Session,
+    SessionOptions, Timings, VariableInfo,
 };
 pub use half;
 pub use ndarray;

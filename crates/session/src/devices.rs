@@ -3,6 +3,7 @@
 //! Finding them opens no GPU: a wgpu device is made when the first program of a session runs on it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use convoke_compiler::GroupLimits;
@@ -12,7 +13,8 @@ use convoke_graph_core::{Error, ErrorKind, Result};
 use convoke_wgpu_backend::GpuVariables;
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::gpu::{
-    Adapter, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, enumerate,
+    Adapter, AdapterInfo, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, enumerate,
+    enumerate_for,
 };
 
 /// What sort of device it is.
@@ -54,6 +56,35 @@ pub struct DeviceOptions {
     pub name: Option<String>,
     /// Bytes that all buffers of one GPU together may take; `None` leaves it to the driver.
     pub gpu_budget_bytes: Option<u64>,
+    /// Where compiled pipelines are kept for later processes.
+    pub pipeline_dir: PipelineDir,
+}
+
+/// Where compiled pipelines are kept for later processes. Only Vulkan drivers give them out, and some keep them
+/// by themselves; elsewhere nothing is written.
+///
+/// A file that is damaged, of another driver, or that other users may write is ignored with one warning, and so
+/// is a directory that cannot be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PipelineDir {
+    /// `convoke/pipelines` in the user's cache directory.
+    #[default]
+    User,
+    /// This directory. Nobody else may be able to write it.
+    At(PathBuf),
+    /// Nowhere.
+    Nowhere,
+}
+
+#[cfg(feature = "gpu")]
+impl PipelineDir {
+    fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::User => dirs::cache_dir().map(|dir| dir.join("convoke").join("pipelines")),
+            Self::At(path) => Some(path.clone()),
+            Self::Nowhere => None,
+        }
+    }
 }
 
 /// The devices that sessions use: the CPU, and GPUs if there are any. Clones share them.
@@ -69,7 +100,7 @@ struct Inner {
 #[cfg(feature = "gpu")]
 struct GpuDevice {
     source: GpuSource,
-    info: convoke_wgpu_backend::gpu::AdapterInfo,
+    info: AdapterInfo,
     opened: std::sync::Mutex<Option<Gpu>>,
 }
 
@@ -204,7 +235,7 @@ impl Devices {
 
     /// What is known of GPU `index` (from 1) without opening it.
     #[cfg(feature = "gpu")]
-    pub(crate) fn adapter(&self, index: usize) -> Result<&convoke_wgpu_backend::gpu::AdapterInfo> {
+    pub(crate) fn adapter(&self, index: usize) -> Result<&AdapterInfo> {
         let gpu = index.checked_sub(1).and_then(|at| self.0.gpus.get(at));
         gpu.map(|gpu| &gpu.info).ok_or_else(|| Error::internal(format!("no GPU {index}")))
     }
@@ -295,20 +326,17 @@ fn cpu_info() -> DeviceInfo {
 
 #[cfg(feature = "gpu")]
 fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
-    let all = enumerate();
-    let wanted = |adapter: &Adapter| {
-        let info = adapter.info();
-        match &options.name {
-            Some(name) => {
-                let name = name.to_lowercase();
-                let texts = [&info.name, &info.driver, &info.driver_info];
-                texts.iter().any(|text| text.to_lowercase().contains(&name))
-            }
-            None => options.allow_software || info.kind != AdapterKind::Cpu,
+    let wanted = |info: &AdapterInfo| match &options.name {
+        Some(name) => {
+            let name = name.to_lowercase();
+            let texts = [&info.name, &info.driver, &info.driver_info];
+            texts.iter().any(|text| text.to_lowercase().contains(&name))
         }
+        None => options.allow_software || info.kind != AdapterKind::Cpu,
     };
+    let all = enumerate_for(wanted);
     let names: Vec<String> = all.iter().map(|a| a.info().name.clone()).collect();
-    let chosen: Vec<Adapter> = all.into_iter().filter(wanted).collect();
+    let chosen: Vec<Adapter> = all.into_iter().filter(|adapter| wanted(adapter.info())).collect();
     if let (Some(name), true) = (&options.name, chosen.is_empty()) {
         return Err(not_found(name, &names));
     }
@@ -317,8 +345,11 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
     for (at, adapter) in chosen.into_iter().enumerate() {
         let info = adapter.info().clone();
         infos.push(gpu_info(at, &info));
-        let opening =
-            GpuOptions { budget_bytes: options.gpu_budget_bytes, ..GpuOptions::default() };
+        let opening = GpuOptions {
+            budget_bytes: options.gpu_budget_bytes,
+            pipeline_dir: options.pipeline_dir.path(),
+            ..GpuOptions::default()
+        };
         let source = GpuSource::Adapter(Box::new((adapter, opening)));
         gpus.push(GpuDevice { source, info, opened: std::sync::Mutex::new(None) });
     }
@@ -326,7 +357,7 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
 }
 
 #[cfg(feature = "gpu")]
-fn gpu_info(at: usize, info: &convoke_wgpu_backend::gpu::AdapterInfo) -> DeviceInfo {
+fn gpu_info(at: usize, info: &AdapterInfo) -> DeviceInfo {
     let limits = &info.limits;
     DeviceInfo {
         name: format!("GPU:{at}").into(),

@@ -86,6 +86,12 @@ type Failure = Box<dyn std::error::Error>;
 pub fn run() -> ExitCode {
     // clap itself exits with 2 for wrong usage.
     let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
     let result = match cli.command {
         Command::Train(options) => train::run(&options),
         Command::Devices(options) => devices::run(&options),

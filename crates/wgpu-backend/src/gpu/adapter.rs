@@ -84,10 +84,14 @@ pub struct Adapter {
 /// `VK_DRIVER_FILES`. OpenGL is asked only where nothing else finds a hardware GPU: elsewhere it
 /// shows the same GPUs again, and takes long to start.
 pub fn enumerate() -> Vec<Adapter> {
-    let wanted = wgpu::Backends::all().with_env() - wgpu::Backends::NOOP;
-    let mut found = find(wanted - wgpu::Backends::GL);
-    if wanted.contains(wgpu::Backends::GL) && found.iter().all(|a| a.info.kind == AdapterKind::Cpu)
-    {
+    enumerate_for(|info| info.kind != AdapterKind::Cpu)
+}
+
+/// As [`enumerate`], where OpenGL is asked only if nothing else finds an adapter that is `wanted`.
+pub fn enumerate_for(wanted: impl Fn(&AdapterInfo) -> bool) -> Vec<Adapter> {
+    let backends = wgpu::Backends::all().with_env() - wgpu::Backends::NOOP;
+    let mut found = find(backends - wgpu::Backends::GL);
+    if backends.contains(wgpu::Backends::GL) && !found.iter().any(|a| wanted(&a.info)) {
         found.extend(find(wgpu::Backends::GL));
     }
     found.sort_by_key(|adapter| adapter.info.backend);

@@ -3,10 +3,12 @@
 //! Invariant: wgpu reports no error outside an error scope, and once `Lost` is set nothing that the device
 //! says is believed.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use super::adapter::{Adapter, AdapterInfo};
+use super::disk_cache::DiskCache;
 use super::limits::{GpuFeatures, LimitOverrides};
 use super::meter::Meter;
 use super::pipeline::PipelineCache;
@@ -28,6 +30,8 @@ pub struct GpuOptions {
     pub max_pipelines: usize,
     /// Keeps bounds checks and loop bounding in trusted shaders too.
     pub checked_shaders: bool,
+    /// A directory of this user's own where compiled pipelines are kept between processes, if the backend can.
+    pub pipeline_dir: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
@@ -39,6 +43,7 @@ impl Default for GpuOptions {
             staging_keep_bytes: 256 << 20,
             max_pipelines: 4096,
             checked_shaders: cfg!(debug_assertions),
+            pipeline_dir: None,
         }
     }
 }
@@ -52,6 +57,7 @@ pub(super) struct Shared {
     pub(super) meter: Arc<Meter>,
     pub(super) lost: Arc<Lost>,
     pub(super) pipelines: PipelineCache,
+    pub(super) disk_cache: Option<DiskCache>,
     pub(super) staging: Staging,
     pub(super) checked_shaders: bool,
     /// Held for reading by whoever touches mapped memory, for writing by whoever destroys the device: wgpu
@@ -62,7 +68,9 @@ pub(super) struct Shared {
 impl Shared {
     /// Opens a device of `adapter`, with handlers for errors and loss set before its first use.
     pub(super) fn open(adapter: &Adapter, options: &GpuOptions) -> Result<Shared, GpuError> {
-        let features = adapter.raw.features() & options.features.to_wgpu();
+        let mut features = options.features.to_wgpu();
+        features.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_dir.is_some());
+        features &= adapter.raw.features();
         let mut limits = adapter.raw.limits();
         if let Some(overrides) = &options.limits {
             overrides.lower(&mut limits);
@@ -108,6 +116,7 @@ impl Shared {
         options: &GpuOptions,
     ) -> Result<Shared, GpuError> {
         let info = AdapterInfo::new(&device.adapter_info(), &device.limits(), device.features());
+        let disk_cache = DiskCache::open(&device, options.pipeline_dir.as_deref());
         let shared = Shared {
             device,
             queue,
@@ -115,6 +124,7 @@ impl Shared {
             meter,
             lost,
             pipelines: PipelineCache::new(options.max_pipelines),
+            disk_cache,
             staging: Staging::new(options.staging_keep_bytes),
             checked_shaders: options.checked_shaders,
             mapped: RwLock::new(()),
@@ -169,6 +179,14 @@ impl Shared {
         let _alone = self.mapped.write().unwrap_or_else(PoisonError::into_inner);
         self.lost.set("it was destroyed".to_owned());
         self.device.destroy();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(cache) = self.disk_cache.as_ref().filter(|_| self.probe().is_ok()) {
+            cache.store();
+        }
     }
 }
 

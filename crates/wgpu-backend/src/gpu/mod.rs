@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 mod adapter;
 mod buffer;
 mod device;
+mod disk_cache;
 mod error;
 mod limits;
 mod meter;
@@ -28,7 +29,7 @@ mod submission;
 mod tests;
 mod trusted;
 
-pub use adapter::{Adapter, AdapterInfo, AdapterKind, Backend, enumerate};
+pub use adapter::{Adapter, AdapterInfo, AdapterKind, Backend, enumerate, enumerate_for};
 pub use buffer::{Buffer, BufferUse};
 pub use device::GpuOptions;
 pub use error::{GpuError, GpuErrorKind};
@@ -184,6 +185,14 @@ impl Gpu {
     /// [`GpuError::Shader`], [`GpuError::LimitExceeded`] for too many storage buffers, [`GpuError::Lost`].
     pub fn pipeline(&self, desc: &PipelineDesc<'_>) -> Result<Arc<Pipeline>, GpuError> {
         self.0.shared.pipeline(desc)
+    }
+
+    /// The pipelines of `descs`, from the cache or compiled now, several at once on threads of their own.
+    ///
+    /// # Errors
+    /// As [`Gpu::pipeline`], for the first that is refused.
+    pub fn pipelines(&self, descs: &[PipelineDesc<'_>]) -> Result<Vec<Arc<Pipeline>>, GpuError> {
+        self.0.shared.pipelines(descs)
     }
 
     /// Binds one slice to each binding of `pipeline`.

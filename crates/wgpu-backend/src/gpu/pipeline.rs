@@ -1,14 +1,16 @@
 //! Compute pipelines, each made once per device, and the bind groups for them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::buffer::{Buffer, BufferUse};
 use super::device::{Shared, lock};
+use super::disk_cache::DiskCache;
 use super::{GpuError, error, trusted};
 
 /// How a shader sees one binding of group 0.
@@ -161,6 +163,10 @@ impl PipelineCache {
         PipelineCache { max, cells: Mutex::default() }
     }
 
+    fn contains(&self, key: &Key) -> bool {
+        lock(&self.cells).get(key).is_some_and(|cell| lock(cell).is_some())
+    }
+
     fn cell(&self, key: Key) -> Cell {
         let mut cells = lock(&self.cells);
         if let Some(cell) = cells.get(&key) {
@@ -181,8 +187,8 @@ impl Shared {
     /// The pipeline of `desc`, compiled on the calling thread if it isn't there yet.
     pub(super) fn pipeline(&self, desc: &PipelineDesc<'_>) -> Result<Arc<Pipeline>, GpuError> {
         self.lost.check()?;
-        let trusted = desc.trusted && !self.checked_shaders;
-        let key = Key { wgsl: desc.wgsl.into(), bindings: desc.bindings.into(), trusted };
+        let key = self.key(desc);
+        let trusted = key.trusted;
         let cell = self.pipelines.cell(key);
         let mut place = lock(&cell);
         if let Some(pipeline) = &*place {
@@ -191,6 +197,44 @@ impl Shared {
         let pipeline = Arc::new(self.compile(desc, trusted)?);
         *place = Some(pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// The pipelines of `descs`. Those that aren't there yet are compiled side by side on threads of their own.
+    pub(super) fn pipelines(
+        &self,
+        descs: &[PipelineDesc<'_>],
+    ) -> Result<Vec<Arc<Pipeline>>, GpuError> {
+        let mut seen = FxHashSet::default();
+        let is_new = |desc: &&PipelineDesc<'_>| {
+            let key = self.key(desc);
+            !self.pipelines.contains(&key) && seen.insert(key)
+        };
+        let new: Vec<&PipelineDesc<'_>> = descs.iter().filter(is_new).collect();
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let n_threads = n_cores.min(new.len());
+        if n_threads > 1 {
+            let next = AtomicUsize::new(0);
+            let work = || {
+                while let Some(desc) = new.get(next.fetch_add(1, Relaxed)) {
+                    // One that is refused is tried again below, where its error is told.
+                    let _ = self.pipeline(desc);
+                }
+            };
+            std::thread::scope(|scope| {
+                for _ in 1..n_threads {
+                    let thread = std::thread::Builder::new().name("convoke-pipelines".to_owned());
+                    // Without the thread, the others have more to do.
+                    let _ = thread.spawn_scoped(scope, work);
+                }
+                work();
+            });
+        }
+        descs.iter().map(|desc| self.pipeline(desc)).collect()
+    }
+
+    fn key(&self, desc: &PipelineDesc<'_>) -> Key {
+        let trusted = desc.trusted && !self.checked_shaders;
+        Key { wgsl: desc.wgsl.into(), bindings: desc.bindings.into(), trusted }
     }
 
     fn compile(&self, desc: &PipelineDesc<'_>, trusted: bool) -> Result<Pipeline, GpuError> {
@@ -278,7 +322,7 @@ impl Shared {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache: self.disk_cache.as_ref().map(DiskCache::raw),
         })
     }
 
@@ -388,4 +432,35 @@ fn check_aliases(pipeline: &Pipeline, slices: &[BindingSlice<'_>]) -> Result<(),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Adapter, Gpu, GpuOptions};
+
+    #[test]
+    fn equal_pipelines_of_one_call_are_compiled_once() {
+        let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
+        let shader = |n: usize| {
+            let set = format!("@compute @workgroup_size({n}) fn main() {{ x[0] = {n}u; }}");
+            format!("@group(0) @binding(0) var<storage, read_write> x: array<u32>; {set}")
+        };
+        let texts: Vec<String> = (0..12).map(|i| shader(1 + i % 4)).collect();
+        let desc = |wgsl| PipelineDesc {
+            label: "set",
+            wgsl,
+            bindings: &[BindingKind::ReadWrite],
+            trusted: false,
+        };
+        let descs: Vec<PipelineDesc<'_>> = texts.iter().map(|text| desc(text)).collect();
+        let made = gpu.pipelines(&descs).unwrap();
+        for (i, pipeline) in made.iter().enumerate() {
+            assert!(Arc::ptr_eq(pipeline, &made[i % 4]), "{i}");
+        }
+        assert_eq!(gpu.counters().pipelines_created, 4);
+        let refused = gpu.pipelines(&[descs[0], desc("fn main() {"), desc("?")]);
+        assert!(matches!(refused, Err(GpuError::Shader { .. })), "{refused:?}");
+        assert_eq!(gpu.counters().pipelines_created, 4);
+    }
 }

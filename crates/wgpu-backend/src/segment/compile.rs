@@ -181,24 +181,26 @@ impl GpuSegment {
 }
 
 fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, Error> {
-    let pipeline = |(_, step): &(u32, Step)| {
-        let text = step.kernel.assemble();
-        let kind = |access| match access {
-            Access::Read => BindingKind::Read,
-            Access::ReadWrite => BindingKind::ReadWrite,
-        };
-        let mut bindings: Vec<BindingKind> =
-            step.kernel.bindings().iter().map(|binding| kind(binding.access)).collect();
-        bindings.push(BindingKind::Uniform { dynamic: false });
-        let desc = PipelineDesc {
-            label: step.kernel.name(),
-            wgsl: &text,
-            bindings: &bindings,
-            trusted: step.trusted,
-        };
-        gpu.pipeline(&desc).map_err(|e| to_error(&e))
+    let kind = |access| match access {
+        Access::Read => BindingKind::Read,
+        Access::ReadWrite => BindingKind::ReadWrite,
     };
-    schedule.steps.iter().map(pipeline).collect()
+    let shader = |(_, step): &(u32, Step)| {
+        let bindings = step.kernel.bindings().iter().map(|binding| kind(binding.access));
+        let bindings = bindings.chain([BindingKind::Uniform { dynamic: false }]);
+        (step.kernel.assemble(), bindings.collect::<Vec<_>>())
+    };
+    let shaders: Vec<(String, Vec<BindingKind>)> = schedule.steps.iter().map(shader).collect();
+    let both = schedule.steps.iter().zip(&shaders);
+    let descs: Vec<PipelineDesc<'_>> = both
+        .map(|((_, step), (wgsl, bindings))| PipelineDesc {
+            label: step.kernel.name(),
+            wgsl,
+            bindings,
+            trusted: step.trusted,
+        })
+        .collect();
+    gpu.pipelines(&descs).map_err(|e| to_error(&e))
 }
 
 /// The params of all steps in one uniform buffer, and where those of each are.
