@@ -41,6 +41,7 @@ pub static KERNELS: &[Source] = sources! { "":
     "elementwise",
     "gather",
     "matmul",
+    "matmul_deep",
     "pad",
     "pool",
     "pool_grad",

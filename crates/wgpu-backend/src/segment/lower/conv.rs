@@ -51,14 +51,14 @@ pub(super) fn lower(
         Way::Input => (&group.inputs[1], &group.inputs[0]),
         _ => (&group.inputs[0], &group.inputs[1]),
     };
-    let mut step = StepBuilder::new("matmul");
+    let sizes = sizes(way, g);
+    let mut step = sizes.step();
     step.kernel.declare("alias T = f32;").import("window");
     let x = step.bind(lowering.place(seen.value), stored(dtype)?, Access::Read);
     let image = loaded(dtype, &format!("b{x}[i]"));
     step.kernel.declare(format!("fn image(i: u32) -> T {{ return {image}; }}"));
     let w = step.bind(lowering.place(matrix.value), stored(dtype)?, Access::Read);
     windows(&mut step, way, g)?;
-    let sizes = sizes(way, g);
     operands(&mut step, way, g, (w, dtype));
     let target = lowering.target(output);
     product(lowering, step, sizes, dtype, target)

@@ -1,4 +1,5 @@
-//! Matrix products: tiles, and where those are few, parts of the sum that are added afterwards.
+//! Matrix products: tiles, and where those are few, invocations that share a sum, or parts of it that are added
+//! afterwards.
 
 use convoke_compiler::{Group, Operand};
 use convoke_graph_core::DType;
@@ -24,6 +25,15 @@ pub(super) struct Sizes {
     pub k: u64,
 }
 
+/// Tiles of `matmul_deep.wgsl`, which loads more for each product, that it is used for at most.
+const DEEP_TILES: u64 = 512;
+/// Rows and columns of a tile of `matmul_deep.wgsl`.
+const DEEP_SIDE: u64 = 4;
+/// Turns of a loop, at most.
+const MOST_TURNS: u64 = 60_000;
+/// Turns of its loop that are worth a larger workgroup.
+const DEEP_TURNS: u64 = 32;
+
 /// The tile, and the parts of k.
 struct Split {
     side: u64,
@@ -41,13 +51,13 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<St
         return Err("unsupported: matmul of bool".to_owned());
     }
     let sizes = sizes(a, b)?;
-    let mut step = StepBuilder::new("matmul");
+    let mut step = sizes.step();
     operands(lowering, &mut step, a, b, dtype)?;
     let target = lowering.target(*output);
     product(lowering, step, sizes, dtype, target)
 }
 
-/// The steps of a product, of a step of `matmul.wgsl` in which `T` and all about the operands is declared.
+/// The steps of a product, of [`Sizes::step`] with `T` and all about the operands declared.
 pub(super) fn product(
     lowering: &mut Lowering<'_>,
     mut step: StepBuilder,
@@ -55,6 +65,9 @@ pub(super) fn product(
     dtype: DType,
     target: Place,
 ) -> Result<Vec<Step>, String> {
+    if sizes.is_deep() {
+        return deep(lowering, step, sizes, dtype, target);
+    }
     let Sizes { batches, m, n, k } = sizes;
     let Split { side, splits, split } = sizes.split();
     let len = batches * m * n;
@@ -90,7 +103,45 @@ pub(super) fn product(
     Ok(steps)
 }
 
+/// The step of a product of few elements and a long sum.
+fn deep(
+    lowering: &Lowering<'_>,
+    mut step: StepBuilder,
+    sizes: Sizes,
+    dtype: DType,
+    target: Place,
+) -> Result<Vec<Step>, String> {
+    let Sizes { batches, m, n, k } = sizes;
+    let (tiles_m, tiles_n) = (m.div_ceil(DEEP_SIDE), n.div_ceil(DEEP_SIDE));
+    let named = [m, n, k, batches, tiles_m, tiles_n];
+    for (name, size) in ["m", "n", "k", "batches", "tiles_m", "tiles_n"].into_iter().zip(named) {
+        step.kernel.size(name, size as u32);
+    }
+    let limits = &lowering.info.limits;
+    let lanes = if k >= 64 * DEEP_TURNS && limits.max_compute_invocations_per_workgroup >= 256 {
+        256
+    } else {
+        64
+    };
+    step.kernel.declare(format!("const LANES = {lanes}u;"));
+    lowering.declare_store(&mut step, target, dtype)?;
+    Ok(vec![step.finish(tiles_m * tiles_n * batches, limits)?])
+}
+
 impl Sizes {
+    /// The step that its operands are declared in.
+    pub(super) fn step(&self) -> StepBuilder {
+        StepBuilder::new(if self.is_deep() { "matmul_deep" } else { "matmul" })
+    }
+
+    /// Whether `matmul_deep.wgsl` keeps the device busier: where `matmul.wgsl` would have few tiles.
+    fn is_deep(&self) -> bool {
+        let Sizes { batches, m, n, k } = *self;
+        let deep_tiles = m.div_ceil(DEEP_SIDE) * n.div_ceil(DEEP_SIDE) * batches;
+        let turns = k / 64;
+        self.split().splits > 1 && deep_tiles <= DEEP_TILES && turns < MOST_TURNS
+    }
+
     /// Tiles that keep the device busy, and parts of k where there are few of them.
     fn split(&self) -> Split {
         let Sizes { batches, m, n, k } = *self;

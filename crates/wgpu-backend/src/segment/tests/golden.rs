@@ -116,9 +116,14 @@ fn products() {
         let bias = broadcast(b, &[17], &[33, 17]);
         b.tail(bias);
     });
+    check("matmul_deep_tail", |b| {
+        product(b, [4, 5000, 5]);
+        let bias = broadcast(b, &[5], &[4, 5]);
+        b.tail(bias);
+    });
     check("matmul_parts_tail", |b| {
-        product(b, [4, 5000, 4]);
-        let bias = broadcast(b, &[4], &[4, 4]);
+        product(b, [100, 5000, 100]);
+        let bias = broadcast(b, &[100], &[100, 100]);
         b.tail(bias);
     });
 }

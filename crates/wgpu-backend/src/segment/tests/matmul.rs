@@ -50,6 +50,8 @@ fn sizes() {
         [64, 16, 2048],
         [1, 5000, 1],
         [8, 4097, 9],
+        [3, 70_001, 6],
+        [100, 4500, 90],
     ] {
         check((&[m, k], packed(&[m, k])), (&[k, n], packed(&[k, n])), 1e-4);
     }
@@ -76,18 +78,20 @@ fn transposed_and_batched() {
 
 #[test]
 fn integers_wrap() {
-    let mut b = Build::new();
-    let xs: Vec<i32> = (0..35i32).map(|i| i.wrapping_mul(123_456_789)).collect();
-    let ys: Vec<i32> = (0..21i32).map(|i| i.wrapping_mul(987_654_321).wrapping_sub(77)).collect();
-    let (x, y) = (b.upload(&[5, 7], &xs), b.upload(&[7, 3], &ys));
-    let inputs = [b.whole(x), b.whole(y)];
-    let z = b.one(Kernel::Matmul, &inputs, DType::I32, &[5, 3]);
-    b.download(z);
-    b.on_all(|name, data| {
-        let at = |i: usize, j: usize| {
-            (0..7).fold(0i32, |sum, t| sum.wrapping_add(xs[i * 7 + t].wrapping_mul(ys[t * 3 + j])))
-        };
-        let expected: Vec<i32> = (0..15).map(|i| at(i / 3, i % 3)).collect();
-        assert_eq!(elements::<i32>(&data[0]), expected, "{name}");
-    });
+    for [m, k, n] in [[5, 7, 3], [5, 5000, 6]] {
+        let mut b = Build::new();
+        let mixed = |i: usize, by: i32, less: i32| (i as i32).wrapping_mul(by).wrapping_sub(less);
+        let xs: Vec<i32> = (0..m * k).map(|i| mixed(i, 123_456_789, 0)).collect();
+        let ys: Vec<i32> = (0..k * n).map(|i| mixed(i, 987_654_321, 77)).collect();
+        let (x, y) = (b.upload(&[m, k], &xs), b.upload(&[k, n], &ys));
+        let inputs = [b.whole(x), b.whole(y)];
+        let z = b.one(Kernel::Matmul, &inputs, DType::I32, &[m, n]);
+        b.download(z);
+        b.on_all(|name, data| {
+            let product = |i: usize, j: usize, t: usize| xs[i * k + t].wrapping_mul(ys[t * n + j]);
+            let at = |i, j| (0..k).fold(0i32, |sum, t| sum.wrapping_add(product(i, j, t)));
+            let expected: Vec<i32> = (0..m * n).map(|i| at(i / n, i % n)).collect();
+            assert_eq!(elements::<i32>(&data[0]), expected, "{name}");
+        });
+    }
 }
