@@ -27,6 +27,9 @@ pub(super) struct Sizes {
 
 /// Tiles of `matmul_deep.wgsl`, which loads more for each product, that it is used for at most.
 const DEEP_TILES: u64 = 512;
+/// Tiles that it is used for wherever the sum is this long.
+const DEEP_FEW: u64 = 64;
+const DEEP_LEAST: u64 = 256;
 /// Rows and columns of a tile of `matmul_deep.wgsl`.
 const DEEP_SIDE: u64 = 4;
 /// Turns of a loop, at most.
@@ -134,12 +137,14 @@ impl Sizes {
         StepBuilder::new(if self.is_deep() { "matmul_deep" } else { "matmul" })
     }
 
-    /// Whether `matmul_deep.wgsl` keeps the device busier: where `matmul.wgsl` would have few tiles.
+    /// Whether `matmul_deep.wgsl` keeps the device busier: where there are few elements, and somewhat more of
+    /// them where `matmul.wgsl` would need a second dispatch.
     fn is_deep(&self) -> bool {
         let Sizes { batches, m, n, k } = *self;
-        let deep_tiles = m.div_ceil(DEEP_SIDE) * n.div_ceil(DEEP_SIDE) * batches;
-        let turns = k / 64;
-        self.split().splits > 1 && deep_tiles <= DEEP_TILES && turns < MOST_TURNS
+        let tiles = m.div_ceil(DEEP_SIDE) * n.div_ceil(DEEP_SIDE) * batches;
+        let few = tiles <= DEEP_FEW && k >= DEEP_LEAST;
+        let is_split = tiles <= DEEP_TILES && self.split().splits > 1;
+        (few || is_split) && k / 64 < MOST_TURNS
     }
 
     /// Tiles that keep the device busy, and parts of k where there are few of them.
