@@ -3,43 +3,37 @@
 
 use gemm::Parallelism;
 
-/// Runs `f`, compiled for AVX2 where this machine has it.
+/// Runs `f`, compiled for the widest vectors of this machine and for fused products: AVX-512, AVX2 or what every
+/// machine has.
 ///
 /// `f` must be `#[inline(always)]`, as must be what it calls: only what is inlined is compiled anew.
-/// Rust never contracts a product and a sum, so that every version gives the same bits.
+/// Rust never contracts a product and a sum by itself, so that every version gives the same bits.
 #[inline(always)]
 pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: The feature that the function is compiled for was just detected.
+    if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            // SAFETY: The features that the function is compiled for were just detected.
+            return unsafe { avx512(f) };
+        }
+        // SAFETY: The features that the function is compiled for were just detected.
         return unsafe { avx2(f) };
     }
     f()
 }
 
-/// As [`wide`], for AVX-512 too: for loops that compute much more than they read.
-#[inline(always)]
-pub(crate) fn widest<R>(f: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-    {
-        // SAFETY: The features that the function is compiled for were just detected.
-        return unsafe { avx512(f) };
-    }
-    wide(f)
-}
-
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn avx2<R>(f: impl FnOnce() -> R) -> R {
     f()
 }

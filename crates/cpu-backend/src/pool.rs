@@ -8,7 +8,7 @@ use convoke_graph_core::{DType, ImageLayout, PoolGeometry, Result};
 use smallvec::SmallVec;
 
 use crate::elements::{Stored, wide_bytes};
-use crate::fast::widest;
+use crate::fast::wide;
 use crate::threads::Threads;
 use crate::{malformed, unsupported};
 
@@ -176,7 +176,7 @@ impl Pool {
             let rows = self.g.cover(0, i);
             row.fill(if is_max { T::LEAST } else { T::ZERO });
             for x in rows.clone().map(|h| &x[h * width..][..width]) {
-                widest(
+                wide(
                     #[inline(always)]
                     || {
                         for (best, &x) in row.iter_mut().zip(x) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use convoke_graph_core::{ConvGeometry, ImageLayout};
 
 use super::Float;
-use crate::fast::{Matrix, widest};
+use crate::fast::{Matrix, wide};
 
 /// Elements that are copied at once. A copy may write as many too far, if what is there is written later.
 const LANES: usize = 16;
@@ -120,7 +120,7 @@ impl Frame {
         pixels: Range<usize>,
         out: &mut [T],
     ) {
-        widest(
+        wide(
             #[inline(always)]
             || {
                 self.runs(group, pixels, |at, step, in_columns, len| {
@@ -145,7 +145,7 @@ impl Frame {
         pixels: Range<usize>,
         frame: &mut [T],
     ) {
-        widest(
+        wide(
             #[inline(always)]
             || {
                 self.runs(group, pixels, |at, step, in_columns, len| {

@@ -1,8 +1,8 @@
 //! Functions of `f32` without branches or calls, so that loops of them vectorise.
 //!
 //! Errors in units in the last place, over all finite inputs: `exp` and `log` 2, the others 4. Infinities,
-//! NaN, overflow and subnormal results are those of the standard library. No fused multiply-add is used:
-//! the bits are the same on every machine.
+//! NaN, overflow and subnormal results are those of the standard library. Where a product and a sum are fused,
+//! they are on every machine, so that the bits are the same on all of them.
 //!
 //! Sources: Moshier, Cephes 2.8 (`expf`, `logf`, `tanhf`); Juffa, "erff" (public domain).
 
@@ -15,7 +15,7 @@ fn polynomial<const N: usize>(x: f32, c: [f32; N]) -> f32 {
     let mut y = c[0];
     let mut i = 1;
     while i < N {
-        y = y * x + c[i];
+        y = y.mul_add(x, c[i]);
         i += 1;
     }
     y
@@ -31,12 +31,12 @@ fn power_of_two(n: i32) -> f32 {
 #[inline(always)]
 fn reduced_expm1(x: f32) -> (i32, f32) {
     // Adding 1.5 * 2^23 rounds to an integer, which then lies in the low bits.
-    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
     let n = (shifted.to_bits() as i32).wrapping_sub(0x4B40_0000);
     let whole = shifted - 12_582_912.0;
-    let r = x - whole * LN_2_HIGH - whole * LN_2_LOW;
+    let r = whole.mul_add(-LN_2_LOW, whole.mul_add(-LN_2_HIGH, x));
     let c = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
-    (n, polynomial(r, c) * (r * r) + r)
+    (n, polynomial(r, c).mul_add(r * r, r))
 }
 
 /// `e^x`.

@@ -8,16 +8,13 @@ use convoke_graph_core::{Compute, Float};
 
 use super::code::BlockFn;
 use super::math;
-use crate::fast::{wide, widest};
+use crate::fast::wide;
 
 macro_rules! block {
-    ($t:ty, $out:ty, |$x:ident| $body:expr) => {
-        block!(wide, $t, $out, |$x| $body)
-    };
-    ($version:ident, $t:ty, $out:ty, |$x:ident| $body:expr) => {{
+    ($t:ty, $out:ty, |$x:ident| $body:expr) => {{
         fn block(args: &[&[u8]], out: &mut [u8]) {
             let (xs, out): (&[$t], &mut [$out]) = (cast_slice(args[0]), cast_slice_mut(out));
-            $version(
+            wide(
                 #[inline(always)]
                 || {
                     for (out, &$x) in out.iter_mut().zip(xs) {
@@ -148,14 +145,14 @@ pub(super) fn fast(name: &str, compute: Compute) -> Option<BlockFn> {
 
 fn transcendental(name: &str) -> Option<BlockFn> {
     Some(match name {
-        "exp" => block!(widest, f32, f32, |x| math::exp(x)),
-        "expm1" => block!(widest, f32, f32, |x| math::expm1(x)),
-        "log" => block!(widest, f32, f32, |x| math::log(x)),
-        "log1p" => block!(widest, f32, f32, |x| math::log1p(x)),
-        "tanh" => block!(widest, f32, f32, |x| math::tanh(x)),
-        "sigmoid" => block!(widest, f32, f32, |x| math::sigmoid(x)),
-        "softplus" => block!(widest, f32, f32, |x| math::softplus(x)),
-        "erf" => block!(widest, f32, f32, |x| math::erf(x)),
+        "exp" => block!(f32, f32, |x| math::exp(x)),
+        "expm1" => block!(f32, f32, |x| math::expm1(x)),
+        "log" => block!(f32, f32, |x| math::log(x)),
+        "log1p" => block!(f32, f32, |x| math::log1p(x)),
+        "tanh" => block!(f32, f32, |x| math::tanh(x)),
+        "sigmoid" => block!(f32, f32, |x| math::sigmoid(x)),
+        "softplus" => block!(f32, f32, |x| math::softplus(x)),
+        "erf" => block!(f32, f32, |x| math::erf(x)),
         _ => return None,
     })
 }
