@@ -56,25 +56,37 @@ impl Case {
     /// # Errors
     /// An unknown name, or no memory for its inputs.
     pub fn new(name: &str) -> Result<Self> {
+        Self::reduced(name, 1)
+    }
+
+    /// The case with this name, with its batch, length, channels or matrices `by` times smaller: for small
+    /// devices. The smallest size is 1.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn reduced(name: &str, by: usize) -> Result<Self> {
+        let of = |n: usize| (n / by.max(1)).max(1);
         match name {
             "A" => scalar_add(),
-            "B256" => matmul("B256", 256),
-            "B512" => matmul("B512", 512),
-            "B1024" => matmul("B1024", 1024),
-            "B2048" => matmul("B2048", 2048),
-            "C" => chain(),
+            "B256" => matmul("B256", of(256)),
+            "B512" => matmul("B512", of(512)),
+            "B1024" => matmul("B1024", of(1024)),
+            "B2048" => matmul("B2048", of(2048)),
+            "C" => chain(of(4 << 20)),
             "D1" => mlp("D1", 1, None),
-            "D64" => mlp("D64", 64, None),
-            "E-sgd" => mlp("E-sgd", 64, Some(&Sgd::new(0.01))),
-            "E-adam" => mlp("E-adam", 64, Some(&Adam::new(1e-3))),
-            "F" => convolutions("F", None),
-            "G" => convolutions("G", Some(&Sgd::new(0.01))),
-            "H" => encoder(),
-            "I-norm" => rows("I-norm", "layer norm of 1024x1024", |x| x.layer_norm(1.0, 0.0, 1e-5)),
-            "I-softmax" => rows("I-softmax", "softmax of 1024x1024", |x| x.softmax(-1)),
-            "K" => residual_block(),
-            "L" => lstm(),
-            "M" => embedding_bag(),
+            "D64" => mlp("D64", of(64), None),
+            "E-sgd" => mlp("E-sgd", of(64), Some(&Sgd::new(0.01))),
+            "E-adam" => mlp("E-adam", of(64), Some(&Adam::new(1e-3))),
+            "F" => convolutions("F", of(32), None),
+            "G" => convolutions("G", of(32), Some(&Sgd::new(0.01))),
+            "H" => encoder(of(128)),
+            "I-norm" => rows("I-norm", "layer norm of 1024x1024", of(1024), |x| {
+                x.layer_norm(1.0, 0.0, 1e-5)
+            }),
+            "I-softmax" => rows("I-softmax", "softmax of 1024x1024", of(1024), |x| x.softmax(-1)),
+            "K" => residual_block(of(64)),
+            "L" => lstm(of(64)),
+            "M" => embedding_bag(of(64), of(100_000)),
             _ => Err(convoke_graph_core::Error::invalid(format!(
                 "no case {name:?}; there are {}",
                 NAMES.join(", ")
@@ -161,8 +173,7 @@ fn matmul(name: &'static str, n: usize) -> Result<Case> {
     Ok(Case { name, about: "matmul with a sum", graph: g, feeds, fetch, step: None })
 }
 
-fn chain() -> Result<Case> {
-    let n = 4 << 20;
+fn chain(n: usize) -> Result<Case> {
     let g = Graph::new();
     let x = g.placeholder("x", DType::F32, dims![n]);
     let v = g.variable("v", Init::Value(noise(&[n], 2)?), DType::F32, [n]);
@@ -190,26 +201,30 @@ fn mlp(name: &'static str, batch: usize, optimizer: Option<&dyn Optimizer>) -> R
     Ok(Case { name, about, graph: g, feeds, fetch, step })
 }
 
-fn convolutions(name: &'static str, optimizer: Option<&dyn Optimizer>) -> Result<Case> {
+fn convolutions(
+    name: &'static str,
+    batch: usize,
+    optimizer: Option<&dyn Optimizer>,
+) -> Result<Case> {
     let g = Graph::new();
-    let x = g.placeholder("x", DType::F32, dims![32, 1, 28, 28]);
+    let x = g.placeholder("x", DType::F32, dims![batch, 1, 28, 28]);
     let y = models::convolutions(&g, &x, [1, 32, 64], 1);
-    let mut feeds = vec![(x, noise(&[32, 1, 28, 28], 1)?)];
+    let mut feeds = vec![(x, noise(&[batch, 1, 28, 28], 1)?)];
     let Some(optimizer) = optimizer else {
         let about = "conv 5x5x32, relu, max pool 2, conv 5x5x64, relu on 32x1x28x28";
         return Ok(Case { name, about, graph: g, feeds, fetch: y, step: None });
     };
-    let labels_fed = g.placeholder("y", DType::I32, dims![32]);
-    let logits = models::mlp(&g, &y.reshape(&[32, 64 * 14 * 14]), &[64 * 14 * 14, 10], 2);
+    let labels_fed = g.placeholder("y", DType::I32, dims![batch]);
+    let logits = models::mlp(&g, &y.reshape(&[batch as i64, 64 * 14 * 14]), &[64 * 14 * 14, 10], 2);
     let fetch = logits.cross_entropy(&labels_fed).mean(());
     let step = Some(optimizer.minimize(&fetch));
-    feeds.push((labels_fed, labels(32, 10)));
+    feeds.push((labels_fed, labels(batch, 10)));
     let about = "a training step of F with a dense layer";
     Ok(Case { name, about, graph: g, feeds, fetch, step })
 }
 
-fn encoder() -> Result<Case> {
-    let sizes = models::Encoder { length: 128, width: 256, heads: 8, inner: 1024 };
+fn encoder(length: usize) -> Result<Case> {
+    let sizes = models::Encoder { length, width: 256, heads: 8, inner: 1024 };
     let g = Graph::new();
     let x = g.placeholder("x", DType::F32, dims![sizes.length, sizes.width]);
     let fetch = models::encoder(&g, &x, sizes, 1);
@@ -218,40 +233,45 @@ fn encoder() -> Result<Case> {
     Ok(Case { name: "H", about, graph: g, feeds, fetch, step: None })
 }
 
-fn rows(name: &'static str, about: &'static str, f: fn(&Tensor) -> Tensor) -> Result<Case> {
+fn rows(
+    name: &'static str,
+    about: &'static str,
+    n: usize,
+    f: fn(&Tensor) -> Tensor,
+) -> Result<Case> {
     let g = Graph::new();
-    let x = g.placeholder("x", DType::F32, dims![1024, 1024]);
+    let x = g.placeholder("x", DType::F32, dims![n, 1024]);
     let fetch = f(&x);
-    let feeds = vec![(x, noise(&[1024, 1024], 1)?)];
+    let feeds = vec![(x, noise(&[n, 1024], 1)?)];
     Ok(Case { name, about, graph: g, feeds, fetch, step: None })
 }
 
-fn residual_block() -> Result<Case> {
+fn residual_block(channels: usize) -> Result<Case> {
     let g = Graph::new();
-    let x = g.placeholder("x", DType::F32, dims![1, 64, 56, 56]);
-    let fetch = models::residual_block(&g, &x, 64, 1);
-    let feeds = vec![(x, noise(&[1, 64, 56, 56], 1)?)];
+    let x = g.placeholder("x", DType::F32, dims![1, channels, 56, 56]);
+    let fetch = models::residual_block(&g, &x, channels, 1);
+    let feeds = vec![(x, noise(&[1, channels, 56, 56], 1)?)];
     let about = "a residual block of two convolutions 3x3x64 on 1x64x56x56";
     Ok(Case { name: "K", about, graph: g, feeds, fetch, step: None })
 }
 
-fn lstm() -> Result<Case> {
-    let sizes = [64, 16, 128];
+fn lstm(steps: usize) -> Result<Case> {
+    let sizes = [steps, 16, 128];
     let g = Graph::new();
-    let x = g.placeholder("x", DType::F32, dims![64, 16, 128]);
+    let x = g.placeholder("x", DType::F32, dims![steps, 16, 128]);
     let fetch = models::lstm(&g, &x, sizes, 2, 1);
     let feeds = vec![(x, noise(&sizes, 1)?)];
     let about = "an LSTM of 2 layers of 128 over 64 steps, batch 16";
     Ok(Case { name: "L", about, graph: g, feeds, fetch, step: None })
 }
 
-fn embedding_bag() -> Result<Case> {
+fn embedding_bag(bags: usize, words: usize) -> Result<Case> {
     let g = Graph::new();
-    let indices = g.placeholder("indices", DType::I32, dims![64, 32]);
-    let table = Init::Value(noise(&[100_000, 64], 2)?);
-    let table = g.variable("table", table, DType::F32, [100_000, 64]);
+    let indices = g.placeholder("indices", DType::I32, dims![bags, 32]);
+    let table = Init::Value(noise(&[words, 64], 2)?);
+    let table = g.variable("table", table, DType::F32, [words, 64]);
     let fetch = table.value().gather(&indices, 0).sum(1);
-    let fed = labels(64 * 32, 100_000).reshaped(Shape::new(&[64, 32])?)?;
+    let fed = labels(bags * 32, words as u32).reshaped(Shape::new(&[bags, 32])?)?;
     let feeds = vec![(indices, fed)];
     let about = "sums of 32 rows each of 100,000x64, for 64 bags";
     Ok(Case { name: "M", about, graph: g, feeds, fetch, step: None })

@@ -53,7 +53,7 @@ pub use ndarray;
 pub struct Readme;
 
 #[cfg(feature = "gpu")]
-pub use convoke_session::{Counters, InternalCounters};
+pub use convoke_session::{Counters, InternalCounters, LimitOverrides};
 /// wgpu, of the version that Convoke uses.
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::wgpu;

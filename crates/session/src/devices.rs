@@ -13,8 +13,8 @@ use convoke_graph_core::{Error, ErrorKind, Result};
 use convoke_wgpu_backend::GpuVariables;
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::gpu::{
-    Adapter, AdapterInfo, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, enumerate,
-    enumerate_for,
+    Adapter, AdapterInfo, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, LimitOverrides,
+    enumerate, enumerate_for,
 };
 
 /// What sort of device it is.
@@ -58,6 +58,10 @@ pub struct DeviceOptions {
     pub gpu_budget_bytes: Option<u64>,
     /// Where compiled pipelines are kept for later processes.
     pub pipeline_dir: PipelineDir,
+    /// Limits of GPUs to lower, to see what a graph does on smaller ones. A value above the adapter's own has
+    /// no effect.
+    #[cfg(feature = "gpu")]
+    pub gpu_limits: LimitOverrides,
 }
 
 /// Where compiled pipelines are kept for later processes. Only Vulkan drivers give them out, and some keep them
@@ -343,11 +347,13 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
     let mut infos = vec![cpu_info()];
     let mut gpus = Vec::new();
     for (at, adapter) in chosen.into_iter().enumerate() {
-        let info = adapter.info().clone();
+        let mut info = adapter.info().clone();
+        info.limits = options.gpu_limits.lowered(info.limits);
         infos.push(gpu_info(at, &info));
         let opening = GpuOptions {
             budget_bytes: options.gpu_budget_bytes,
             pipeline_dir: options.pipeline_dir.path(),
+            limits: Some(options.gpu_limits),
             ..GpuOptions::default()
         };
         let source = GpuSource::Adapter(Box::new((adapter, opening)));

@@ -23,7 +23,7 @@ mod state;
 
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
 #[cfg(feature = "gpu")]
-pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters};
+pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, RunMetadata};

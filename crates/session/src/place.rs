@@ -7,7 +7,7 @@ use std::fmt;
 use convoke_compiler::{
     Apart, DeviceIndex, Group, HOST, Places, Program, Source, Unplaced, ValueId,
 };
-use convoke_graph_core::{GraphSnapshot, NodeId, Result};
+use convoke_graph_core::{GraphSnapshot, Node, NodeId, Result};
 use convoke_placement::{
     DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem, Producer,
     Solution, TensorEdge, Work, solve,
@@ -216,7 +216,15 @@ impl Placing<'_> {
         let settled = self.state.lock().settled(variable);
         let refusals = match settled {
             Some(home) => self.all_but(home.0 as usize, "the variable lives on"),
-            None => self.preference(requested.is_some(), |_| true),
+            None => {
+                let n_bytes = variable_bytes(node);
+                let too_large = |d: usize| self.variable_refusal(d, n_bytes);
+                let mut refusals = self.preference(requested.is_some(), |d| too_large(d).is_none());
+                for (device, refusal) in refusals.iter_mut().enumerate() {
+                    *refusal = too_large(device).or(refusal.take());
+                }
+                refusals
+            }
         };
         Ok(Item {
             name: node.name.to_string(),
@@ -227,6 +235,22 @@ impl Placing<'_> {
             is_resource: true,
             location: Some(location(node)),
         })
+    }
+
+    /// Why no kernel of a device can read a variable of so many bytes.
+    fn variable_refusal(&self, device: usize, n_bytes: u64) -> Option<String> {
+        #[cfg(feature = "gpu")]
+        {
+            let most = self.devices.adapter(device).ok()?.limits.max_storage_buffer_binding_size;
+            (n_bytes > most).then(|| {
+                format!("unsupported: a variable of {n_bytes} bytes, and a binding holds {most}")
+            })
+        }
+        #[cfg(not(feature = "gpu"))]
+        {
+            let _ = (device, n_bytes);
+            None
+        }
     }
 
     fn group_item(&self, program: &Program, index: usize) -> Result<Item> {
@@ -407,7 +431,14 @@ fn move_elements(variable: NodeId, entry: &mut Entry, to: DeviceIndex, gpus: &Gp
     }
 }
 
-fn location(node: &convoke_graph_core::Node) -> String {
+/// The bytes of a variable's elements; 0 if they are not known yet.
+fn variable_bytes(node: &Node) -> u64 {
+    let fact = node.facts.first();
+    let bytes = fact.and_then(|fact| Some(fact.shape()?.len() * fact.dtype.n_bytes()));
+    bytes.unwrap_or(0) as u64
+}
+
+fn location(node: &Node) -> String {
     let at = node.location;
     format!("{}:{}:{}", at.file(), at.line(), at.column())
 }

@@ -8,5 +8,6 @@ mod explain;
 mod feeds;
 mod fetches;
 mod optimizers;
+mod small_devices;
 mod variables;
 mod warm;

@@ -107,6 +107,37 @@ impl GpuFeatures {
 }
 
 impl LimitOverrides {
+    /// What a device of an adapter with these limits has once they are lowered.
+    pub fn lowered(&self, limits: GpuLimits) -> GpuLimits {
+        fn low<T: Ord + Copy>(own: T, other: Option<T>) -> T {
+            other.map_or(own, |other| own.min(other))
+        }
+        GpuLimits {
+            max_buffer_size: low(limits.max_buffer_size, self.max_buffer_size),
+            max_storage_buffer_binding_size: low(
+                limits.max_storage_buffer_binding_size,
+                self.max_storage_buffer_binding_size,
+            ),
+            max_storage_buffers_per_shader_stage: low(
+                limits.max_storage_buffers_per_shader_stage,
+                self.max_storage_buffers_per_shader_stage,
+            ),
+            max_compute_invocations_per_workgroup: low(
+                limits.max_compute_invocations_per_workgroup,
+                self.max_compute_invocations_per_workgroup,
+            ),
+            max_compute_workgroup_storage_size: low(
+                limits.max_compute_workgroup_storage_size,
+                self.max_compute_workgroup_storage_size,
+            ),
+            max_compute_workgroups_per_dimension: low(
+                limits.max_compute_workgroups_per_dimension,
+                self.max_compute_workgroups_per_dimension,
+            ),
+            ..limits
+        }
+    }
+
     /// Lowers `limits` to these values.
     pub(super) fn lower(&self, limits: &mut wgpu::Limits) {
         let old = limits.clone();
