@@ -61,12 +61,12 @@ impl TestDevice {
         TestDevice { name: self.name.clone(), devices, policy: self.policy.clone() }
     }
 
-    /// A session on this device.
+    /// A session on this device, where a kernel that the driver refuses is an error.
     ///
     /// # Panics
     /// If it cannot be made.
     pub fn session(&self, graph: &Graph) -> Session {
-        self.session_with(graph, SessionOptions::default())
+        self.session_with(graph, SessionOptions { soft_placement: false, ..Default::default() })
     }
 
     /// A session on this device with other options.
@@ -211,7 +211,7 @@ fn on_all_devices(
 ) {
     for device in devices() {
         for fuse in [true, false] {
-            let options = SessionOptions { fuse, ..SessionOptions::default() };
+            let options = SessionOptions { fuse, soft_placement: false, ..Default::default() };
             let session = device.session_with(g, options);
             let feeds: Vec<Feed<'_>> =
                 xs.iter().zip(&case.inputs).map(|(x, value)| x.feed(value)).collect();

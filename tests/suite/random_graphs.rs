@@ -99,8 +99,10 @@ fn run(steps: &[Step]) {
     for device in devices() {
         for fuse in [true, false] {
             let place = format!("{}{}", device.name, if fuse { "" } else { " unfused" });
-            let session =
-                device.session_with(&g, SessionOptions { fuse, ..SessionOptions::default() });
+            let session = device.session_with(
+                &g,
+                SessionOptions { fuse, soft_placement: false, ..Default::default() },
+            );
             session.run(&[], g.initializers()).unwrap();
             let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
             let (got, _) =

@@ -15,6 +15,7 @@ use convoke_placement::{
 use rustc_hash::FxHashMap;
 
 use crate::devices::{DeviceKind, Devices, Gpus};
+use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::{Entry, State};
 
@@ -116,6 +117,8 @@ pub(crate) struct Placing<'a> {
     pub(crate) state: &'a State,
     pub(crate) options: &'a SessionOptions,
     pub(crate) threads: usize,
+    /// Kernels that drivers refused to compile.
+    pub(crate) refused: &'a [Refused],
     pub(crate) explanation: OnceCell<Explanation>,
 }
 
@@ -285,6 +288,11 @@ impl Placing<'_> {
     fn refusal(&self, device: usize, program: &Program, group: usize) -> Option<String> {
         if device == HOST.0 as usize {
             return None;
+        }
+        let is_it =
+            |refused: &&Refused| refused.device == device && refused.group as usize == group;
+        if let Some(refused) = self.refused.iter().find(is_it) {
+            return Some(refused.reason.clone());
         }
         #[cfg(feature = "gpu")]
         {

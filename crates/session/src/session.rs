@@ -15,7 +15,7 @@ use convoke_graph_core::{
 
 use crate::cache::Lru;
 use crate::devices::{Devices, Gpus};
-use crate::executor::Compiled;
+use crate::executor::{Compiled, Failure, Refused};
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchList};
 use crate::metadata::RunMetadata;
@@ -300,36 +300,66 @@ impl Session {
             metadata.program_cached = true;
             return Ok(compiled);
         }
+        let facts = data.iter().zip(&planned.plan.shape_feeds);
+        let facts = facts.map(|(data, &keeps)| {
+            let contents = keeps.then(|| data.to_tensor()).transpose()?;
+            Ok(InputFact { shape: data.shape().clone(), contents })
+        });
+        let inputs: Vec<InputFact> = facts.collect::<Result<_>>()?;
+        let mut refused: Vec<Refused> = Vec::new();
+        loop {
+            let error = match self.compile(planned, &inputs, &refused, metadata) {
+                Ok(compiled) => {
+                    let compiled = Arc::new(compiled);
+                    planned.programs().replace(key, compiled.clone());
+                    return Ok(compiled);
+                }
+                Err(Failure::Error(error)) => return Err(error),
+                Err(Failure::Refused(error)) => error,
+            };
+            let Refused { device, node, reason, .. } = &error;
+            let device = self.devices.list().get(*device).map_or("?", |info| &*info.name);
+            if !self.options.soft_placement {
+                let error = Error::new(ErrorKind::Internal, reason.clone());
+                return Err(error.with_node(&**node).with_device(device));
+            }
+            tracing::warn!(
+                "{device} has no kernel for {node}, so that it runs elsewhere: {reason}"
+            );
+            refused.push(error);
+        }
+    }
+
+    /// A program with its kernels, not on devices that refused them.
+    fn compile(
+        &self,
+        planned: &Planned,
+        inputs: &[InputFact],
+        refused: &[Refused],
+        metadata: &mut RunMetadata,
+    ) -> std::result::Result<Compiled, Failure> {
         let start = Instant::now();
-        let inputs: Vec<InputFact> = data
-            .iter()
-            .zip(&planned.plan.shape_feeds)
-            .map(|(data, &keeps)| {
-                let contents = keeps.then(|| data.to_tensor()).transpose()?;
-                Ok(InputFact { shape: data.shape().clone(), contents })
-            })
-            .collect::<Result<_>>()?;
         let placing = Placing {
             devices: &self.devices,
             graph: &planned.graph,
             state: &self.state,
             options: &self.options,
             threads: self.threads.len(),
+            refused,
             explanation: std::cell::OnceCell::new(),
         };
         let limits =
             if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
         let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
-        let program = compile(&planned.plan, &inputs, &CompileOptions { limits, place: &place })?;
+        let program = compile(&planned.plan, inputs, &CompileOptions { limits, place: &place })?;
         metadata.planning += start.elapsed();
         let start = Instant::now();
         placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
         let budget = self.options.host_budget_bytes;
         let compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus, budget)?;
-        let compiled = Arc::new(compiled.explained(placing.explanation.into_inner()));
-        planned.programs().replace(key, compiled.clone());
-        metadata.preparing = start.elapsed();
+        let compiled = compiled.explained(placing.explanation.into_inner());
+        metadata.preparing += start.elapsed();
         Ok(compiled)
     }
 

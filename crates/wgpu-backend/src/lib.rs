@@ -6,7 +6,7 @@
 pub mod gpu;
 mod segment;
 
-pub use segment::to_error;
+pub use segment::{CompileError, to_error};
 pub use segment::{GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, supports};
 pub use wgpu;
 

@@ -72,6 +72,7 @@ struct Both {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     Shader,
+    Workgroup,
     Refused,
     Panic,
 }
@@ -117,16 +118,23 @@ impl CustomKernel for Both {
     }
 
     fn wgsl(&self, shapes: &KernelShapes) -> Option<Wgsl> {
-        let text = if self.fault == Some(Fault::Shader) {
-            "@compute @workgroup_size(64) fn main() { store_0(0u, load_7(0u)); }"
-        } else {
-            "@compute @workgroup_size(64)
+        let text = match self.fault {
+            Some(Fault::Shader) => {
+                "@compute @workgroup_size(64) fn main() { store_0(0u, load_7(0u)); }"
+            }
+            // Larger than any device takes.
+            Some(Fault::Workgroup) => {
+                "@compute @workgroup_size(8192) fn main() { store_0(0u, load_0(0u)); }"
+            }
+            _ => {
+                "@compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     // One step too many: an index out of range does no harm.
     if id.x > p.y0_len { return; }
     store_0(id.x, load_0(id.x) + load_1(id.x));
     store_1(id.x, load_0(id.x) * load_1(id.x));
 }"
+            }
         };
         let workgroups = shapes.outputs[0].1.len().div_ceil(64) as u64;
         Some(Wgsl { name: "both", text, params: Vec::new(), workgroups })
@@ -201,6 +209,29 @@ fn a_shader_that_does_not_compile_is_a_reason_against_its_device() {
         let options = SessionOptions { soft_placement: true, ..SessionOptions::default() };
         let sums = device.session_with(&g, options).run(&[], &y).unwrap();
         assert_eq!(sums.len(), 2000);
+    }
+}
+
+#[test]
+fn a_kernel_that_the_driver_refuses_runs_elsewhere() {
+    for device in devices().iter().skip(1) {
+        let (g, y) = faulty(Fault::Workgroup, "GPU:0");
+        let doubled = g.device("GPU:0", || &y * 2.0);
+        let strict = SessionOptions { soft_placement: false, ..SessionOptions::default() };
+        let error = device.session_with(&g, strict).run(&[], &doubled).unwrap_err();
+        assert_eq!(error.node(), Some("both"), "{error}");
+        assert_eq!(error.device(), Some("GPU:0"), "{error}");
+        assert!(error.message().contains("shader"), "{error}");
+        let session = device.session_with(&g, SessionOptions::default());
+        let x = ramp(&[2000]).to_vec::<f32>().unwrap();
+        for _ in 0..2 {
+            let (sums, run) = session.run_with(&[], &doubled, Default::default()).unwrap();
+            let expected: Vec<f32> = x.iter().map(|x| (x + x) * 2.0).collect();
+            assert_eq!(sums.to_vec::<f32>().unwrap(), expected, "{}", device.name);
+            assert_eq!(run.dispatches, 1, "the rest stays on the GPU: {run}");
+        }
+        let text = session.explain(&[], &doubled).unwrap().to_string();
+        assert!(text.contains("was refused"), "{text}");
     }
 }
 

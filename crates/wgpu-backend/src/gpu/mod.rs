@@ -190,8 +190,11 @@ impl Gpu {
     /// The pipelines of `descs`, from the cache or compiled now, several at once on threads of their own.
     ///
     /// # Errors
-    /// As [`Gpu::pipeline`], for the first that is refused.
-    pub fn pipelines(&self, descs: &[PipelineDesc<'_>]) -> Result<Vec<Arc<Pipeline>>, GpuError> {
+    /// As [`Gpu::pipeline`], for the first that fails, with its index.
+    pub fn pipelines(
+        &self,
+        descs: &[PipelineDesc<'_>],
+    ) -> Result<Vec<Arc<Pipeline>>, (usize, GpuError)> {
         self.0.shared.pipelines(descs)
     }
 

@@ -199,11 +199,12 @@ impl Shared {
         Ok(pipeline)
     }
 
-    /// The pipelines of `descs`. Those that aren't there yet are compiled side by side on threads of their own.
+    /// The pipelines of `descs`, or the first that fails. Those that aren't there yet are compiled side by side
+    /// on threads of their own.
     pub(super) fn pipelines(
         &self,
         descs: &[PipelineDesc<'_>],
-    ) -> Result<Vec<Arc<Pipeline>>, GpuError> {
+    ) -> Result<Vec<Arc<Pipeline>>, (usize, GpuError)> {
         let mut seen = FxHashSet::default();
         let is_new = |desc: &&PipelineDesc<'_>| {
             let key = self.key(desc);
@@ -229,7 +230,8 @@ impl Shared {
                 work();
             });
         }
-        descs.iter().map(|desc| self.pipeline(desc)).collect()
+        let both = descs.iter().enumerate();
+        both.map(|(i, desc)| self.pipeline(desc).map_err(|error| (i, error))).collect()
     }
 
     fn key(&self, desc: &PipelineDesc<'_>) -> Key {
@@ -460,7 +462,7 @@ mod tests {
         }
         assert_eq!(gpu.counters().pipelines_created, 4);
         let refused = gpu.pipelines(&[descs[0], desc("fn main() {"), desc("?")]);
-        assert!(matches!(refused, Err(GpuError::Shader { .. })), "{refused:?}");
+        assert!(matches!(refused, Err((1, GpuError::Shader { .. }))), "{refused:?}");
         assert_eq!(gpu.counters().pipelines_created, 4);
     }
 }

@@ -8,13 +8,15 @@ use convoke_graph_core::{Error, HostTensor, NodeId, Shape};
 use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::error::to_error;
+use super::error::{CompileError, to_error};
 use super::memory::{self, Plan, Slot, Uses};
 use super::pool::Pool;
 use super::schedule::{Schedule, schedule};
 use super::step::{Place, Step};
 use super::variables::GpuVariables;
-use crate::gpu::{BindingKind, Buffer, BufferUse, Gpu, Pipeline, PipelineDesc, Submission, Upload};
+use crate::gpu::{
+    BindingKind, Buffer, BufferUse, Gpu, GpuErrorKind, Pipeline, PipelineDesc, Submission, Upload,
+};
 
 /// Instances of one segment that may exist at once, where nothing else is said.
 const MAX_INSTANCES: usize = 8;
@@ -79,13 +81,13 @@ impl GpuSegment {
     /// Compiles segment `segment_index` of `program` for the device: all pipelines, params and constants.
     ///
     /// # Errors
-    /// Groups that [`super::supports`] refuses, no memory, a lost device.
+    /// A kernel that the driver refuses, groups that [`super::supports`] refuses, no memory, a lost device.
     pub fn compile(
         gpu: &Gpu,
         program: &Program,
         segment_index: usize,
         variables: &GpuVariables,
-    ) -> Result<GpuSegment, Error> {
+    ) -> Result<GpuSegment, CompileError> {
         let segment = program.segments.get(segment_index);
         let segment =
             segment.ok_or_else(|| Error::internal(format!("no segment {segment_index}")))?;
@@ -180,7 +182,7 @@ impl GpuSegment {
     }
 }
 
-fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, Error> {
+fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, CompileError> {
     let kind = |access| match access {
         Access::Read => BindingKind::Read,
         Access::ReadWrite => BindingKind::ReadWrite,
@@ -200,7 +202,15 @@ fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, Error
             trusted: step.trusted,
         })
         .collect();
-    gpu.pipelines(&descs).map_err(|e| to_error(&e))
+    gpu.pipelines(&descs).map_err(|(step, error)| {
+        let group = schedule.steps.get(step).and_then(|(_, step)| step.origin);
+        match (group, error.kind()) {
+            (Some(group), GpuErrorKind::Shader) => {
+                CompileError::Kernel { group, reason: error.to_string() }
+            }
+            _ => CompileError::Other(to_error(&error)),
+        }
+    })
 }
 
 /// The params of all steps in one uniform buffer, and where those of each are.

@@ -4,6 +4,35 @@ use convoke_graph_core::{Error, ErrorKind};
 
 use crate::gpu::{GpuError, GpuErrorKind};
 
+/// Why a segment is not compiled.
+#[derive(Debug)]
+pub enum CompileError {
+    /// The driver, or wgpu before it, refuses the kernel of a group of the program.
+    Kernel {
+        /// The group's index.
+        group: u32,
+        /// What it says.
+        reason: String,
+    },
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for CompileError {
+    fn from(error: Error) -> CompileError {
+        CompileError::Other(error)
+    }
+}
+
+impl From<CompileError> for Error {
+    fn from(error: CompileError) -> Error {
+        match error {
+            CompileError::Kernel { reason, .. } => Error::new(ErrorKind::Internal, reason),
+            CompileError::Other(error) => error,
+        }
+    }
+}
+
 /// The public error of a device error.
 pub fn to_error(error: &GpuError) -> Error {
     let kind = match error.kind() {

@@ -25,7 +25,7 @@ mod tests;
 mod variables;
 
 pub use compile::GpuSegment;
-pub use error::to_error;
+pub use error::{CompileError, to_error};
 pub use instance::{GpuInstance, GpuRun, RunOptions};
 pub use lower::supports;
 pub use pool::Lease;

@@ -1,7 +1,7 @@
 //! Variables: in place, swapped, read and stored in one run, kept between runs.
 
 use convoke_compiler::{Arg, Instr, Operand};
-use convoke_graph_core::{DType, Elementwise, HostTensor, NodeId};
+use convoke_graph_core::{DType, Elementwise, Error, HostTensor, NodeId};
 use smallvec::smallvec;
 
 use super::harness::*;
@@ -154,5 +154,6 @@ fn a_value_that_nobody_computes_is_refused() {
     b.segment().uploads.clear();
     b.download(y);
     let error = GpuSegment::compile(&gpu, &b.program, 0, &GpuVariables::new(&gpu)).unwrap_err();
+    let error = Error::from(error);
     assert_eq!(error.message(), "v0 is neither uploaded nor computed");
 }

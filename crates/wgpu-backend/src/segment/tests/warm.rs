@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use convoke_compiler::Kernel;
-use convoke_graph_core::{DType, ErrorKind, ReduceKind};
+use convoke_graph_core::{DType, Error, ErrorKind, ReduceKind};
 
 use super::harness::*;
 use crate::gpu::{Adapter, Gpu, GpuOptions};
@@ -117,5 +117,5 @@ fn a_budget_that_is_too_small_is_an_error() {
     let gpu = Gpu::open(&Adapter::noop(), &options).unwrap();
     let error =
         crate::segment::GpuSegment::compile(&gpu, &model().program, 0, &GpuVariables::new(&gpu));
-    assert_eq!(error.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+    assert_eq!(Error::from(error.unwrap_err()).kind(), ErrorKind::ResourceExhausted);
 }

@@ -1,0 +1,125 @@
+//! The end of a run: new elements of variables on the host, all of them or none.
+
+use std::sync::Arc;
+
+use convoke_compiler::{Commit, HOST, Source, ValueId};
+use convoke_cpu_backend::Threads;
+use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
+use smallvec::SmallVec;
+
+use super::{Bound, Compiled, Place};
+use crate::instance::Instance;
+use crate::state::{Kept, State};
+
+impl Compiled {
+    /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
+    /// before the first store.
+    pub(super) fn commit(
+        &self,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        state: &State,
+        threads: &Threads,
+    ) -> Result<()> {
+        let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
+        let commits: SmallVec<[&Commit; 8]> =
+            on_host.flat_map(|segment| &segment.commits).collect();
+        if commits.is_empty() && self.program.random.is_empty() {
+            return Ok(());
+        }
+        let mut kept = state.lock();
+        let again = |commit: &&Commit| self.current_if_changed(commit, bound, &kept).is_some();
+        let (again, plain): (SmallVec<[&Commit; 8]>, SmallVec<[&Commit; 8]>) =
+            commits.iter().copied().partition(|commit| again(commit));
+        let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
+        for commit in again {
+            if let Some(current) = self.current_if_changed(commit, bound, &kept) {
+                let elements = self.again(commit, &current, instance, bound, threads)?;
+                stores.push((commit.variable, elements, None));
+            }
+        }
+        for commit in &plain {
+            let (elements, slot) = self.new_elements(commit, &plain, instance, bound)?;
+            stores.push((commit.variable, elements, slot));
+        }
+        let moved = |variable: &NodeId| {
+            kept.variables.get(variable).is_some_and(|entry| entry.device != HOST)
+        };
+        if let Some((variable, ..)) = stores.iter().find(|(variable, ..)| moved(variable)) {
+            let name = kept.variables.get(variable).map(|entry| entry.name.to_string());
+            let message = "the variable moved to another device during the run; run again";
+            let error = Error::new(ErrorKind::Aborted, message);
+            return Err(error.with_node(name.unwrap_or_default()));
+        }
+        for (variable, elements, slot) in stores {
+            let old = kept.store(variable, elements);
+            if let Some(slot) = slot {
+                // The replaced buffer is the slot of the next run, if it is as large.
+                let size = self.slots.sizes[slot];
+                instance.slots[slot] = old.filter(|old| old.len() >= size).unwrap_or_default();
+            }
+        }
+        for &node in &self.program.random {
+            *kept.draws.entry(node).or_insert(0) += 1;
+        }
+        Ok(())
+    }
+
+    /// For an accumulating commit, the variable's elements if others committed since the run's start.
+    fn current_if_changed(
+        &self,
+        commit: &Commit,
+        bound: &Bound<'_>,
+        kept: &Kept,
+    ) -> Option<Arc<AlignedBytes>> {
+        let entry = kept.variables.get(&commit.variable).filter(|_| commit.accumulates)?;
+        let at = self.variables.iter().position(|(id, _)| *id == commit.variable)?;
+        let changed = bound.variables[at].version != entry.version;
+        entry.elements.clone().filter(|_| changed)
+    }
+
+    /// Runs the group of an accumulating commit again, on the variable's current elements.
+    fn again(
+        &self,
+        commit: &Commit,
+        current: &[u8],
+        instance: &Instance,
+        bound: &Bound<'_>,
+        threads: &Threads,
+    ) -> Result<AlignedBytes> {
+        let step = self.cpu_steps().find(|step| step.outputs.contains(&commit.value));
+        let step = step.ok_or_else(|| Error::internal("a commit has no group"))?;
+        let input = |&id: &ValueId| match &self.program.value(id).source {
+            Source::Variable(variable) if *variable == commit.variable => {
+                Ok(&current[..self.program.value(id).n_bytes()])
+            }
+            _ => self.bytes(id, instance, bound),
+        };
+        let inputs: SmallVec<[&[u8]; 4]> = step.inputs.iter().map(input).collect::<Result<_>>()?;
+        let size = |id: &ValueId| AlignedBytes::zeroed(self.program.value(*id).n_bytes());
+        let mut outputs: Vec<AlignedBytes> =
+            step.outputs.iter().map(size).collect::<Result<_>>()?;
+        let mut written: SmallVec<[&mut [u8]; 2]> =
+            outputs.iter_mut().map(|buffer| &mut buffer[..]).collect();
+        step.kernel.run(&inputs, &mut written, threads)?;
+        drop(written);
+        let at = step.outputs.iter().position(|&output| output == commit.value).unwrap_or(0);
+        Ok(outputs.swap_remove(at))
+    }
+
+    /// The elements that a commit stores, and the slot that they were taken from.
+    fn new_elements(
+        &self,
+        commit: &Commit,
+        all: &[&Commit],
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+    ) -> Result<(AlignedBytes, Option<usize>)> {
+        let users = all.iter().filter(|other| other.value == commit.value).count();
+        if let (Place::Slot(slot), 1) = (self.places[commit.value.0 as usize], users) {
+            let slot = slot as usize;
+            return Ok((std::mem::take(&mut instance.slots[slot]), Some(slot)));
+        }
+        Ok((AlignedBytes::copy_of(self.bytes(commit.value, instance, bound)?)?, None))
+    }
+}
