@@ -1,6 +1,8 @@
 //! Runs a compiled program: binds inputs, runs the segments in order, collects fetches, commits.
 
 mod commit;
+#[cfg(feature = "gpu")]
+mod gpu;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,9 +14,9 @@ use convoke_graph_core::{
     AlignedBytes, Error, ErrorKind, GraphSnapshot, HostTensor, NodeId, Output, Result,
 };
 #[cfg(feature = "gpu")]
-use convoke_wgpu_backend::gpu::Timestamps;
+use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
-use convoke_wgpu_backend::{CompileError, GpuSegment, RunOptions as GpuRunOptions};
+use gpu::{GpuWork, RunningWork};
 use smallvec::SmallVec;
 
 use crate::devices::Gpus;
@@ -49,6 +51,7 @@ pub(crate) struct Compiled {
 /// Why a program has no kernels.
 pub(crate) enum Failure {
     /// A device refuses the kernel of a group.
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only GPUs compile kernels late"))]
     Refused(Refused),
     /// Anything else.
     Error(Error),
@@ -75,18 +78,6 @@ enum SegmentWork {
     Cpu(Vec<CpuStep>),
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuWork>),
-}
-
-#[cfg(feature = "gpu")]
-struct GpuWork {
-    segment: GpuSegment,
-    device: Arc<str>,
-    uploads: Vec<ValueId>,
-    downloads: Vec<ValueId>,
-    commits: Vec<NodeId>,
-    barriers: u64,
-    planned_bytes: u64,
-    live_bytes: u64,
 }
 
 struct CpuStep {
@@ -290,7 +281,17 @@ impl Compiled {
         timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
+        #[cfg(feature = "gpu")]
+        let mut running: SmallVec<[RunningWork<'_>; 2]> = SmallVec::new();
         for work in &self.segments {
+            #[cfg(feature = "gpu")]
+            while let Some(at) = running.iter().position(|before| before.delays(work)) {
+                self.finish_gpu(running.remove(at), instance, state, metadata)?;
+            }
+            #[cfg(feature = "gpu")]
+            {
+                metadata.overlaps += u64::from(!running.is_empty());
+            }
             match work {
                 SegmentWork::Cpu(steps) => {
                     let start = Instant::now();
@@ -301,9 +302,13 @@ impl Compiled {
                 }
                 #[cfg(feature = "gpu")]
                 SegmentWork::Gpu(work) => {
-                    self.run_gpu(work, instance, bound, state, timings, metadata)?;
+                    running.push(self.start_gpu(work, instance, bound, timings, metadata)?);
                 }
             }
+        }
+        #[cfg(feature = "gpu")]
+        for work in running {
+            self.finish_gpu(work, instance, state, metadata)?;
         }
         let fetches = self.fetches(instance, bound)?;
         self.commit(instance, bound, state, threads)?;
@@ -312,68 +317,6 @@ impl Compiled {
         metadata.live_bytes += self.slots.live_bytes;
         metadata.kernel_bytes = self.kernel_bytes;
         Ok(fetches)
-    }
-
-    /// Runs a segment on its device, and brings what it sends into the host's slots.
-    #[cfg(feature = "gpu")]
-    fn run_gpu(
-        &self,
-        work: &GpuWork,
-        instance: &mut Instance,
-        bound: &Bound<'_>,
-        state: &State,
-        timings: Timings,
-        metadata: &mut RunMetadata,
-    ) -> Result<()> {
-        let named = |e: Error| e.with_device(&*work.device);
-        let start = Instant::now();
-        let uploads: SmallVec<[&[u8]; 4]> = work
-            .uploads
-            .iter()
-            .map(|&id| self.bytes(id, instance, bound))
-            .collect::<Result<_>>()?;
-        let lease = work.segment.lease(None).map_err(named)?;
-        let timestamps = match timings {
-            Timings::Host => Timestamps::None,
-            Timings::Devices => Timestamps::Whole,
-            Timings::Nodes => Timestamps::Each,
-        };
-        let options = GpuRunOptions { timestamps, ..GpuRunOptions::default() };
-        let run = work.segment.run_with(&lease, &uploads, &options).map_err(named)?;
-        let sent = uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
-        metadata.uploads += sent;
-        metadata.downloads += run.downloads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
-        metadata.upload_bytes += run.upload_bytes;
-        metadata.download_bytes += run.download_bytes;
-        metadata.dispatches += u64::from(run.dispatches);
-        metadata.submissions += u64::from(run.submissions);
-        metadata.barriers += work.barriers;
-        metadata.planned_bytes += work.planned_bytes;
-        metadata.live_bytes += work.live_bytes;
-        metadata.gpu += run.gpu_time.unwrap_or_default();
-        drop(uploads);
-        for (origin, &time) in work.segment.origins().zip(&run.step_times) {
-            let group = origin.map(|group| group as usize);
-            metadata.nodes.push(NodeTime {
-                nodes: group.map(|group| self.names[group].clone()).unwrap_or_default(),
-                device: work.device.clone(),
-                kernel: group
-                    .map_or("copy".into(), |group| self.program.groups[group].kernel.to_string()),
-                time,
-            });
-        }
-        for (&value, bytes) in work.downloads.iter().zip(&run.downloads) {
-            if let Place::Slot(slot) = self.places[value.0 as usize] {
-                let slot = &mut instance.slots[slot as usize];
-                slot[..bytes.len()].copy_from_slice(bytes);
-            }
-        }
-        if !work.commits.is_empty() {
-            let mut kept = state.lock();
-            work.commits.iter().for_each(|&variable| kept.stored_on_device(variable));
-        }
-        metadata.gpu_wait += start.elapsed();
-        Ok(())
     }
 
     fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {

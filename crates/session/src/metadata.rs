@@ -41,6 +41,8 @@ pub struct RunMetadata {
     pub dispatches: u64,
     /// GPU queue submissions.
     pub submissions: u64,
+    /// Segments that began while a GPU was at work on another.
+    pub overlaps: u64,
     /// How often GPUs had to wait for dispatches before they could go on with others.
     pub barriers: u64,
     /// Bytes that kernels read and write, on all devices: each operand of a kernel once, as far as it is

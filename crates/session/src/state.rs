@@ -119,6 +119,7 @@ impl Kept {
     }
 
     /// Notes that a variable's elements on its device were replaced.
+    #[cfg(feature = "gpu")]
     pub(crate) fn stored_on_device(&mut self, variable: NodeId) {
         if let Some(entry) = self.variables.get_mut(&variable) {
             entry.version += 1;

@@ -7,7 +7,9 @@ pub mod gpu;
 mod segment;
 
 pub use segment::{CompileError, to_error};
-pub use segment::{GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, supports};
+pub use segment::{
+    GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, Running, supports,
+};
 pub use wgpu;
 
 /// A device that the app made, with what it was made with.

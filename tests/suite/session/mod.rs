@@ -8,6 +8,7 @@ mod explain;
 mod feeds;
 mod fetches;
 mod optimizers;
+mod overlap;
 mod small_devices;
 mod variables;
 mod warm;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_graph_core::{AlignedBytes, Error, OpError};
+use convoke_graph_core::{Error, OpError};
 use smallvec::SmallVec;
 
 use super::compile::{GpuSegment, Home};
@@ -11,8 +11,8 @@ use super::error::to_error;
 use super::pool::Lease;
 use super::step::Step;
 use crate::gpu::{
-    BindGroup, BindingSlice, Buffer, BufferUse, Command, Download, Pipeline, Recording, Submission,
-    Timestamps, Upload,
+    BindGroup, BindingSlice, Buffer, BufferUse, Command, Download, Pending, Pipeline, Recording,
+    Submission, Timestamps, Upload,
 };
 
 /// Bytes of the status word and what it is about. See `shaders/lib/status.wgsl`.
@@ -36,11 +36,18 @@ pub struct RunOptions {
     pub timestamps: Timestamps,
 }
 
+/// A run that the device works on.
+#[derive(Debug)]
+pub struct Running<'a> {
+    segment: &'a GpuSegment,
+    pending: Pending,
+}
+
 /// What a run brought back and what it took.
 #[derive(Debug, Default)]
 pub struct GpuRun {
-    /// The bytes of each download of the segment, in order.
-    pub downloads: Vec<AlignedBytes>,
+    /// The bytes of each download of the segment, in order, unless they were only shown.
+    pub downloads: Vec<Vec<u8>>,
     /// Bytes brought to the device.
     pub upload_bytes: u64,
     /// Bytes brought back.
@@ -86,26 +93,28 @@ impl GpuSegment {
         self.pool.lease(self, deadline)
     }
 
-    /// Runs the segment: `uploads` are the bytes of the segment's uploads, in order.
+    /// Runs the segment and waits: `uploads` are the bytes of the segment's uploads, in order.
     ///
     /// # Errors
-    /// As [`Self::run_with`].
+    /// As [`Self::submit`] and [`Running::wait_with`].
     pub fn run(&self, instance: &GpuInstance, uploads: &[&[u8]]) -> Result<GpuRun, Error> {
-        self.run_with(instance, uploads, &RunOptions::default())
+        let running = self.submit(instance, uploads, &RunOptions::default())?;
+        let mut downloads = Vec::new();
+        let mut run = running.wait_with(&mut |_, bytes| downloads.push(bytes.to_vec()))?;
+        run.downloads = downloads;
+        Ok(run)
     }
 
-    /// As [`Self::run`], with options.
+    /// Starts a run. The instance may be used again once this returns: the device goes through runs in order.
     ///
     /// # Errors
-    /// `InvalidArgument` for other uploads than the segment has, `OutOfRange` for
-    /// an index in the data that is out of range (no variable has changed then),
-    /// `DeadlineExceeded`, no memory, a lost device.
-    pub fn run_with(
+    /// `InvalidArgument` for other uploads than the segment has, `DeadlineExceeded`, no memory, a lost device.
+    pub fn submit(
         &self,
         instance: &GpuInstance,
         uploads: &[&[u8]],
         options: &RunOptions,
-    ) -> Result<GpuRun, Error> {
+    ) -> Result<Running<'_>, Error> {
         let uploads = self.uploads_of(instance, uploads)?;
         let mut wanted: SmallVec<[Download<'_>; 8]> = SmallVec::new();
         let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
@@ -124,30 +133,7 @@ impl GpuSegment {
             timestamps: options.timestamps,
         };
         let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
-        let mut run = GpuRun::default();
-        let mut failed = None;
-        let mut status = [0; STATUS_BYTES as usize];
-        let output = pending.wait_with(&mut |index, bytes| {
-            if index < self.downloads.len() {
-                match AlignedBytes::copy_of(bytes) {
-                    Ok(bytes) => run.downloads.push(bytes),
-                    Err(e) => failed = Some(e),
-                }
-            } else if let Some(bytes) = bytes.first_chunk() {
-                status = *bytes;
-            }
-        });
-        let output = output.map_err(|e| to_error(&e))?;
-        if let Some(error) = self.out_of_range(&status).or(failed) {
-            return Err(error);
-        }
-        run.upload_bytes = output.upload_bytes;
-        run.download_bytes = output.download_bytes;
-        run.dispatches = output.dispatches;
-        run.submissions = output.submissions;
-        run.gpu_time = output.gpu_time;
-        run.step_times = output.dispatch_times;
-        Ok(run)
+        Ok(Running { segment: self, pending })
     }
 
     /// The error that a status word stands for, if it is set.
@@ -195,6 +181,39 @@ impl GpuSegment {
             }
         }
         Ok(uploads)
+    }
+}
+
+impl Running<'_> {
+    /// Waits for the end, and shows `visit` the index and the bytes of each of the segment's downloads, in
+    /// order. What it saw counts only if this answers `Ok`.
+    ///
+    /// # Errors
+    /// `OutOfRange` for an index in the data that is out of range (no variable has changed then),
+    /// `DeadlineExceeded`, a lost device.
+    pub fn wait_with(self, visit: &mut dyn FnMut(usize, &[u8])) -> Result<GpuRun, Error> {
+        let Running { segment, pending } = self;
+        let mut status = [0; STATUS_BYTES as usize];
+        let output = pending.wait_with(&mut |index, bytes| {
+            if index < segment.downloads.len() {
+                visit(index, bytes);
+            } else if let Some(bytes) = bytes.first_chunk() {
+                status = *bytes;
+            }
+        });
+        let output = output.map_err(|e| to_error(&e))?;
+        if let Some(error) = segment.out_of_range(&status) {
+            return Err(error);
+        }
+        Ok(GpuRun {
+            downloads: Vec::new(),
+            upload_bytes: output.upload_bytes,
+            download_bytes: output.download_bytes,
+            dispatches: output.dispatches,
+            submissions: output.submissions,
+            gpu_time: output.gpu_time,
+            step_times: output.dispatch_times,
+        })
     }
 }
 

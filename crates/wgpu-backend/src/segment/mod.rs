@@ -26,7 +26,7 @@ mod variables;
 
 pub use compile::GpuSegment;
 pub use error::{CompileError, to_error};
-pub use instance::{GpuInstance, GpuRun, RunOptions};
+pub use instance::{GpuInstance, GpuRun, RunOptions, Running};
 pub use lower::supports;
 pub use pool::Lease;
 pub use variables::GpuVariables;

@@ -1,0 +1,123 @@
+//! GPU segments of a run: each is started when its turn comes, and waited for when somebody needs what it sends,
+//! so that the host and other devices work meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use convoke_compiler::ValueId;
+use convoke_graph_core::{Error, NodeId, Result};
+use convoke_wgpu_backend::gpu::Timestamps;
+use convoke_wgpu_backend::{GpuSegment, Lease, RunOptions, Running};
+use smallvec::SmallVec;
+
+use super::{Bound, Compiled, Place, SegmentWork};
+use crate::instance::Instance;
+use crate::metadata::{NodeTime, RunMetadata};
+use crate::session::Timings;
+use crate::state::State;
+
+/// A segment on a GPU.
+pub(super) struct GpuWork {
+    pub segment: GpuSegment,
+    pub device: Arc<str>,
+    pub uploads: Vec<ValueId>,
+    pub downloads: Vec<ValueId>,
+    pub commits: Vec<NodeId>,
+    pub barriers: u64,
+    pub planned_bytes: u64,
+    pub live_bytes: u64,
+}
+
+/// A segment that its device works on.
+pub(super) struct RunningWork<'a> {
+    work: &'a GpuWork,
+    running: Running<'a>,
+    _lease: Lease<'a>,
+    /// How long it took to start.
+    starting: Duration,
+}
+
+impl RunningWork<'_> {
+    /// Whether another segment has to wait for this one: it reads what this one sends to the host, or it stores
+    /// into variables, which comes after all that can fail.
+    pub fn delays(&self, other: &SegmentWork) -> bool {
+        let sends = |value: &ValueId| self.work.downloads.contains(value);
+        match other {
+            SegmentWork::Cpu(steps) => steps.iter().any(|step| step.inputs.iter().any(sends)),
+            SegmentWork::Gpu(work) => !work.commits.is_empty() || work.uploads.iter().any(sends),
+        }
+    }
+}
+
+impl Compiled {
+    /// Hands a segment to its device.
+    pub(super) fn start_gpu<'a>(
+        &'a self,
+        work: &'a GpuWork,
+        instance: &Instance,
+        bound: &Bound<'_>,
+        timings: Timings,
+        metadata: &mut RunMetadata,
+    ) -> Result<RunningWork<'a>> {
+        let named = |e: Error| e.with_device(&*work.device);
+        let start = Instant::now();
+        let uploads: SmallVec<[&[u8]; 4]> = work
+            .uploads
+            .iter()
+            .map(|&id| self.bytes(id, instance, bound))
+            .collect::<Result<_>>()?;
+        let lease = work.segment.lease(None).map_err(named)?;
+        let timestamps = match timings {
+            Timings::Host => Timestamps::None,
+            Timings::Devices => Timestamps::Whole,
+            Timings::Nodes => Timestamps::Each,
+        };
+        let options = RunOptions { timestamps, ..RunOptions::default() };
+        let running = work.segment.submit(&lease, &uploads, &options).map_err(named)?;
+        metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
+        Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed() })
+    }
+
+    /// Waits for a segment, and brings what it sends into the host's slots.
+    pub(super) fn finish_gpu(
+        &self,
+        RunningWork { work, running, starting, .. }: RunningWork<'_>,
+        instance: &mut Instance,
+        state: &State,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let run = running.wait_with(&mut |index, bytes| {
+            let place = work.downloads.get(index).map(|value| self.places[value.0 as usize]);
+            metadata.downloads += u64::from(!bytes.is_empty());
+            if let Some(Place::Slot(slot)) = place {
+                instance.slots[slot as usize][..bytes.len()].copy_from_slice(bytes);
+            }
+        });
+        let run = run.map_err(|e| e.with_device(&*work.device))?;
+        metadata.upload_bytes += run.upload_bytes;
+        metadata.download_bytes += run.download_bytes;
+        metadata.dispatches += u64::from(run.dispatches);
+        metadata.submissions += u64::from(run.submissions);
+        metadata.barriers += work.barriers;
+        metadata.planned_bytes += work.planned_bytes;
+        metadata.live_bytes += work.live_bytes;
+        metadata.gpu += run.gpu_time.unwrap_or_default();
+        for (origin, &time) in work.segment.origins().zip(&run.step_times) {
+            let group = origin.map(|group| group as usize);
+            metadata.nodes.push(NodeTime {
+                nodes: group.map(|group| self.names[group].clone()).unwrap_or_default(),
+                device: work.device.clone(),
+                kernel: group
+                    .map_or("copy".into(), |group| self.program.groups[group].kernel.to_string()),
+                time,
+            });
+        }
+        if !work.commits.is_empty() {
+            let mut kept = state.lock();
+            work.commits.iter().for_each(|&variable| kept.stored_on_device(variable));
+        }
+        metadata.gpu_wait += starting + start.elapsed();
+        Ok(())
+    }
+}
