@@ -265,9 +265,9 @@ impl Compiled {
         timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
-        let bound = self.bind(feeds, state)?;
-        let mut instance = self.lease()?;
-        let result = self.run_in(&mut instance, &bound, state, threads, timings, metadata);
+        let mut bound = self.bind(feeds, state)?;
+        let mut instance = self.lease(metadata)?;
+        let result = self.run_in(&mut instance, &mut bound, state, threads, timings, metadata);
         self.give_back(instance);
         result
     }
@@ -275,7 +275,7 @@ impl Compiled {
     fn run_in(
         &self,
         instance: &mut Instance,
-        bound: &Bound<'_>,
+        bound: &mut Bound<'_>,
         state: &State,
         threads: &Threads,
         timings: Timings,
@@ -460,11 +460,11 @@ impl Compiled {
         })
     }
 
-    fn lease(&self) -> Result<Instance> {
+    fn lease(&self, metadata: &mut RunMetadata) -> Result<Instance> {
         let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut instance = pool.pop().unwrap_or_default();
         drop(pool);
-        instance.prepare(&self.slots.sizes)?;
+        metadata.host_bytes_allocated = instance.prepare(&self.slots.sizes)?;
         Ok(instance)
     }
 

@@ -18,8 +18,9 @@ pub(crate) struct Instance {
 pub(crate) const LEND_MIN: usize = 4096;
 
 impl Instance {
-    /// Makes it ready for a run: slots that nobody holds any more come back, and what is missing is made.
-    pub fn prepare(&mut self, sizes: &[usize]) -> Result<()> {
+    /// Makes it ready for a run: slots that nobody holds any more come back, and what is missing is made. Gives
+    /// the bytes that this took.
+    pub fn prepare(&mut self, sizes: &[usize]) -> Result<u64> {
         self.slots.resize_with(sizes.len(), AlignedBytes::default);
         self.lent.resize_with(sizes.len(), || None);
         for (slot, lent) in self.slots.iter_mut().zip(&mut self.lent) {
@@ -27,12 +28,14 @@ impl Instance {
                 *slot = back;
             }
         }
+        let mut made = 0;
         for (slot, &size) in self.slots.iter_mut().zip(sizes) {
             if slot.len() < size {
                 *slot = AlignedBytes::zeroed(size)?;
+                made += size as u64;
             }
         }
-        Ok(())
+        Ok(made)
     }
 
     /// The bytes of a slot.

@@ -62,6 +62,8 @@ pub struct RunMetadata {
     pub graph_nodes: u64,
     /// Bytes of device memory that the run allocated.
     pub device_bytes_allocated: u64,
+    /// Bytes of host memory that the run allocated for values and intermediate results.
+    pub host_bytes_allocated: u64,
     /// Pipelines that the run built.
     pub pipelines_built: u64,
     /// Bytes of device memory that the devices' buffers take after the run.

@@ -17,7 +17,7 @@ impl Compiled {
     pub(super) fn commit(
         &self,
         instance: &mut Instance,
-        bound: &Bound<'_>,
+        bound: &mut Bound<'_>,
         state: &State,
         threads: &Threads,
     ) -> Result<()> {
@@ -51,6 +51,8 @@ impl Compiled {
             let error = Error::new(ErrorKind::Aborted, message);
             return Err(error.with_node(name.unwrap_or_default()));
         }
+        // Nobody needs the elements of the start any more, so that their buffers may become slots.
+        bound.variables.iter_mut().for_each(|variable| variable.elements = None);
         for (variable, elements, slot) in stores {
             let old = kept.store(variable, elements);
             if let Some(slot) = slot {
