@@ -18,6 +18,7 @@ mod lower;
 pub mod memory;
 mod plan;
 mod program;
+mod recompute;
 mod rows;
 mod schedule;
 mod tail;
@@ -34,5 +35,6 @@ pub use program::{
     Arg, Check, Commit, DeviceIndex, Fold, Fused, Group, Instr, Kernel, Operand, PoolKind, Program,
     Reduction, Rows, Segment, Source, Tail, Value, ValueId,
 };
+pub use recompute::{live_bytes, recompute};
 pub use rows::{Needs, ROW_MAX, Stage};
 pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};

@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 
 use crate::{
     Apart, CompileOptions, DeviceIndex, GroupLimits, HOST, InputFact, Places, Plan, Program,
-    Signature, ValueId, compile,
+    Signature, ValueId, compile, live_bytes, recompute,
 };
 
 /// Everything on the CPU.
@@ -220,4 +220,30 @@ fn an_unfed_placeholder_and_a_refused_operation_name_themselves() {
     let error: Error = program(&g, signature(&[&sum], &[], &[]), &[], &host).unwrap_err();
     assert_eq!(error.node(), Some("add"));
     assert!(error.location().unwrap().file().ends_with("tests.rs"));
+}
+
+/// 4 KiB in and out of an inner product of 16 KiB; what is read at both ends is not kept meanwhile.
+#[test]
+fn what_is_cheap_is_computed_again() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![32, 32]);
+    let w = g.placeholder("w", DType::F32, dims![32, 128]);
+    let doubled = &x * 2.0;
+    let y = (doubled.matmul(&w).matmul(w.transpose()) + doubled).sum(());
+    let shapes: [&[usize]; 2] = [&[32, 32], &[32, 128]];
+    let mut program = program(&g, signature(&[&y], &[], &[&x, &w]), &shapes, &host).unwrap();
+    assert_eq!(live_bytes(&program, 0), 24 << 10);
+    assert!(recompute(&mut program, 0, |program| live_bytes(program, 0) <= 20 << 10));
+    expect![[r#"
+        v0 f32[32, 32] = feed %0
+        v1 f32[32, 128] = feed %1
+        segment on device 0
+          v2 f32[32, 32] = [t0 = mul(i0, f32[] [2]); store t0] of v0
+          v3 f32[32, 128] = [matmul] of v2, v1
+          v4 f32[32, 32] = [matmul] of v3, v1[128, 32]+0*[1, 128]
+          v7 f32[32, 32] = [t0 = mul(i0, f32[] [2]); store t0] of v0
+          v6 f32[] = [rows after 0 axes: t0 = add(i0, i1); f0 = Sum(t0); store f0] of v4, v7
+        fetch v6
+    "#]].assert_eq(&program.to_string());
+    assert!(!recompute(&mut program, 0, |program| live_bytes(program, 0) <= 19 << 10));
 }

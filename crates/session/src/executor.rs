@@ -10,9 +10,7 @@ use std::time::Instant;
 use convoke_compiler::memory::{HostSlots, host_slots};
 use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
-use convoke_graph_core::{
-    AlignedBytes, Error, ErrorKind, GraphSnapshot, HostTensor, NodeId, Output, Result,
-};
+use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
@@ -113,10 +111,8 @@ impl Compiled {
         graph: &GraphSnapshot,
         feeds: &[Output],
         gpus: &Gpus,
-        budget: u64,
     ) -> std::result::Result<Self, Failure> {
         let slots = host_slots(&program);
-        check_budget(&slots, budget)?;
         let mut compiled = Self {
             explanation: None,
             slots,
@@ -474,17 +470,4 @@ impl Compiled {
             pool.push(instance);
         }
     }
-}
-
-/// Refuses a program whose host values take more than the budget.
-fn check_budget(slots: &HostSlots, budget: u64) -> Result<()> {
-    let needed = slots.n_bytes();
-    if needed <= budget {
-        return Ok(());
-    }
-    let message = format!(
-        "the run needs {needed} bytes of host memory, and its budget is {budget}; use smaller tensors or \
-         batches, or raise SessionOptions::host_budget_bytes"
-    );
-    Err(Error::new(ErrorKind::ResourceExhausted, message))
 }

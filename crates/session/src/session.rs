@@ -13,6 +13,7 @@ use convoke_graph_core::{
     Shape, Variable,
 };
 
+use crate::budget;
 use crate::cache::Lru;
 use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Failure, Refused};
@@ -351,13 +352,14 @@ impl Session {
         let limits =
             if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
         let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
-        let program = compile(&planned.plan, inputs, &CompileOptions { limits, place: &place })?;
+        let mut program =
+            compile(&planned.plan, inputs, &CompileOptions { limits, place: &place })?;
+        budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
         metadata.planning += start.elapsed();
         let start = Instant::now();
         placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
-        let budget = self.options.host_budget_bytes;
-        let compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus, budget)?;
+        let compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
         let compiled = compiled.explained(placing.explanation.into_inner());
         metadata.preparing += start.elapsed();
         Ok(compiled)

@@ -123,6 +123,11 @@ impl Meter {
         Meter { budget, ..Meter::default() }
     }
 
+    /// What is left of the budget.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        self.budget.map(|budget| budget.saturating_sub(self.bytes_alive.load(Relaxed)))
+    }
+
     /// Takes `n_bytes` out of the budget until the reservation is dropped.
     pub(super) fn reserve(self: &Arc<Meter>, n_bytes: u64) -> Result<Reservation, GpuError> {
         let limit = self.budget.unwrap_or(u64::MAX);

@@ -141,6 +141,11 @@ impl Gpu {
         self.0.shared.meter.snapshot()
     }
 
+    /// Bytes that buffers may still take of the device's budget, if it has one.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.0.shared.meter.free_bytes()
+    }
+
     /// wgpu's own counts of what exists in the driver.
     pub fn internal_counters(&self) -> InternalCounters {
         InternalCounters::read(&self.0.shared.device)

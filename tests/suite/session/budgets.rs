@@ -1,0 +1,79 @@
+//! Memory budgets: what is cheap is computed again where they ask for it; what does not fit is refused before it
+//! runs, and the next run is fine.
+
+use convoke::prelude::*;
+use convoke::{DeviceOptions, PipelineDir};
+use convoke_tests::{devices, ramp};
+
+const N: usize = 128;
+const WIDE: usize = 4 * N;
+/// An N x N tensor of f32.
+const SMALL: u64 = (4 * N * N) as u64;
+/// The sum that comes back.
+const SUM: u64 = 4;
+
+/// Twice the input is needed at the start and at the end; in between are a wide product and a narrow one.
+fn model(g: &Graph) -> (Tensor, Tensor) {
+    let x = g.placeholder("x", F32, dims![None, N]);
+    let widen = g.constant(ramp(&[N, WIDE]));
+    let narrow = g.constant(ramp(&[WIDE, N]));
+    let doubled = &x * 2.0;
+    let out = (doubled.matmul(&widen).matmul(&narrow) + doubled).sum(());
+    (x, out)
+}
+
+#[test]
+fn the_host_computes_again_rather_than_keep() {
+    let g = Graph::new();
+    let (x, out) = model(&g);
+    let run = |budget: u64, rows: usize| {
+        let options = SessionOptions { host_budget_bytes: budget, ..Default::default() };
+        let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+        let small = session.run(&[x.feed(ramp(&[4, N]))], &out);
+        assert!(small.is_ok(), "a small run under {budget} bytes: {small:?}");
+        let result = session.run_with(&[x.feed(ramp(&[rows, N]))], &out, Default::default());
+        assert!(session.run(&[x.feed(ramp(&[4, N]))], &out).is_ok(), "after {rows} rows");
+        result
+    };
+    // The wide product with what it is of, or with what is made of it: 4 + 1; twice the input on top.
+    let (kept, with_room) = run(6 * SMALL + SUM, N).unwrap();
+    assert_eq!((with_room.live_bytes, with_room.planned_bytes), (6 * SMALL, 6 * SMALL + SUM));
+    let (again, tight) = run(5 * SMALL + SUM, N).unwrap();
+    assert_eq!((tight.live_bytes, tight.planned_bytes), (5 * SMALL, 5 * SMALL + SUM));
+    assert_eq!(kept, again);
+    assert!(tight.kernel_bytes > with_room.kernel_bytes, "{tight}");
+    let (needed, budget) = (5 * SMALL + SUM, 5 * SMALL + SUM - 1);
+    let error = run(budget, N).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    let says = format!("needs {needed} bytes of host memory, and its budget is {budget}");
+    assert!(error.message().contains(&says), "{error}");
+}
+
+#[test]
+fn gpus_compute_again_rather_than_keep() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let (x, out) = model(&g);
+        let run = |gpu_budget_bytes: Option<u64>| {
+            let options = DeviceOptions {
+                name: Some(device.name.clone()),
+                gpu_budget_bytes,
+                pipeline_dir: PipelineDir::Nowhere,
+                ..DeviceOptions::default()
+            };
+            let devices = Devices::with_options(&options).unwrap();
+            let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
+            let session = Session::with_options(&g, &devices, options).unwrap();
+            session.run_with(&[x.feed(ramp(&[N, N]))], &out, Default::default())
+        };
+        let (kept, with_room) = run(None).unwrap();
+        let budget = with_room.device_bytes - SMALL * 3 / 2;
+        let (again, tight) = run(Some(budget)).unwrap();
+        assert_eq!(kept, again, "{}", device.name);
+        assert!(tight.device_bytes <= budget, "{}: {tight}", device.name);
+        assert!(tight.kernel_bytes > with_room.kernel_bytes, "{}: {tight}", device.name);
+        // The constants alone take eight.
+        let error = run(Some(8 * SMALL)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}: {error}", device.name);
+    }
+}
