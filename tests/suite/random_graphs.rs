@@ -1,11 +1,12 @@
 //! Random graphs of 5 to 60 operations: on every device, fused and not, they agree with the reference, and so
-//! does what a variable becomes. On the CPU neither fusion nor the number of threads changes a bit.
+//! does what a variable becomes. On the CPU neither fusion, nor the number of threads, nor a memory budget changes
+//! a bit.
 //!
 //! `CONVOKE_RANDOM_GRAPHS=1000` runs as many instead of a hundred. A graph that fails is shrunk before it is
 //! shown; its steps are the test's message.
 
 use convoke::Shape;
-use convoke::prelude::*;
+use convoke::{Result, RunMetadata, prelude::*};
 use convoke_tests::{compare, devices, ramp, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -138,15 +139,47 @@ fn same_bits(steps: &[Step]) {
     }
 }
 
+/// Runs a graph on the CPU with less memory than it likes, and panics where a bit differs. Gives how many times
+/// it ran.
+fn with_less_memory(steps: &[Step]) -> usize {
+    let g = Graph::new();
+    let feeds = [ramp(&[ROWS, COLUMNS]), ramp(&[COLUMNS]), ramp(&[ROWS, 1])];
+    let xs = feeds.each_ref().map(|x| g.placeholder("x", F32, x.dims().to_vec()));
+    let made = build(&xs[0], &xs[1], &xs[2], steps);
+    let last = made.last().unwrap();
+    let run = |host_budget_bytes: u64| {
+        let options =
+            SessionOptions { host_budget_bytes, fuse: false, ..SessionOptions::default() };
+        let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+        let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
+        session.run_with(&feeds, last, Default::default())
+    };
+    let (kept, with_room) = run(1 << 30).unwrap();
+    let tight = [99, 95, 90, 80].map(|part| run(with_room.planned_bytes * part / 100));
+    let check = |result: Result<(HostTensor, RunMetadata)>| match result {
+        Ok((again, _)) => {
+            assert_eq!(kept.bytes(), again.bytes());
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+            false
+        }
+    };
+    tight.map(check).into_iter().filter(|&ran| ran).count()
+}
+
 /// A quarter of the graphs: `part` of 4.
 fn quarter(part: u8) {
     let n: u32 = std::env::var("CONVOKE_RANDOM_GRAPHS").map_or(100, |n| n.parse().unwrap());
     let config = Config { cases: n.div_ceil(4), failure_persistence: None, ..Config::default() };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[part; 32]);
+    let ran = std::cell::RefCell::new(0);
     let steps = prop::collection::vec((any::<u8>(), 0u8..8, 0u8..16), 5..60);
     let outcome = TestRunner::new_with_rng(config, rng).run(&steps, |steps| {
         run(&steps);
         same_bits(&steps);
+        *ran.borrow_mut() += with_less_memory(&steps);
         Ok(())
     });
     match outcome {
@@ -154,6 +187,9 @@ fn quarter(part: u8) {
         Err(TestError::Fail(why, steps)) => panic!("{why}\nthe smallest graph: {steps:?}"),
         Err(why) => panic!("{why}"),
     }
+    let ran = ran.into_inner();
+    println!("{ran} runs with less memory than planned");
+    assert!(ran > 0, "no graph ran with less memory than planned");
 }
 
 #[test]

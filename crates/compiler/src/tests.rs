@@ -244,6 +244,7 @@ fn what_is_cheap_is_computed_again() {
           v7 f32[32, 32] = [t0 = mul(i0, f32[] [2]); store t0] of v0
           v6 f32[] = [rows after 0 axes: t0 = add(i0, i1); f0 = Sum(t0); store f0] of v4, v7
         fetch v6
-    "#]].assert_eq(&program.to_string());
+    "#]]
+    .assert_eq(&program.to_string());
     assert!(!recompute(&mut program, 0, |program| live_bytes(program, 0) <= 19 << 10));
 }
