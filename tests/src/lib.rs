@@ -210,14 +210,20 @@ fn on_all_devices(
     truth: &HostTensor,
 ) {
     for device in devices() {
-        for fuse in [true, false] {
-            let options = SessionOptions { fuse, soft_placement: false, ..Default::default() };
+        for (fuse, simplify) in [(true, true), (false, true), (true, false)] {
+            let options =
+                SessionOptions { fuse, simplify, soft_placement: false, ..Default::default() };
             let session = device.session_with(g, options);
             let feeds: Vec<Feed<'_>> =
                 xs.iter().zip(&case.inputs).map(|(x, value)| x.feed(value)).collect();
             let got =
                 session.run(&feeds, y).unwrap_or_else(|e| panic!("{what} on {}: {e}", device.name));
-            let place = format!("{what} on {}{}", device.name, if fuse { "" } else { " unfused" });
+            let how = match (fuse, simplify) {
+                (false, _) => " unfused",
+                (_, false) => " as it is written",
+                _ => "",
+            };
+            let place = format!("{what} on {}{how}", device.name);
             compare(&place, &got, truth, case.tolerance);
         }
     }

@@ -1,4 +1,4 @@
-//! Random graphs of 5 to 60 operations: on every device, fused and not, they agree with the reference, and so
+//! Random graphs of 5 to 60 operations: on every device, fused and not, simplified and not, they agree with the reference, and so
 //! does what a variable becomes. On the CPU neither fusion, nor the number of threads, nor a memory budget changes
 //! a bit.
 //!
@@ -98,12 +98,11 @@ fn run(steps: &[Step]) {
     let fed: Vec<_> = fed.zip(feeds.iter().chain([&feeds[1]]).cloned()).collect();
     let truth = reference(&g, &outputs.collect::<Vec<_>>(), &fed).unwrap();
     for device in devices() {
-        for fuse in [true, false] {
-            let place = format!("{}{}", device.name, if fuse { "" } else { " unfused" });
-            let session = device.session_with(
-                &g,
-                SessionOptions { fuse, soft_placement: false, ..Default::default() },
-            );
+        for (fuse, simplify) in [(true, true), (false, true), (true, false)] {
+            let place = format!("{}, fused {fuse}, simplified {simplify}", device.name);
+            let options =
+                SessionOptions { fuse, simplify, soft_placement: false, ..Default::default() };
+            let session = device.session_with(&g, options);
             session.run(&[], g.initializers()).unwrap();
             let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
             let (got, _) =

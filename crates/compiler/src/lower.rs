@@ -4,23 +4,26 @@
 mod fold;
 mod identities;
 mod images;
+mod moves;
+mod simplify;
 mod state;
 
 use std::sync::Arc;
 
 use convoke_graph_core::{
     Class, Contract, Control, CustomKernel, DType, Dims, Elementwise, Error, ErrorKind, Fact, Host,
-    HostTensor, Layout, Move, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, View,
+    HostTensor, Layout, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, View,
 };
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
 use fold::{fold, splat};
 use identities::identity;
+use simplify::remove_dead;
 
 use crate::{
-    Apart, Arg, Check, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source,
-    Value, ValueId,
+    Apart, Arg, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value,
+    ValueId,
 };
 
 /// What a run gives for a feed.
@@ -73,10 +76,14 @@ struct Lowering<'a> {
     shared: FxHashMap<(String, Vec<Output>), NodeId>,
     /// For each output, the equal one that was lowered first.
     same: FxHashMap<Output, Output>,
+    /// For values that casts give, what they are of.
+    casts: FxHashMap<ValueId, Operand>,
+    /// Whether operations may become others that give the same.
+    simplify: bool,
 }
 
 /// Lowers `plan` for these inputs, one for each feed.
-pub(crate) fn lower(plan: &Plan, inputs: &[InputFact]) -> Result<Lowered> {
+pub(crate) fn lower(plan: &Plan, inputs: &[InputFact], simplify: bool) -> Result<Lowered> {
     let mut lowering = Lowering {
         plan,
         out: Lowered::default(),
@@ -85,12 +92,18 @@ pub(crate) fn lower(plan: &Plan, inputs: &[InputFact]) -> Result<Lowered> {
         device: None,
         shared: FxHashMap::default(),
         same: FxHashMap::default(),
+        casts: FxHashMap::default(),
+        simplify,
     };
     lowering.feeds(inputs)?;
     for node in &plan.nodes {
         lowering.node(node).map_err(|e| e.with_node(&*node.name).with_location(node.location))?;
     }
-    lowering.finish()
+    let mut lowered = lowering.finish()?;
+    if simplify {
+        remove_dead(&mut lowered, &plan.signature.targets);
+    }
+    Ok(lowered)
 }
 
 impl Lowering<'_> {
@@ -179,7 +192,8 @@ impl Lowering<'_> {
             Class::Host(Host::Placeholder) => false,
             _ => true,
         };
-        if !pure || node.device.is_some() || !node.colocated.is_empty() {
+        let is_free = node.device.is_none() && node.colocated.is_empty();
+        if !pure || !is_free || !self.simplify {
             return false;
         }
         let first = |output: &Output| self.same.get(output).copied().unwrap_or(*output);
@@ -214,7 +228,14 @@ impl Lowering<'_> {
         let form = match node.op.class() {
             Class::Elementwise(op) => {
                 let args: SmallVec<[&Form; 3]> = forms.iter().collect();
-                self.elementwise(node.id, op, &args, fact.dtype, &shape)?
+                let scaled = match self.simplify {
+                    true => self.scaled_convolution(node, forms, (fact.dtype, &shape))?,
+                    false => None,
+                };
+                match scaled {
+                    Some(scaled) => scaled,
+                    None => self.elementwise(node.id, op, &args, fact.dtype, &shape)?,
+                }
             }
             Class::View(view) => self.view(node.id, &view, &forms[0], fact.dtype, &shape)?,
             Class::Reduce(reduce) => {
@@ -283,9 +304,44 @@ impl Lowering<'_> {
         dtype: DType,
         shape: &Shape,
     ) -> Result<Form> {
-        if let Some(&given) = identity(op, args, dtype).and_then(|at| args.get(at)) {
+        if self.simplify
+            && let Some(&given) = identity(op, args, dtype).and_then(|at| args.get(at))
+        {
             return self.broadcast(given, shape);
         }
+        if let (Elementwise::Cast, &[arg], true) = (op, args, self.simplify) {
+            let source = self.without_cast(arg, dtype);
+            let arg = source.as_ref().unwrap_or(arg);
+            if self.dtype(arg) == Some(dtype) {
+                return self.broadcast(arg, shape);
+            }
+            let cast = self.single(node, op, &[arg], dtype, shape)?;
+            if let (Form::Operand(of), Form::Operand(given)) = (arg, &cast) {
+                self.casts.insert(given.value, of.clone());
+            }
+            return Ok(cast);
+        }
+        self.single(node, op, args, dtype, shape)
+    }
+
+    /// The dtype of what has elements.
+    fn dtype(&self, form: &Form) -> Option<DType> {
+        match form {
+            Form::Operand(operand) => Some(self.out.values[operand.value.0 as usize].dtype),
+            Form::Constant(tensor) | Form::Splat(tensor, _) => Some(tensor.dtype()),
+            Form::Handle(_) => None,
+        }
+    }
+
+    /// One elementwise operation as a group.
+    fn single(
+        &mut self,
+        node: NodeId,
+        op: Elementwise,
+        args: &[&Form],
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
         let mut fused = Fused {
             shape: shape.clone(),
             input_dtypes: SmallVec::new(),
@@ -417,42 +473,6 @@ impl Lowering<'_> {
         Ok(self.group(node, Kernel::Matmul, inputs, dtype, shape))
     }
 
-    fn movement(
-        &mut self,
-        node: NodeId,
-        movement: &Move,
-        forms: &[Form],
-        dtype: DType,
-        shape: &Shape,
-    ) -> Result<Form> {
-        if let (Move::Gather { axis: 0 }, [Form::Constant(range), Form::Operand(indices)]) =
-            (movement, forms)
-            && let Some(below) = range_len(range)
-            && self.out.values[indices.value.0 as usize].dtype == DType::I32
-        {
-            // What is gathered from a range is the index itself.
-            let fused = Fused {
-                shape: shape.clone(),
-                input_dtypes: smallvec![dtype],
-                constants: Vec::new(),
-                instrs: Vec::new(),
-                stores: smallvec![Arg::Input(0)],
-                check: Some(Check { arg: Arg::Input(0), below, node }),
-            };
-            let inputs = smallvec![indices.clone()];
-            return Ok(self.group(node, Kernel::Elementwise(fused), inputs, dtype, shape));
-        }
-        let (kernel, data): (Kernel, &[Form]) = match movement {
-            Move::Pad { before } => (Kernel::Pad { before: before.clone() }, &forms[..1]),
-            Move::Concat { axis } => (Kernel::Concat { axis: *axis }, forms),
-            Move::Gather { axis } => (Kernel::Gather { axis: *axis }, forms),
-            Move::ScatterAdd { axis } => (Kernel::ScatterAdd { axis: *axis }, &forms[1..]),
-            other => return Err(Error::internal(format!("no lowering of {other:?}"))),
-        };
-        let inputs = data.iter().map(|form| self.operand(form)).collect::<Result<_>>()?;
-        Ok(self.group(node, kernel, inputs, dtype, shape))
-    }
-
     /// A value from outside of the program.
     fn source(&mut self, dtype: DType, shape: Shape, source: Source) -> Form {
         let value = self.value(dtype, shape.clone(), source);
@@ -538,13 +558,6 @@ impl Lowering<'_> {
         let copy = self.group(node, Kernel::Elementwise(fused), inputs, dtype, &shape);
         self.operand(&copy)
     }
-}
-
-/// The number of elements of a constant that counts from 0 on.
-fn range_len(constant: &HostTensor) -> Option<u32> {
-    let elements = constant.as_slice::<i32>().ok().filter(|_| constant.shape().rank() == 1)?;
-    let counts = elements.iter().enumerate().all(|(i, &x)| i32::try_from(i) == Ok(x));
-    u32::try_from(elements.len()).ok().filter(|_| counts)
 }
 
 /// The shape of an output, which has to be known by now.

@@ -55,6 +55,8 @@ impl Unplaced<'_> {
 pub struct CompileOptions<'a> {
     /// How large groups become.
     pub limits: GroupLimits,
+    /// Whether operations may become others that give the same; off only to compare.
+    pub simplify: bool,
     /// Where groups run.
     pub place: &'a Placer<'a>,
 }
@@ -65,7 +67,7 @@ pub struct CompileOptions<'a> {
 /// Shapes that do not fit, an operation that is not implemented for what is known, or a refusal of the
 /// placer.
 pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) -> Result<Program> {
-    let mut lowered = lower(plan, inputs)?;
+    let mut lowered = lower(plan, inputs, options.simplify)?;
     group(&mut lowered, options.limits);
     tail::attach(&mut lowered, options.limits);
     let (commits, random) = (lowered.commits, lowered.random);

@@ -1,12 +1,15 @@
 //! Plans and programs of small graphs, printed.
 
 use convoke_graph_core::train::{Optimizer, Sgd};
-use convoke_graph_core::{DType, Error, Graph, Init, Operation, Result, Shape, Tensor, dims};
+use convoke_graph_core::{
+    BatchNorm, Conv2d, DType, Error, Graph, HostTensor, Init, Operation, Result, Shape, Tensor,
+    dims,
+};
 use expect_test::{Expect, expect};
 
 use crate::{
-    Apart, CompileOptions, DeviceIndex, GroupLimits, HOST, InputFact, Places, Plan, Program,
-    Signature, ValueId, compile, live_bytes, recompute,
+    Apart, CompileOptions, DeviceIndex, Group, GroupLimits, HOST, InputFact, Kernel, Places, Plan,
+    Program, Signature, Source, ValueId, compile, live_bytes, recompute,
 };
 
 /// Everything on the CPU.
@@ -34,7 +37,11 @@ fn program(
         Ok(InputFact { shape: Shape::new(dims)?, contents: None })
     };
     let inputs: Vec<InputFact> = shapes.iter().map(fact).collect::<Result<_>>()?;
-    compile(&plan, &inputs, &CompileOptions { limits: GroupLimits::default(), place })
+    compile(
+        &plan,
+        &inputs,
+        &CompileOptions { limits: GroupLimits::default(), simplify: true, place },
+    )
 }
 
 #[track_caller]
@@ -129,7 +136,7 @@ fn groups_fit_what_a_device_binds() {
     let inputs = vec![InputFact { shape: four, contents: None }; 6];
     let program = |bindings| {
         let limits = GroupLimits::default().with_bindings(bindings);
-        let options = CompileOptions { limits, place: &host };
+        let options = CompileOptions { limits, simplify: true, place: &host };
         compile(plan.as_ref().unwrap(), &inputs, &options).unwrap()
     };
     // Six inputs, a result and a status word.
@@ -247,4 +254,80 @@ fn what_is_cheap_is_computed_again() {
     "#]]
     .assert_eq(&program.to_string());
     assert!(!recompute(&mut program, 0, |program| live_bytes(program, 0) <= 19 << 10));
+}
+
+#[test]
+fn casts_cancel_where_nothing_is_lost() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::I8, dims![4]);
+    let back = x.cast(DType::F32).cast(DType::I8);
+    let further = x.cast(DType::I32).cast(DType::I16);
+    // Of an integer the low bits are taken, of a float the nearest.
+    let wraps = x.cast(DType::F32).cast(DType::U8);
+    let h = g.placeholder("h", DType::F32, dims![4]);
+    let loses = h.cast(DType::F16).cast(DType::F32);
+    let same = h.cast(DType::F32);
+    let fetches = [&back, &further, &wraps, &loses, &same];
+    check(
+        program(&g, signature(&fetches, &[], &[&x, &h]), &[&[4], &[4]], &host),
+        &expect![[r#"
+            v0 i8[4] = feed %0
+            v1 f32[4] = feed %7
+            segment on device 0
+              v4 i16[4] = [t0 = cast i16(i0); store t0] of v0
+              v5 u8[4] = [t0 = cast f32(i0); t1 = cast u8(t0); store t1] of v0
+              v7 f32[4] = [t0 = cast f16(i0); t1 = cast f32(t0); store t1] of v1
+            fetch v0, v4, v5, v7, v1
+        "#]],
+    );
+}
+
+#[test]
+fn factors_of_channels_go_into_constant_filters() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![1, 1, 3, 3]);
+    let filters = g.constant(
+        HostTensor::from([1.0f32, 2.0]).reshaped(Shape::new(&[2, 1, 1, 1]).unwrap()).unwrap(),
+    );
+    let [scale, shift, mean, variance] = [[4.0f32, 6.0], [0.5, 0.25], [3.0, 5.0], [4.0, 9.0]]
+        .map(|v| g.constant(HostTensor::from(v)));
+    let y = x.conv2d(&filters, Conv2d::default());
+    let norm = BatchNorm { axis: 1, epsilon: 0.0 };
+    let normal = y.batch_norm([&scale, &shift], [&mean, &variance], norm);
+    let program = program(&g, signature(&[&normal], &[], &[&x]), &[&[1, 1, 3, 3]], &host).unwrap();
+    let filters = |program: &Program| -> Vec<Vec<f32>> {
+        let groups = program.groups.iter().filter(|g| matches!(g.kernel, Kernel::Conv2d(_)));
+        let source = |group: &Group| match &program.value(group.inputs[1].value).source {
+            Source::Constant(tensor) => tensor.to_vec().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        groups.map(source).collect()
+    };
+    // Factors 4/2 and 6/3.
+    assert_eq!(filters(&program), [[2.0, 4.0]]);
+    expect![[r#"
+        v0 f32[1, 1, 3, 3] = feed %0
+        v1 f32[2, 1, 1, 1] = constant f32[2, 1, 1, 1] [1, 2]
+        v3 f32[2, 1, 1] = constant f32[2, 1, 1] [3, 5]
+        v5 f32[2, 1, 1, 1] = constant f32[2, 1, 1, 1] [2, 4]
+        v7 f32[2, 1, 1] = constant f32[2, 1, 1] [6, 10]
+        v9 f32[2, 1, 1] = constant f32[2, 1, 1] [0.5, 0.25]
+        segment on device 0
+          v10 f32[1, 2, 3, 3] = [conv2d [1, 1] stride [1, 1] dilation [1, 1] groups 1 pad [0, 0] Nchw; t0 = sub(i0, i1); t1 = add(t0, i2); store t1] of v0, v5, v7[1, 2, 3, 3]+0*[0, 1, 0, 0], v9[1, 2, 3, 3]+0*[0, 1, 0, 0]
+        fetch v10
+    "#]].assert_eq(&program.to_string());
+    // What is needed by itself stays.
+    let signature = signature(&[&normal, &y], &[], &[&x]);
+    let both = self::program(&g, signature, &[&[1, 1, 3, 3]], &host).unwrap();
+    assert_eq!(filters(&both), [[1.0, 2.0]]);
+}
+
+#[test]
+fn what_only_gives_its_shape_is_not_computed() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![8, 4]);
+    let large = x.matmul(x.transpose());
+    let shape = large.shape();
+    let program = program(&g, signature(&[&shape], &[], &[&x]), &[&[8, 4]], &host).unwrap();
+    assert!(program.groups.is_empty(), "{program}");
 }

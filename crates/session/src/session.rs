@@ -49,11 +49,14 @@ pub struct SessionOptions {
     pub host_budget_bytes: u64,
     /// Whether elementwise operations become one kernel; off only to compare.
     pub fuse: bool,
+    /// Whether operations may become others that give the same within their error: equal ones are computed once,
+    /// factors of channels go into constant filters, casts cancel; off only to compare.
+    pub simplify: bool,
 }
 
 impl Default for SessionOptions {
     /// Automatic placement, soft, one thread for each core, 64 plans, as much as there is physical memory
-    /// (16 GiB where the system does not tell), fused.
+    /// (16 GiB where the system does not tell), simplified and fused.
     fn default() -> Self {
         Self {
             policy: DevicePolicy::Auto,
@@ -62,6 +65,7 @@ impl Default for SessionOptions {
             plans: 64,
             host_budget_bytes: physical_memory().unwrap_or(16 << 30),
             fuse: true,
+            simplify: true,
         }
     }
 }
@@ -351,9 +355,10 @@ impl Session {
         };
         let limits =
             if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
+        let simplify = self.options.simplify;
         let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
         let mut program =
-            compile(&planned.plan, inputs, &CompileOptions { limits, place: &place })?;
+            compile(&planned.plan, inputs, &CompileOptions { limits, simplify, place: &place })?;
         budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
         metadata.planning += start.elapsed();
         let start = Instant::now();

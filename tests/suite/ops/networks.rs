@@ -3,7 +3,7 @@
 //! Values of cross entropy and softmax: arithmetic by hand; convolutions: sums over ones.
 
 use convoke::prelude::*;
-use convoke::{Conv2d, Padding, Pool};
+use convoke::{BatchNorm, Conv2d, ImageLayout, Padding, Pool};
 use convoke_tests::{case, check, ramp};
 
 #[test]
@@ -24,6 +24,34 @@ fn softmax() {
         |xs| xs[0].log_softmax(0),
         &[case("first axis").x(ramp(&[5, 3])).gradient()],
     );
+}
+
+/// With all but the images constant, the factors go into the filters.
+#[test]
+fn batch_norm_of_a_convolution() {
+    for layout in [ImageLayout::Nchw, ImageLayout::Nhwc] {
+        let (axis, images, filters): (_, [usize; 4], [usize; 4]) = match layout {
+            ImageLayout::Nchw => (1, [2, 3, 7, 6], [5, 3, 3, 2]),
+            ImageLayout::Nhwc => (-1, [2, 7, 6, 3], [3, 2, 3, 5]),
+        };
+        check(
+            &format!("batch norm of a convolution, {layout:?}"),
+            |xs| {
+                let g = xs[0].graph();
+                let [scale, shift, mean] = [0.5f32, -1.0, 2.0]
+                    .map(|x| g.constant((0..5).map(|i| x + i as f32 * 0.25).collect::<Vec<_>>()));
+                let variance = g.constant([0.5f32, 1.0, 2.0, 3.0, 4.0]);
+                let conv = Conv2d { layout, ..Conv2d::default() };
+                let y = xs[0].conv2d(g.constant(ramp(&filters)), conv);
+                let norm = BatchNorm { axis, epsilon: 1e-3 };
+                y.batch_norm([&scale, &shift], [&mean, &variance], norm).relu()
+            },
+            &[
+                case("odd").x(ramp(&images)).gradient(),
+                case("none").x(ramp(&[&[0], &images[1..]].concat())),
+            ],
+        );
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn run(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], threads: &Threads) -> HostT
         let variables = unplaced.variables().into_iter().map(|v| (v, HOST)).collect();
         Ok(Places { groups: vec![HOST; unplaced.program.groups.len()], variables })
     };
-    let options = CompileOptions { limits: GroupLimits::default(), place: &host };
+    let options = CompileOptions { limits: GroupLimits::default(), simplify: true, place: &host };
     let program = compile(&plan, &inputs, &options).unwrap();
     let mut values: Vec<HostTensor> = program
         .values
