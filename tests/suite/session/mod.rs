@@ -4,6 +4,7 @@
 mod budgets;
 mod checkpoints;
 mod counts;
+mod determinism;
 mod devices;
 mod explain;
 mod feeds;
