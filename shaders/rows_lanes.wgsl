@@ -1,12 +1,14 @@
 // rows_lanes: elementwise work on the elements of rows, with what reductions of the same rows give; an
 // invocation for each row.
 //
-// For short rows. `row` is that of rows.wgsl, its twin, with one lane.
+// For short rows. `row` is that of rows.wgsl, its twin, with one lane. Where all rows are in one workgroup,
+// `total` adds up what they have.
 // CPU twin: crates/cpu-backend/src/rows
 //
 // param rows: u32
 // hole const WG = 64u;
 // hole fn row(o: u32, lane: u32) { }
+// hole fn total(o: u32) { }
 // import place
 
 const STEP = 1u;
@@ -19,4 +21,5 @@ fn main(
 ) {
     let o = linear(group, groups) * WG + lane;
     if o < p.rows { row(o, 0u); }
+    total(o);
 }

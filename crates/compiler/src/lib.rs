@@ -22,6 +22,7 @@ mod recompute;
 mod rows;
 mod schedule;
 mod tail;
+mod total;
 mod work;
 
 #[cfg(test)]
@@ -38,3 +39,4 @@ pub use program::{
 pub use recompute::{live_bytes, recompute};
 pub use rows::{Needs, ROW_MAX, Stage};
 pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};
+pub use total::{TOTAL_INNER, TOTAL_ROWS};

@@ -286,6 +286,9 @@ pub struct Rows {
     pub fused: Fused,
     /// The reductions: each of what comes before it, so that no instruction that it needs reads it.
     pub folds: Vec<Fold>,
+    /// Reductions over all rows of what each row has once. Their results are the group's last outputs, after
+    /// those of the stores. See `total.rs` for how many rows there may be, and how long.
+    pub totals: Vec<Fold>,
 }
 
 /// A reduction of each row.
@@ -412,7 +415,19 @@ impl fmt::Display for Fused {
 impl fmt::Display for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rows after {} axes: ", self.n_outer)?;
-        write_fused(f, &self.fused, self.n_inputs(), &self.folds)
+        write_fused(f, &self.fused, self.n_inputs(), &self.folds)?;
+        let arg = |arg: Arg| match arg {
+            Arg::Input(i) => format!("f{}", (i as usize).saturating_sub(self.n_inputs())),
+            Arg::Constant(i) => format!("{}", self.fused.constants[i as usize]),
+            Arg::Instr(i) => format!("t{i}"),
+        };
+        let totals: Vec<String> = self
+            .totals
+            .iter()
+            .map(|total| format!("{:?} of rows({})", total.kind, arg(total.arg)))
+            .collect();
+        let between = if totals.is_empty() || self.fused.stores.is_empty() { "" } else { "; " };
+        write!(f, "{between}{}", totals.join("; "))
     }
 }
 
@@ -453,6 +468,9 @@ fn write_fused(
         write!(f, "check {} < {below}; ", arg(index))?;
     }
     let stores: Vec<String> = fused.stores.iter().map(arg).collect();
+    if stores.is_empty() {
+        return Ok(());
+    }
     write!(f, "store {}", stores.join(", "))
 }
 

@@ -6,10 +6,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::apart::gaps;
 use crate::group::group;
 use crate::lower::{InputFact, lower};
-use crate::tail;
 use crate::{
     Commit, DeviceIndex, Group, GroupLimits, Plan, Program, Segment, Source, Value, ValueId,
 };
+use crate::{tail, total};
 
 /// The CPU, which every session has.
 pub const HOST: DeviceIndex = DeviceIndex(0);
@@ -70,6 +70,9 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     let mut lowered = lower(plan, inputs, options.simplify)?;
     group(&mut lowered, options.limits);
     tail::attach(&mut lowered, options.limits);
+    if options.limits.buffers > 0 {
+        total::attach(&mut lowered, options.limits);
+    }
     let (commits, random) = (lowered.commits, lowered.random);
     let mut program = Program {
         apart: gaps(&lowered.groups, &lowered.apart),

@@ -86,8 +86,7 @@ fn a_dense_layer_and_its_step() {
             v7 i32[3] = constant i32[3] [0, 1, 2]
             segment on device 0
               v4 f32[2, 3] = [matmul] of v0, v2
-              v17 f32[2], v26 f32[2, 3] = [rows after 1 axes: t0 = add(i0, i1); f0 = Max(t0); t1 = equal(i2, i3); t2 = cast f32(t1); t3 = sub(t0, f0); t4 = exp(t3); f1 = Sum(t4); t5 = log(f1); t6 = sub(t3, t5); t7 = mul(t6, t2); f2 = Sum(t7); t8 = mul(f32[] [-0.5], t2); t9 = neg(t8); f3 = Sum(t9); t10 = reciprocal(f1); t11 = mul(f3, t10); t12 = mul(t11, t4); t13 = add(t8, t12); check i2 < 3; store f2, t13] of v4, v3[2, 3]+0*[0, 1], v1[2, 3]+0*[1, 0], v7[2, 3]+0*[0, 1]
-              v19 f32[] = [rows after 0 axes: t0 = neg(i0); f0 = Mean(t0); store f0] of v17
+              v26 f32[2, 3], v19 f32[] = [rows after 1 axes: t0 = add(i0, i1); f0 = Max(t0); t1 = equal(i2, i3); t2 = cast f32(t1); t3 = sub(t0, f0); t4 = exp(t3); f1 = Sum(t4); t5 = log(f1); t6 = sub(t3, t5); t7 = mul(t6, t2); f2 = Sum(t7); t8 = mul(f32[] [-0.5], t2); t9 = neg(t8); f3 = Sum(t9); t10 = reciprocal(f1); t11 = mul(f3, t10); t12 = mul(t11, t4); t13 = add(t8, t12); t14 = neg(f2); check i2 < 3; store t13; Mean of rows(t14)] of v4, v3[2, 3]+0*[0, 1], v1[2, 3]+0*[1, 0], v7[2, 3]+0*[0, 1]
               v30 f32[4, 3] = [matmul; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v0[4, 2]+0*[1, 4], v26, v2
               v32 f32[3] = [Sum after 1 axes; t0 = mul(i0, f32[] [0.5]); t1 = sub(i1, t0); store t1] of v26[3, 2]+0*[1, 3], v3
               commit %2 = v30
@@ -330,4 +329,31 @@ fn what_only_gives_its_shape_is_not_computed() {
     let shape = large.shape();
     let program = program(&g, signature(&[&shape], &[], &[&x]), &[&[8, 4]], &host).unwrap();
     assert!(program.groups.is_empty(), "{program}");
+}
+
+#[test]
+fn few_short_rows_are_added_up_where_they_are_computed() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![None, 3]);
+    let losses = x.square().sum(1);
+    let mean = (-&losses).mean(());
+    let of = |fetches: &[&Tensor], rows: usize| {
+        program(&g, signature(fetches, &[], &[&x]), &[&[rows, 3]], &host).unwrap()
+    };
+    let alone = of(&[&mean], 64).to_string();
+    expect![[r#"
+        v0 f32[64, 3] = feed %0
+        segment on device 0
+          v4 f32[] = [rows after 1 axes: t0 = square(i0); f0 = Sum(t0); t1 = neg(f0); Mean of rows(t1)] of v0
+        fetch v4
+    "#]].assert_eq(&alone);
+    // What else is needed is stored as well.
+    let both = of(&[&mean, &losses], 2).to_string();
+    expect![[r#"
+        v0 f32[2, 3] = feed %0
+        segment on device 0
+          v2 f32[2], v4 f32[] = [rows after 1 axes: t0 = square(i0); f0 = Sum(t0); t1 = neg(f0); store f0; Mean of rows(t1)] of v0
+        fetch v4, v2
+    "#]].assert_eq(&both);
+    assert_eq!(of(&[&mean], 65).groups.len(), 2);
 }

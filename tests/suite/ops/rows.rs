@@ -2,7 +2,7 @@
 
 use convoke::Shape;
 use convoke::prelude::*;
-use convoke_tests::{case, check, devices, ramp};
+use convoke_tests::{Case, case, check, devices, indices, ramp};
 
 #[test]
 fn softmax_and_layer_norm() {
@@ -221,4 +221,37 @@ fn fused_and_not_give_the_same_bits() {
         let first = bits.next().unwrap();
         assert!(bits.all(|other| other == first), "{sizes:?}");
     }
+}
+
+/// Few short rows are added up by the kernel that computes them; many, and long ones, are not.
+#[test]
+fn means_over_a_batch() {
+    let batches = |of: &dyn Fn(usize, usize) -> Case| -> Vec<Case> {
+        let shapes =
+            [(1, 4), (2, 1), (2, 32), (33, 10), (64, 3), (64, 33), (65, 3), (200, 2), (0, 3)];
+        shapes.iter().map(|&(rows, inner)| of(rows, inner)).collect()
+    };
+    let of_one = |rows, inner| case(format!("{rows} of {inner}")).x(ramp(&[rows, inner]));
+    check("mean of log-sum-exp", |xs| xs[0].log_sum_exp(1).mean(()), &batches(&of_one));
+    check(
+        "sums of rows, their greatest and their mean",
+        |xs| {
+            let sums = xs[0].tanh().sum(1);
+            let scaled = &xs[0] * sums.reshape(&[-1, 1]);
+            scaled.sum(()) + (&sums * 3.0 - 1.0).max(()) + sums.mean(())
+        },
+        &batches(&|rows, inner| of_one(rows.max(1), inner)),
+    );
+    let labelled = |rows: usize, inner: usize| {
+        of_one(rows, inner).x(indices(&[rows], inner as i32)).within(1e-4)
+    };
+    check(
+        "mean cross entropy with its gradient",
+        |xs| {
+            let loss = xs[0].cross_entropy(&xs[1]).mean(());
+            let slope = loss.gradients(&[&xs[0]]).remove(0).unwrap();
+            slope.square().sum(()) + loss
+        },
+        &batches(&|rows, inner| labelled(rows.max(1), inner)),
+    );
 }

@@ -5,13 +5,16 @@ use convoke::prelude::*;
 use convoke_tests::{devices, ramp};
 
 /// The most dispatches that each case may take.
-const MOST: [(&str, u64); 8] = [
+const MOST: [(&str, u64); 11] = [
     ("C", 2),
     ("D1", 3),
     ("D64", 3),
-    ("E-sgd", 10),
-    ("E-adam", 10),
+    ("E-sgd", 8),
+    ("E-adam", 9),
+    ("F", 3),
+    ("G", 14),
     ("H", 9),
+    ("K", 4),
     ("I-norm", 1),
     ("I-softmax", 1),
 ];
@@ -20,6 +23,10 @@ const MOST: [(&str, u64); 8] = [
 fn dispatches_of_the_standard_cases() {
     for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
         for (name, most) in MOST {
+            // A training step of a CNN takes seconds where software is the GPU: one driver has to do.
+            if name == "G" && device.name != devices()[1].name {
+                continue;
+            }
             let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
             let case = Case::new(name).unwrap().ready(&device.devices, options).unwrap();
             case.run().unwrap();

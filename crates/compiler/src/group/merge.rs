@@ -69,7 +69,7 @@ impl Grouping<'_> {
         let Merging { stored, folds, mut fused, .. } = merging;
         fused.stores = outputs.iter().filter_map(|output| stored.get(output).copied()).collect();
         let kernel = match n_outer {
-            Some(n_outer) => Kernel::Rows(Rows { n_outer, fused, folds }),
+            Some(n_outer) => Kernel::Rows(Rows { n_outer, fused, folds, totals: Vec::new() }),
             None => Kernel::Elementwise(fused),
         };
         let members = &cluster.members;

@@ -29,7 +29,10 @@ pub(crate) struct Rows {
     /// Each repeated as its uses need it.
     constants: Vec<(AlignedBytes, Register)>,
     registers: Vec<Register>,
+    /// Those of the group, then one for each total.
     outputs: SmallVec<[Register; 2]>,
+    /// The folds of what the last outputs have for each row.
+    totals: SmallVec<[WideFold; 1]>,
     steps: Vec<Step>,
     /// With whether it is of elements, else of rows.
     check: Option<(SlotCheck, bool)>,
@@ -128,6 +131,36 @@ impl Rows {
         if let Some(part) = self.part {
             return self.run_long(part, inputs, outputs, threads, parallel);
         }
+        if self.totals.is_empty() {
+            return self.run_rows(inputs, outputs, threads, parallel);
+        }
+        let n_stored = outputs.len() - self.totals.len();
+        let (stored, results) = outputs.split_at_mut(n_stored);
+        let sizes = self.outputs[n_stored..].iter().map(|register| register.width * self.n_rows);
+        let sizes: SmallVec<[usize; 1]> = sizes.collect();
+        let mut scratch = threads.scratch(sizes.iter().sum())?;
+        let mut all: SmallVec<[&mut [u8]; 3]> = stored.iter_mut().map(|out| &mut **out).collect();
+        let mut rest = &mut scratch[..];
+        for &size in &sizes {
+            let (own, after) = rest.split_at_mut(size);
+            all.push(own);
+            rest = after;
+        }
+        self.run_rows(inputs, &mut all, threads, parallel)?;
+        for ((total, result), of) in self.totals.iter().zip(results).zip(&all[n_stored..]) {
+            total.rows(of, self.n_rows, result);
+        }
+        Ok(())
+    }
+
+    /// Computes the outputs of all rows, totals not folded yet.
+    fn run_rows(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+        parallel: bool,
+    ) -> Result<()> {
         let widths: SmallVec<[usize; 4]> = self
             .outputs
             .iter()

@@ -78,8 +78,13 @@ pub(super) fn plan(program: &Program, group: &Group, work: &Work) -> Result<Rows
         let register = Register { width: value.dtype.n_bytes(), varies };
         fits.then_some(register).ok_or_else(|| malformed("rows", "an output has another shape"))
     };
-    let outputs =
-        group.outputs.iter().zip(&work.fused.stores).map(output).collect::<Result<_>>()?;
+    let outputs = group.outputs.iter().zip(&work.fused.stores).map(output);
+    let mut outputs: SmallVec<[Register; 2]> = outputs.collect::<Result<_>>()?;
+    // What is added up is stored too, for as long as the run takes.
+    outputs.extend(work.totals.iter().map(|total| {
+        let width = wide_bytes(work.fused.dtype(total.arg));
+        Register { width, varies: false }
+    }));
     let mut planner = Planner {
         work,
         needs: work.needs(&group.inputs),
@@ -128,6 +133,11 @@ fn order(work: &Work) -> Vec<Next> {
     order
 }
 
+/// What is stored, and what is added up over all rows.
+fn stored(work: &Work) -> impl Iterator<Item = Arg> {
+    work.fused.stores.iter().copied().chain(work.totals.iter().map(|total| total.arg))
+}
+
 fn last_uses(work: &Work, order: &[Next]) -> Vec<Option<usize>> {
     let mut last = vec![None; work.fused.instrs.len()];
     let mut used = |arg: Arg, at: usize| {
@@ -146,7 +156,7 @@ fn last_uses(work: &Work, order: &[Next]) -> Vec<Option<usize>> {
         }
     }
     let checked = work.fused.check.map(|check| check.arg);
-    work.fused.stores.iter().copied().chain(checked).for_each(|arg| used(arg, usize::MAX));
+    stored(work).chain(checked).for_each(|arg| used(arg, usize::MAX));
     last
 }
 
@@ -264,7 +274,7 @@ impl Planner<'_> {
     /// Where instruction `i` puts its result: in place in an output, or in a register.
     fn result(&mut self, i: usize, dtype: DType, varies: bool) -> Place {
         let is_it = |&arg: &Arg| arg == Arg::Instr(i as u32);
-        let stored = self.work.fused.stores.iter().position(is_it);
+        let stored = stored(self.work).position(|arg| is_it(&arg));
         let stored = stored.filter(|&output| self.outputs[output].varies == varies);
         if let (Some(output), true, false) = (stored, is_wide(dtype), self.work.is_long()) {
             return Place::Output(output);
@@ -295,7 +305,7 @@ impl Planner<'_> {
     }
 
     fn stores(&mut self) -> Result<()> {
-        for (output, &arg) in self.work.fused.stores.iter().enumerate() {
+        for (output, arg) in stored(self.work).enumerate() {
             let out = Place::Output(output);
             let from = self.argument(arg, self.outputs[output].varies)?;
             if from == out {
@@ -360,6 +370,13 @@ impl Planner<'_> {
             }
         };
         let steps = drafts.into_iter().map(step).collect();
+        let total = |total: &Fold| {
+            let dtype = work.fused.dtype(total.arg);
+            WideFold::new(total.kind, dtype)
+                .filter(|_| is_wide(dtype))
+                .ok_or_else(|| unsupported(&format!("{:?} of rows of {dtype}", total.kind)))
+        };
+        let totals = work.totals.iter().map(total).collect::<Result<_>>()?;
         let check =
             check.map(|(place, varies, below)| (SlotCheck { slot: slot(place), below }, varies));
         let n_ops = work.fused.instrs.len() + work.folds.len();
@@ -374,6 +391,7 @@ impl Planner<'_> {
             constants,
             registers,
             outputs,
+            totals,
             steps,
             check,
             n_ops,

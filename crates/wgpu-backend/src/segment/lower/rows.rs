@@ -1,7 +1,7 @@
 //! Work row by row: one function `row` per group, with a loop over the row for each of its stages. Rows that are
 //! too long for that are reduced in parts, as `reduce.rs` does it.
 
-use convoke_compiler::{Arg, Group, Needs, Rows, Stage};
+use convoke_compiler::{Arg, Group, Needs, Rows, Stage, TOTAL_INNER, TOTAL_ROWS};
 use convoke_graph_core::{Layout, ReduceKind};
 use convoke_shaders::ParamValue;
 use smallvec::SmallVec;
@@ -13,10 +13,10 @@ use crate::segment::address::Axes;
 use crate::segment::step::{Step, StepBuilder, as_stored, wgsl};
 
 /// Invocations of a workgroup of `rows_lanes`.
-const LANES: u64 = 64;
+const LANES: u64 = TOTAL_ROWS as u64;
 
 /// Elements of the longest row that one invocation walks over.
-const SHORT: usize = 32;
+const SHORT: usize = TOTAL_INNER;
 
 /// The steps of a group.
 pub(super) fn lower(
@@ -53,6 +53,12 @@ pub(super) fn lower(
     };
     let body = writing.body(&mut step)?;
     step.kernel.declare(format!("fn row(o: u32, lane: u32) {{\n{body}}}"));
+    if !work.totals.is_empty() {
+        if by_group || n_rows > LANES {
+            return Err(format!("totals of {n_rows} rows of {}", work.n_inner()));
+        }
+        writing.declare_totals(&mut step)?;
+    }
     lowering.guard(&mut step);
     let n_groups = if by_group { n_rows } else { n_rows.div_ceil(LANES) };
     if by_group && work.n_inner() as u64 <= 2 * WG {
@@ -112,6 +118,9 @@ impl Writing<'_> {
             text.push_str(&self.of_rows(step, stage)?);
             text.push_str(&self.walk(step, stage)?);
         }
+        for (k, total) in self.work.totals.iter().enumerate() {
+            text.push_str(&format!("    own{k} = {};\n", name(total.arg)));
+        }
         let check = self.check(|needs| !needs.varies);
         let last: String = check.into_iter().chain(self.stores(false, |_| true)).collect();
         if !last.is_empty() {
@@ -121,8 +130,11 @@ impl Writing<'_> {
     }
 
     fn is_used(&self, arg: Arg) -> bool {
-        let Rows { fused, folds, .. } = self.work;
-        fused.args().chain(folds.iter().map(|fold| fold.arg)).any(|other| other == arg)
+        let Rows { fused, folds, totals, .. } = self.work;
+        fused
+            .args()
+            .chain(folds.iter().chain(totals).map(|fold| fold.arg))
+            .any(|other| other == arg)
     }
 
     /// The instructions of a stage that have one result for a row.
@@ -221,6 +233,36 @@ impl Writing<'_> {
             text.push_str(&elementwise::line(step, fused, i)?);
         }
         Ok(text)
+    }
+
+    /// Declares what adds up what all rows have: the first invocation does it, always in the same order.
+    fn declare_totals(&self, step: &mut StepBuilder) -> Result<(), String> {
+        let Rows { fused, totals, .. } = self.work;
+        let (mut gives, mut adds) = (String::new(), String::new());
+        let outputs = &self.outputs[fused.stores.len()..];
+        for (k, (total, (binding, dtype))) in totals.iter().zip(outputs).enumerate() {
+            let ty = wgsl(*dtype)?;
+            let combine = self.declare_fold(step, total.kind, ty);
+            let kernel = &mut step.kernel;
+            kernel.param(format!("total{k}"), identity(total.kind, *dtype)?);
+            kernel.declare(format!("var<private> own{k}: {ty};"));
+            kernel.declare(format!("var<workgroup> of_rows{k}: array<{ty}, WG>;"));
+            gives.push_str(&format!("    of_rows{k}[o] = own{k};\n"));
+            let mut result = "all".to_owned();
+            if total.kind == ReduceKind::Mean {
+                result = format!("{result} / f32(p.rows)");
+            }
+            let stored = as_stored(*dtype, &result);
+            adds.push_str(&format!(
+                "    {{\n        var all = p.total{k};\n        \
+                 for (var i = 0u; i < p.rows; i++) {{ all = {combine}(all, of_rows{k}[i]); }}\n        \
+                 b{binding}[0] = {stored};\n    }}\n"
+            ));
+        }
+        step.kernel.declare(format!(
+            "fn total(o: u32) {{\n{gives}    workgroupBarrier();\n    if o != 0u {{ return; }}\n{adds}}}"
+        ));
+        Ok(())
     }
 
     /// Declares how two become one, and how those of all lanes do; gives the function's name.
