@@ -8,7 +8,7 @@ mod cast;
 pub(crate) mod code;
 pub(crate) mod math;
 pub(crate) mod plan;
-mod rows;
+pub(crate) mod rows;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_graph_core::{AlignedBytes, DType, OpError, Result};

@@ -7,6 +7,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_graph_core::{Compute, Float};
 
 use super::code::BlockFn;
+use super::code::Code;
 use super::math;
 use crate::fast::wide;
 
@@ -155,4 +156,9 @@ fn transcendental(name: &str) -> Option<BlockFn> {
         "erf" => block!(f32, f32, |x| math::erf(x)),
         _ => return None,
     })
+}
+
+/// The loop of `exp(x - y)` for f32.
+pub(crate) fn exp_of_difference() -> Code {
+    Code::Binary(block!(f32, f32, |x, y| math::exp(x - y)))
 }

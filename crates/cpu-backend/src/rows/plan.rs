@@ -1,13 +1,14 @@
 //! From a [`Work`] to steps: what is read in place, which register holds what, what is stored.
 
 use convoke_compiler::{Arg, Check, Fold, Group, Instr, Needs, Operand, Program, Rows as Work};
-use convoke_graph_core::{DType, Error, Result};
+use convoke_graph_core::{DType, Elementwise, Error, Result};
 use smallvec::SmallVec;
 
 use super::{Direct, Register, RowArg, Rows, SlotIndex, Step};
 use crate::elements::{is_wide, wide_bytes};
 use crate::elementwise::code::{Code, Rounding, store};
 use crate::elementwise::plan::{code_of, constant_block, cost};
+use crate::elementwise::rows::exp_of_difference;
 use crate::elementwise::{Load, SlotCheck, load_fn};
 use crate::reduce::{PART, WideFold};
 use crate::walk::Walk;
@@ -48,6 +49,8 @@ enum Next {
 
 struct Planner<'a> {
     work: &'a Work,
+    /// Instructions that are the exponential of a difference.
+    differences: Vec<usize>,
     needs: Needs,
     order: Vec<Next>,
     direct: Vec<Direct>,
@@ -68,6 +71,8 @@ struct Planner<'a> {
 
 /// Compiles a group.
 pub(super) fn plan(program: &Program, group: &Group, work: &Work) -> Result<Rows> {
+    let (work, differences) = with_differences(work);
+    let work = &work;
     let order = order(work);
     let len = work.fused.shape.len();
     let output = |(&id, &arg): (&_, &Arg)| {
@@ -87,6 +92,7 @@ pub(super) fn plan(program: &Program, group: &Group, work: &Work) -> Result<Rows
     }));
     let mut planner = Planner {
         work,
+        differences,
         needs: work.needs(&group.inputs),
         last_use: last_uses(work, &order),
         order,
@@ -114,6 +120,37 @@ pub(super) fn plan(program: &Program, group: &Group, work: &Work) -> Result<Rows
         planner.stores()?;
     }
     planner.finish()
+}
+
+/// The work where an exponential of a difference that nothing else reads has the operands of the difference, and
+/// which instructions these are: softmax has one, whose difference need not be stored.
+fn with_differences(work: &Work) -> (Work, Vec<usize>) {
+    let mut uses = vec![0usize; work.fused.instrs.len()];
+    let folded = work.folds.iter().map(|fold| fold.arg);
+    let checked = work.fused.check.iter().map(|check| check.arg);
+    let read = work.fused.instrs.iter().flat_map(|instr| instr.args.iter().copied());
+    for arg in read.chain(folded).chain(checked).chain(stored(work)) {
+        if let Arg::Instr(i) = arg {
+            uses[i as usize] += 1;
+        }
+    }
+    let mut work = work.clone();
+    let mut differences = Vec::new();
+    for i in 0..work.fused.instrs.len() {
+        let instr = &work.fused.instrs[i];
+        let &[Arg::Instr(of)] = instr.args.as_slice() else { continue };
+        let before = &work.fused.instrs[of as usize];
+        let is_float = instr.dtype == DType::F32 && before.dtype == DType::F32;
+        if is_float && is_row(instr, "exp") && is_row(before, "sub") && uses[of as usize] == 1 {
+            work.fused.instrs[i].args = before.args.clone();
+            differences.push(i);
+        }
+    }
+    (work, differences)
+}
+
+fn is_row(instr: &Instr, name: &str) -> bool {
+    matches!(instr.op, Elementwise::Row(row) if row.name == name)
 }
 
 /// Instructions and folds in an order in which both can be computed.
@@ -206,7 +243,14 @@ impl Planner<'_> {
     }
 
     fn instr(&mut self, at: usize, i: usize, instr: &Instr) -> Result<()> {
-        let (code, rounding) = code_of(&self.work.fused, instr)?;
+        if self.last_use[i].is_none() {
+            self.instrs.push(Place::Constant(0));
+            return Ok(());
+        }
+        let (code, rounding) = match self.differences.contains(&i) {
+            true => (exp_of_difference(), None),
+            false => code_of(&self.work.fused, instr)?,
+        };
         let varies = self.needs.of(Arg::Instr(i as u32)).varies;
         if let (Code::Binary(_), &[x, y], true) = (code, instr.args.as_slice(), varies)
             && let Some(args) = self.by_row(x, y)?

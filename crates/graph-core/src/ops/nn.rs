@@ -10,8 +10,8 @@ impl Tensor {
     #[track_caller]
     pub fn softmax(&self, axis: i64) -> Tensor {
         let e = self.shifted(axis).exp();
-        let sum = e.sum_keep(axis);
-        e / sum
+        let scale = e.sum_keep(axis).reciprocal();
+        e * scale
     }
 
     /// `x - log sum exp(x)` along `axis`, with the maximum taken off first.
