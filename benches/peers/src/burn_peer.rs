@@ -175,11 +175,13 @@ impl<A: AutodiffBackend> Training<A> {
         let loss = log_softmax(logits, 1).gather(1, labels).mean().neg();
         let grads = loss.backward();
         self.adam = self.adam.map(|t| t + 1);
-        for (kept, grad) in [(&mut self.w1, net.w1.grad(&grads)), (&mut self.w2, net.w2.grad(&grads))]
+        for (kept, grad) in
+            [(&mut self.w1, net.w1.grad(&grads)), (&mut self.w2, net.w2.grad(&grads))]
         {
             kept.update(grad.unwrap_or_else(|| kept.value.zeros_like()), self.adam);
         }
-        for (kept, grad) in [(&mut self.b1, net.b1.grad(&grads)), (&mut self.b2, net.b2.grad(&grads))]
+        for (kept, grad) in
+            [(&mut self.b1, net.b1.grad(&grads)), (&mut self.b2, net.b2.grad(&grads))]
         {
             kept.update(grad.unwrap_or_else(|| kept.value.zeros_like()), self.adam);
         }
@@ -216,8 +218,7 @@ impl<B: Backend> Encoder<B> {
 
     fn run(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let all = dense(x.clone(), &self.all).reshape([128, 3, 8, 32]).permute([1, 2, 0, 3]);
-        let part =
-            |i: usize| all.clone().narrow(0, i, 1).reshape([8, 128, 32]);
+        let part = |i: usize| all.clone().narrow(0, i, 1).reshape([8, 128, 32]);
         let scores = part(0).matmul(part(1).swap_dims(1, 2)) * (1.0 / 32f64.sqrt());
         let heads = softmax(scores, 2).matmul(part(2)).permute([1, 0, 2]).reshape([128, 256]);
         let x = self.norm.forward(x + dense(heads, &self.out));

@@ -7,6 +7,7 @@
 
 mod burn_peer;
 mod data;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +25,11 @@ type Failure = Box<dyn std::error::Error>;
 #[derive(Parser)]
 struct Options {
     /// Cases, by name.
-    #[arg(long, value_delimiter = ',', default_value = "A,C,D1,D64,E-sgd,E-adam,H,I-norm,I-softmax")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "A,C,D1,D64,E-sgd,E-adam,H,I-norm,I-softmax"
+    )]
     case: Vec<String>,
     /// `cpu`, or part of the name of a Vulkan adapter's driver; Burn uses the first one that it finds.
     #[arg(long, default_value = "cpu")]
@@ -35,6 +40,9 @@ struct Options {
     /// A Python with onnxruntime, onnx, tensorflow-cpu and safetensors; left out, they are.
     #[arg(long)]
     python: Option<PathBuf>,
+    /// Puts the table into this file, between the lines `<!-- peers on DEVICE -->` and `<!-- end of DEVICE -->`.
+    #[arg(long)]
+    write: Option<PathBuf>,
 }
 
 /// What a peer did with a case.
@@ -49,13 +57,18 @@ const TOLERANCE: f32 = 2e-3;
 
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
-    println!("| case | peer | median us | its time / ours |");
-    println!("|---|---|---:|---:|");
+    let mut rows = Vec::new();
     for name in &options.case {
-        eprintln!("{name} ..");
-        print(name, &row(name, &options)?);
+        let outcomes = row(name, &options)?;
+        tell(name, &outcomes);
+        rows.push((name.clone(), outcomes));
     }
-    Ok(())
+    let table = table::table(&rows, &options.device, options.seconds)?;
+    println!("{table}");
+    match &options.write {
+        Some(path) => table::write(path, &options.device, &table),
+        None => Ok(()),
+    }
 }
 
 /// Runs `f` for some seconds, after two runs that compile and fill pools, and gives the median time and the
@@ -150,12 +163,12 @@ fn is_right(found: &[f32], expected: &[f32]) -> bool {
     found.len() == expected.len() && found.iter().zip(expected).all(near)
 }
 
-/// Times in microseconds, and how many times as long as Convoke each peer takes.
-fn print(name: &str, outcomes: &[Outcome]) {
+/// Tells times in microseconds, and how many times as long as Convoke each peer takes, as they come.
+fn tell(name: &str, outcomes: &[Outcome]) {
     let own = outcomes[0].median.as_secs_f64();
     for Outcome { peer, median, is_right } in outcomes {
         let mark = if *is_right { "" } else { " !" };
         let time = median.as_secs_f64();
-        println!("| {name} | {peer}{mark} | {:.1} | {:.2} |", time * 1e6, time / own);
+        eprintln!("{name:9} {peer:12}{mark:2} {:12.1} us {:8.2}", time * 1e6, time / own);
     }
 }
