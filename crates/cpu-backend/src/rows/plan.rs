@@ -40,6 +40,26 @@ enum Draft {
     Fold { fold: WideFold, from: Place, out: Place },
 }
 
+impl Draft {
+    /// With the number of each place.
+    fn numbered(self, slot: &impl Fn(Place) -> SlotIndex) -> Step {
+        match self {
+            Self::Map { code, args, out, rounding } => {
+                let args = args.into_iter().map(slot).collect();
+                Step::Map { code, args, out: slot(out), rounding }
+            }
+            Self::MapRows { code, args, out, rounding } => {
+                let args = args.map(|(place, n_bytes)| RowArg { slot: slot(place), n_bytes });
+                Step::MapRows { code, args, out: slot(out), rounding }
+            }
+            Self::Spread { from, out, width } => {
+                Step::Spread { from: slot(from), out: slot(out), width }
+            }
+            Self::Fold { fold, from, out } => Step::Fold { fold, from: slot(from), out: slot(out) },
+        }
+    }
+}
+
 /// What is computed next.
 #[derive(Debug, Clone, Copy)]
 enum Next {
@@ -168,6 +188,17 @@ fn order(work: &Work) -> Vec<Next> {
         }
     }
     order
+}
+
+/// The folds of the totals.
+fn totals(work: &Work) -> Result<SmallVec<[WideFold; 1]>> {
+    let total = |total: &Fold| {
+        let dtype = work.fused.dtype(total.arg);
+        WideFold::new(total.kind, dtype)
+            .filter(|_| is_wide(dtype))
+            .ok_or_else(|| unsupported(&format!("{:?} of rows of {dtype}", total.kind)))
+    };
+    work.totals.iter().map(total).collect()
 }
 
 /// What is stored, and what is added up over all rows.
@@ -397,30 +428,8 @@ impl Planner<'_> {
                 Place::Output(i) => direct.len() + constants.len() + registers.len() + i,
             }
         };
-        let step = |draft: Draft| match draft {
-            Draft::Map { code, args, out, rounding } => {
-                let args = args.into_iter().map(slot).collect();
-                Step::Map { code, args, out: slot(out), rounding }
-            }
-            Draft::MapRows { code, args, out, rounding } => {
-                let args = args.map(|(place, n_bytes)| RowArg { slot: slot(place), n_bytes });
-                Step::MapRows { code, args, out: slot(out), rounding }
-            }
-            Draft::Spread { from, out, width } => {
-                Step::Spread { from: slot(from), out: slot(out), width }
-            }
-            Draft::Fold { fold, from, out } => {
-                Step::Fold { fold, from: slot(from), out: slot(out) }
-            }
-        };
-        let steps = drafts.into_iter().map(step).collect();
-        let total = |total: &Fold| {
-            let dtype = work.fused.dtype(total.arg);
-            WideFold::new(total.kind, dtype)
-                .filter(|_| is_wide(dtype))
-                .ok_or_else(|| unsupported(&format!("{:?} of rows of {dtype}", total.kind)))
-        };
-        let totals = work.totals.iter().map(total).collect::<Result<_>>()?;
+        let steps = drafts.into_iter().map(|draft| draft.numbered(&slot)).collect();
+        let totals = totals(work)?;
         let check =
             check.map(|(place, varies, below)| (SlotCheck { slot: slot(place), below }, varies));
         let n_ops = work.fused.instrs.len() + work.folds.len();
