@@ -146,7 +146,7 @@ pub(super) fn fast(name: &str, compute: Compute) -> Option<BlockFn> {
 
 fn transcendental(name: &str) -> Option<BlockFn> {
     Some(match name {
-        "exp" => block!(f32, f32, |x| math::exp(x)),
+        "exp" => exp,
         "expm1" => block!(f32, f32, |x| math::expm1(x)),
         "log" => block!(f32, f32, |x| math::log(x)),
         "log1p" => block!(f32, f32, |x| math::log1p(x)),
@@ -158,7 +158,55 @@ fn transcendental(name: &str) -> Option<BlockFn> {
     })
 }
 
-/// The loop of `exp(x - y)` for f32.
+/// Elements of which is known whether all are near zero.
+const RUN: usize = 256;
+
+/// `exp` of f32.
+fn exp(args: &[&[u8]], out: &mut [u8]) {
+    let (xs, out): (&[f32], &mut [f32]) = (cast_slice(args[0]), cast_slice_mut(out));
+    wide(
+        #[inline(always)]
+        || exp_of(xs, out, |x| x),
+    );
+}
+
+/// `exp(x - y)` of f32.
+fn exp_sub(args: &[&[u8]], out: &mut [u8]) {
+    let (xs, ys): (&[f32], &[f32]) = (cast_slice(args[0]), cast_slice(args[1]));
+    let out: &mut [f32] = cast_slice_mut(out);
+    wide(
+        #[inline(always)]
+        || match (xs, ys) {
+            (_, &[y]) => exp_of(xs, out, |x| x - y),
+            (&[x], _) => exp_of(ys, out, |y| x - y),
+            _ => {
+                for ((out, &x), &y) in out.iter_mut().zip(xs).zip(ys) {
+                    *out = math::exp(x - y);
+                }
+            }
+        },
+    );
+}
+
+/// `exp(f(x))`: where all of a run is near zero, without what large and small arguments need.
+#[inline(always)]
+fn exp_of(xs: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
+    for (out, xs) in out.chunks_mut(RUN).zip(xs.chunks(RUN)) {
+        // The bits of sizes are in the order of sizes, those of NaN above all.
+        let far = xs.iter().fold(0u32, |far, &x| far.max(f(x).abs().to_bits()));
+        if far <= math::NEAR.to_bits() {
+            for (out, &x) in out.iter_mut().zip(xs) {
+                *out = math::exp_near(f(x));
+            }
+        } else {
+            for (out, &x) in out.iter_mut().zip(xs) {
+                *out = math::exp(f(x));
+            }
+        }
+    }
+}
+
+/// The step of `exp(x - y)` for f32, where one of the two may be a single element.
 pub(crate) fn exp_of_difference() -> Code {
-    Code::Binary(block!(f32, f32, |x, y| math::exp(x - y)))
+    Code::Binary(exp_sub)
 }

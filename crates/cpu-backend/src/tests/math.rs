@@ -1,8 +1,11 @@
 //! The vectorising functions against `f64`, over bit patterns of all magnitudes.
 
-use convoke_graph_core::Float;
+use bytemuck::{cast_slice, cast_slice_mut};
+use convoke_graph_core::{DType, Float, ops};
 
+use crate::elementwise::code::Code;
 use crate::elementwise::math;
+use crate::elementwise::rows::exp_of_difference;
 
 /// The greatest error in units in the last place, over every 1009th bit pattern.
 fn worst(f: fn(f32) -> f32, exact: fn(f64) -> f64) -> (f64, f32) {
@@ -64,5 +67,38 @@ fn special_values_are_those_of_std() {
         }
         assert!(same(math::tanh(x), x.tanh()) || x.abs() == 1.0, "tanh of {x}");
         assert!(same(math::erf(x), Float::erf(x)) || x.abs() == 1.0, "erf of {x}");
+    }
+}
+
+#[test]
+fn near_zero_the_shorter_exponential_has_the_same_bits() {
+    for size in (0..=math::NEAR.to_bits()).step_by(211).chain([math::NEAR.to_bits()]) {
+        let size = f32::from_bits(size);
+        for x in [size, -size] {
+            assert_eq!(math::exp_near(x).to_bits(), math::exp(x).to_bits(), "{x:e}");
+        }
+    }
+}
+
+/// Runs in which all, none, or some arguments are near zero.
+#[test]
+fn blocks_of_exponentials_are_those_of_the_function() {
+    let row = ops::rows().find(|row| row.name == "exp").unwrap();
+    let exp = Code::of_row(row, DType::F32).unwrap();
+    for far in [0.0f32, 1.0, 86.1, 1e4, f32::INFINITY, f32::NAN] {
+        for n in [0usize, 1, 255, 256, 257, 1000] {
+            let mut xs: Vec<f32> = (0..n).map(|i| (i % 97) as f32 * 0.5 - 30.0).collect();
+            if let Some(x) = xs.last_mut() {
+                *x = far;
+            }
+            let mut ys = vec![0.0f32; n];
+            exp.call(&[cast_slice(&xs)], cast_slice_mut(&mut ys));
+            let expected: Vec<u32> = xs.iter().map(|&x| math::exp(x).to_bits()).collect();
+            assert_eq!(ys.iter().map(|y| y.to_bits()).collect::<Vec<_>>(), expected, "{far} {n}");
+            let args: [&[u8]; 2] = [cast_slice(&xs), cast_slice(&[2.5f32])];
+            exp_of_difference().call(&args, cast_slice_mut(&mut ys));
+            let expected: Vec<u32> = xs.iter().map(|&x| math::exp(x - 2.5).to_bits()).collect();
+            assert_eq!(ys.iter().map(|y| y.to_bits()).collect::<Vec<_>>(), expected, "{far} {n}");
+        }
     }
 }
