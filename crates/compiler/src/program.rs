@@ -345,6 +345,8 @@ pub struct Program {
     pub random: Vec<NodeId>,
     /// The values that go through memory from one group to another, and why.
     pub apart: Vec<(ValueId, Apart)>,
+    /// Groups that come just before their first reader, so that less memory lives at once.
+    pub late: Vec<u32>,
 }
 
 impl Program {

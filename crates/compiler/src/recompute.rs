@@ -33,10 +33,16 @@ pub fn live_bytes(program: &Program, segment: usize) -> u64 {
     peak(program, segment, &lives(program, segment)).1
 }
 
+/// Values that are computed again in one segment, at most.
+const RECOMPUTE_MAX: usize = 1000;
+
 /// Makes groups of a segment compute values again, the largest first, until the program `fits`. False if nothing
 /// is left that could be.
 pub fn recompute(program: &mut Program, segment: usize, fits: impl Fn(&Program) -> bool) -> bool {
-    while !fits(program) {
+    for _ in 0..RECOMPUTE_MAX {
+        if fits(program) {
+            return true;
+        }
         let lives = lives(program, segment);
         let (at, _) = peak(program, segment, &lives);
         match gap(program, segment, &lives, at) {
@@ -44,7 +50,7 @@ pub fn recompute(program: &mut Program, segment: usize, fits: impl Fn(&Program) 
             None => return false,
         }
     }
-    true
+    fits(program)
 }
 
 fn lives(program: &Program, segment: usize) -> FxHashMap<ValueId, Life> {
@@ -113,7 +119,10 @@ fn gap(
             let is_source = !matches!(program.value(id).source, Source::Computed);
             is_source || input.is_some_and(|life| life.last(n) >= until)
         };
+        // What waits for its reader already cannot be put off further.
+        let waits = program.late.contains(&groups[made]) && life.reads.first() == Some(&until);
         let can = until > at
+            && !waits
             && is_cheap(group)
             && program.value(value).n_bytes() > 0
             && group.inputs.iter().all(|input| is_there(input.value));
@@ -133,7 +142,7 @@ fn is_cheap(group: &Group) -> bool {
 
 /// Computes the value of a gap anew just before it ends; at its start no more if nobody reads it there.
 fn open(program: &mut Program, segment: usize, gap: &Gap) {
-    let Program { values, groups, segments, .. } = program;
+    let Program { values, groups, segments, late, .. } = program;
     let order = &mut segments[segment].groups;
     let makes = |&group: &u32| groups[group as usize].outputs.contains(&gap.value);
     let Some(made) = order.iter().position(makes) else { return };
@@ -141,6 +150,7 @@ fn open(program: &mut Program, segment: usize, gap: &Gap) {
     if !order[made + 1..gap.until].iter().any(read) {
         let group = order.remove(made);
         order.insert(gap.until - 1, group);
+        late.push(group);
         return;
     }
     let again = ValueId(values.len() as u32);
@@ -155,5 +165,6 @@ fn open(program: &mut Program, segment: usize, gap: &Gap) {
         }
     }
     order.insert(gap.until, groups.len() as u32);
+    late.push(groups.len() as u32);
     groups.push(group);
 }

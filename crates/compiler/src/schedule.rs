@@ -76,6 +76,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     let (commits, random) = (lowered.commits, lowered.random);
     let mut program = Program {
         apart: gaps(&lowered.groups, &lowered.apart),
+        late: Vec::new(),
         values: lowered.values,
         groups: lowered.groups,
         segments: Vec::new(),

@@ -47,6 +47,7 @@ impl Case {
             variables: Vec::new(),
             random: Vec::new(),
             apart: Vec::new(),
+            late: Vec::new(),
         };
         let inputs = inputs.into_iter().map(|(tensor, _)| tensor).collect();
         Self { program, group, inputs }

@@ -2,9 +2,9 @@
 //! and is refused before it runs if that does not suffice.
 
 use convoke_compiler::memory::host_slots;
-use convoke_compiler::{HOST, Program, recompute};
+use convoke_compiler::{HOST, Program, live_bytes, recompute};
 #[cfg(feature = "gpu")]
-use convoke_compiler::{Source, ValueId, live_bytes};
+use convoke_compiler::{Source, ValueId};
 use convoke_graph_core::{Error, ErrorKind, Result};
 
 use crate::devices::Gpus;
@@ -14,7 +14,9 @@ pub(crate) fn fit(program: &mut Program, host_budget: u64, gpus: &Gpus) -> Resul
     let on_host = |program: &Program| host_slots(program).n_bytes();
     for at in 0..program.segments.len() {
         if program.segments[at].device == HOST {
-            recompute(program, at, |program| on_host(program) <= host_budget);
+            recompute(program, at, |program| {
+                live_bytes(program, at) <= host_budget && on_host(program) <= host_budget
+            });
         } else {
             fit_gpu(program, at, gpus)?;
         }

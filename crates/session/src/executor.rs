@@ -48,7 +48,7 @@ pub(crate) struct Compiled {
 
 /// Why a program has no kernels.
 pub(crate) enum Failure {
-    /// A device refuses the kernel of a group.
+    /// A device refuses the kernel of groups.
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only GPUs compile kernels late"))]
     Refused(Refused),
     /// Anything else.
@@ -59,9 +59,9 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
     pub(crate) device: usize,
-    /// The group's index.
-    pub(crate) group: u32,
-    /// The node that it computes.
+    /// The groups' indices.
+    pub(crate) groups: Vec<u32>,
+    /// The node that the first of them computes.
     pub(crate) node: Arc<str>,
     pub(crate) reason: String,
 }
@@ -198,10 +198,11 @@ impl Compiled {
             let (gpu, variables) = gpus.get(device)?;
             let compiled = GpuSegment::compile(&gpu, &self.program, at, &variables);
             let compiled = compiled.map_err(|error| match error {
-                CompileError::Kernel { group, reason } => {
+                CompileError::Kernel { groups, reason } => {
+                    let group = groups.first().copied().unwrap_or(0);
                     let names = self.names.get(group as usize);
                     let node = names.and_then(|names| names.last().cloned()).unwrap_or_default();
-                    Failure::Refused(Refused { device, group, node, reason })
+                    Failure::Refused(Refused { device, groups, node, reason })
                 }
                 CompileError::Other(error) => {
                     Failure::Error(error.with_device(&*gpus.name(device)))

@@ -289,8 +289,9 @@ impl Placing<'_> {
         if device == HOST.0 as usize {
             return None;
         }
-        let is_it =
-            |refused: &&Refused| refused.device == device && refused.group as usize == group;
+        let is_it = |refused: &&Refused| {
+            refused.device == device && refused.groups.contains(&(group as u32))
+        };
         if let Some(refused) = self.refused.iter().find(is_it) {
             return Some(refused.reason.clone());
         }

@@ -362,9 +362,9 @@ impl Session {
         budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
         metadata.planning += start.elapsed();
         let start = Instant::now();
-        placing.settle(&program, &self.gpus)?;
         let feeds = &planned.plan.signature.feeds;
         let compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
+        placing.settle(&compiled.program, &self.gpus)?;
         let compiled = compiled.explained(placing.explanation.into_inner());
         metadata.preparing += start.elapsed();
         Ok(compiled)

@@ -54,6 +54,30 @@ fn batch_norm_of_a_convolution() {
     }
 }
 
+/// What makes a convolution larger before it is multiplied does not go into its filters.
+#[test]
+fn products_that_are_larger_than_their_convolution() {
+    let filters = ramp(&[5, 3, 2, 2]);
+    check(
+        "a shift of more pixels",
+        |xs| {
+            let g = xs[0].graph();
+            let y = xs[0].conv2d(g.constant(filters.clone()), Conv2d::default());
+            (y + g.constant(ramp(&[1, 5, 3, 4]))) * g.constant(ramp(&[5, 1, 1]))
+        },
+        &[case("one pixel").x(ramp(&[2, 3, 2, 2]))],
+    );
+    check(
+        "a factor of more images",
+        |xs| {
+            let g = xs[0].graph();
+            let y = xs[0].conv2d(g.constant(filters.clone()), Conv2d::default());
+            y * g.constant(2.0f32).broadcast_to(&[4, 1, 1, 1])
+        },
+        &[case("one image").x(ramp(&[1, 3, 4, 3]))],
+    );
+}
+
 #[test]
 fn losses() {
     let ln2 = std::f32::consts::LN_2;

@@ -72,8 +72,25 @@ fn gpus_compute_again_rather_than_keep() {
         assert_eq!(kept, again, "{}", device.name);
         assert!(tight.device_bytes <= budget, "{}: {tight}", device.name);
         assert!(tight.kernel_bytes > with_room.kernel_bytes, "{}: {tight}", device.name);
+        assert!(tight.planned_bytes < with_room.planned_bytes, "{}: {tight}", device.name);
         // The constants alone take eight.
         let error = run(Some(8 * SMALL)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}: {error}", device.name);
+    }
+}
+
+/// Two values that only a result without elements needs: putting them off in turns would never end.
+#[test]
+fn values_for_nothing_do_not_keep_the_compiler_busy() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![N]);
+    let nothing = |y: Tensor| y.slice(&[0], &[Some(0)]);
+    let out = g.concat(&[&nothing(x.sqrt()), &nothing(x.exp())], 0);
+    let options =
+        SessionOptions { host_budget_bytes: 6 * N as u64, fuse: false, ..Default::default() };
+    let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+    match session.run(&[x.feed(ramp(&[N]))], &out) {
+        Ok(out) => assert_eq!(out.dims(), [0]),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}"),
     }
 }

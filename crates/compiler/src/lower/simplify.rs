@@ -51,7 +51,9 @@ impl Lowering<'_> {
             let (Some(input), Some(factor)) = (node.inputs.get(x), constant(&forms[factor])) else {
                 continue;
             };
-            if let Some(found) = self.find_convolution(*input) {
+            if let Some(found) = self.find_convolution(*input)
+                && found.is_beside(node)
+            {
                 return self.scale(node, &found, &factor, (dtype, shape));
             }
         }
@@ -60,28 +62,39 @@ impl Lowering<'_> {
 
     /// The convolution that an output is, or is a constant more or less than, if nobody else needs it.
     fn find_convolution(&self, output: Output) -> Option<Found> {
-        let first = self.only_for_one(output)?;
+        let is_near = |node: &Arc<Node>| {
+            matches!(node.op.class(), Class::Contract(Contract::Conv2d(_)))
+                || matches!(row_name(node), Some("add" | "sub"))
+        };
+        let first = self.node_of(output).filter(is_near)?;
+        let first = self.only_for_one(output, first)?;
         if let Class::Contract(Contract::Conv2d(_)) = first.op.class() {
             return Some(Found { convolution: first, shifted: None });
         }
         let is_shift = matches!(row_name(&first), Some("add" | "sub"));
-        let convolution = self.only_for_one(*first.inputs.first().filter(|_| is_shift)?)?;
+        let input = *first.inputs.first().filter(|_| is_shift)?;
+        let convolution = self.node_of(input).filter(is_near)?;
+        let convolution = self.only_for_one(input, convolution)?;
         let shift = first.inputs.get(1).and_then(|input| self.forms.get(input));
         let shift = shift.and_then(|(_, form)| constant(form))?;
         matches!(convolution.op.class(), Class::Contract(Contract::Conv2d(_)))
             .then_some(Found { convolution, shifted: Some((first, shift)) })
     }
 
-    /// The node of an output that one input of one node reads, and nobody else.
-    fn only_for_one(&self, output: Output) -> Option<Arc<Node>> {
+    fn node_of(&self, output: Output) -> Option<Arc<Node>> {
+        let at = self.plan.nodes.binary_search_by_key(&output.node, |node| node.id).ok()?;
+        Some(self.plan.nodes[at].clone())
+    }
+
+    /// The node of an output, if one input of one node reads that, and nobody else.
+    fn only_for_one(&self, output: Output, node: Arc<Node>) -> Option<Arc<Node>> {
         let signature = &self.plan.signature;
         let inputs = self.plan.nodes.iter().flat_map(|node| &node.inputs);
         let is_outside = signature.fetches.contains(&output)
             || signature.feeds.contains(&output)
             || signature.targets.contains(&output.node);
         let n_readers = inputs.filter(|input| **input == output).take(2).count();
-        let at = self.plan.nodes.binary_search_by_key(&output.node, |node| node.id).ok()?;
-        (n_readers == 1 && !is_outside).then(|| self.plan.nodes[at].clone())
+        (n_readers == 1 && !is_outside).then_some(node)
     }
 
     fn scale(
@@ -93,6 +106,8 @@ impl Lowering<'_> {
     ) -> Result<Option<Form>> {
         let Class::Contract(contract) = found.convolution.op.class() else { return Ok(None) };
         let Contract::Conv2d(conv) = &contract else { return Ok(None) };
+        let own = self.forms.get(&Output { node: found.convolution.id, index: 0 });
+        let has_shape = own.is_some_and(|(fact, _)| fact.shape().as_ref() == Some(shape));
         let operand = |i: usize| {
             let input = found.convolution.inputs.get(i)?;
             self.forms.get(input).map(|(_, form)| form.clone())
@@ -106,7 +121,9 @@ impl Lowering<'_> {
             ImageLayout::Nhwc => (3, 3),
         };
         let Some(factors) = of_channels(factor, axis, own) else { return Ok(None) };
-        if filters.len() > FILTER_MAX || filters.dtype() != dtype || !dtype.is_float() {
+        // Narrow floats could overflow where the product of the whole would not.
+        let is_wide = matches!(dtype, DType::F32 | DType::F64) && filters.dtype() == dtype;
+        if filters.len() > FILTER_MAX || !is_wide || !has_shape {
             return Ok(None);
         }
         let Ok([scaled]) = <[_; 1]>::try_from(node.op.eval(&[filters, factors])?.into_vec()) else {
@@ -128,6 +145,16 @@ impl Lowering<'_> {
 struct Found {
     convolution: Arc<Node>,
     shifted: Option<(Arc<Node>, HostTensor)>,
+}
+
+impl Found {
+    /// Whether nothing asks for a device that the node does not ask for.
+    fn is_beside(&self, node: &Node) -> bool {
+        let is_free = |other: &Node| other.device == node.device && other.colocated.is_empty();
+        let shifted = self.shifted.iter().map(|(shifted, _)| shifted);
+        node.colocated.is_empty()
+            && [&self.convolution].into_iter().chain(shifted).all(|n| is_free(n))
+    }
 }
 
 fn row_name(node: &Node) -> Option<&'static str> {

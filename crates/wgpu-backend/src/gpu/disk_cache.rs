@@ -8,11 +8,14 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::trusted;
 
 /// How files begin.
 const MAGIC: &[u8; 8] = b"convoke1";
+/// How many drafts of files this process has begun.
+static DRAFTS: AtomicU64 = AtomicU64::new(0);
 /// A file that is larger isn't read.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -105,6 +108,11 @@ fn check_owner(path: &Path, file: &std::fs::Metadata) -> Result<(), String> {
     if open(file) || dir.as_ref().is_some_and(open) {
         return Err("others may write it or its directory".to_owned());
     }
+    // On Linux, what belongs to this process says who its user is.
+    let own = std::fs::metadata("/proc/self").ok().map(|own| own.uid());
+    if own.is_some_and(|own| own != file.uid()) {
+        return Err("it belongs to another user".to_owned());
+    }
     Ok(())
 }
 
@@ -116,7 +124,8 @@ fn check_owner(_: &Path, _: &std::fs::Metadata) -> Result<(), String> {
 fn store(path: &Path, data: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     make_private_dir(dir)?;
-    let draft = path.with_extension(format!("{}.draft", std::process::id()));
+    let n = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = path.with_extension(format!("{}.{n}.draft", std::process::id()));
     let written = (|| {
         let mut file = create_private(&draft)?;
         file.write_all(MAGIC)?;

@@ -163,8 +163,10 @@ impl PipelineCache {
         PipelineCache { max, cells: Mutex::default() }
     }
 
+    /// Whether a pipeline is there, or somebody is compiling it.
     fn contains(&self, key: &Key) -> bool {
-        lock(&self.cells).get(key).is_some_and(|cell| lock(cell).is_some())
+        let cells = lock(&self.cells);
+        cells.get(key).is_some_and(|cell| cell.try_lock().map_or(true, |cell| cell.is_some()))
     }
 
     fn cell(&self, key: Key) -> Cell {

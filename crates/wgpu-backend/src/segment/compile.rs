@@ -202,14 +202,14 @@ fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, Compi
             trusted: step.trusted,
         })
         .collect();
-    gpu.pipelines(&descs).map_err(|(step, error)| {
-        let group = schedule.steps.get(step).and_then(|(_, step)| step.origin);
-        match (group, error.kind()) {
-            (Some(group), GpuErrorKind::Shader) => {
-                CompileError::Kernel { group, reason: error.to_string() }
-            }
-            _ => CompileError::Other(to_error(&error)),
+    gpu.pipelines(&descs).map_err(|(refused, error)| {
+        let same =
+            shaders.iter().zip(&schedule.steps).filter(|(shader, _)| **shader == shaders[refused]);
+        let groups: Vec<u32> = same.filter_map(|(_, (_, step))| step.origin).collect();
+        if groups.is_empty() || error.kind() != GpuErrorKind::Shader {
+            return CompileError::Other(to_error(&error));
         }
+        CompileError::Kernel { groups, reason: error.to_string() }
     })
 }
 

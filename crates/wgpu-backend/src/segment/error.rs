@@ -7,10 +7,10 @@ use crate::gpu::{GpuError, GpuErrorKind};
 /// Why a segment is not compiled.
 #[derive(Debug)]
 pub enum CompileError {
-    /// The driver, or wgpu before it, refuses the kernel of a group of the program.
+    /// The driver, or wgpu before it, refuses the kernel of groups of the program.
     Kernel {
-        /// The group's index.
-        group: u32,
+        /// The groups' indices.
+        groups: Vec<u32>,
         /// What it says.
         reason: String,
     },

@@ -59,7 +59,7 @@ pub(crate) fn schedule(
     }
     let can_fail = steps.iter().any(Step::can_fail);
     lowering.guarded = can_fail;
-    let mut steps = in_levels(steps);
+    let mut steps = in_levels(steps, &program.late);
     let top = steps.iter().map(|(level, _)| level + 1).max().unwrap_or(1);
 
     let mut placed = FxHashSet::default();
@@ -70,7 +70,7 @@ pub(crate) fn schedule(
         stores.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
     lowering.redirect = FxHashMap::default();
-    steps.extend(in_levels(stores).into_iter().map(|(level, step)| (top - 1 + level, step)));
+    steps.extend(in_levels(stores, &[]).into_iter().map(|(level, step)| (top - 1 + level, step)));
     let top = steps.last().map_or(top, |(level, _)| top.max(*level));
 
     let mut snapshots = Snapshots { program, commits: &commits, taken: Vec::new() };
@@ -112,11 +112,13 @@ fn lower(lowering: &mut Lowering<'_>, index: u32, group: &Group) -> Result<Vec<S
 }
 
 /// Each step with its level: one more than that of the last step that wrote what it reads or writes, or that
-/// read what it writes. Stable within a level.
-fn in_levels(steps: Vec<Step>) -> Vec<(u32, Step)> {
+/// read what it writes; of a step of a `late` group, one more than that of all steps before it. Stable within a
+/// level.
+fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
     let mut written: FxHashMap<Place, u32> = FxHashMap::default();
     let mut read: FxHashMap<Place, u32> = FxHashMap::default();
     let mut leveled: Vec<(u32, Step)> = Vec::with_capacity(steps.len());
+    let mut highest = 0;
     for step in steps {
         let level_of = |map: &FxHashMap<Place, u32>, place: Place| {
             // Which of several faults is reported does not matter, so the status word orders nothing.
@@ -126,7 +128,10 @@ fn in_levels(steps: Vec<Step>) -> Vec<(u32, Step)> {
         let writes = step
             .with_access(Access::ReadWrite)
             .map(|place| level_of(&written, place).max(level_of(&read, place)));
-        let level = 1 + reads.chain(writes).max().unwrap_or(0);
+        let is_late = step.origin.is_some_and(|group| late.contains(&group));
+        let before = if is_late { highest } else { 0 };
+        let level = 1 + reads.chain(writes).max().unwrap_or(0).max(before);
+        highest = highest.max(level);
         for place in step.with_access(Access::Read) {
             let last = read.entry(place).or_default();
             *last = level.max(*last);

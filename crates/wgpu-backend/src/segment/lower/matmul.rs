@@ -121,11 +121,10 @@ fn deep(
         step.kernel.size(name, size as u32);
     }
     let limits = &lowering.info.limits;
-    let lanes = if k >= 64 * DEEP_TURNS && limits.max_compute_invocations_per_workgroup >= 256 {
-        256
-    } else {
-        64
-    };
+    // Each invocation has four vectors of 16 bytes in workgroup memory.
+    let has_room = limits.max_compute_workgroup_storage_size >= 256 * 64
+        && limits.max_compute_invocations_per_workgroup >= 256;
+    let lanes = if k >= 64 * DEEP_TURNS && has_room { 256 } else { 64 };
     step.kernel.declare(format!("const LANES = {lanes}u;"));
     lowering.declare_store(&mut step, target, dtype)?;
     Ok(vec![step.finish(tiles_m * tiles_n * batches, limits)?])

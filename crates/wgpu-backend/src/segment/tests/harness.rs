@@ -69,6 +69,7 @@ impl Build {
             variables: Vec::new(),
             random: Vec::new(),
             apart: Vec::new(),
+            late: Vec::new(),
         };
         Build { program, uploads: Vec::new() }
     }
