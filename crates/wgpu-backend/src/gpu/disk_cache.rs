@@ -19,6 +19,16 @@ static DRAFTS: AtomicU64 = AtomicU64::new(0);
 /// A file that is larger isn't read.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// What a file held that passed all checks: made by [`load`] alone.
+#[derive(Debug, PartialEq)]
+pub(super) struct Checked(Vec<u8>);
+
+impl Checked {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// The pipelines of one device that a file keeps.
 #[derive(Debug)]
 pub(super) struct DiskCache {
@@ -40,7 +50,7 @@ impl DiskCache {
             tracing::warn!("the pipeline cache {} is ignored: {reason}", path.display());
             None
         });
-        let raw = trusted::create_pipeline_cache(device, data.as_deref());
+        let raw = trusted::create_pipeline_cache(device, data.as_ref());
         let hash = hash_of(&raw.get_data().unwrap_or_default());
         Some(DiskCache { raw, path, hash })
     }
@@ -74,7 +84,7 @@ fn hash_of(data: &[u8]) -> u64 {
 }
 
 /// What a file keeps; none if there is none.
-fn load(path: &Path) -> Result<Option<Vec<u8>>, String> {
+fn load(path: &Path) -> Result<Option<Checked>, String> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -96,7 +106,7 @@ fn load(path: &Path) -> Result<Option<Vec<u8>>, String> {
     if u64::from_le_bytes(*hash) != hash_of(data) {
         return Err(damaged());
     }
-    Ok(Some(data.to_vec()))
+    Ok(Some(Checked(data.to_vec())))
 }
 
 /// Refuses what others than its owner may write.
@@ -174,7 +184,7 @@ mod tests {
         assert_eq!(load(&path), Ok(None));
         for data in [&b"pipelines"[..], b"", &[7; 100_000]] {
             store(&path, data).unwrap();
-            assert_eq!(load(&path).unwrap().unwrap(), data);
+            assert_eq!(load(&path).unwrap().unwrap().bytes(), data);
         }
         let names = std::fs::read_dir(path.parent().unwrap()).unwrap();
         assert_eq!(names.count(), 1, "a draft is left");
@@ -231,7 +241,7 @@ mod tests {
             });
             for _ in 0..200 {
                 let data = load(&path).unwrap().unwrap();
-                assert!(data.iter().all(|&byte| byte == data[0]));
+                assert!(data.bytes().iter().all(|&byte| byte == data.bytes()[0]));
             }
         });
         std::fs::remove_dir_all(dir).unwrap();

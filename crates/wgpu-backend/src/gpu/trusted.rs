@@ -4,6 +4,8 @@
 //! The one file of this crate with `unsafe`. A kernel comes here only if the host has proved that its indices
 //! are in range and its loops end, and the same kernel passes its tests with the checks on.
 
+use super::disk_cache::Checked;
+
 /// A module without bounds checks and loop bounding; the other runtime checks stay.
 #[expect(unsafe_code, reason = "wgpu makes unchecked modules only through an unsafe function")]
 pub(super) fn create_module(device: &wgpu::Device, label: &str, wgsl: &str) -> wgpu::ShaderModule {
@@ -23,11 +25,12 @@ pub(super) fn create_module(device: &wgpu::Device, label: &str, wgsl: &str) -> w
 #[expect(unsafe_code, reason = "wgpu makes pipeline caches only through an unsafe function")]
 pub(super) fn create_pipeline_cache(
     device: &wgpu::Device,
-    data: Option<&[u8]>,
+    data: Option<&Checked>,
 ) -> wgpu::PipelineCache {
+    let data = data.map(Checked::bytes);
     let desc = wgpu::PipelineCacheDescriptor { label: Some("pipelines"), data, fallback: true };
-    // SAFETY: `data` comes from `PipelineCache::get_data`: `disk_cache.rs` loads only a file that nobody else may
-    // write, whose checksum is right, and whose name is that of this adapter and driver; wgpu compares the
-    // driver's own key.
+    // SAFETY: `data` comes from `PipelineCache::get_data`: `Checked` is made only of a file whose checksum is right
+    // and, on Unix, that nobody else may write; its name is that of this adapter and driver, and wgpu compares
+    // the driver's own key.
     unsafe { device.create_pipeline_cache(&desc) }
 }
