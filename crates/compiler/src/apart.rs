@@ -32,6 +32,8 @@ pub enum Apart {
     Reductions(usize, usize),
     /// The elements of a row, and the most that one kernel reduces in one pass with others.
     LongRows(usize, usize),
+    /// What is added up along columns is a kernel with what it is of alone.
+    Columns,
     /// Both can refuse what they are given, and a kernel tells one error.
     Errors,
     /// Not all devices compute with the dtypes of both.
@@ -59,6 +61,9 @@ impl fmt::Display for Apart {
             }
             Self::LongRows(n, most) => {
                 write!(f, "its rows have {n} elements, and one kernel takes {most}")
+            }
+            Self::Columns => {
+                f.write_str("columns are reduced once, with nothing but what feeds them")
             }
             Self::Errors => f.write_str("both ends check what they are given"),
             Self::DTypes => f.write_str("some devices lack a dtype of one end"),

@@ -7,13 +7,15 @@
 mod domain;
 mod line;
 mod merge;
+mod turn;
 
-use convoke_graph_core::{DType, ReduceKind};
+use convoke_graph_core::{DType, Layout, ReduceKind};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::lower::Lowered;
-use crate::{Apart, Group, Kernel, Operand, ROW_MAX, Reduction, Value, ValueId};
+use crate::rows::longest;
+use crate::{Apart, Group, Kernel, Operand, Reduction, Value, ValueId, by_columns};
 use domain::{Domain, Level};
 use line::Line;
 
@@ -56,7 +58,7 @@ struct Cluster {
 
 struct Grouping<'a> {
     values: &'a [Value],
-    groups: &'a [Group],
+    groups: Vec<Group>,
     /// For each value, the groups that read it.
     readers: Vec<SmallVec<[usize; 2]>>,
     /// For each value, the group that computes it.
@@ -67,6 +69,8 @@ struct Grouping<'a> {
     cluster: Vec<usize>,
     clusters: FxHashMap<usize, Cluster>,
     line: Line,
+    /// For reductions whose producers were turned to their order, how they saw the value before.
+    turned: FxHashMap<usize, Layout>,
     /// For values, what kept their two ends from becoming one.
     apart: FxHashMap<ValueId, Apart>,
     limits: GroupLimits,
@@ -91,15 +95,18 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
     let committed = lowered.commits.iter().map(|commit| commit.value);
     let cluster =
         |(i, group)| (i, Cluster { members: vec![i], domain: Domain::of(group, &lowered.values) });
+    let n_groups = lowered.groups.len();
+    let clusters = lowered.groups.iter().enumerate().map(cluster).collect();
     let mut grouping = Grouping {
         values: &lowered.values,
-        groups: &lowered.groups,
+        groups: std::mem::take(&mut lowered.groups),
         readers,
         producer,
         kept: fetched.chain(committed).collect(),
-        cluster: (0..lowered.groups.len()).collect(),
-        clusters: lowered.groups.iter().enumerate().map(cluster).collect(),
-        line: Line::new(lowered.groups.len()),
+        cluster: (0..n_groups).collect(),
+        clusters,
+        line: Line::new(n_groups),
+        turned: FxHashMap::default(),
         apart: FxHashMap::default(),
         limits,
     };
@@ -108,7 +115,7 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         let mut n_clusters = usize::MAX;
         while grouping.clusters.len() < n_clusters {
             n_clusters = grouping.clusters.len();
-            for i in (0..lowered.groups.len()).rev() {
+            for i in (0..n_groups).rev() {
                 grouping.unite_with_readers(i);
             }
         }
@@ -117,6 +124,7 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
     let order = grouping.order();
     debug_assert_eq!(order.len(), grouping.clusters.len(), "clusters lead to each other");
     if order.len() != grouping.clusters.len() {
+        lowered.groups = grouping.groups;
         return;
     }
     let merged = order.iter().flat_map(|id| grouping.merged(&grouping.clusters[id])).collect();
@@ -136,7 +144,9 @@ impl Grouping<'_> {
         };
         let edges: SmallVec<[(ValueId, usize); 4]> = outputs.iter().flat_map(readers).collect();
         for (value, reader) in edges {
-            if let Err(apart) = self.unite(self.cluster[i], self.cluster[reader]) {
+            if let Err(apart) = self.unite(self.cluster[i], self.cluster[reader])
+                && !self.unite_turned(value, i, reader)
+            {
                 self.apart.insert(value, apart);
             }
         }
@@ -170,13 +180,19 @@ impl Grouping<'_> {
         if self.groups[first].device != self.groups[second].device {
             return Err(Apart::Devices);
         }
-        let domain = one.domain.with(&other.domain)?;
+        let domains = one.domain.with(&other.domain)?;
         let mut members: Vec<usize> = one.members.iter().chain(&other.members).copied().collect();
         members.sort_unstable();
-        let united = Cluster { members, domain };
-        self.check_views(&united)?;
-        self.check_size(&united)?;
-        self.check_rows(&united)?;
+        let mut united = Cluster { members, domain: Domain::Alone };
+        let mut fits = Ok(());
+        for domain in domains {
+            united.domain = domain.clone();
+            fits = self.check(&united);
+            if fits.is_ok() {
+                break;
+            }
+        }
+        fits?;
         let ends = self.line.sorted(a, b);
         let room = self.room(ends).ok_or(Apart::Between)?;
         self.line.unite(ends, a, &room);
@@ -186,6 +202,13 @@ impl Grouping<'_> {
         self.clusters.remove(&b);
         self.clusters.insert(a, united);
         Ok(())
+    }
+
+    /// Whether one kernel could do the work of a cluster.
+    fn check(&self, cluster: &Cluster) -> Result<(), Apart> {
+        self.check_views(cluster)?;
+        self.check_size(cluster)?;
+        self.check_rows(cluster)
     }
 
     /// Whether each member of one kernel sees what others compute at its own place.
@@ -225,28 +248,49 @@ impl Grouping<'_> {
     /// Whether one kernel that goes over rows could do it.
     fn check_rows(&self, cluster: &Cluster) -> Result<(), Apart> {
         let Domain::Rows { shape, n_outer } = &cluster.domain else { return Ok(()) };
-        let (made, outputs) = (self.made(cluster), self.outputs(cluster));
-        let level = |m: usize| cluster.domain.level(&self.groups[m]);
-        let n_folds = cluster.members.iter().filter(|&&m| self.is_fold(m)).count();
-        if n_folds > FOLDS_MAX {
-            return Err(Apart::Reductions(n_folds, FOLDS_MAX));
+        let outputs = self.outputs(cluster);
+        let folds: SmallVec<[usize; 4]> =
+            cluster.members.iter().copied().filter(|&m| self.is_fold(m)).collect();
+        if folds.len() > FOLDS_MAX {
+            return Err(Apart::Reductions(folds.len(), FOLDS_MAX));
         }
         let is_bool = |id: &ValueId| self.values[id.0 as usize].dtype == DType::Bool;
         if outputs.iter().any(is_bool) || !self.has_one_kind_of_dtypes(cluster) {
             return Err(Apart::DTypes);
         }
         let inner: usize = shape.dims()[*n_outer..].iter().product();
-        let stores_elements = outputs.iter().any(|output| level(made[output]) == Level::Element);
-        let rows_meet_elements = || {
-            let at_elements = |m: usize| self.is_fold(m) || level(m) == Level::Element;
-            let readers = cluster.members.iter().filter(|&&m| at_elements(m));
-            let mut seen = readers.flat_map(|&m| &self.groups[m].inputs);
-            seen.any(|x| made.get(&x.value).is_some_and(|&m| level(m) == Level::Row))
-        };
-        if inner > ROW_MAX && (n_folds != 1 || stores_elements || rows_meet_elements()) {
-            return Err(Apart::LongRows(inner, ROW_MAX));
+        if folds.iter().any(|&m| self.takes_columns(m)) && !self.is_bare(cluster) {
+            return Err(Apart::Columns);
+        }
+        let longest = longest(shape.dims()[..*n_outer].iter().product());
+        if inner > longest && !self.is_bare(cluster) {
+            return Err(Apart::LongRows(inner, longest));
         }
         Ok(())
+    }
+
+    /// Whether there is one reduction, and all that comes before it is for elements, and all after it for rows: its
+    /// rows are walked over once.
+    fn is_bare(&self, cluster: &Cluster) -> bool {
+        let made = self.made(cluster);
+        let level = |m: usize| cluster.domain.level(&self.groups[m]);
+        let at_elements = |m: usize| self.is_fold(m) || level(m) == Level::Element;
+        let readers = cluster.members.iter().filter(|&&m| at_elements(m));
+        let mut seen = readers.flat_map(|&m| &self.groups[m].inputs);
+        cluster.members.iter().filter(|&&m| self.is_fold(m)).count() == 1
+            && self.outputs(cluster).iter().all(|output| level(made[output]) == Level::Row)
+            && !seen.any(|x| made.get(&x.value).is_some_and(|&m| level(m) == Level::Row))
+    }
+
+    /// Whether a reduction takes neighbouring columns together, in an order that shows in its result.
+    fn takes_columns(&self, m: usize) -> bool {
+        let (Kernel::Reduce(reduction), Some(x)) =
+            (&self.groups[m].kernel, self.groups[m].inputs.first())
+        else {
+            return false;
+        };
+        let is_sum = !matches!(reduction.kind, ReduceKind::Max | ReduceKind::Min);
+        self.turned.contains_key(&m) || (is_sum && by_columns(&x.layout, reduction.n_outer))
     }
 
     /// The member that computes each value of a cluster.

@@ -37,6 +37,6 @@ pub use program::{
     Reduction, Rows, Segment, Source, Tail, Value, ValueId,
 };
 pub use recompute::{live_bytes, recompute};
-pub use rows::{Needs, ROW_MAX, Stage};
+pub use rows::{Needs, ROW_MAX, Stage, by_columns};
 pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};
 pub use total::{TOTAL_INNER, TOTAL_ROWS};

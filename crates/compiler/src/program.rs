@@ -195,7 +195,7 @@ pub enum PoolKind {
     AvgGrad,
 }
 
-/// Elementwise work over `shape`: every input's layout has that shape, every output too.
+/// Elementwise work over `shape`: every input's layout has that shape, every output as many elements.
 #[derive(Debug, Clone)]
 pub struct Fused {
     /// The shape.
@@ -286,6 +286,9 @@ pub struct Rows {
     pub fused: Fused,
     /// The reductions: each of what comes before it, so that no instruction that it needs reads it.
     pub folds: Vec<Fold>,
+    /// If rows are columns of what lies in another order: how its elements, one after the other in that order, are
+    /// seen as rows. There is one fold then, and its result is all that is stored.
+    pub seen: Option<Layout>,
     /// Reductions over all rows of what each row has once. Their results are the group's last outputs, after
     /// those of the stores. See `total.rs` for how many rows there may be, and how long.
     pub totals: Vec<Fold>,
@@ -416,7 +419,8 @@ impl fmt::Display for Fused {
 /// `rows after 1 axes: f0 = Max(i0); t0 = sub(i0, f0); store t0`.
 impl fmt::Display for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rows after {} axes: ", self.n_outer)?;
+        let what = if self.seen.is_some() { "columns" } else { "rows" };
+        write!(f, "{what} after {} axes: ", self.n_outer)?;
         write_fused(f, &self.fused, self.n_inputs(), &self.folds)?;
         let arg = |arg: Arg| match arg {
             Arg::Input(i) => format!("f{}", (i as usize).saturating_sub(self.n_inputs())),

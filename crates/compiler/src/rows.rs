@@ -3,13 +3,24 @@
 //! The folds cut the work into stages: a stage walks over the elements of a row, and its folds give numbers
 //! that later stages read.
 
-use convoke_graph_core::DType;
+use convoke_graph_core::{DType, Layout};
 
 use crate::{Arg, Fold, Operand, Rows};
 
-/// Elements of the longest row that is kept at hand for more than one walk over it: 64 KiB of f32, which fit
-/// the second cache of a CPU, and which a workgroup of 256 walks in 64 turns.
+/// Elements of the longest row that is kept at hand for more than one walk over it, whatever the number of rows:
+/// 64 KiB of f32, which fit the second cache of a CPU, and which a workgroup of 256 walks in 64 turns.
 pub const ROW_MAX: usize = 16_384;
+
+/// As [`ROW_MAX`], of rows that are enough to keep a device busy one by one: the scores of a large vocabulary.
+const ROW_MAX_OF_MANY: usize = 65_536;
+
+/// How many rows are enough.
+const MANY: usize = 16;
+
+/// Elements of the longest of `n_rows` rows that one kernel walks over more than once.
+pub(crate) fn longest(n_rows: usize) -> usize {
+    if n_rows >= MANY { ROW_MAX_OF_MANY } else { ROW_MAX }
+}
 
 /// When something can be computed, and whether it differs along a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,14 +79,14 @@ impl Rows {
         self.fused.dtype(fold.arg)
     }
 
-    /// Whether rows are too long to be walked over more than once. There is one fold then, and its result
-    /// is all that is stored.
-    pub fn is_long(&self) -> bool {
-        self.n_inner() > ROW_MAX && self.long_fold().is_some()
+    /// Whether a row is not at hand as a whole: it is too long, or columns are walked together. There is one fold
+    /// then, and its result is all that is stored.
+    pub fn is_in_parts(&self) -> bool {
+        (self.n_inner() > ROW_MAX || self.seen.is_some()) && self.only_fold().is_some()
     }
 
     /// The fold whose result is all that is stored, if there is no other.
-    pub fn long_fold(&self) -> Option<Fold> {
+    pub fn only_fold(&self) -> Option<Fold> {
         match (self.folds.as_slice(), self.fused.stores.as_slice()) {
             (&[fold], &[Arg::Input(i)]) if i as usize == self.n_inputs() => Some(fold),
             _ => None,
@@ -112,6 +123,20 @@ impl Needs {
         let index = self.of(fold.arg).index + 1;
         self.inputs.push(Stage { index, varies: false });
         self.n_stages = self.n_stages.max(index + 1);
+    }
+}
+
+/// Whether a reduction of what `layout` shows, whose first `n_outer` axes stay, walks over neighbouring rows
+/// together, because their elements lie closer to each other than those of a row.
+pub fn by_columns(layout: &Layout, n_outer: usize) -> bool {
+    let (dims, strides) = (layout.shape().dims(), layout.strides());
+    let nearest = |axes: std::ops::Range<usize>| {
+        axes.rev().find(|&axis| dims[axis] != 1).map(|axis| strides[axis].unsigned_abs())
+    };
+    let n_outer = n_outer.min(dims.len());
+    match (nearest(0..n_outer), nearest(n_outer..dims.len())) {
+        (Some(outer), Some(inner)) => outer < inner && !layout.shape().is_empty(),
+        _ => false,
     }
 }
 

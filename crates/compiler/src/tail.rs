@@ -61,7 +61,7 @@ pub(crate) fn has_store(core: &Group) -> bool {
             Kernel::Reduce(reduction) => {
                 !matches!(reduction.kind, ReduceKind::ArgMax | ReduceKind::ArgMin)
             }
-            Kernel::Rows(rows) => rows.is_long(),
+            Kernel::Rows(rows) => rows.is_in_parts(),
             _ => false,
         }
 }

@@ -68,6 +68,26 @@ fn a_chain_becomes_one_group_and_shape_arithmetic_is_folded() {
 }
 
 #[test]
+fn producers_are_turned_to_the_order_of_their_reader() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![4, 3]);
+    let shift = g.placeholder("shift", DType::F32, dims![3]);
+    let spread = ((&x - &shift).square().mean(0) + 1.0).sqrt();
+    let turned = (&x + &shift).transpose().exp().reshape(&[-1]) * 2.0;
+    check(
+        program(&g, signature(&[&spread, &turned], &[], &[&x, &shift]), &[&[4, 3], &[3]], &host),
+        &expect![[r#"
+            v0 f32[4, 3] = feed %0
+            v1 f32[3] = feed %1
+            segment on device 0
+              v6 f32[3] = [columns after 1 axes: t0 = sub(i0, i1); t1 = square(t0); f0 = Mean(t1); store f0; t0 = add(i0, f32[] [1]); t1 = sqrt(t0); store t1] of v0[3, 4]+0*[1, 3], v1[3, 4]+0*[1, 0]
+              v9 f32[12] = [t0 = add(i0, i1); t1 = exp(t0); t2 = mul(t1, f32[] [2]); store t2] of v0[3, 4]+0*[1, 3], v1[3, 4]+0*[1, 0]
+            fetch v6, v9
+        "#]],
+    );
+}
+
+#[test]
 fn a_dense_layer_and_its_step() {
     let g = Graph::new();
     let x = g.placeholder("x", DType::F32, dims![None, 4]);

@@ -71,7 +71,7 @@ impl Reduction {
         let (work, fold) = match &group.kernel {
             _ if !fits => return None,
             Kernel::Rows(rows) if rows.n_rows() == 1 && rows.fused.check.is_none() => {
-                (rows.fused.clone(), rows.long_fold()?)
+                (rows.fused.clone(), rows.only_fold()?)
             }
             Kernel::Reduce(reduction) if !is_index(reduction.kind) => {
                 let fold = Fold { kind: reduction.kind, arg: Arg::Input(0) };
@@ -117,12 +117,13 @@ fn join(
     let fits = core.tail.is_none()
         && core.device == total.device
         && rows.n_rows() == n
+        && rows.seen.is_none()
         && rows.n_inner() <= TOTAL_INNER
         && !rows.needs(&core.inputs).of(of).varies;
     if !fits {
         return None;
     }
-    let Rows { n_outer, mut fused, folds, mut totals } = rows.clone();
+    let Rows { n_outer, mut fused, folds, seen, mut totals } = rows.clone();
     let (first_instr, first_constant) = (fused.instrs.len() as u32, fused.constants.len() as u32);
     let placed = |arg: Arg| match arg {
         Arg::Input(_) => of,
@@ -142,7 +143,7 @@ fn join(
     }
     outputs.extend(total.outputs.iter().copied());
     Some(Group {
-        kernel: Kernel::Rows(Rows { n_outer, fused, folds, totals }),
+        kernel: Kernel::Rows(Rows { n_outer, fused, folds, seen, totals }),
         outputs,
         nodes: core.nodes.iter().chain(&total.nodes).copied().collect(),
         ..core.clone()

@@ -152,7 +152,10 @@ impl Run {
                 None => Self::Elementwise(Elementwise::compile(program, group, fused)?),
             },
             Kernel::Reduce(reduction) => Self::Reduce(Reduce::compile(program, group, *reduction)?),
-            Kernel::Rows(work) => Self::Rows(Rows::compile(program, group, work)?),
+            Kernel::Rows(work) => match &work.seen {
+                Some(seen) => Self::Reduce(Reduce::of_columns(program, group, work, seen)?),
+                None => Self::Rows(Rows::compile(program, group, work)?),
+            },
             Kernel::Matmul => Self::Matmul(Matmul::compile(program, group)?),
             Kernel::Pad { before } => Self::Pad(Pad::compile(program, group, before)?),
             Kernel::Concat { axis } => Self::Concat(Concat::compile(program, group, *axis)?),

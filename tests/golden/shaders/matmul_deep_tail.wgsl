@@ -81,7 +81,7 @@ fn load_b(start: u32, row: u32, column: u32) -> T { return b1[start + row * p.xb
 alias T = f32;
 const LANES = 256u;
 fn at_tail(i: u32) -> u32 { return 0u + i; }
-fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.d1 * p.x1_s1; rest /= p.d1; return at + rest * p.x1_s0; }
+fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.e1 * p.x1_s1; rest /= p.e1; return at + rest * p.x1_s0; }
 fn load_1(i: u32) -> f32 { return b2[at_1(i)]; }
 fn row_add_f32(x: f32, y: f32) -> f32 { return x + y; }
 fn row_maximum_f32(x: f32, y: f32) -> f32 { return max(x, y); }
@@ -93,7 +93,7 @@ fn store(at: u32, v: f32) {
     let t1 = row_maximum_f32(t0, i1);
     b3[i] = t1;
 }
-struct Params { xa: u32, xa_row: u32, xb: u32, xb_row: u32, m: u32, n: u32, k: u32, batches: u32, tiles_m: u32, tiles_n: u32, d1: u32, x1: u32, x1_s0: u32, x1_s1: u32, }
+struct Params { xa: u32, xa_row: u32, xb: u32, xb_row: u32, m: u32, n: u32, k: u32, batches: u32, tiles_m: u32, tiles_n: u32, e1: u32, x1: u32, x1_s0: u32, x1_s1: u32, }
 @group(0) @binding(0) var<storage, read> b0: array<f32>;
 @group(0) @binding(1) var<storage, read> b1: array<f32>;
 @group(0) @binding(2) var<storage, read> b2: array<f32>;

@@ -48,7 +48,7 @@ fn identity() -> Acc { return p.identity; }
 fn load(start: u32, j: u32) -> Acc { return element_at(start, j); }
 fn combine(a: Acc, b: Acc) -> Acc { return a + b; }
 fn at_tail(i: u32) -> u32 { return 0u + i; }
-fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.d1 * p.x1_s1; rest /= p.d1; return at + rest * p.x1_s0; }
+fn at_1(i: u32) -> u32 { var at = p.x1; var rest = i; at += rest % p.e1 * p.x1_s1; rest /= p.e1; return at + rest * p.x1_s0; }
 fn load_1(i: u32) -> f32 { return b1[at_1(i)]; }
 fn row_add_f32(x: f32, y: f32) -> f32 { return x + y; }
 fn row_maximum_f32(x: f32, y: f32) -> f32 { return max(x, y); }
@@ -61,7 +61,7 @@ fn store(at: u32, v: f32) {
     b2[i] = t1;
 }
 fn finish(w: u32, acc: Acc) { store(w, acc); }
-struct Params { results: u32, inner: u32, chunk: u32, chunks: u32, x: u32, j_s0: u32, identity: f32, d1: u32, x1: u32, x1_s0: u32, x1_s1: u32, }
+struct Params { results: u32, inner: u32, chunk: u32, chunks: u32, x: u32, j_s0: u32, identity: f32, e1: u32, x1: u32, x1_s0: u32, x1_s1: u32, }
 @group(0) @binding(0) var<storage, read> b0: array<f32>;
 @group(0) @binding(1) var<storage, read> b1: array<f32>;
 @group(0) @binding(2) var<storage, read_write> b2: array<f32>;

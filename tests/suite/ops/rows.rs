@@ -18,6 +18,8 @@ fn softmax_and_layer_norm() {
             case("odd rows").x(ramp(&[5, 3, 131])),
             case("a long row").x(ramp(&[1, 16_384])),
             case("too long for one walk").x(ramp(&[2, 16_385])),
+            case("many long rows").x(ramp(&[17, 50_257])),
+            case("too long for any").x(ramp(&[16, 65_537])),
             case("no rows").x(ramp(&[0, 4])),
         ],
     );
@@ -67,14 +69,6 @@ fn reductions_with_what_feeds_them() {
             case("few").x(ramp(&[7])).x(ramp(&[7])).gradient(),
             case("odd").x(ramp(&[4099])).x(ramp(&[4099])).within(1e-3),
             case("in parts").x(ramp(&[70_001])).x(ramp(&[70_001])).within(1e-3),
-        ],
-    );
-    check(
-        "long rows, each with numbers of its own",
-        |xs| -((&xs[0] - &xs[1]).abs().max(-1)) * 2.0,
-        &[
-            case("by hand").x([[1.0f32, 7.0], [2.0, 2.0]]).x([[3.0f32], [5.0]]).y([-8.0f32, -6.0]),
-            case("in parts").x(ramp(&[3, 70_001])).x(ramp(&[3, 1])),
         ],
     );
     check(
@@ -164,6 +158,105 @@ fn rows_that_do_not_lie_in_order() {
             case("odd").x(ramp(&[35, 35])).within(1e-3),
         ],
     );
+}
+
+#[test]
+fn the_scores_of_a_large_vocabulary_are_one_dispatch() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 50_257]);
+        let session = device.session(&g);
+        let feed = [x.feed(ramp(&[16, 50_257]))];
+        let (_, run) = session.run_with(&feed, &x.softmax(-1), Default::default()).unwrap();
+        assert_eq!(run.dispatches, 1, "{}: {run}", device.name);
+    }
+}
+
+#[test]
+fn long_rows_with_what_comes_before_and_after() {
+    check(
+        "long rows, each with numbers of its own",
+        |xs| -((&xs[0] - &xs[1]).abs().max(-1)) * 2.0,
+        &[
+            case("by hand").x([[1.0f32, 7.0], [2.0, 2.0]]).x([[3.0f32], [5.0]]).y([-8.0f32, -6.0]),
+            case("in parts").x(ramp(&[3, 70_001])).x(ramp(&[3, 1])),
+        ],
+    );
+    check(
+        "long rows, and what follows with numbers of its own",
+        |xs| ((&xs[0] * 3.0).max(-1) - &xs[1]) * 2.0,
+        &[
+            case("by hand").x([[1.0f32, 7.0], [2.0, 2.0]]).x([3.0f32, 5.0]).y([36.0f32, 2.0]),
+            case("in parts").x(ramp(&[3, 70_001])).x(ramp(&[3])),
+        ],
+    );
+}
+
+#[test]
+fn columns_with_what_feeds_them() {
+    check(
+        "the deviation along the first axis",
+        |xs| ((&xs[0] - &xs[1]).square().mean(0) + 1.0).sqrt(),
+        &[
+            // Squares 1 and 9, 4 and 16: means 5 and 10, and 1.
+            case("by hand")
+                .x([[1.0f32, 2.0], [3.0, 4.0]])
+                .x([0.0f32, 0.0])
+                .y([6f32.sqrt(), 11f32.sqrt()]),
+            case("one column").x(ramp(&[7, 1])).x(ramp(&[1])),
+            case("one row").x(ramp(&[1, 7])).x(ramp(&[7])),
+            case("short").x(ramp(&[37, 53])).x(ramp(&[53])).gradient(),
+            case("wide").x(ramp(&[9, 1_111])).x(ramp(&[1_111])),
+            case("long").x(ramp(&[5_003, 70])).x(ramp(&[70])).within(1e-4),
+            case("longer than a row kernel").x(ramp(&[20_011, 3])).x(ramp(&[3])).within(1e-4),
+            case("no rows").x(ramp(&[0, 4])).x(ramp(&[4])),
+            case("no columns").x(ramp(&[4, 0])).x(ramp(&[0])),
+        ],
+    );
+    check(
+        "the mean of images for each channel",
+        |xs| (xs[0].relu() * &xs[1]).mean(&[0, 1, 2][..]),
+        &[case("odd").x(ramp(&[3, 7, 5, 33])).x(ramp(&[5, 33])).gradient().within(1e-4)],
+    );
+    check(
+        "an axis in the middle",
+        |xs| (&xs[0] * 2.0 + xs[1].transpose()).exp().max(1),
+        &[case("odd").x(ramp(&[5, 40, 33])).x(ramp(&[33, 40]))],
+    );
+    check(
+        "of halves",
+        |xs| (xs[0].cast(F16) * 2.0).sum(0).cast(F32),
+        &[case("odd").x(ramp(&[31, 20])).within(2e-3)],
+    );
+    check(
+        "what others read too",
+        |xs| {
+            let scaled = &xs[0] * 2.0;
+            scaled.sum(0) + scaled.transpose().slice(&[0, 1], &[None, Some(1)]).reshape(&[-1])
+        },
+        &[case("by hand").x([[1.0f32, 2.0], [3.0, 4.0]]).y([14.0f32, 20.0])],
+    );
+    check(
+        "transposed before and after",
+        |xs| ((&xs[0] + 1.0).transpose() * &xs[1]).tanh().transpose() - 1.0,
+        &[case("odd").x(ramp(&[31, 20])).x(ramp(&[20, 31])).gradient()],
+    );
+}
+
+#[test]
+fn columns_with_what_feeds_them_are_one_dispatch() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 50]);
+        let spread = ((&x - 1.0).square().mean(0) + 1.0).sqrt();
+        let turned = (&x + 1.0).transpose().exp();
+        let session = device.session(&g);
+        for (fetch, size) in [(spread, 100), (turned, 3)] {
+            let feed = [x.feed(ramp(&[size, 50]))];
+            let (_, run) = session.run_with(&feed, &fetch, Default::default()).unwrap();
+            assert_eq!(run.dispatches, 1, "{}: {run}", device.name);
+        }
+    }
 }
 
 /// What is a row kernel by its shape needs no name for it.

@@ -1,6 +1,7 @@
 //! What a cluster works on: one shape, or rows, and at which level each operation and operand stands.
 
 use convoke_graph_core::{Layout, Shape};
+use smallvec::{SmallVec, smallvec};
 
 use super::is_joinable;
 use crate::{Apart, Group, Kernel, Value};
@@ -46,17 +47,20 @@ impl Domain {
         }
     }
 
-    /// What the work on two domains is on together.
-    pub fn with(&self, other: &Self) -> Result<Self, Apart> {
+    /// What the work on two domains may be on together: one of them.
+    pub fn with<'a>(&'a self, other: &'a Self) -> Result<SmallVec<[&'a Self; 2]>, Apart> {
         match (self, other) {
             (Self::Alone, _) | (_, Self::Alone) => Err(Apart::Reader),
             (Self::Rows { shape: own, .. }, Self::Elements(shape))
-                if shape == own || shape.len() == self.n_rows() =>
+                if shape.len() == own.len() || shape.len() == self.n_rows() =>
             {
-                Ok(self.clone())
+                Ok(smallvec![self])
             }
             (Self::Elements(_), Self::Rows { .. }) => other.with(self),
-            _ if self == other => Ok(self.clone()),
+            _ if self == other => Ok(smallvec![self]),
+            (Self::Elements(one), Self::Elements(two)) if one.len() == two.len() => {
+                Ok(smallvec![other, self])
+            }
             (
                 Self::Elements(one) | Self::Rows { shape: one, .. },
                 Self::Elements(other) | Self::Rows { shape: other, .. },
@@ -75,7 +79,9 @@ impl Domain {
     pub fn level(&self, group: &Group) -> Level {
         match (self, &group.kernel) {
             (Self::Rows { .. }, Kernel::Reduce(_)) => Level::Row,
-            (Self::Rows { shape, .. }, Kernel::Elementwise(fused)) if fused.shape != *shape => {
+            (Self::Rows { shape, .. }, Kernel::Elementwise(fused))
+                if fused.shape.len() != shape.len() =>
+            {
                 Level::Row
             }
             _ => Level::Element,
@@ -88,7 +94,7 @@ impl Domain {
         match (self, from, to) {
             (Self::Alone, ..) | (_, Level::Element, Level::Row) => false,
             (Self::Rows { shape, .. } | Self::Elements(shape), Level::Element, _) => {
-                packed && layout.shape() == shape
+                packed && layout.shape().len() == shape.len()
             }
             (_, Level::Row, Level::Row) => packed && layout.shape().len() == self.n_rows(),
             (Self::Rows { shape, n_outer }, Level::Row, Level::Element) => {
@@ -101,13 +107,21 @@ impl Domain {
     /// A layout of some member's input as one of the whole domain.
     pub fn seen(&self, layout: &Layout) -> Option<Layout> {
         match self {
-            Self::Rows { shape, n_outer } if layout.shape() != shape => {
+            Self::Rows { shape, .. } | Self::Elements(shape) if layout.shape() == shape => {
+                Some(layout.clone())
+            }
+            Self::Rows { shape, .. } | Self::Elements(shape)
+                if layout.shape().len() == shape.len() =>
+            {
+                layout.reshape(shape)
+            }
+            Self::Rows { shape, n_outer } => {
                 let mut dims = shape.dims().to_vec();
                 dims[*n_outer..].fill(1);
                 layout.reshape(&Shape::new(&dims).ok()?)?.broadcast(shape)
             }
-            Self::Elements(shape) if layout.shape() != shape => layout.reshape(shape),
-            _ => Some(layout.clone()),
+            Self::Elements(_) => None,
+            Self::Alone => Some(layout.clone()),
         }
     }
 }

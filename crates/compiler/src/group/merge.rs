@@ -14,14 +14,14 @@ impl Grouping<'_> {
         let Domain::Rows { shape, n_outer } = &cluster.domain else {
             return smallvec![self.one(cluster)];
         };
-        // Work after a single reduction of what is stored is its tail; so is that of long rows, each of
-        // which is reduced in parts.
+        // Work after a single reduction of what is stored is its tail; so is that of long rows and of columns,
+        // which are reduced in parts.
         let level = |m: usize| cluster.domain.level(&self.groups[m]);
         let (core, tail): (Vec<usize>, Vec<usize>) =
             cluster.members.iter().partition(|&&m| self.is_fold(m) || level(m) == Level::Element);
         let is_long = shape.dims()[*n_outer..].iter().product::<usize>() > ROW_MAX;
-        let is_single = matches!(core[..], [only] if self.is_fold(only));
-        if !is_long && !is_single {
+        let is_turned = core.iter().any(|m| self.turned.contains_key(m));
+        if !self.is_bare(cluster) || !(is_long || is_turned || core.len() == 1) {
             return smallvec![self.one(cluster)];
         }
         let mut parts = smallvec![self.one(&Cluster { members: core, ..cluster.clone() })];
@@ -69,7 +69,10 @@ impl Grouping<'_> {
         let Merging { stored, folds, mut fused, .. } = merging;
         fused.stores = outputs.iter().filter_map(|output| stored.get(output).copied()).collect();
         let kernel = match n_outer {
-            Some(n_outer) => Kernel::Rows(Rows { n_outer, fused, folds, totals: Vec::new() }),
+            Some(n_outer) => {
+                let seen = cluster.members.iter().find_map(|m| self.turned.get(m)).cloned();
+                Kernel::Rows(Rows { n_outer, fused, folds, seen, totals: Vec::new() })
+            }
             None => Kernel::Elementwise(fused),
         };
         let members = &cluster.members;

@@ -147,7 +147,8 @@ impl Elementwise {
         })
     }
 
-    fn run_part(
+    /// Computes `len` elements from element `start` on, which the outputs begin with.
+    pub fn run_part(
         &self,
         start: usize,
         len: usize,

@@ -13,11 +13,13 @@ mod rows;
 mod wide;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use convoke_compiler::{Group, Program, Reduction};
-use convoke_graph_core::{Compute, DType, ReduceKind, Result};
+use convoke_compiler::{Group, Program, Reduction, Rows, by_columns};
+use convoke_graph_core::{Compute, DType, Layout, ReduceKind, Result};
 use half::{bf16, f16};
+use smallvec::SmallVec;
 
 use crate::elements::{FromF64, Stored, with_stored};
+use crate::elementwise::Elementwise;
 use crate::threads::Threads;
 use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
@@ -34,10 +36,31 @@ pub(crate) const CHUNK: usize = 1 << 16;
 pub(crate) struct Reduce {
     lanes: Lanes,
     run: RunFn,
+    /// What computes the elements, if they are not input 0.
+    feed: Option<Elementwise>,
 }
 
-/// Fills the output of some neighbouring lanes, or of all.
-type RunFn = fn(&Lanes, &[u8], &mut [u8], &Threads) -> Result<()>;
+/// Fills the output of all lanes.
+type RunFn = fn(&Lanes, Source<'_>, &mut [u8], &Threads) -> Result<()>;
+
+/// Where elements come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// They are those of an input.
+    Stored(&'a [u8]),
+    /// They are computed from inputs, in the order in which they would be stored.
+    Computed(&'a Elementwise, &'a [&'a [u8]]),
+}
+
+impl<'a> Source<'a> {
+    /// The elements, if they are stored.
+    fn stored(self) -> Result<&'a [u8]> {
+        match self {
+            Self::Stored(bytes) => Ok(bytes),
+            Self::Computed(..) => Err(malformed("reduce", "only columns are computed on the way")),
+        }
+    }
+}
 
 /// Where the elements of all lanes lie, and how they are read and stored.
 struct Lanes {
@@ -60,7 +83,7 @@ impl Reduce {
             return Err(malformed("reduce", "expected one input and one output"));
         };
         let (dtype, output) = (program.value(x.value).dtype, program.value(*output));
-        let (dims, strides) = (x.layout.shape().dims(), x.layout.strides());
+        let dims = x.layout.shape().dims();
         let (kind, n) = (reduction.kind, reduction.n_outer);
         if n > dims.len() || output.shape.len() != dims[..n].iter().product() {
             let shape = &output.shape;
@@ -72,15 +95,47 @@ impl Reduce {
         });
         let run =
             run.ok_or_else(|| unsupported(&format!("{kind:?} of {dtype} to {}", output.dtype)))?;
-        let outer = Walk::of_axes(&dims[..n], &strides[..n], x.layout.offset());
-        let inner = Walk::of_axes(&dims[n..], &strides[n..], 0);
-        let lanes = Lanes::new(kind, dtype, outer, inner);
-        Ok(Self { lanes, run })
+        Ok(Self { lanes: Lanes::new(kind, dtype, &x.layout, n), run, feed: None })
     }
 
-    /// One operation for each element.
+    /// Compiles columns of what is computed on the way.
+    pub fn of_columns(
+        program: &Program,
+        group: &Group,
+        work: &Rows,
+        seen: &Layout,
+    ) -> Result<Self> {
+        let (Some(fold), &[output]) = (work.only_fold(), group.outputs.as_slice()) else {
+            return Err(malformed("columns", "expected one fold and one output"));
+        };
+        let (dtype, output) = (work.dtype(&fold), program.value(output));
+        if output.dtype != dtype || output.shape.len() != work.n_rows() {
+            let shape = &output.shape;
+            return Err(malformed("columns", &format!("{} to {shape}", work.fused.shape)));
+        }
+        let run = run_fn(fold.kind, dtype)
+            .ok_or_else(|| unsupported(&format!("{:?} of {dtype}", fold.kind)))?;
+        let lanes = Lanes::new(fold.kind, dtype, seen, work.n_outer);
+        let axes = storage_order(seen);
+        let turned = |layout: &Layout| {
+            layout.permute(&axes).ok_or_else(|| malformed("columns", "an input has other axes"))
+        };
+        let mut feed = group.clone();
+        for input in &mut feed.inputs {
+            input.layout = turned(&input.layout)?;
+        }
+        let mut fused = work.fused.clone();
+        fused.shape = turned(&Layout::packed(fused.shape.clone()))?.shape().clone();
+        fused.input_dtypes.truncate(work.n_inputs());
+        fused.stores = SmallVec::from_slice(&[fold.arg]);
+        let feed = Elementwise::compile(program, &feed, &fused)?;
+        Ok(Self { lanes, run, feed: Some(feed) })
+    }
+
+    /// One operation for each element, and those that compute it.
     pub fn flops(&self) -> u64 {
-        self.lanes.n_outer as u64 * self.lanes.n_inner as u64
+        let own = self.lanes.n_outer as u64 * self.lanes.n_inner as u64;
+        own.saturating_add(self.feed.as_ref().map_or(0, Elementwise::flops))
     }
 
     /// Computes the group.
@@ -98,19 +153,25 @@ impl Reduce {
             lanes.extrema_of_nothing(output);
             return Ok(());
         }
-        (self.run)(lanes, inputs[0], output, threads)
+        let source = match &self.feed {
+            Some(feed) => Source::Computed(feed, inputs),
+            None => Source::Stored(inputs[0]),
+        };
+        (self.run)(lanes, source, output, threads)
     }
 }
 
 impl Lanes {
-    fn new(kind: ReduceKind, dtype: DType, outer: Walk, inner: Walk) -> Self {
+    /// Those of what `layout` shows, whose first `n` axes stay.
+    fn new(kind: ReduceKind, dtype: DType, layout: &Layout, n: usize) -> Self {
+        let (dims, strides) = (layout.shape().dims(), layout.strides());
+        let outer = Walk::of_axes(&dims[..n], &strides[..n], layout.offset());
+        let inner = Walk::of_axes(&dims[n..], &strides[n..], 0);
         let (n_outer, n_inner) = (outer.len(), inner.len());
-        let (dims, strides) = (outer.dims(), outer.strides());
-        let last = dims.len() - 1;
-        let (n, stride) = (dims[last], strides[last]);
-        let by_columns =
-            n > 1 && n_inner > 1 && stride.unsigned_abs() < inner.inner_stride().unsigned_abs();
-        let (outer, columns) = if by_columns {
+        let (outer, columns) = if by_columns(layout, n) {
+            let (dims, strides) = (outer.dims(), outer.strides());
+            let last = dims.len() - 1;
+            let (n, stride) = (dims[last], strides[last]);
             let lead = Walk::of_axes(&dims[..last], &strides[..last], outer.offset());
             (lead, Some((n, stride)))
         } else {
@@ -207,14 +268,22 @@ fn round<T: FromF64>(xs: &[f64], out: &mut [u8]) {
 
 fn reduce<W: bytemuck::Pod + Sync, F: Fold<W>>(
     lanes: &Lanes,
-    input: &[u8],
+    source: Source<'_>,
     output: &mut [u8],
     threads: &Threads,
 ) -> Result<()> {
     match lanes.columns {
-        Some(columns) => columns::run::<W, F>(lanes, columns, input, output, threads),
-        None => rows::run::<W, F>(lanes, input, output, threads),
+        Some(columns) => columns::run::<W, F>(lanes, columns, source, output, threads),
+        None => rows::run::<W, F>(lanes, source.stored()?, output, threads),
     }
+}
+
+/// The axes of a layout that shows all elements of something packed, in the order in which those lie.
+fn storage_order(layout: &Layout) -> SmallVec<[usize; 6]> {
+    let strides = layout.strides();
+    let mut axes: SmallVec<[usize; 6]> = (0..strides.len()).collect();
+    axes.sort_by_key(|&axis| (std::cmp::Reverse(strides[axis]), axis));
+    axes
 }
 
 fn run_fn(kind: ReduceKind, dtype: DType) -> Option<RunFn> {

@@ -3,31 +3,32 @@
 use bytemuck::cast_slice_mut;
 use convoke_graph_core::Result;
 
-use super::Lanes;
 use super::columns::{TILE, grain, tiles};
 use super::fold::{Extremum, Ordered};
 use super::rows::RUN;
+use super::{Lanes, Source};
 use crate::fast::wide;
 use crate::threads::Threads;
 
 pub(super) fn run<W: Ordered, F: Extremum<W>>(
     lanes: &Lanes,
-    input: &[u8],
+    source: Source<'_>,
     output: &mut [u8],
     threads: &Threads,
 ) -> Result<()> {
+    let input = source.stored()?;
     let width = size_of::<i32>();
     let least = lanes.grain(lanes.n_inner);
-    let grain = lanes.columns.map_or(least, |(n_columns, _)| grain(least, n_columns));
+    let grain = lanes.columns.map_or(least, |(n_columns, _)| grain(least, n_columns.min(TILE)));
     let part = (&mut [output][..], &[width][..]);
     threads.split(lanes.is_parallel(), grain, part, lanes.n_outer, &|range, out| {
         let out: &mut [i32] = cast_slice_mut(out[0]);
         if let Some((n_columns, stride)) = lanes.columns {
-            tiles(range, n_columns, &mut |at, row, column, n| {
+            return tiles(range, n_columns, TILE, &mut |at, row, column, n| {
                 let base = lanes.base(row).wrapping_add_signed(column as isize * stride);
                 of_columns::<W, F>(lanes, input, (base, stride), &mut out[at..][..n]);
+                Ok(())
             });
-            return Ok(());
         }
         let mut buffer = [W::zeroed(); RUN];
         let (mut outer, mut next) = (lanes.outer.start(range.start), 0);

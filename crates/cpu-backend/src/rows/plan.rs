@@ -136,7 +136,7 @@ pub(super) fn plan(program: &Program, group: &Group, work: &Work) -> Result<Rows
             Next::Instr(i) => planner.instr(at, i, &work.fused.instrs[i])?,
         }
     }
-    if !work.is_long() {
+    if !work.is_in_parts() {
         planner.stores()?;
     }
     planner.finish()
@@ -306,7 +306,7 @@ impl Planner<'_> {
     fn by_row(&mut self, x: Arg, y: Arg) -> Result<Option<[(Place, usize); 2]>> {
         let once = [x, y].map(|arg| !matches!(arg, Arg::Constant(_)) && !self.needs.of(arg).varies);
         let n = self.work.n_inner();
-        if self.work.is_long() || n < ROW_CALL || once[0] == once[1] {
+        if self.work.is_in_parts() || n < ROW_CALL || once[0] == once[1] {
             return Ok(None);
         }
         let width = wide_bytes(self.work.fused.dtype(x));
@@ -351,7 +351,7 @@ impl Planner<'_> {
         let is_it = |&arg: &Arg| arg == Arg::Instr(i as u32);
         let stored = stored(self.work).position(|arg| is_it(&arg));
         let stored = stored.filter(|&output| self.outputs[output].varies == varies);
-        if let (Some(output), true, false) = (stored, is_wide(dtype), self.work.is_long()) {
+        if let (Some(output), true, false) = (stored, is_wide(dtype), self.work.is_in_parts()) {
             return Place::Output(output);
         }
         let wanted = Register { width: wide_bytes(dtype), varies };
@@ -410,7 +410,7 @@ impl Planner<'_> {
         let (n_rows, n_inner) = (work.n_rows(), work.n_inner());
         let element_bytes = element_bytes(&registers, &direct);
         let row_bytes = element_bytes.saturating_mul(n_inner.max(1));
-        let part = work.is_long().then_some(LONG_PART);
+        let part = work.is_in_parts().then_some(LONG_PART);
         let block =
             if part.is_some() { 1 } else { (BLOCK_BYTES / row_bytes).clamp(1, n_rows.max(1)) };
         let n_elements = part.unwrap_or(block * n_inner);

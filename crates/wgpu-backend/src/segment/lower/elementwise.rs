@@ -28,8 +28,8 @@ pub(super) fn lower(
     for (k, operand) in group.inputs.iter().enumerate() {
         lowering.load(&mut step, operand, &axes, k, "d", k)?;
     }
-    constants(&mut step, fused)?;
-    let body = body(&mut step, fused, 0)?;
+    constants(&mut step, fused, 0)?;
+    let body = body(&mut step, fused, (0, 0))?;
     let outputs = outputs(lowering, &mut step, group)?;
     declare_check(lowering, &mut step, fused);
     if has_bool {
@@ -71,9 +71,9 @@ pub(super) fn stores(fused: &Fused, outputs: &Outputs) -> String {
     fused.stores.iter().zip(outputs).map(store).collect()
 }
 
-/// The scalar constants as params.
-pub(super) fn constants(step: &mut StepBuilder, fused: &Fused) -> Result<(), String> {
-    for (i, constant) in fused.constants.iter().enumerate() {
+/// The scalar constants from number `first` on as params.
+pub(super) fn constants(step: &mut StepBuilder, fused: &Fused, first: usize) -> Result<(), String> {
+    for (i, constant) in fused.constants.iter().enumerate().skip(first) {
         step.kernel.param(format!("c{i}"), param(constant)?);
     }
     Ok(())
@@ -105,17 +105,21 @@ fn compute_words(fused: &Fused, outputs: &Outputs, body: &str) -> String {
     text
 }
 
-/// The lines that load what is used, from input `first` on, and compute the instructions; declares the
-/// functions of rows.
-pub(super) fn body(step: &mut StepBuilder, fused: &Fused, first: usize) -> Result<String, String> {
+/// The lines that load what is used, from the given input and constant on, and compute the instructions; declares
+/// the functions of rows.
+pub(super) fn body(
+    step: &mut StepBuilder,
+    fused: &Fused,
+    (first_input, first_constant): (usize, usize),
+) -> Result<String, String> {
     let mut text = String::new();
-    for k in first..fused.input_dtypes.len() {
+    for k in first_input..fused.input_dtypes.len() {
         let arg = Arg::Input(k as u32);
         if fused.args().any(|other| other == arg) {
             text.push_str(&format!("    let {} = load_{k}(i);\n", name(arg)));
         }
     }
-    text.push_str(&constant_lines(fused));
+    text.push_str(&constant_lines(fused, first_constant));
     for i in 0..fused.instrs.len() {
         text.push_str(&line(step, fused, i)?);
     }
@@ -137,13 +141,13 @@ pub(super) fn check_line(check: &Check) -> String {
     format!("    if {index} >= p.below {{ report(i, {index}, p.below); }}\n")
 }
 
-/// The lines that name the constants.
-pub(super) fn constant_lines(fused: &Fused) -> String {
+/// The lines that name the constants from number `first` on.
+pub(super) fn constant_lines(fused: &Fused, first: usize) -> String {
     let line = |(i, constant): (usize, &HostTensor)| {
         let is_bool = constant.dtype() == DType::Bool;
         format!("    let c{i} = p.c{i}{};\n", if is_bool { " != 0u" } else { "" })
     };
-    fused.constants.iter().enumerate().map(line).collect()
+    fused.constants.iter().enumerate().skip(first).map(line).collect()
 }
 
 /// The line of instruction `i`; declares the function of its row.

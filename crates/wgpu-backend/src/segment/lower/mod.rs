@@ -49,7 +49,7 @@ pub(crate) struct Lowering<'a> {
     /// The number that kernels report with a fault.
     pub number: u32,
     /// What is done with the result of the kernel at hand, whose place is that of its input 0.
-    tail: Option<Group>,
+    tail: Option<tail::Tail>,
 }
 
 impl<'a> Lowering<'a> {
@@ -86,8 +86,8 @@ impl<'a> Lowering<'a> {
         if group.tail.is_none() {
             return self.kernel(group);
         }
-        let tail = group.tail();
-        self.tail = Some(tail.ok_or("the result of a kernel has another shape than its tail")?);
+        let tail = group.tail().ok_or("a tail without its group")?;
+        self.tail = Some(tail::numbered(group, tail)?);
         let steps = self.kernel(&group.core());
         self.tail = None;
         steps

@@ -130,7 +130,7 @@ fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
     let last = |axes: &Axes| axes.strides[0].last().map_or(0, |stride| stride.unsigned_abs());
     let columns = match &input.elements {
         Elements::Stored { axes, .. } => last(&axes[1]) != 1 && last(&axes[0]) == 1 && rows >= 16,
-        Elements::Computed(..) => false,
+        Elements::Computed(_, work) => work.seen.is_some() && rows >= 16,
     };
     let by_group = inner > 32 && !columns;
     if matches!(kind, ReduceKind::ArgMax | ReduceKind::ArgMin) {

@@ -1,5 +1,5 @@
-//! Work row by row: one function `row` per group, with a loop over the row for each of its stages. Rows that are
-//! too long for that are reduced in parts, as `reduce.rs` does it.
+//! Work row by row: one function `row` per group, with a loop over the row for each of its stages. Columns, and
+//! rows that are too long for that, are reduced in parts, as `reduce.rs` does it.
 
 use convoke_compiler::{Arg, Group, Needs, Rows, Stage, TOTAL_INNER, TOTAL_ROWS};
 use convoke_graph_core::{Layout, ReduceKind};
@@ -25,9 +25,9 @@ pub(super) fn lower(
     work: &Rows,
 ) -> Result<Vec<Step>, String> {
     let n_rows = work.n_rows() as u64;
-    if work.is_long() {
-        let (Some(fold), &[output]) = (work.long_fold(), group.outputs.as_slice()) else {
-            return Err("long rows have one fold and one output".to_owned());
+    if work.is_in_parts() {
+        let (Some(fold), &[output]) = (work.only_fold(), group.outputs.as_slice()) else {
+            return Err("what is reduced in parts has one fold and one output".to_owned());
         };
         let dtype = work.dtype(&fold);
         let elements = Elements::Computed(group, work);
@@ -39,7 +39,7 @@ pub(super) fn lower(
     let mut step = StepBuilder::new(if by_group { "rows" } else { "rows_lanes" });
     step.kernel.size("rows", n_rows as u32).size("inner", work.n_inner() as u32);
     loads(lowering, &mut step, group)?;
-    elementwise::constants(&mut step, &work.fused)?;
+    elementwise::constants(&mut step, &work.fused, 0)?;
     let outputs = elementwise::outputs(lowering, &mut step, group)?;
     elementwise::declare_check(lowering, &mut step, &work.fused);
     let len = work.fused.shape.len();
@@ -83,14 +83,14 @@ pub(super) fn element(
     group: &Group,
     work: &Rows,
 ) -> Result<String, String> {
-    let fold = work.long_fold().ok_or("long rows have one fold")?;
+    let fold = work.only_fold().ok_or("what is reduced in parts has one fold")?;
     loads(lowering, step, group)?;
-    elementwise::constants(step, &work.fused)?;
+    elementwise::constants(step, &work.fused, 0)?;
     elementwise::declare_check(lowering, step, &work.fused);
     let mut fused = work.fused.clone();
     fused.input_dtypes.truncate(work.n_inputs());
     fused.stores = SmallVec::from_slice(&[fold.arg]);
-    let body = elementwise::body(step, &fused, 0)?;
+    let body = elementwise::body(step, &fused, (0, 0))?;
     Ok(format!("{body}    return {};\n", name(fold.arg)))
 }
 
@@ -107,7 +107,7 @@ struct Writing<'a> {
 impl Writing<'_> {
     fn body(&self, step: &mut StepBuilder) -> Result<String, String> {
         let mut text = "    let first = o * p.inner;\n".to_owned();
-        text.push_str(&elementwise::constant_lines(&self.work.fused));
+        text.push_str(&elementwise::constant_lines(&self.work.fused, 0));
         for k in 0..self.work.n_inputs() {
             let arg = Arg::Input(k as u32);
             if !self.needs.of(arg).varies && self.is_used(arg) {

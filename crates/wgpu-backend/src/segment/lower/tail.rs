@@ -1,6 +1,6 @@
 //! Where kernels store their results, and the elementwise work that a tail does there instead.
 
-use convoke_compiler::{Group, Kernel};
+use convoke_compiler::{Arg, Fused, Group, Kernel};
 use convoke_graph_core::{DType, Layout};
 use convoke_shaders::Access;
 use smallvec::SmallVec;
@@ -8,6 +8,38 @@ use smallvec::SmallVec;
 use super::{Lowering, elementwise};
 use crate::segment::address::Axes;
 use crate::segment::step::{Place, StepBuilder, as_stored, stored, wgsl};
+
+/// A tail as its kernel's text names what is in it: after what the kernel itself loads.
+pub(super) struct Tail {
+    group: Group,
+    fused: Fused,
+    /// Names of inputs and of constants that the kernel itself has.
+    taken: (usize, usize),
+}
+
+/// The tail of `group`.
+pub(super) fn numbered(group: &Group, tail: Group) -> Result<Tail, String> {
+    let Kernel::Elementwise(fused) = &tail.kernel else {
+        return Err(format!("a tail is elementwise, not {}", tail.kernel));
+    };
+    let taken = match &group.kernel {
+        Kernel::Rows(work) => (work.n_inputs(), work.fused.constants.len()),
+        _ => (0, 0),
+    };
+    let number = |arg: Arg| match arg {
+        Arg::Input(k) if k > 0 => Arg::Input(k + taken.0 as u32),
+        Arg::Constant(c) => Arg::Constant(c + taken.1 as u32),
+        arg => arg,
+    };
+    let mut fused = fused.clone();
+    let args = fused.instrs.iter_mut().flat_map(|instr| &mut instr.args).chain(&mut fused.stores);
+    args.for_each(|arg| *arg = number(*arg));
+    if let Kernel::Rows(work) = &group.kernel {
+        fused.input_dtypes.insert_many(1, work.fused.input_dtypes[..taken.0].iter().copied());
+        fused.constants.splice(0..0, work.fused.constants.iter().cloned());
+    }
+    Ok(Tail { group: tail, fused, taken })
+}
 
 impl Lowering<'_> {
     /// Declares `store(i, v)`, which stores element `i` of a kernel's result at `target`, or does the work
@@ -19,7 +51,7 @@ impl Lowering<'_> {
         dtype: DType,
     ) -> Result<(), String> {
         if let Some(tail) = &self.tail
-            && tail.inputs.first().is_some_and(|result| target == Place::Value(result.value))
+            && tail.group.inputs.first().is_some_and(|x| target == Place::Value(x.value))
         {
             return self.declare_tail(step, tail, dtype);
         }
@@ -32,13 +64,11 @@ impl Lowering<'_> {
     fn declare_tail(
         &self,
         step: &mut StepBuilder,
-        tail: &Group,
+        tail: &Tail,
         dtype: DType,
     ) -> Result<(), String> {
-        let Kernel::Elementwise(fused) = &tail.kernel else {
-            return Err(format!("a tail is elementwise, not {}", tail.kernel));
-        };
-        let (Some(result), others) = (tail.inputs.first(), &tail.inputs[1..]) else {
+        let Tail { group, fused, taken } = tail;
+        let Some((result, others)) = group.inputs.split_first() else {
             return Err("a tail has a result".to_owned());
         };
         let to = places_of(&result.layout);
@@ -47,13 +77,14 @@ impl Lowering<'_> {
         step.kernel.declare(format!("fn at_tail(i: u32) -> u32 {{ {body} }}"));
         let layouts: SmallVec<[&Layout; 4]> = others.iter().map(|x| &x.layout).collect();
         let axes = Axes::of(&layouts);
-        axes.size_params(&mut step.kernel, "d");
+        axes.size_params(&mut step.kernel, "e");
+        let first = taken.0 + 1;
         for (index, operand) in others.iter().enumerate() {
-            self.load(step, operand, &axes, index + 1, "d", index)?;
+            self.load(step, operand, &axes, first + index, "e", index)?;
         }
-        elementwise::constants(step, fused)?;
-        let body = elementwise::body(step, fused, 1)?;
-        let outputs = elementwise::outputs(self, step, tail)?;
+        elementwise::constants(step, fused, taken.1)?;
+        let body = elementwise::body(step, fused, (first, taken.1))?;
+        let outputs = elementwise::outputs(self, step, group)?;
         self.guard(step);
         let allowed = if self.guarded { "    if !allowed() { return; }\n" } else { "" };
         let stores = elementwise::stores(fused, &outputs);

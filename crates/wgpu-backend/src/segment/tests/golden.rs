@@ -89,7 +89,7 @@ fn softmax(dims: &[usize]) -> Kernel {
         Fold { kind: ReduceKind::Max, arg: Arg::Input(0) },
         Fold { kind: ReduceKind::Sum, arg: Arg::Instr(1) },
     ];
-    Kernel::Rows(Rows { n_outer: 1, fused, folds, totals: Vec::new() })
+    Kernel::Rows(Rows { n_outer: 1, fused, folds, seen: None, totals: Vec::new() })
 }
 
 #[test]
