@@ -189,6 +189,37 @@ impl Layout {
         Some(Self { shape: shape.clone(), strides, offset: self.offset })
     }
 
+    /// What `view` shows of packed elements, where those lie as this layout says; `None` where strides cannot say
+    /// it.
+    pub fn through(&self, view: &Self) -> Option<Self> {
+        if self.is_packed() {
+            return Some(Self { offset: self.offset.checked_add(view.offset)?, ..view.clone() });
+        }
+        if view.is_packed() && view.offset == 0 && view.shape.len() == self.shape.len() {
+            return self.reshape(&view.shape);
+        }
+        let (dims, own) = (&self.shape.dims, self.shape.strides());
+        let starts = self.shape.coords(view.offset);
+        let mut taken: SmallVec<[bool; 6]> = smallvec![false; dims.len()];
+        let mut strides = SmallVec::new();
+        for (&dim, &stride) in view.shape.dims.iter().zip(&view.strides) {
+            if dim == 1 || stride == 0 {
+                strides.push(0);
+                continue;
+            }
+            // Each axis of the view goes along one of this layout's, by whole steps, and stays inside.
+            let goes_along = |&axis: &usize| {
+                let step = stride.checked_div(own[axis]).unwrap_or(0);
+                let last = starts[axis] as i128 + (dim as i128 - 1) * step as i128;
+                step > 0 && stride % own[axis] == 0 && last < dims[axis] as i128 && !taken[axis]
+            };
+            let axis = (0..dims.len()).find(goes_along)?;
+            taken[axis] = true;
+            strides.push(self.strides[axis].checked_mul(stride / own[axis])?);
+        }
+        Some(Self { shape: view.shape.clone(), strides, offset: self.at(&starts) })
+    }
+
     /// With the axes in another order: axis `i` of the result is axis `axes[i]` of this.
     pub fn permute(&self, axes: &[usize]) -> Option<Self> {
         let dims: Option<SmallVec<[usize; 6]>> =
@@ -267,4 +298,47 @@ fn reshaped_strides(from: &[usize], steps: &[isize], to: &[usize]) -> Option<Sma
         (i, j) = (i + 1, j + 1);
     }
     Some(strides)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Layout, Shape};
+
+    fn shape(dims: &[usize]) -> Shape {
+        Shape::new(dims).unwrap()
+    }
+
+    #[test]
+    fn views_through_parts_show_the_same_elements() {
+        let whole = Layout::packed(shape(&[4, 30, 5]));
+        let part = whole.slice(&[0, 7, 0], &[4, 6, 5], &[1, 1, 1]).unwrap();
+        let own = Layout::packed(shape(&[4, 6, 5]));
+        let views = [
+            own.clone(),
+            own.permute(&[2, 0, 1]).unwrap(),
+            own.slice(&[1, 2, 3], &[3, 2, 1], &[1, 2, 1]).unwrap(),
+            own.slice(&[1, 0, 0], &[1, 6, 5], &[1, 1, 1]).unwrap(),
+            own.slice(&[0, 0, 4], &[4, 6, 1], &[1, 1, 1]).unwrap(),
+            own.slice(&[0, 0, 0], &[2, 6, 5], &[1, 1, 1]).unwrap(),
+            own.reshape(&shape(&[4, 30])).unwrap(),
+            own.reshape(&shape(&[4, 1, 6, 5]))
+                .unwrap()
+                .broadcast(&shape(&[3, 4, 2, 6, 5]))
+                .unwrap(),
+        ];
+        for view in views {
+            let seen = part.through(&view).unwrap();
+            assert_eq!(seen.shape(), view.shape());
+            for i in 0..view.shape().len() {
+                let coords = view.shape().coords(i);
+                let element = own.shape().coords(view.at(&coords));
+                assert_eq!(seen.at(&coords), part.at(&element), "{view:?}");
+            }
+        }
+        // Rows that lie apart are not one axis.
+        assert_eq!(part.through(&own.reshape(&shape(&[24, 5])).unwrap()), None);
+        let rows = whole.slice(&[2, 0, 0], &[2, 30, 5], &[1, 1, 1]).unwrap();
+        let moved = rows.through(&Layout::packed(shape(&[300]))).unwrap();
+        assert_eq!((moved.offset(), moved.is_packed()), (300, true));
+    }
 }

@@ -1,7 +1,8 @@
 //! Views and moves: reshape, transpose, broadcast, slice, pad, concat, gather.
 
 use convoke::prelude::*;
-use convoke_tests::{case, cast, check, indices, ramp};
+use convoke::{Conv2d, Pool};
+use convoke_tests::{case, cast, check, devices, indices, ramp};
 
 #[test]
 fn views() {
@@ -120,4 +121,89 @@ fn moves() {
         |xs| xs[0].one_hot(3, F32),
         &[case("by hand").x([1i32, 0, 5]).y([[0.0f32, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0; 3]])],
     );
+}
+
+/// What is computed for a concatenation is stored where it belongs in it.
+#[test]
+fn concatenations_of_what_is_computed() {
+    for axis in [0, 1] {
+        check(
+            "elementwise, products, reductions, rows and what is fed",
+            |xs| {
+                let x = &xs[0];
+                let parts = [
+                    x * 2.0,
+                    x.matmul(&xs[1]),
+                    x.matmul(&xs[1]).tanh() + 1.0,
+                    x.softmax(-1),
+                    x.clone(),
+                    x.clone(),
+                    x.transpose() + 0.5,
+                    x.reshape(&[17, 17, 1]).sum_keep(-1).reshape(&[17, 17]).exp(),
+                ];
+                x.graph().concat(&parts.iter().collect::<Vec<_>>(), axis)
+            },
+            &[case("odd").x(ramp(&[17, 17])).x(ramp(&[17, 17])).gradient().within(1e-3)],
+        );
+    }
+    check(
+        "parts that others read, in order and out of it",
+        |xs| {
+            let (a, b) = (xs[0].exp(), &xs[0] * 2.0);
+            let both = xs[0].graph().concat(&[&a, &b], 1);
+            let product = a.matmul(b.transpose());
+            both.sum_keep(1) + product.sum_keep(1) + b.slice(&[0, 1], &[None, Some(1)])
+        },
+        &[
+            // 1, 1; 0, 0: 2 + 0 + 0.
+            case("by hand").x([[0.0f32, 0.0]]).y([[2.0f32]]),
+            case("odd").x(ramp(&[9, 13])).gradient().within(1e-3),
+        ],
+    );
+    check(
+        "each step reads the one before",
+        |xs| {
+            let mut all = vec![xs[0].tanh()];
+            for _ in 0..9 {
+                let last = &all[all.len() - 1];
+                all.push((last.matmul(&xs[1]) + last).tanh());
+            }
+            xs[0].graph().stack(&all.iter().collect::<Vec<_>>(), 0)
+        },
+        &[case("odd").x(ramp(&[3, 7])).x(ramp(&[7, 7])).gradient().within(1e-3)],
+    );
+    check(
+        "concatenations of concatenations, and of one tensor twice",
+        |xs| {
+            let (g, y) = (xs[0].graph(), xs[0].exp());
+            let inner = g.concat(&[&y, &y, &(&y * 2.0)], 0);
+            g.concat(&[&inner, &inner.tanh(), &xs[0].sigmoid()], 0)
+        },
+        &[case("odd").x(ramp(&[2, 3])).gradient()],
+    );
+    check(
+        "images and their halves, by channels",
+        |xs| {
+            let y = xs[0].conv2d(&xs[1], Conv2d::default());
+            let pooled = xs[0].max_pool(Pool { stride: [1, 1], ..Pool::default() });
+            let all = [y.relu(), pooled, xs[0].conv2d(&xs[1], Conv2d::default())];
+            xs[0].graph().concat(&all.iter().collect::<Vec<_>>(), 1)
+        },
+        &[case("odd").x(ramp(&[2, 3, 5, 4])).x(ramp(&[5, 3, 2, 2])).within(1e-4)],
+    );
+}
+
+#[test]
+fn a_concatenation_of_what_is_computed_is_no_dispatch() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 9]);
+        let (a, b) = (x.exp(), x.softmax(-1));
+        // One of them is read by others too.
+        let all = g.concat(&[&a, &b, &a.matmul(a.transpose())], 1);
+        let session = device.session(&g);
+        let feed = [x.feed(ramp(&[5, 9]))];
+        let (_, run) = session.run_with(&feed, &all, Default::default()).unwrap();
+        assert_eq!(run.dispatches, 3, "{}: {run}", device.name);
+    }
 }

@@ -17,6 +17,7 @@ mod error;
 mod instance;
 mod lower;
 mod memory;
+mod parts;
 mod pool;
 mod schedule;
 mod step;

@@ -13,6 +13,7 @@ use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lower::Lowering;
+use super::parts::Parts;
 use super::step::{Place, Step};
 use crate::gpu::AdapterInfo;
 
@@ -43,6 +44,7 @@ pub(crate) fn schedule(
 ) -> Result<Schedule, Error> {
     let mut lowering = Lowering::new(info, program);
     lowering.uploaded = segment.uploads.iter().copied().collect();
+    lowering.parts = Parts::of(program, segment);
     let mut commits = Commits::of(segment)?;
     let mut last = Vec::new();
     for &index in segment.groups.iter().rev() {
@@ -112,7 +114,7 @@ fn lower(lowering: &mut Lowering<'_>, index: u32, group: &Group) -> Result<Vec<S
 }
 
 /// Each step with its level: one more than that of the last step that wrote what it reads or writes, or that
-/// read what it writes; of a step of a `late` group, one more than that of all steps before it. Stable within a
+/// read what it writes, where other than parts are written; of a step of a `late` group, one more than that of all steps before it. Stable within a
 /// level.
 fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
     let mut written: FxHashMap<Place, u32> = FxHashMap::default();
@@ -125,9 +127,13 @@ fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
             map.get(&place).copied().filter(|_| place != Place::Status).unwrap_or(0)
         };
         let reads = step.with_access(Access::Read).map(|place| level_of(&written, place));
-        let writes = step
-            .with_access(Access::ReadWrite)
-            .map(|place| level_of(&written, place).max(level_of(&read, place)));
+        let writes = step.with_access(Access::ReadWrite).map(|place| {
+            match step.parts.iter().find(|(part, _)| *part == place) {
+                Some((_, false)) => 0,
+                Some((_, true)) => level_of(&written, place),
+                None => level_of(&written, place).max(level_of(&read, place)),
+            }
+        });
         let is_late = step.origin.is_some_and(|group| late.contains(&group));
         let before = if is_late { highest } else { 0 };
         let level = 1 + reads.chain(writes).max().unwrap_or(0).max(before);
@@ -137,7 +143,8 @@ fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
             *last = level.max(*last);
         }
         for place in step.with_access(Access::ReadWrite) {
-            written.insert(place, level);
+            let last = written.entry(place).or_default();
+            *last = level.max(*last);
         }
         leveled.push((level, step));
     }

@@ -51,6 +51,8 @@ pub(crate) struct Step {
     pub origin: Option<u32>,
     /// Whether the kernel is one of ours, which checks every index and bounds every loop itself.
     pub trusted: bool,
+    /// Places of which a part is written that no other step writes, each with whether other parts are read.
+    pub parts: Vec<(Place, bool)>,
 }
 
 impl Step {
@@ -82,6 +84,8 @@ pub(crate) struct StepBuilder {
     pub kernel: Kernel,
     places: Vec<Place>,
     trusted: bool,
+    parts: Vec<Place>,
+    reads: Vec<Place>,
 }
 
 impl StepBuilder {
@@ -90,16 +94,31 @@ impl StepBuilder {
         let file = convoke_shaders::KERNELS.iter().find(|source| source.name == name);
         // A name without a file gives a shader without an entry point, which every test of it refuses.
         let file = file.copied().unwrap_or(Source { name, text: "" });
-        Self { kernel: Kernel::new(file), places: Vec::new(), trusted: true }
+        Self {
+            kernel: Kernel::new(file),
+            places: Vec::new(),
+            trusted: true,
+            parts: vec![],
+            reads: vec![],
+        }
     }
 
     /// A step with a kernel that a user wrote.
     pub(crate) fn custom(file: Source) -> Self {
-        Self { kernel: Kernel::new(file), places: Vec::new(), trusted: false }
+        Self {
+            kernel: Kernel::new(file),
+            places: Vec::new(),
+            trusted: false,
+            parts: vec![],
+            reads: vec![],
+        }
     }
 
     /// Binds a place; what is bound already is bound once.
     pub(crate) fn bind(&mut self, place: Place, element: &'static str, access: Access) -> usize {
+        if access == Access::Read {
+            self.reads.push(place);
+        }
         match self.places.iter().position(|&other| other == place) {
             Some(binding) => {
                 if access == Access::ReadWrite {
@@ -118,6 +137,12 @@ impl StepBuilder {
         }
     }
 
+    /// Binds a place of which a part is written that no other step writes.
+    pub(crate) fn bind_part(&mut self, place: Place, element: &'static str) -> usize {
+        self.parts.push(place);
+        self.bind(place, element, Access::ReadWrite)
+    }
+
     /// Ends with a grid of `n` workgroups.
     pub(crate) fn finish(self, n: u64, limits: &GpuLimits) -> Result<Step, String> {
         let max = limits.max_storage_buffers_per_shader_stage as usize;
@@ -127,8 +152,9 @@ impl StepBuilder {
         }
         let groups = fold(n, limits.max_compute_workgroups_per_dimension)
             .ok_or_else(|| format!("unsupported: {n} workgroups in one kernel"))?;
-        let Self { kernel, places, trusted } = self;
-        Ok(Step { kernel, places, groups, origin: None, trusted })
+        let Self { kernel, places, trusted, parts, reads } = self;
+        let parts = parts.into_iter().map(|place| (place, reads.contains(&place))).collect();
+        Ok(Step { kernel, places, groups, origin: None, trusted, parts })
     }
 }
 

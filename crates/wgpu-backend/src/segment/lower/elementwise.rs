@@ -2,13 +2,13 @@
 
 use convoke_compiler::{Arg, Check, Fused, Group, Instr};
 use convoke_graph_core::{DType, Elementwise, HostTensor, Layout, Row};
-use convoke_shaders::{Access, ParamValue};
+use convoke_shaders::ParamValue;
 use half::f16;
 use smallvec::SmallVec;
 
-use super::{Lowering, WG};
+use super::{Lowering, Output, WG};
 use crate::segment::address::Axes;
-use crate::segment::step::{Step, StepBuilder, as_stored, stored, wgsl};
+use crate::segment::step::{Step, StepBuilder, wgsl};
 
 /// The one step of a fused group.
 pub(super) fn lower(
@@ -42,20 +42,19 @@ pub(super) fn lower(
     Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
 }
 
-/// The binding and the dtype of each output.
-pub(super) type Outputs = SmallVec<[(usize, DType); 1]>;
+/// One for each output of a group.
+pub(super) type Outputs = SmallVec<[Output; 1]>;
 
 pub(super) fn outputs(
     lowering: &Lowering<'_>,
     step: &mut StepBuilder,
     group: &Group,
 ) -> Result<Outputs, String> {
-    let bind = |&id| {
-        let dtype = lowering.dtype(id);
-        let binding = step.bind(lowering.target(id), stored(dtype)?, Access::ReadWrite);
-        Ok((binding, dtype))
-    };
-    group.outputs.iter().map(bind).collect()
+    let mut outputs = Outputs::new();
+    for (k, &id) in group.outputs.iter().enumerate() {
+        outputs.push(lowering.bind_output(step, k, lowering.target(id), lowering.dtype(id))?);
+    }
+    Ok(outputs)
 }
 
 /// An invocation computes an element.
@@ -65,9 +64,8 @@ fn compute(fused: &Fused, outputs: &Outputs, body: &str) -> String {
 
 /// The lines that store element `i` of each output.
 pub(super) fn stores(fused: &Fused, outputs: &Outputs) -> String {
-    let store = |(&arg, (binding, _)): (&Arg, &(usize, DType))| {
-        format!("    b{binding}[i] = {};\n", as_stored(fused.dtype(arg), &name(arg)))
-    };
+    let store =
+        |(&arg, output): (&Arg, &Output)| format!("    {}\n", output.store("i", &name(arg)));
     fused.stores.iter().zip(outputs).map(store).collect()
 }
 
@@ -81,7 +79,7 @@ pub(super) fn constants(step: &mut StepBuilder, fused: &Fused, first: usize) -> 
 
 /// An invocation computes four elements, and gathers those that are bool into words.
 fn compute_words(fused: &Fused, outputs: &Outputs, body: &str) -> String {
-    let is_bool = |(_, dtype): &(usize, DType)| *dtype == DType::Bool;
+    let is_bool = |output: &Output| output.dtype == DType::Bool;
     let mut text = "fn compute(item: u32) {\n".to_owned();
     for (k, _) in outputs.iter().enumerate().filter(|(_, output)| is_bool(output)) {
         text.push_str(&format!("    var w{k} = 0u;\n"));
@@ -90,16 +88,16 @@ fn compute_words(fused: &Fused, outputs: &Outputs, body: &str) -> String {
     text.push_str("    let i = item * 4u + byte;\n    if i >= p.len { break; }\n");
     text.push_str(body);
     for (k, (&arg, output)) in fused.stores.iter().zip(outputs).enumerate() {
-        let (arg, binding) = (name(arg), output.0);
+        let arg = name(arg);
         text.push_str(&if is_bool(output) {
             format!("    w{k} |= u32({arg}) << (byte * 8u);\n")
         } else {
-            format!("    b{binding}[i] = {};\n", as_stored(output.1, &arg))
+            format!("    {}\n", output.store("i", &arg))
         });
     }
     text.push_str("    }\n");
     for (k, output) in outputs.iter().enumerate().filter(|(_, output)| is_bool(output)) {
-        text.push_str(&format!("    b{}[item] = w{k};\n", output.0));
+        text.push_str(&format!("    b{}[item] = w{k};\n", output.binding));
     }
     text.push('}');
     text

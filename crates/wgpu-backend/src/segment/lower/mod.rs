@@ -9,7 +9,8 @@ use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::address::Axes;
-use super::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
+use super::parts::Parts;
+use super::step::{MAX_LEN, Place, Step, StepBuilder, as_stored, stored, wgsl};
 use crate::gpu::AdapterInfo;
 
 mod conv;
@@ -44,6 +45,8 @@ pub(crate) struct Lowering<'a> {
     pub scratch: Vec<u64>,
     /// Outputs that are stored into variables.
     pub redirect: FxHashMap<ValueId, Place>,
+    /// Values that lie inside of others.
+    pub parts: Parts,
     /// Whether nothing may be stored once the status word is set.
     pub guarded: bool,
     /// The number that kernels report with a fault.
@@ -60,6 +63,7 @@ impl<'a> Lowering<'a> {
             uploaded: FxHashSet::default(),
             scratch: Vec::new(),
             redirect: FxHashMap::default(),
+            parts: Parts::default(),
             guarded: false,
             number: 0,
             tail: None,
@@ -71,6 +75,7 @@ impl<'a> Lowering<'a> {
         if self.info.limits.max_compute_invocations_per_workgroup < WG as u32 {
             return Err(format!("unsupported: a device without workgroups of {WG} invocations"));
         }
+        let group = &self.parts.seen(group);
         for operand in &group.inputs {
             self.check(operand.value, operand.layout.shape().len())?;
         }
@@ -178,6 +183,32 @@ impl<'a> Lowering<'a> {
         self.redirect.get(&id).copied().unwrap_or(Place::Value(id))
     }
 
+    /// Binds output `k` of a kernel, of `dtype` at `target`.
+    fn bind_output(
+        &self,
+        step: &mut StepBuilder,
+        k: usize,
+        target: Place,
+        dtype: DType,
+    ) -> Result<Output, String> {
+        let part = match target {
+            Place::Value(id) => self.parts.get(id),
+            _ => None,
+        };
+        let Some(part) = part else {
+            let binding = step.bind(target, stored(dtype)?, Access::ReadWrite);
+            return Ok(Output { binding, dtype, part: None });
+        };
+        let binding = step.bind_part(Place::Value(part.whole), stored(dtype)?);
+        let (axes, kernel) = (Axes::of(&[&part.layout]), &mut step.kernel);
+        kernel.size(format!("y{k}"), part.layout.offset() as u32);
+        axes.size_params(kernel, &format!("y{k}_d"));
+        let (sizes, strides) = (format!("y{k}_d"), format!("y{k}_s"));
+        let body = axes.address(kernel, 0, &sizes, &strides, &format!("p.y{k}"));
+        kernel.declare(format!("fn part_{k}(i: u32) -> u32 {{ {body} }}"));
+        Ok(Output { binding, dtype, part: Some(k) })
+    }
+
     /// Refuses operands and outputs that are not of `dtype` with these sizes, or operands with a layout.
     fn check_packed(
         &self,
@@ -262,6 +293,25 @@ impl<'a> Lowering<'a> {
         let sizes = format!("x{k}_d");
         axes.size_params(&mut step.kernel, &sizes);
         self.load(step, operand, &axes, k, &sizes, 0)
+    }
+}
+
+/// A buffer that a kernel stores into.
+pub(super) struct Output {
+    binding: usize,
+    dtype: DType,
+    /// The number of the function that tells where elements lie, if they are part of something.
+    part: Option<usize>,
+}
+
+impl Output {
+    /// The statement that stores `v`, of the dtype's type in functions, as element `i`.
+    fn store(&self, i: &str, v: &str) -> String {
+        let (binding, v) = (self.binding, as_stored(self.dtype, v));
+        match self.part {
+            Some(k) => format!("b{binding}[part_{k}({i})] = {v};"),
+            None => format!("b{binding}[{i}] = {v};"),
+        }
     }
 }
 

@@ -7,15 +7,20 @@ use convoke_shaders::Access;
 use super::{Lowering, WG, as_packed};
 use crate::segment::step::{MAX_TURNS, Step, StepBuilder, as_stored, stored, wgsl};
 
-/// Declares how results are stored, and gives how many items there are for `len` of them.
+/// Declares how results are stored, of all the output or of a part, and gives how many items there are for `len` of
+/// them.
 fn emit(
     lowering: &Lowering<'_>,
     step: &mut StepBuilder,
     output: ValueId,
     len: usize,
+    is_part: bool,
 ) -> Result<u64, String> {
     let dtype = lowering.dtype(output);
-    let y = step.bind(lowering.target(output), stored(dtype)?, Access::ReadWrite);
+    let y = match is_part {
+        true => step.bind_part(lowering.target(output), stored(dtype)?),
+        false => step.bind(lowering.target(output), stored(dtype)?, Access::ReadWrite),
+    };
     let kernel = &mut step.kernel;
     kernel.declare(format!("alias T = {};", wgsl(dtype)?));
     let items = if dtype == DType::Bool {
@@ -83,11 +88,11 @@ pub(super) fn pad(
     let inside = if inside.is_empty() { "0u" } else { &inside };
     step.kernel
         .declare(format!("fn source(i: u32) -> u32 {{\n    {body}\n    return {inside};\n}}"));
-    let items = emit(lowering, &mut step, *output, shape.len())?;
+    let items = emit(lowering, &mut step, *output, shape.len(), false)?;
     Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
 }
 
-/// As many inputs per step as there are buffers.
+/// As many inputs per step as there are buffers; none of those that are parts of the output already.
 pub(super) fn concat(
     lowering: &Lowering<'_>,
     group: &Group,
@@ -96,45 +101,75 @@ pub(super) fn concat(
     let [output] = group.outputs.as_slice() else {
         return Err("concat has one output".to_owned());
     };
-    let shape = &lowering.program.value(*output).shape;
-    let [outer, along, inner] = around(shape.dims(), axis)?;
-    let inputs: Vec<&Operand> =
-        group.inputs.iter().filter(|input| !input.layout.shape().is_empty()).collect();
     let most = lowering.info.limits.max_storage_buffers_per_shader_stage.clamp(2, 8) as usize - 1;
-    if inputs.len() > most && lowering.dtype(*output) == DType::Bool {
-        let n = inputs.len();
+    let runs = runs(lowering, group, axis, most)?;
+    if runs.len() > 1 && lowering.dtype(*output) == DType::Bool {
+        let n = group.inputs.len();
         return Err(format!("unsupported: concat of {n} tensors of bool on a GPU, at most {most}"));
     }
     let mut steps = Vec::new();
-    let mut first = 0;
-    for part in inputs.chunks(most) {
-        let mut step = StepBuilder::new("concat");
-        let ty = wgsl(lowering.dtype(*output))?;
-        let mut body = String::new();
-        let mut size = 0;
-        for (k, input) in part.iter().enumerate() {
-            lowering.load_alone(&mut step, input, k)?;
-            let [_, own, _] = around(input.layout.shape().dims(), axis)?;
-            step.kernel.size(format!("start{k}"), size as u32);
-            step.kernel.size(format!("size{k}"), own as u32);
-            let load =
-                format!("return load_{k}((outer * p.size{k} + a - p.start{k}) * p.inner + j);");
-            body.push_str(&if k + 1 < part.len() {
-                format!("\n    if a < p.start{k} + p.size{k} {{ {load} }}")
-            } else {
-                format!("\n    {load}\n")
-            });
-            size += own;
-        }
-        step.kernel.declare(format!("fn pick(outer: u32, a: u32, j: u32) -> {ty} {{{body}}}"));
-        for (name, size) in [("axis", along), ("inner", inner), ("first", first), ("part", size)] {
-            step.kernel.size(name, size as u32);
-        }
-        let items = emit(lowering, &mut step, *output, outer * size * inner)?;
-        steps.push(step.finish(items.div_ceil(WG), &lowering.info.limits)?);
-        first += size;
+    for (first, inputs) in runs {
+        steps.push(concat_step(lowering, *output, axis, first, &inputs)?);
     }
     Ok(steps)
+}
+
+/// Inputs that lie side by side in the output, at most `most` together, each with where they begin.
+fn runs<'g>(
+    lowering: &Lowering<'_>,
+    group: &'g Group,
+    axis: usize,
+    most: usize,
+) -> Result<Vec<(usize, Vec<&'g Operand>)>, String> {
+    let mut runs: Vec<(usize, Vec<&Operand>)> = Vec::new();
+    let (mut at, mut end) = (0, 0);
+    for input in group.inputs.iter().filter(|input| !input.layout.shape().is_empty()) {
+        let [_, own, _] = around(input.layout.shape().dims(), axis)?;
+        let is_there = lowering.parts.get(input.value).is_some();
+        if !is_there {
+            match runs.last_mut() {
+                Some((_, run)) if end == at && run.len() < most => run.push(input),
+                _ => runs.push((at, vec![input])),
+            }
+            end = at + own;
+        }
+        at += own;
+    }
+    Ok(runs)
+}
+
+/// The step that copies inputs to where the first of them begins along the axis.
+fn concat_step(
+    lowering: &Lowering<'_>,
+    output: ValueId,
+    axis: usize,
+    first: usize,
+    inputs: &[&Operand],
+) -> Result<Step, String> {
+    let [outer, along, inner] = around(lowering.program.value(output).shape.dims(), axis)?;
+    let mut step = StepBuilder::new("concat");
+    let ty = wgsl(lowering.dtype(output))?;
+    let mut body = String::new();
+    let mut size = 0;
+    for (k, input) in inputs.iter().enumerate() {
+        lowering.load_alone(&mut step, input, k)?;
+        let [_, own, _] = around(input.layout.shape().dims(), axis)?;
+        step.kernel.size(format!("start{k}"), size as u32);
+        step.kernel.size(format!("size{k}"), own as u32);
+        let load = format!("return load_{k}((outer * p.size{k} + a - p.start{k}) * p.inner + j);");
+        body.push_str(&if k + 1 < inputs.len() {
+            format!("\n    if a < p.start{k} + p.size{k} {{ {load} }}")
+        } else {
+            format!("\n    {load}\n")
+        });
+        size += own;
+    }
+    step.kernel.declare(format!("fn pick(outer: u32, a: u32, j: u32) -> {ty} {{{body}}}"));
+    for (name, size) in [("axis", along), ("inner", inner), ("first", first), ("part", size)] {
+        step.kernel.size(name, size as u32);
+    }
+    let items = emit(lowering, &mut step, output, outer * size * inner, true)?;
+    step.finish(items.div_ceil(WG), &lowering.info.limits)
 }
 
 /// The operands of a gather or a scatter: the indices and the slices.
@@ -179,7 +214,8 @@ pub(super) fn gather(
         step.kernel.size(name, size as u32);
     }
     lowering.report(&mut step);
-    let items = emit(lowering, &mut step, *output, lowering.program.value(*output).shape.len())?;
+    let items =
+        emit(lowering, &mut step, *output, lowering.program.value(*output).shape.len(), false)?;
     Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
 }
 

@@ -10,7 +10,7 @@ use super::elementwise::{self, Outputs, name};
 use super::reduce::{self, Elements, Input, accumulator, combined, identity};
 use super::{Lowering, WG};
 use crate::segment::address::Axes;
-use crate::segment::step::{Step, StepBuilder, as_stored, wgsl};
+use crate::segment::step::{Step, StepBuilder, wgsl};
 
 /// Invocations of a workgroup of `rows_lanes`.
 const LANES: u64 = TOTAL_ROWS as u64;
@@ -157,9 +157,7 @@ impl Writing<'_> {
     ) -> impl Iterator<Item = String> {
         let stores = self.work.fused.stores.iter().zip(&self.outputs).zip(&self.by_element);
         let own = stores.filter(move |((arg, _), own)| **own == by_element && is_known(**arg));
-        own.map(|((&arg, (binding, dtype)), _)| {
-            format!("    b{binding}[i] = {};\n", as_stored(*dtype, &name(arg)))
-        })
+        own.map(|((&arg, output), _)| format!("    {}\n", output.store("i", &name(arg))))
     }
 
     /// The line of the check, if its argument is of such a stage.
@@ -240,11 +238,11 @@ impl Writing<'_> {
         let Rows { fused, totals, .. } = self.work;
         let (mut gives, mut adds) = (String::new(), String::new());
         let outputs = &self.outputs[fused.stores.len()..];
-        for (k, (total, (binding, dtype))) in totals.iter().zip(outputs).enumerate() {
-            let ty = wgsl(*dtype)?;
+        for (k, (total, output)) in totals.iter().zip(outputs).enumerate() {
+            let ty = wgsl(output.dtype)?;
             let combine = self.declare_fold(step, total.kind, ty);
             let kernel = &mut step.kernel;
-            kernel.param(format!("total{k}"), identity(total.kind, *dtype)?);
+            kernel.param(format!("total{k}"), identity(total.kind, output.dtype)?);
             kernel.declare(format!("var<private> own{k}: {ty};"));
             kernel.declare(format!("var<workgroup> of_rows{k}: array<{ty}, WG>;"));
             gives.push_str(&format!("    of_rows{k}[o] = own{k};\n"));
@@ -252,11 +250,11 @@ impl Writing<'_> {
             if total.kind == ReduceKind::Mean {
                 result = format!("{result} / f32(p.rows)");
             }
-            let stored = as_stored(*dtype, &result);
+            let store = output.store("0u", &result);
             adds.push_str(&format!(
                 "    {{\n        var all = p.total{k};\n        \
                  for (var i = 0u; i < p.rows; i++) {{ all = {combine}(all, of_rows{k}[i]); }}\n        \
-                 b{binding}[0] = {stored};\n    }}\n"
+                 {store}\n    }}\n"
             ));
         }
         step.kernel.declare(format!(

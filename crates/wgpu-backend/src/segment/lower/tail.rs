@@ -2,12 +2,11 @@
 
 use convoke_compiler::{Arg, Fused, Group, Kernel};
 use convoke_graph_core::{DType, Layout};
-use convoke_shaders::Access;
 use smallvec::SmallVec;
 
 use super::{Lowering, elementwise};
 use crate::segment::address::Axes;
-use crate::segment::step::{Place, StepBuilder, as_stored, stored, wgsl};
+use crate::segment::step::{Place, StepBuilder, wgsl};
 
 /// A tail as its kernel's text names what is in it: after what the kernel itself loads.
 pub(super) struct Tail {
@@ -55,9 +54,9 @@ impl Lowering<'_> {
         {
             return self.declare_tail(step, tail, dtype);
         }
-        let y = step.bind(target, stored(dtype)?, Access::ReadWrite);
-        let (ty, v) = (wgsl(dtype)?, as_stored(dtype, "v"));
-        step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{ b{y}[i] = {v}; }}"));
+        let output = self.bind_output(step, 0, target, dtype)?;
+        let (ty, store) = (wgsl(dtype)?, output.store("i", "v"));
+        step.kernel.declare(format!("fn store(i: u32, v: {ty}) {{ {store} }}"));
         Ok(())
     }
 
