@@ -160,6 +160,10 @@ fn concatenations_of_what_is_computed() {
             case("odd").x(ramp(&[9, 13])).gradient().within(1e-3),
         ],
     );
+}
+
+#[test]
+fn concatenations_of_steps_and_of_images() {
     check(
         "each step reads the one before",
         |xs| {

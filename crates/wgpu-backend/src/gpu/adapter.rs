@@ -69,6 +69,8 @@ pub struct AdapterInfo {
     pub limits: GpuLimits,
     /// What it has.
     pub features: GpuFeatures,
+    /// Whether large products are faster there with 8 by 8 elements for each invocation.
+    pub wide_tiles: bool,
 }
 
 /// A GPU that can be opened. A cheap handle.
@@ -236,6 +238,7 @@ impl AdapterInfo {
             subgroup_max_size: info.subgroup_max_size,
             limits: GpuLimits::from_wgpu(limits),
             features: GpuFeatures::from_wgpu(features),
+            wide_tiles: info.device_type == wgpu::DeviceType::Cpu,
         }
     }
 }

@@ -30,6 +30,9 @@ pub struct GpuOptions {
     pub max_pipelines: usize,
     /// Keeps bounds checks and loop bounding in trusted shaders too.
     pub checked_shaders: bool,
+    /// Whether an invocation computes 8 by 8 elements of a large product instead of 4 by 4. Without one, software
+    /// does: it spends its time on reading workgroup memory, and GPUs may lack registers.
+    pub wide_tiles: Option<bool>,
     /// A directory of this user's own where compiled pipelines are kept between processes, if the backend can.
     pub pipeline_dir: Option<PathBuf>,
 }
@@ -43,6 +46,7 @@ impl Default for GpuOptions {
             staging_keep_bytes: 256 << 20,
             max_pipelines: 4096,
             checked_shaders: cfg!(debug_assertions),
+            wide_tiles: None,
             pipeline_dir: None,
         }
     }
@@ -115,7 +119,9 @@ impl Shared {
         lost: Arc<Lost>,
         options: &GpuOptions,
     ) -> Result<Shared, GpuError> {
-        let info = AdapterInfo::new(&device.adapter_info(), &device.limits(), device.features());
+        let mut info =
+            AdapterInfo::new(&device.adapter_info(), &device.limits(), device.features());
+        info.wide_tiles = options.wide_tiles.unwrap_or(info.wide_tiles);
         let disk_cache = DiskCache::open(&device, options.pipeline_dir.as_deref());
         let shared = Shared {
             device,

@@ -52,7 +52,7 @@ pub(super) fn lower(
         _ => (&group.inputs[0], &group.inputs[1]),
     };
     let sizes = sizes(way, g);
-    let mut step = sizes.step();
+    let mut step = sizes.step(lowering.info);
     step.kernel.declare("alias T = f32;").import("window");
     let x = step.bind(lowering.place(seen.value), stored(dtype)?, Access::Read);
     let image = loaded(dtype, &format!("b{x}[i]"));

@@ -6,6 +6,7 @@ use convoke_graph_core::DType;
 use convoke_shaders::Access;
 
 use super::{Lowering, element, reduce};
+use crate::gpu::AdapterInfo;
 use crate::segment::address::Axes;
 use crate::segment::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
 
@@ -37,11 +38,27 @@ const MOST_TURNS: u64 = 60_000;
 /// Turns of its loop that are worth a larger workgroup.
 const DEEP_TURNS: u64 = 32;
 
-/// The tile, and the parts of k.
+/// Rows and columns of a product from which wide tiles are worth it.
+const WIDE_LEAST: u64 = 33;
+/// Steps of k in one workgroup of wide tiles, whose loops turn 21 times per 16 steps.
+const WIDE_MOST: u64 = 32_768;
+
+/// Invocations along a side of a tile, and the parts of k.
 struct Split {
     side: u64,
     splits: u64,
     split: u64,
+}
+
+/// The kernels of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tile {
+    /// An invocation has 4 by 4 elements: `matmul.wgsl`.
+    Square,
+    /// It has 8 by 8: `matmul_wide.wgsl`.
+    Wide,
+    /// A workgroup has 4 by 4, and shares out their sums: `matmul_deep.wgsl`.
+    Deep,
 }
 
 /// The steps of a matrix product.
@@ -54,7 +71,7 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<St
         return Err("unsupported: matmul of bool".to_owned());
     }
     let sizes = sizes(a, b)?;
-    let mut step = sizes.step();
+    let mut step = sizes.step(lowering.info);
     operands(lowering, &mut step, a, b, dtype)?;
     let target = lowering.target(*output);
     product(lowering, step, sizes, dtype, target)
@@ -68,7 +85,8 @@ pub(super) fn product(
     dtype: DType,
     target: Place,
 ) -> Result<Vec<Step>, String> {
-    if sizes.is_deep() {
+    let tile = sizes.tile(lowering.info);
+    if tile == Tile::Deep {
         return deep(lowering, step, sizes, dtype, target);
     }
     let Sizes { batches, m, n, k } = sizes;
@@ -81,7 +99,7 @@ pub(super) fn product(
         1 => target,
         splits => lowering.new_scratch(splits * len * 4)?,
     };
-    let tile = 4 * side;
+    let (side, tile) = if tile == Tile::Wide { (8, 64) } else { (side, 4 * side) };
     let (tiles_m, tiles_n) = (m.div_ceil(tile), n.div_ceil(tile));
     for (name, size) in [
         ("m", m),
@@ -132,8 +150,24 @@ fn deep(
 
 impl Sizes {
     /// The step that its operands are declared in.
-    pub(super) fn step(&self) -> StepBuilder {
-        StepBuilder::new(if self.is_deep() { "matmul_deep" } else { "matmul" })
+    pub(super) fn step(&self, info: &AdapterInfo) -> StepBuilder {
+        StepBuilder::new(match self.tile(info) {
+            Tile::Square => "matmul",
+            Tile::Wide => "matmul_wide",
+            Tile::Deep => "matmul_deep",
+        })
+    }
+
+    /// The kernel for it.
+    fn tile(&self, info: &AdapterInfo) -> Tile {
+        let is_large = self.m >= WIDE_LEAST && self.n >= WIDE_LEAST;
+        if self.is_deep() {
+            Tile::Deep
+        } else if info.wide_tiles && is_large && self.split().split <= WIDE_MOST {
+            Tile::Wide
+        } else {
+            Tile::Square
+        }
     }
 
     /// Whether `matmul_deep.wgsl` keeps the device busier: where there are few elements, and somewhat more of

@@ -16,16 +16,21 @@ fn golden(name: &str) -> ExpectFile {
     ExpectFile { path: folder.join(name), position: "golden.rs" }
 }
 
-fn scheduled(b: &Build) -> Schedule {
-    let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
+fn scheduled(b: &Build, wide_tiles: bool) -> Schedule {
+    let options = GpuOptions { wide_tiles: Some(wide_tiles), ..GpuOptions::default() };
+    let gpu = Gpu::open(&Adapter::noop(), &options).unwrap();
     schedule(gpu.info(), &b.program, &b.program.segments[0]).unwrap()
 }
 
 /// The kernels of the one group that `build` makes.
 fn check(name: &str, build: impl FnOnce(&mut Build)) {
+    check_tiles(name, false, build);
+}
+
+fn check_tiles(name: &str, wide: bool, build: impl FnOnce(&mut Build)) {
     let mut b = Build::new();
     build(&mut b);
-    let schedule = scheduled(&b);
+    let schedule = scheduled(&b, wide);
     for (i, (_, step)) in schedule.steps.iter().enumerate() {
         let end = if schedule.steps.len() > 1 { format!("_{i}") } else { String::new() };
         let text = step.kernel.assemble();
@@ -111,6 +116,9 @@ fn products() {
     check("matmul", |b| {
         product(b, [33, 65, 17]);
     });
+    check_tiles("matmul_wide", true, |b| {
+        product(b, [100, 65, 100]);
+    });
     check("matmul_tail", |b| {
         product(b, [33, 65, 17]);
         let bias = broadcast(b, &[17], &[33, 17]);
@@ -125,6 +133,17 @@ fn products() {
         product(b, [100, 5000, 100]);
         let bias = broadcast(b, &[100], &[100, 100]);
         b.tail(bias);
+    });
+}
+
+#[test]
+fn parts_of_concatenations() {
+    check("concat_parts", |b| {
+        let inputs = [broadcast(b, &[4, 1], &[4, 5]), broadcast(b, &[4, 5], &[4, 5])];
+        let product = b.row("mul", &inputs, &[4, 5]);
+        let parts = [b.whole(product), inputs[1].clone()];
+        let whole = b.one(Kernel::Concat { axis: 1 }, &parts, DType::F32, &[4, 10]);
+        b.download(whole);
     });
 }
 
@@ -164,5 +183,5 @@ fn a_schedule() {
     let next = b.tail(b.whole(w));
     b.commit(1, next);
     b.download(y);
-    golden("schedules/dense_step.txt").assert_eq(&scheduled(&b).to_string());
+    golden("schedules/dense_step.txt").assert_eq(&scheduled(&b, false).to_string());
 }

@@ -17,17 +17,24 @@ use crate::segment::{GpuRun, GpuSegment, GpuVariables};
 /// A device for each adapter that the environment names; the same ones for all tests.
 pub(super) fn gpus() -> Vec<Gpu> {
     static GPUS: OnceLock<Vec<Gpu>> = OnceLock::new();
-    GPUS.get_or_init(open).clone()
+    GPUS.get_or_init(|| open(&GpuOptions::default())).clone()
 }
 
-fn open() -> Vec<Gpu> {
+/// As [`gpus`], each with the tiles of products that it would not choose itself.
+fn gpus_of_other_tiles() -> Vec<Gpu> {
+    static GPUS: OnceLock<Vec<Gpu>> = OnceLock::new();
+    let wide_tiles = gpus().first().map(|gpu| !gpu.info().wide_tiles);
+    GPUS.get_or_init(|| open(&GpuOptions { wide_tiles, ..GpuOptions::default() })).clone()
+}
+
+fn open(options: &GpuOptions) -> Vec<Gpu> {
     let names = std::env::var("CONVOKE_TEST_ADAPTERS").unwrap_or_default().to_lowercase();
     let names: Vec<&str> = names.split(',').filter(|name| !name.is_empty()).collect();
     let all = if names.is_empty() { Vec::new() } else { enumerate() };
     let named = |a: &&Adapter| names.iter().any(|n| a.info().name.to_lowercase().contains(n));
     let found: Vec<&Adapter> = all.iter().filter(named).collect();
     assert_eq!(found.len(), names.len(), "{names:?} of {all:?}");
-    found.into_iter().map(|a| Gpu::open(a, &GpuOptions::default()).unwrap()).collect()
+    found.into_iter().map(|a| Gpu::open(a, options).unwrap()).collect()
 }
 
 pub(super) fn row(name: &str) -> &'static Row {
@@ -239,7 +246,16 @@ impl Build {
 
     /// Runs on all devices, and hands each the bytes of the downloads.
     pub fn on_all(&self, check: impl Fn(&str, &[Vec<u8>])) {
-        for gpu in gpus() {
+        self.on(gpus(), check);
+    }
+
+    /// As [`Self::on_all`], with each kind of tiles of products.
+    pub fn with_all_tiles(&self, check: impl Fn(&str, &[Vec<u8>])) {
+        self.on(gpus().into_iter().chain(gpus_of_other_tiles()), check);
+    }
+
+    fn on(&self, gpus: impl IntoIterator<Item = Gpu>, check: impl Fn(&str, &[Vec<u8>])) {
+        for gpu in gpus {
             let run = self.run(&gpu);
             let bytes: Vec<Vec<u8>> = run.downloads.iter().map(|bytes| bytes.to_vec()).collect();
             check(&gpu.info().name, &bytes);

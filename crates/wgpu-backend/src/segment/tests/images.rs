@@ -75,7 +75,7 @@ fn check_conv(x: [usize; 4], filters: [usize; 4], conv: Conv2d) {
         let mut b = Build::new();
         let [x, f, dy] = add_conv(&mut b, &g);
         let expected = convolve(&g, &x, &f, &dy);
-        b.on_all(|name, data| {
+        b.with_all_tiles(|name, data| {
             for (i, what) in ["output", "images' gradient", "filters' gradient"].iter().enumerate()
             {
                 let what = format!("{what} of {g:?} on {name}");
@@ -192,7 +192,7 @@ fn check_pools(x: [usize; 4], pool: Pool) {
         let g = PoolGeometry::new(&pool, &shape(&layout.image_dims(x))).unwrap();
         let mut b = Build::new();
         let [x, other, dy] = add_pools(&mut b, &g);
-        b.on_all(|name, data| {
+        b.with_all_tiles(|name, data| {
             for (kind, bytes) in KINDS.iter().zip(data) {
                 let expected = pooled(*kind, &g, &x, &other, &dy);
                 let what = format!("{kind:?} of {g:?} on {name}");

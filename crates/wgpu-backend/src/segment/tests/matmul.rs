@@ -31,7 +31,7 @@ fn check(a: (&[usize], Layout), b: (&[usize], Layout), tolerance: f32) {
             sum as f32
         })
         .collect();
-    build.on_all(|name, data| {
+    build.with_all_tiles(|name, data| {
         let what = format!("{} x {} on {name}", la.shape(), lb.shape());
         assert_near(&elements::<f32>(&data[0]), &expected, tolerance, &what);
     });
@@ -48,6 +48,9 @@ fn sizes() {
         [70, 300, 1],
         [4, 0, 3],
         [64, 16, 2048],
+        [35, 40_000, 34],
+        [700, 33, 65],
+        [900, 20, 800],
         [1, 5000, 1],
         [8, 4097, 9],
         [3, 70_001, 6],
