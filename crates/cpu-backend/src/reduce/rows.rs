@@ -10,8 +10,12 @@ use super::{CHUNK, Lanes};
 use crate::fast::wide;
 use crate::threads::Threads;
 
-/// The accumulators of a lane; element `i` of a run goes to number `i % LANES`.
-pub(super) const LANES: usize = 16;
+/// The accumulators of a lane; element `i` of a run goes to number `i % LANES`. So many keep the adders of wide
+/// vectors busy while they wait for earlier sums.
+pub(super) const LANES: usize = 32;
+
+/// Elements of a run that one accumulator takes one after the other.
+const FEW: usize = 16;
 
 /// The elements of a run that are widened at once.
 pub(super) const RUN: usize = 512;
@@ -105,40 +109,52 @@ fn chunk<W: Pod, F: Fold<W>>(
 
 /// The result of a lane of `len` elements.
 pub(super) fn collapse<W, F: Fold<W>>(mut acc: [F::Acc; LANES], len: usize) -> F::Acc {
-    if len < LANES {
+    if len < FEW {
         return acc[0];
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            acc[i] = F::merge(acc[i], acc[i + width]);
-        }
-        width /= 2;
-    }
-    acc[0]
+    wide(
+        #[inline(always)]
+        || {
+            let mut width = LANES / 2;
+            while width > 0 {
+                for i in 0..width {
+                    acc[i] = F::merge(acc[i], acc[i + width]);
+                }
+                width /= 2;
+            }
+            acc[0]
+        },
+    )
 }
 
 /// Adds a run of at most [`RUN`] elements.
 #[inline]
 pub(super) fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
-    if xs.len() < LANES {
+    if xs.len() < FEW {
         acc[0] = xs.iter().fold(acc[0], |acc, &x| F::step(acc, x));
         return;
     }
     wide(
         #[inline(always)]
         || {
-            let mut local = *acc;
+            // Arrays of vectors' sizes stay in registers.
+            let (mut even, mut odd) = ([F::START; FEW], [F::START; FEW]);
+            even.copy_from_slice(&acc[..FEW]);
+            odd.copy_from_slice(&acc[FEW..]);
             let (chunks, rest) = xs.as_chunks::<LANES>();
             for chunk in chunks {
-                for i in 0..LANES {
-                    local[i] = F::step(local[i], chunk[i]);
+                for i in 0..FEW {
+                    even[i] = F::step(even[i], chunk[i]);
+                }
+                for i in 0..FEW {
+                    odd[i] = F::step(odd[i], chunk[FEW + i]);
                 }
             }
-            for (acc, &x) in local.iter_mut().zip(rest) {
+            acc[..FEW].copy_from_slice(&even);
+            acc[FEW..].copy_from_slice(&odd);
+            for (acc, &x) in acc.iter_mut().zip(rest) {
                 *acc = F::step(*acc, x);
             }
-            *acc = local;
         },
     );
 }
