@@ -38,8 +38,11 @@ impl Parts {
         let steps = vec![1; shape.rank()];
         for input in &group.inputs {
             let dims = input.layout.shape().dims();
+            let (Some(start), Some(&own)) = (starts.get(axis).copied(), dims.get(axis)) else {
+                return;
+            };
             let layout = Layout::packed(shape.clone()).slice(&starts, dims, &steps);
-            starts[axis] += dims[axis];
+            starts[axis] = start.saturating_add(own);
             let Some(layout) = layout.filter(|_| !self.0.contains_key(&input.value)) else {
                 continue;
             };
