@@ -39,7 +39,7 @@ fn step(what: u8, a: &Tensor, b: &Tensor) -> Tensor {
     // Where two do not broadcast, the second is made a scalar.
     let b = &if shapes[0].broadcast(&shapes[1]).is_ok() { b.clone() } else { b.mean(()) };
     let last = own.last().copied().unwrap_or(1) as f64;
-    match what % 26 {
+    match what % 27 {
         0 => a + b,
         1 => a - b,
         2 => (a * b).tanh(),
@@ -74,6 +74,10 @@ fn step(what: u8, a: &Tensor, b: &Tensor) -> Tensor {
             a.graph().concat(&[&a.tanh(), &a.sum_keep(0), a, &(a * 0.5)], 0)
         }
         25 if own.len() == 2 && own[1] <= COLUMNS => a.graph().concat(&[a, &(a * 0.5)], 1),
+        26 if own.len() == 2 && own[1].is_multiple_of(2) => {
+            let sizes = [own[0] as i64, own[1] as i64 / 2, 2];
+            (a * 0.5).reshape(&sizes).permute(&[2, 1, 0]).mean(2)
+        }
         _ => a * 0.5 + 0.1,
     }
 }

@@ -32,7 +32,7 @@ pub enum Apart {
     Reductions(usize, usize),
     /// The elements of a row, and the most that one kernel reduces in one pass with others.
     LongRows(usize, usize),
-    /// What is added up along columns is a kernel with what it is of alone.
+    /// What is added up in the order in which it lies is a kernel with nothing but what it is of.
     Columns,
     /// Both can refuse what they are given, and a kernel tells one error.
     Errors,
@@ -62,9 +62,7 @@ impl fmt::Display for Apart {
             Self::LongRows(n, most) => {
                 write!(f, "its rows have {n} elements, and one kernel takes {most}")
             }
-            Self::Columns => {
-                f.write_str("columns are reduced once, with nothing but what feeds them")
-            }
+            Self::Columns => f.write_str("columns are added up with nothing but what feeds them"),
             Self::Errors => f.write_str("both ends check what they are given"),
             Self::DTypes => f.write_str("some devices lack a dtype of one end"),
             Self::Between => f.write_str("other work comes between its two ends"),

@@ -1,7 +1,7 @@
 //! Grouping: elementwise operations and reductions that pass elements to each other become one kernel.
 //!
 //! From the last operation to the first, an operation's cluster and those of its readers are united where one
-//! kernel can do the work of both: elementwise work over one shape, or work row by row (see [`Rows`]). No path
+//! kernel can do the work of both: elementwise work over as many elements, or work row by row (see [`Rows`]). No path
 //! may lead from one to the other through a third.
 
 mod domain;
@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::lower::Lowered;
-use crate::rows::longest;
+use crate::rows::{is_one_run, longest};
 use crate::{Apart, Group, Kernel, Operand, Reduction, Value, ValueId, by_columns};
 use domain::{Domain, Level};
 use line::Line;
@@ -259,7 +259,7 @@ impl Grouping<'_> {
             return Err(Apart::DTypes);
         }
         let inner: usize = shape.dims()[*n_outer..].iter().product();
-        if folds.iter().any(|&m| self.takes_columns(m)) && !self.is_bare(cluster) {
+        if folds.iter().any(|&m| self.has_own_order(m)) && !self.is_bare(cluster) {
             return Err(Apart::Columns);
         }
         let longest = longest(shape.dims()[..*n_outer].iter().product());
@@ -282,15 +282,18 @@ impl Grouping<'_> {
             && !seen.any(|x| made.get(&x.value).is_some_and(|&m| level(m) == Level::Row))
     }
 
-    /// Whether a reduction takes neighbouring columns together, in an order that shows in its result.
-    fn takes_columns(&self, m: usize) -> bool {
+    /// Whether a reduction adds its elements up in an order that depends on how they lie, so that it must be alone
+    /// with what feeds it: a kernel with others would take them row by row.
+    fn has_own_order(&self, m: usize) -> bool {
         let (Kernel::Reduce(reduction), Some(x)) =
             (&self.groups[m].kernel, self.groups[m].inputs.first())
         else {
             return false;
         };
         let is_sum = !matches!(reduction.kind, ReduceKind::Max | ReduceKind::Min);
-        self.turned.contains_key(&m) || (is_sum && by_columns(&x.layout, reduction.n_outer))
+        let n_outer = reduction.n_outer;
+        let lies_so = || by_columns(&x.layout, n_outer) || !is_one_run(&x.layout, n_outer);
+        self.turned.contains_key(&m) || (is_sum && lies_so())
     }
 
     /// The member that computes each value of a cluster.

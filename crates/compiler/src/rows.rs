@@ -129,15 +129,39 @@ impl Needs {
 /// Whether a reduction of what `layout` shows, whose first `n_outer` axes stay, walks over neighbouring rows
 /// together, because their elements lie closer to each other than those of a row.
 pub fn by_columns(layout: &Layout, n_outer: usize) -> bool {
-    let (dims, strides) = (layout.shape().dims(), layout.strides());
-    let nearest = |axes: std::ops::Range<usize>| {
-        axes.rev().find(|&axis| dims[axis] != 1).map(|axis| strides[axis].unsigned_abs())
-    };
-    let n_outer = n_outer.min(dims.len());
-    match (nearest(0..n_outer), nearest(n_outer..dims.len())) {
+    match nearest(layout, n_outer) {
         (Some(outer), Some(inner)) => outer < inner && !layout.shape().is_empty(),
         _ => false,
     }
+}
+
+/// Whether neighbouring rows of such a reduction lie side by side, so that what feeds it can be computed some of
+/// them at once.
+pub(crate) fn are_columns(layout: &Layout, n_outer: usize) -> bool {
+    by_columns(layout, n_outer) && nearest(layout, n_outer).0 == Some(1)
+}
+
+/// The steps along the last axis of more than one element of those that stay, and of the others.
+fn nearest(layout: &Layout, n_outer: usize) -> (Option<usize>, Option<usize>) {
+    let (dims, strides) = (layout.shape().dims(), layout.strides());
+    let n_outer = n_outer.min(dims.len());
+    let last = |axes: std::ops::Range<usize>| {
+        axes.rev().find(|&axis| dims[axis] != 1).map(|axis| strides[axis].unsigned_abs())
+    };
+    (last(0..n_outer), last(n_outer..dims.len()))
+}
+
+/// Whether the elements of a row of such a reduction are steps of one size apart.
+pub(crate) fn is_one_run(layout: &Layout, n_outer: usize) -> bool {
+    let both = layout.shape().dims().iter().zip(layout.strides()).skip(n_outer);
+    let mut axes = both.filter(|&(&dim, _)| dim != 1).peekable();
+    while let Some((_, &stride)) = axes.next() {
+        let next = axes.peek().copied();
+        if next.is_some_and(|(&dim, &inner)| Some(stride) != inner.checked_mul(dim as isize)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether a fold can be computed before instruction `i`.

@@ -223,6 +223,33 @@ fn columns_with_what_feeds_them() {
         |xs| (&xs[0] * 2.0 + xs[1].transpose()).exp().max(1),
         &[case("odd").x(ramp(&[5, 40, 33])).x(ramp(&[33, 40]))],
     );
+}
+
+#[test]
+fn what_is_turned_lies_as_it_may() {
+    check(
+        "columns that do not lie side by side",
+        |xs| (&xs[0] * 2.0).permute(&[2, 1, 0]).sum(2),
+        &[case("three axes").x(ramp(&[2, 3, 4])), case("odd").x(ramp(&[33, 20, 17])).gradient()],
+    );
+    check(
+        "images seen with their channels first",
+        |xs| xs[0].relu().permute(&[0, 3, 1, 2]).mean(2),
+        &[case("odd").x(ramp(&[2, 5, 7, 3]))],
+    );
+    check(
+        "the nearest axis is among those that go",
+        |xs| (&xs[0] * 2.0).permute(&[1, 2, 0]).sum(&[1, 2][..]),
+        &[case("odd").x(ramp(&[21, 3, 19])).within(1e-4)],
+    );
+    check(
+        "shapes of one size before a transposition",
+        |xs| {
+            let flat = (&xs[0] + &xs[1]).reshape(&[-1]) * &xs[2];
+            flat.reshape(&[4, 3]).transpose() + 1.0
+        },
+        &[case("odd").x(ramp(&[4, 3])).x(ramp(&[3])).x(ramp(&[12])).gradient()],
+    );
     check(
         "of halves",
         |xs| (xs[0].cast(F16) * 2.0).sum(0).cast(F32),

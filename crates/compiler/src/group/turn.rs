@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use super::Grouping;
 use super::domain::Domain;
-use crate::{Group, Kernel, ValueId, by_columns};
+use crate::rows::are_columns;
+use crate::{Group, Kernel, ValueId};
 
 impl Grouping<'_> {
     /// Makes the clusters of `maker` and `reader`, which reads `value` from it, one in the order of the reader.
@@ -16,7 +17,7 @@ impl Grouping<'_> {
         let mut seen = self.groups[reader].inputs.iter().filter(|input| input.value == value);
         let Some(layout) = seen.next().map(|input| input.layout.clone()) else { return false };
         let Some(axes) = permutation(&layout, shape) else { return false };
-        if a == b || !self.is_seen_so(a, b, &layout) {
+        if a == b || !self.can_turn(a, shape) || !self.is_seen_so(a, b, &layout) {
             return false;
         }
         let (before, domain) = (self.turn(a, b, &axes, &layout), layout.shape().clone());
@@ -36,6 +37,16 @@ impl Grouping<'_> {
         false
     }
 
+    /// Whether all members of a cluster go over its own shape, whose axes are turned, and none tells where in it
+    /// something is wrong.
+    fn can_turn(&self, cluster: usize, shape: &Shape) -> bool {
+        let groups = self.clusters[&cluster].members.iter().map(|&m| &self.groups[m]);
+        groups.into_iter().all(|group| {
+            let over = matches!(&group.kernel, Kernel::Elementwise(fused) if fused.shape == *shape);
+            over && !group.can_fail()
+        })
+    }
+
     /// Whether all that leaves cluster `a` goes to `b`, which sees it through `layout` and, where it reduces,
     /// takes columns of it.
     fn is_seen_so(&self, a: usize, b: usize, layout: &Layout) -> bool {
@@ -47,7 +58,7 @@ impl Grouping<'_> {
             let fits = |&reader: &usize| {
                 let group = &self.groups[reader];
                 let takes_columns = match &group.kernel {
-                    Kernel::Reduce(reduction) => by_columns(layout, reduction.n_outer),
+                    Kernel::Reduce(reduction) => are_columns(layout, reduction.n_outer),
                     _ => true,
                 };
                 let mut seen = group.inputs.iter().filter(|input| input.value == *output);

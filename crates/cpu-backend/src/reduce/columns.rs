@@ -131,7 +131,7 @@ fn fold<W: Pod, F: Fold<W>>(
     let mut scratch = threads.scratch(width * most)?;
     let mut result = Ok(());
     lanes.inner.runs(&mut cursor, task.n, |at, stride, len| {
-        let is_packed = task.stride == 1 && stride.unsigned_abs() == n_columns && stride > 0;
+        let is_packed = usize::try_from(stride) == Ok(n_columns);
         let most = if is_packed { most } else { 1 };
         for first in (0..len).step_by(most) {
             if result.is_err() {

@@ -116,6 +116,9 @@ impl Reduce {
         let run = run_fn(fold.kind, dtype)
             .ok_or_else(|| unsupported(&format!("{:?} of {dtype}", fold.kind)))?;
         let lanes = Lanes::new(fold.kind, dtype, seen, work.n_outer);
+        if lanes.columns.is_none_or(|(_, stride)| stride != 1) {
+            return Err(malformed("columns", "they do not lie side by side"));
+        }
         let axes = storage_order(seen);
         let turned = |layout: &Layout| {
             layout.permute(&axes).ok_or_else(|| malformed("columns", "an input has other axes"))

@@ -157,13 +157,16 @@ impl GpuSegment {
         self.schedule.steps.len()
     }
 
-    /// How often the device has to wait for dispatches before it can go on with others: the levels of
-    /// dispatches that don't depend on each other, less one.
+    /// How often the device has to wait for dispatches before it can go on with others: between levels of
+    /// dispatches that don't depend on each other, and between two of one level that store parts of one value.
     pub fn n_barriers(&self) -> usize {
-        let levels = self.schedule.steps.iter().map(|(level, _)| *level);
-        let mut before = None;
-        let changes = levels.filter(|&level| before.replace(level).is_some_and(|b| b != level));
-        changes.count()
+        let pairs = self.schedule.steps.windows(2);
+        let waits = pairs.filter(|pair| {
+            let [(level, step), (next, after)] = pair else { return false };
+            let shares = |(place, _): &(Place, bool)| after.parts.iter().any(|(p, _)| p == place);
+            level != next || step.parts.iter().any(shares)
+        });
+        waits.count()
     }
 
     /// The groups of the program that each step does the work of; `None` for the copies of commits.

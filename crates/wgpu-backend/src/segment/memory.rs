@@ -2,7 +2,8 @@
 //!
 //! wgpu forbids one buffer as read-only and read-write in a dispatch, and puts a barrier between two dispatches
 //! that write one buffer. So: no step writes a slab that it reads, and steps of one level write different
-//! slabs, as far as eight go. Two values share bytes only if no level has both.
+//! slabs, as far as eight go and unless they store parts of one value. Two values share bytes only if no level
+//! has both.
 
 use std::fmt;
 

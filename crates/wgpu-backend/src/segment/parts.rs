@@ -5,6 +5,11 @@ use convoke_compiler::{Group, Kernel, Operand, Program, Segment, ValueId};
 use convoke_graph_core::{DType, Layout};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+/// Groups between what makes a part and its concatenation, and bytes of a concatenation, up to which it lives from
+/// its first part on.
+const NEAR: usize = 16;
+const SMALL: usize = 1 << 20;
+
 /// Where a value lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
@@ -23,8 +28,8 @@ impl Parts {
     pub(crate) fn of(program: &Program, segment: &Segment) -> Parts {
         let mut parts = Parts::default();
         let uses = Uses::of(program, segment);
-        let groups = segment.groups.iter().filter_map(|&index| program.groups.get(index as usize));
-        for group in groups {
+        for &index in &segment.groups {
+            let Some(group) = program.groups.get(index as usize) else { continue };
             if let (Kernel::Concat { axis }, &[whole]) = (&group.kernel, group.outputs.as_slice()) {
                 parts.add(&uses, group, *axis, whole);
             }
@@ -81,8 +86,8 @@ impl Part {
 /// Who makes and who reads the values of a program.
 struct Uses<'a> {
     program: &'a Program,
-    /// The groups of the segment.
-    own: FxHashSet<u32>,
+    /// The groups of the segment, each with its place among them.
+    own: FxHashMap<u32, usize>,
     makers: FxHashMap<ValueId, u32>,
     readers: FxHashMap<ValueId, Vec<u32>>,
     /// Values that something but groups needs as they are.
@@ -93,7 +98,7 @@ impl<'a> Uses<'a> {
     fn of(program: &'a Program, segment: &Segment) -> Self {
         let mut uses = Self {
             program,
-            own: segment.groups.iter().copied().collect(),
+            own: segment.groups.iter().enumerate().map(|(at, &index)| (index, at)).collect(),
             makers: FxHashMap::default(),
             readers: FxHashMap::default(),
             kept: segment.downloads.iter().copied().collect(),
@@ -120,7 +125,7 @@ impl<'a> Uses<'a> {
     fn allow(&self, id: ValueId, concat: &Group, part: &Part) -> bool {
         let value = self.program.value(id);
         let group = |index: &u32| &self.program.groups[*index as usize];
-        let maker = self.makers.get(&id).filter(|maker| self.own.contains(maker));
+        let maker = self.makers.get(&id).filter(|maker| self.own.contains_key(maker));
         let times = concat.inputs.iter().filter(|input| input.value == id).count();
         let readers = self.readers.get(&id).map_or(&[][..], |readers| readers.as_slice());
         value.dtype != DType::Bool
@@ -128,11 +133,24 @@ impl<'a> Uses<'a> {
             && !self.kept.contains(&id)
             && times == 1
             && maker.is_some_and(|maker| stores_anywhere(group(maker)))
+            && self.is_near(maker, part.whole)
             && readers.iter().all(|reader| {
                 let reading = group(reader);
                 let is_concat = reading.outputs == concat.outputs;
-                self.own.contains(reader) && (is_concat || reads_anywhere(reading, id, part))
+                self.own.contains_key(reader) && (is_concat || reads_anywhere(reading, id, part))
             })
+    }
+}
+
+impl Uses<'_> {
+    /// Whether the whole would not live much longer if it began with what `maker` makes, or is small.
+    fn is_near(&self, maker: Option<&u32>, whole: ValueId) -> bool {
+        let place = |index: Option<&u32>| index.and_then(|index| self.own.get(index));
+        let far = match (place(maker), place(self.makers.get(&whole))) {
+            (Some(from), Some(to)) => to.saturating_sub(*from),
+            _ => usize::MAX,
+        };
+        far <= NEAR || self.program.value(whole).n_bytes() <= SMALL
     }
 }
 

@@ -103,13 +103,15 @@ pub(super) fn concat(
     };
     let most = lowering.info.limits.max_storage_buffers_per_shader_stage.clamp(2, 8) as usize - 1;
     let runs = runs(lowering, group, axis, most)?;
+    // Copies come after the parts, so that the whole does not live before it has to.
+    let has_parts = group.inputs.iter().any(|input| lowering.parts.get(input.value).is_some());
     if runs.len() > 1 && lowering.dtype(*output) == DType::Bool {
         let n = group.inputs.len();
         return Err(format!("unsupported: concat of {n} tensors of bool on a GPU, at most {most}"));
     }
     let mut steps = Vec::new();
     for (first, inputs) in runs {
-        steps.push(concat_step(lowering, *output, axis, first, &inputs)?);
+        steps.push(concat_step(lowering, (*output, !has_parts), axis, first, &inputs)?);
     }
     Ok(steps)
 }
@@ -138,10 +140,11 @@ fn runs<'g>(
     Ok(runs)
 }
 
-/// The step that copies inputs to where the first of them begins along the axis.
+/// The step that copies inputs to where the first of them begins along the axis; whether it may come in any order
+/// with other steps that store into the output.
 fn concat_step(
     lowering: &Lowering<'_>,
-    output: ValueId,
+    (output, in_any_order): (ValueId, bool),
     axis: usize,
     first: usize,
     inputs: &[&Operand],
@@ -168,7 +171,7 @@ fn concat_step(
     for (name, size) in [("axis", along), ("inner", inner), ("first", first), ("part", size)] {
         step.kernel.size(name, size as u32);
     }
-    let items = emit(lowering, &mut step, output, outer * size * inner, true)?;
+    let items = emit(lowering, &mut step, output, outer * size * inner, in_any_order)?;
     step.finish(items.div_ceil(WG), &lowering.info.limits)
 }
 
