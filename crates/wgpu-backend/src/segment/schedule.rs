@@ -114,8 +114,8 @@ fn lower(lowering: &mut Lowering<'_>, index: u32, group: &Group) -> Result<Vec<S
 }
 
 /// Each step with its level: one more than that of the last step that wrote what it reads or writes, or that
-/// read what it writes, where other than parts are written; of a step of a `late` group, one more than that of all steps before it. Stable within a
-/// level.
+/// read what it writes; parts that it writes wait for nobody. Of a step of a `late` group, one more than that of
+/// all steps before it. Stable within a level.
 fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
     let mut written: FxHashMap<Place, u32> = FxHashMap::default();
     let mut read: FxHashMap<Place, u32> = FxHashMap::default();

@@ -192,7 +192,7 @@ fn check_pools(x: [usize; 4], pool: Pool) {
         let g = PoolGeometry::new(&pool, &shape(&layout.image_dims(x))).unwrap();
         let mut b = Build::new();
         let [x, other, dy] = add_pools(&mut b, &g);
-        b.with_all_tiles(|name, data| {
+        b.on_all(|name, data| {
             for (kind, bytes) in KINDS.iter().zip(data) {
                 let expected = pooled(*kind, &g, &x, &other, &dy);
                 let what = format!("{kind:?} of {g:?} on {name}");
