@@ -63,6 +63,7 @@ pub static LIBRARY: &[Source] = sources! { "lib/":
     "philox",
     "place",
     "status",
+    "tiles",
     "window",
 };
 
