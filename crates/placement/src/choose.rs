@@ -1,29 +1,39 @@
 //! The choice among legal places.
 //!
-//! What is minimised is the price (`price.rs`), which a cut can't express. So the choice is the cheapest of
+//! What is minimised is the score (`price.rs`): bytes above what devices have, then the objective, neither of
+//! which a cut can express. So the choice is the best of
 //!
 //! 1. everything on one device, for each device (what has no kernel there goes to the host, or else to
 //!    where it is cheapest);
 //! 2. minimum cuts (`cut.rs`), each exact in its own objective: with two devices one cut, with more
-//!    repeated cuts between pairs, kept as long as the price falls;
-//! 3. from the best of these, moves of all that is in one segment, and of single classes, until none
-//!    lowers the price. In large problems the moves stop when `MAX_STEPS` are used up.
+//!    repeated cuts between pairs, kept as long as the score falls; where devices have too little memory, also
+//!    cuts in which bytes cost more and more there;
+//! 3. for the makespan, each class where it is done first, those with the longest way to go first;
+//! 4. from the best of these, moves of all that is in one segment, and of single classes, until none
+//!    lowers the score. In large problems the moves stop when `MAX_STEPS` are used up, or do not begin;
+//! 5. for the total time on two devices, a search that proves that nothing is better, or finds it
+//!    (`exact.rs`), as far as its own number of steps goes.
 //!
-//! Every step only ever lowers the price, so the result is never above the best single device. Ties go to
+//! Every step only ever lowers the score, so the result is never above the best single device. Ties go to
 //! the earlier candidate and to the device that comes first.
 
 use convoke_graph_core::Result;
 
-use crate::Picoseconds;
-use crate::cut::swap;
+use crate::cut::Swap;
 use crate::decide::decide;
+use crate::exact::prove;
 use crate::explain::Solution;
 use crate::legal::Classes;
-use crate::price::Pricer;
-use crate::problem::{HOST, Problem};
+use crate::price::{Pricer, Score};
+use crate::problem::{HOST, Objective, Problem, Producer};
+use crate::{Picoseconds, early, memory, refuse};
 
 /// How much work refining by repeated pricing may take, in items, uses and tensors visited.
 pub(crate) const MAX_STEPS: usize = 200_000;
+/// Fewer pricings than this are not worth their time.
+const MIN_MOVES: usize = 16;
+/// The most that a byte costs on a device with too little memory, in picoseconds.
+const MAX_RATE: Picoseconds = 1 << 40;
 /// How often all pairs of more than two devices are cut again.
 const MAX_ROUNDS: usize = 4;
 
@@ -33,6 +43,7 @@ const MAX_ROUNDS: usize = 4;
 /// - `FailedPrecondition` if there are no devices.
 /// - `InvalidArgument` if an item has no kernel on any device, or a request can't be met: the message has
 ///   the items, what they asked for, the devices, and what would help, in at most 15 lines.
+/// - `ResourceExhausted` if devices have too little memory for what can't be left out, with the numbers.
 /// - `Internal` for a malformed problem.
 pub fn solve(problem: &Problem) -> Result<Solution> {
     let order = problem.check()?;
@@ -40,25 +51,32 @@ pub fn solve(problem: &Problem) -> Result<Solution> {
     let pricer = Pricer::new(problem, &order);
     let mut search = Search::new(problem, &classes, pricer);
     search.run();
+    let bound = prove(&mut search);
     let Search { mut pricer, best, .. } = search;
     let mut device = Vec::new();
     classes.spread(&best.places, &mut device);
+    if best.score.excess > 0 {
+        let least = memory::least(problem, &device);
+        if let Some(on) = (0..least.len()).find(|&d| least[d] > problem.devices[d].memory_bytes) {
+            return Err(refuse::too_little_memory(problem, &device, on, least[on]));
+        }
+    }
     let prediction = pricer.predict(&device);
     let reasons = decide(problem, &classes, &best.places, &mut pricer);
-    Ok(Solution::new(problem, device, prediction, reasons))
+    Ok(Solution::new(problem, device, prediction, bound, reasons))
 }
 
-/// A place for each class, and the price.
+/// A place for each class, and how good that is.
 #[derive(Debug, Clone)]
 pub(crate) struct Choice {
     pub(crate) places: Vec<usize>,
-    pub(crate) total: Picoseconds,
+    pub(crate) score: Score,
 }
 
 /// The search for the cheapest places.
 pub(crate) struct Search<'a> {
-    problem: &'a Problem,
-    classes: &'a Classes,
+    pub(crate) problem: &'a Problem,
+    pub(crate) classes: &'a Classes,
     pub(crate) pricer: Pricer<'a>,
     pub(crate) best: Choice,
     /// Each item's device, for pricing.
@@ -69,9 +87,10 @@ impl<'a> Search<'a> {
     /// Starts with everything on the host where that is legal.
     pub(crate) fn new(problem: &'a Problem, classes: &'a Classes, pricer: Pricer<'a>) -> Self {
         let places = all_on(problem, classes, HOST);
-        let best = Choice { places, total: Picoseconds::MAX };
+        let best = Choice { places: Vec::new(), score: Score::WORST };
         let mut search = Self { problem, classes, pricer, best, device: Vec::new() };
-        search.best.total = search.price(&search.best.places.clone());
+        let score = search.score(&places);
+        search.best = Choice { places, score };
         search
     }
 
@@ -84,20 +103,27 @@ impl<'a> Search<'a> {
             self.try_places(all_on(self.problem, self.classes, d));
         }
         self.cuts();
+        if self.best.score.excess > 0 {
+            self.tight_cuts();
+        }
+        if self.problem.objective == Objective::Makespan {
+            let order = self.pricer.order();
+            self.try_places(early::places(self.problem, self.classes, order));
+        }
         self.moves();
     }
 
-    fn price(&mut self, places: &[usize]) -> Picoseconds {
+    fn score(&mut self, places: &[usize]) -> Score {
         self.classes.spread(places, &mut self.device);
-        self.pricer.total(&self.device)
+        self.pricer.score(&self.device)
     }
 
-    /// Takes these places if they are cheaper.
-    fn try_places(&mut self, places: Vec<usize>) -> bool {
-        let total = self.price(&places);
-        let better = total < self.best.total;
+    /// Takes these places if they are better.
+    pub(crate) fn try_places(&mut self, places: Vec<usize>) -> bool {
+        let score = self.score(&places);
+        let better = score < self.best.score;
         if better {
-            self.best = Choice { places, total };
+            self.best = Choice { places, score };
         }
         better
     }
@@ -110,7 +136,7 @@ impl<'a> Search<'a> {
             let mut better = false;
             for b in 1..n_devices {
                 for a in 0..b {
-                    let places = swap(self.problem, self.classes, &self.best.places, a, b);
+                    let places = self.cut(&self.best.places, a, b, &[]);
                     if places != self.best.places {
                         better |= self.try_places(places);
                     }
@@ -122,9 +148,63 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// The best places of classes on `a` and `b` in the objective of the cut.
+    fn cut(
+        &self,
+        places: &[usize],
+        a: usize,
+        b: usize,
+        penalty: &[[Picoseconds; 2]],
+    ) -> Vec<usize> {
+        let (problem, classes) = (self.problem, self.classes);
+        let swap = Swap { problem, classes, places, a, b, fixed: &[], penalty, latency: true };
+        swap.solve().0
+    }
+
+    /// Cuts in which the bytes of classes cost more and more on devices that have too little memory, so that
+    /// what gains least for its bytes leaves first.
+    fn tight_cuts(&mut self) {
+        let bytes = self.class_bytes();
+        let mut rate: Picoseconds = 1;
+        while rate < MAX_RATE {
+            for b in 1..self.problem.devices.len() {
+                for a in 0..b {
+                    let limited = |d: usize| self.problem.devices[d].memory_bytes != u64::MAX;
+                    let own = |bytes: u64, d: usize| {
+                        if limited(d) && d != HOST { bytes.saturating_mul(rate) } else { 0 }
+                    };
+                    let penalty: Vec<[Picoseconds; 2]> =
+                        bytes.iter().map(|&bytes| [own(bytes, a), own(bytes, b)]).collect();
+                    let places = self.cut(&self.best.places, a, b, &penalty);
+                    self.try_places(places);
+                }
+            }
+            rate *= 4;
+        }
+    }
+
+    /// The bytes of the tensors that each class makes or reads.
+    fn class_bytes(&self) -> Vec<u64> {
+        let mut bytes = vec![0u64; self.classes.len()];
+        for tensor in &self.problem.tensors {
+            let made_by = match tensor.producer {
+                Producer::Item(item) => Some(item),
+                Producer::Host => None,
+            };
+            for item in tensor.consumers.iter().copied().chain(made_by) {
+                let sum = &mut bytes[self.classes.of(item)];
+                *sum = sum.saturating_add(tensor.bytes);
+            }
+        }
+        bytes
+    }
+
     /// Moves of segments and of single classes, until none helps.
     fn moves(&mut self) {
         let mut left = MAX_STEPS / self.pricer.n_steps().max(1);
+        if left < MIN_MOVES {
+            return;
+        }
         while left > 0 {
             let segments = self.segments();
             let by_segment = self.sweep(&segments, &mut left);

@@ -174,7 +174,7 @@ fn next_best(
     let is_exact = n_others.saturating_mul(pricer.n_steps()) <= MAX_STEPS;
     let mut device = Vec::new();
     classes.spread(places, &mut device);
-    let now = if is_exact { pricer.total(&device) } else { 0 };
+    let now = if is_exact { pricer.score(&device).time } else { 0 };
     let mut next = Vec::with_capacity(classes.len());
     for (class, &place) in places.iter().enumerate() {
         let mut best: Option<NextBest> = None;
@@ -183,7 +183,7 @@ fn next_best(
                 for &item in classes.members(class) {
                     device[item] = d;
                 }
-                difference(pricer.total(&device), now)
+                difference(pricer.score(&device).time, now)
             } else {
                 edges.difference(class, place, d)
             };

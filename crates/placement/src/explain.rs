@@ -17,6 +17,9 @@ pub struct Solution {
     pub device: Vec<usize>,
     /// What the run is predicted to take.
     pub prediction: Prediction,
+    /// No legal choice takes less in total, as far as is known. Equal to the prediction's total if the choice
+    /// is proven to be the best; 0 where nothing is known.
+    pub bound: Picoseconds,
     /// Why each item is where it is.
     pub reasons: Vec<Reason>,
     labels: Labels,
@@ -119,6 +122,7 @@ impl Solution {
         problem: &Problem,
         device: Vec<usize>,
         prediction: Prediction,
+        bound: Picoseconds,
         reasons: Vec<Reason>,
     ) -> Self {
         let labels = Labels {
@@ -127,7 +131,7 @@ impl Solution {
             locations: problem.items.iter().map(|item| item.location.clone()).collect(),
             tensors: problem.tensors.iter().map(|tensor| tensor.name.clone()).collect(),
         };
-        Self { device, prediction, reasons, labels }
+        Self { device, prediction, bound, reasons, labels }
     }
 
     /// What there is to say about item `item`; `None` if there is no such item.

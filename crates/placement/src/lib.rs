@@ -13,17 +13,22 @@
 //! - Times are integers in picoseconds, and sums saturate: the same problem gives the same solution on
 //!   every machine.
 //! - Nothing recurses over the input, does I/O or looks at a clock.
-//! - A solution's predicted time is never above that of the best single legal device.
+//! - A solution's predicted time is never above that of the best single legal device, unless that has too little
+//!   memory. Its [`Solution::bound`] says how far it may be from the best there is.
 #![forbid(unsafe_code)]
 
 mod choose;
 mod cut;
 mod decide;
+mod early;
+mod exact;
 mod explain;
 mod flow;
 mod legal;
+mod memory;
 mod model;
 mod order;
+mod overlap;
 mod price;
 mod problem;
 mod refuse;
@@ -36,5 +41,5 @@ pub use choose::solve;
 pub use explain::{Candidate, Decision, ItemReport, NextBest, Reason, Solution};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use price::{DeviceTotal, Prediction, Transfer, price};
-pub use problem::{Item, Problem, Producer, TensorEdge};
+pub use problem::{Item, Objective, Problem, Producer, TensorEdge};
 pub use spec::{DeviceSpec, FieldConflict};

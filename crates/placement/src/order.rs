@@ -47,28 +47,40 @@ impl Order {
         Ok(order)
     }
 
-    fn users(&self, item: usize) -> &[u32] {
+    /// The items that wait for one.
+    pub(crate) fn users(&self, item: usize) -> &[u32] {
         &self.users[self.first_user[item] as usize..self.first_user[item + 1] as usize]
     }
 
     fn check(&self, problem: &Problem) -> Result<()> {
-        let mut waits = self.waits.clone();
-        let mut ready: Vec<usize> = (0..waits.len()).filter(|&item| waits[item] == 0).collect();
-        while let Some(item) = ready.pop() {
-            for &user in self.users(item) {
-                waits[user as usize] -= 1;
-                if waits[user as usize] == 0 {
-                    ready.push(user as usize);
-                }
-            }
+        let mut is_done = vec![false; self.waits.len()];
+        for item in self.sequence() {
+            is_done[item] = true;
         }
-        match waits.iter().position(|&n| n > 0) {
+        match is_done.iter().position(|&is_done| !is_done) {
             Some(item) => {
                 let name = problem.items[item].name.as_str();
                 Err(Error::internal("waits for its own result").with_node(name))
             }
             None => Ok(()),
         }
+    }
+
+    /// All items, resources among them, each after what it waits for.
+    pub(crate) fn sequence(&self) -> Vec<usize> {
+        let mut waits = self.waits.clone();
+        let mut sequence: Vec<usize> = (0..waits.len()).filter(|&item| waits[item] == 0).collect();
+        let mut at = 0;
+        while let Some(&item) = sequence.get(at) {
+            at += 1;
+            for &user in self.users(item) {
+                waits[user as usize] -= 1;
+                if waits[user as usize] == 0 {
+                    sequence.push(user as usize);
+                }
+            }
+        }
+        sequence
     }
 
     /// How many steps one scheduling takes: what pricing costs.
@@ -99,6 +111,8 @@ pub(crate) struct Schedule {
     pub(crate) segment_of: Vec<u32>,
     /// The device of each segment, in the order in which they run.
     pub(crate) devices: Vec<usize>,
+    /// The items that work, in the order in which they run.
+    pub(crate) sequence: Vec<u32>,
     waits: Vec<u32>,
     ready: Vec<BinaryHeap<Reverse<u32>>>,
 }
@@ -107,6 +121,7 @@ impl Schedule {
     /// Schedules the items on these devices.
     pub(crate) fn run(&mut self, problem: &Problem, order: &Order, device: &[usize]) {
         self.devices.clear();
+        self.sequence.clear();
         self.segment_of.clear();
         self.segment_of.resize(device.len(), 0);
         self.waits.clear();
@@ -122,6 +137,7 @@ impl Schedule {
             self.devices.push(on);
             while let Some(Reverse(item)) = self.ready[on].pop() {
                 self.segment_of[item as usize] = segment;
+                self.sequence.push(item);
                 for &user in order.users(item as usize) {
                     self.waits[user as usize] -= 1;
                     if self.waits[user as usize] == 0 {

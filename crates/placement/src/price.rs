@@ -2,12 +2,15 @@
 //!
 //! The price is the sum of: each item's cost on its device; one submission for each segment; for each
 //! tensor and each other device that needs it, the time of its bytes, once; and one latency for each
-//! crossing, which is all that leaves a segment for the host, or enters a segment from one device.
+//! crossing, which is all that leaves a segment for the host, or enters a segment from one device. Beside it
+//! stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
 
 use convoke_graph_core::{Error, Result};
 
+use crate::memory::Memory;
 use crate::order::{Order, Schedule};
-use crate::problem::{HOST, Problem, Producer, TensorEdge};
+use crate::overlap::Overlap;
+use crate::problem::{HOST, Objective, Problem, Producer, TensorEdge};
 use crate::{DeviceKind, Picoseconds};
 
 /// What a run is predicted to take.
@@ -15,6 +18,8 @@ use crate::{DeviceKind, Picoseconds};
 pub struct Prediction {
     /// Everything, one after the other.
     pub total: Picoseconds,
+    /// Until the run is done, where devices work beside each other.
+    pub makespan: Picoseconds,
     /// The part of each device, in the problem's order.
     pub devices: Vec<DeviceTotal>,
     /// What crosses, in the order of the tensors.
@@ -34,6 +39,9 @@ pub struct DeviceTotal {
     pub items: usize,
     /// The bytes of the tensors that are made there or brought there.
     pub bytes: u64,
+    /// The most that lives there at once, without what the compiler can save: on the host what the run
+    /// makes, elsewhere everything.
+    pub peak_bytes: u64,
 }
 
 /// A tensor that crosses from one device to another.
@@ -49,6 +57,34 @@ pub struct Transfer {
     pub bytes: u64,
     /// The time of its bytes. The first tensor of a crossing also pays the latency.
     pub time: Picoseconds,
+}
+
+/// How good an assignment is: the lower, the better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Score {
+    /// Bytes above what devices have, all devices together.
+    pub(crate) excess: u64,
+    /// The objective.
+    pub(crate) time: Picoseconds,
+    /// What decides among equals: the total time, where that is not the objective.
+    pub(crate) total: Picoseconds,
+}
+
+impl Score {
+    pub(crate) const WORST: Self =
+        Self { excess: u64::MAX, time: Picoseconds::MAX, total: Picoseconds::MAX };
+}
+
+/// What brings a tensor from one device to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Crossing {
+    /// The segment that sends it to the host, or that takes it elsewhere.
+    pub(crate) segment: u32,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) tensor: u32,
+    /// Its place among the transfers.
+    at: u32,
 }
 
 /// The prediction for `device`, which gives each item's device.
@@ -77,8 +113,13 @@ pub(crate) struct Pricer<'a> {
     /// The first segment of each device, once it has one.
     first: Vec<Option<u32>>,
     transfers: Vec<Transfer>,
-    /// For each transfer: segment, from, to, and its place in `transfers`.
-    crossings: Vec<(u32, u32, u32, u32)>,
+    crossings: Vec<Crossing>,
+    overlap: Overlap,
+    memory: Memory,
+    /// All tensors together.
+    n_bytes: u64,
+    /// The memory of the smallest device.
+    least_memory: u64,
     /// Where the consumers of the tensor at hand are.
     needs: Vec<Need>,
 }
@@ -98,6 +139,9 @@ impl<'a> Pricer<'a> {
         let n_devices = problem.devices.len();
         let items = 0..problem.items.len();
         let costs = items.flat_map(|i| (0..n_devices).map(move |d| problem.item_cost(i, d)));
+        let n_bytes = problem.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
+        let memories = problem.devices.iter().map(|model| model.memory_bytes);
+        let least_memory = memories.min().unwrap_or(u64::MAX);
         Self {
             problem,
             order,
@@ -107,6 +151,10 @@ impl<'a> Pricer<'a> {
             first: vec![None; n_devices],
             transfers: Vec::new(),
             crossings: Vec::new(),
+            overlap: Overlap::default(),
+            memory: Memory::default(),
+            n_bytes,
+            least_memory,
             needs: vec![Need::No; n_devices],
         }
     }
@@ -116,9 +164,62 @@ impl<'a> Pricer<'a> {
         self.costs[item * self.problem.devices.len() + device]
     }
 
+    /// Who waits for whom.
+    pub(crate) fn order(&self) -> &'a Order {
+        self.order
+    }
+
     /// How many steps one pricing takes.
     pub(crate) fn n_steps(&self) -> usize {
         self.order.n_steps() + self.problem.tensors.len()
+    }
+
+    /// How good an assignment is.
+    pub(crate) fn score(&mut self, device: &[usize]) -> Score {
+        let total = self.total(device);
+        let time = match self.problem.objective {
+            Objective::Total => total,
+            Objective::Makespan => self.makespan(device),
+        };
+        // No segment holds a tensor twice.
+        let most = self.n_bytes.saturating_mul(self.schedule.devices.len().max(1) as u64);
+        let excess = if most > self.least_memory { self.excess(device) } else { 0 };
+        Score { excess, time, total }
+    }
+
+    /// The bytes above what devices have, after [`Self::total`].
+    fn excess(&mut self, device: &[usize]) -> u64 {
+        self.memory.run(self.problem, &self.schedule, device, &self.crossings);
+        let over =
+            |(model, &peak): (&crate::DeviceModel, &u64)| peak.saturating_sub(model.memory_bytes);
+        let models = self.problem.devices.iter();
+        models.zip(&self.memory.peaks).map(over).fold(0, u64::saturating_add)
+    }
+
+    /// The time until the run is done, after [`Self::total`].
+    fn makespan(&mut self, device: &[usize]) -> Picoseconds {
+        let problem = self.problem;
+        let schedule = &self.schedule;
+        let (costs, n_devices) = (&self.costs, problem.devices.len());
+        let cost = |item: usize| costs[item * n_devices + device[item]];
+        let timed = self.crossings.iter().map(|c| (c.segment, self.transfers[c.at as usize].time));
+        let first = &self.first;
+        let is_cpu = |d: usize| problem.devices[d].kind == DeviceKind::Cpu;
+        let sent = self.transfers.iter().filter(|transfer| !is_cpu(transfer.from));
+        let waits = sent.flat_map(|transfer| {
+            let edge = &problem.tensors[transfer.tensor];
+            let sender = match edge.producer {
+                Producer::Item(item) if !problem.items[item].is_resource => {
+                    Some(schedule.segment_of[item])
+                }
+                _ => first[transfer.from],
+            };
+            let works =
+                |&&item: &&usize| device[item] == transfer.to && !problem.items[item].is_resource;
+            let readers = edge.consumers.iter().filter(works);
+            readers.filter_map(move |&item| Some((item as u32, sender?)))
+        });
+        self.overlap.makespan(problem, schedule, cost, timed, waits)
     }
 
     /// The time of an assignment.
@@ -133,6 +234,8 @@ impl<'a> Pricer<'a> {
     /// The time of an assignment with its parts.
     pub(crate) fn predict(&mut self, device: &[usize]) -> Prediction {
         let total = self.total(device);
+        let makespan = self.makespan(device);
+        self.excess(device);
         let mut devices = vec![DeviceTotal::default(); self.problem.devices.len()];
         for (item, &d) in device.iter().enumerate() {
             devices[d].items += 1;
@@ -149,7 +252,10 @@ impl<'a> Pricer<'a> {
         for (d, n_bytes) in made.chain(brought) {
             devices[d].bytes = devices[d].bytes.saturating_add(n_bytes);
         }
-        Prediction { total, devices, transfers: self.transfers.clone(), submissions }
+        for (total, &peak) in devices.iter_mut().zip(&self.memory.peaks) {
+            total.peak_bytes = peak;
+        }
+        Prediction { total, makespan, devices, transfers: self.transfers.clone(), submissions }
     }
 
     /// Fills the schedule and the transfers.
@@ -199,7 +305,9 @@ impl<'a> Pricer<'a> {
             };
             let time = self.problem.link(from, to).bytes_time(edge.bytes);
             let at = self.transfers.len() as u32;
-            self.crossings.push((segment, from as u32, to as u32, at));
+            let (sender, taker) = (from as u32, to as u32);
+            let crossing = Crossing { segment, from: sender, to: taker, tensor: tensor as u32, at };
+            self.crossings.push(crossing);
             self.transfers.push(Transfer { tensor, from, to, bytes: edge.bytes, time });
         }
     }
@@ -231,7 +339,7 @@ impl<'a> Pricer<'a> {
     fn pay_latencies(&mut self) {
         self.crossings.sort_unstable();
         let mut paid = None;
-        for &(segment, from, to, at) in &self.crossings {
+        for &Crossing { segment, from, to, at, .. } in &self.crossings {
             if paid != Some((segment, from, to)) {
                 paid = Some((segment, from, to));
                 let transfer = &mut self.transfers[at as usize];

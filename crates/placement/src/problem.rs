@@ -21,6 +21,18 @@ pub struct Problem {
     pub tensors: Vec<TensorEdge>,
     /// Whether a device type or index that can't be had gives way.
     pub soft_placement: bool,
+    /// What is to be small.
+    pub objective: Objective,
+}
+
+/// What a placement minimises, within the memory of its devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Objective {
+    /// The time of all work and transfers, one after the other: what the machine spends on a run.
+    #[default]
+    Total,
+    /// The time until the run is done, where devices work beside each other.
+    Makespan,
 }
 
 /// Work that is one kernel, or a resource.
@@ -75,7 +87,14 @@ impl Problem {
         let links =
             kinds.iter().flat_map(|&from| kinds.iter().map(move |&to| Link::between(from, to)));
         let links = links.collect();
-        Self { devices, links, items: Vec::new(), tensors: Vec::new(), soft_placement: false }
+        Self {
+            devices,
+            links,
+            items: Vec::new(),
+            tensors: Vec::new(),
+            soft_placement: false,
+            objective: Objective::default(),
+        }
     }
 
     /// The link from one device to another.

@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 
-use convoke_graph_core::Error;
+use convoke_graph_core::{Error, ErrorKind};
 
 use crate::DeviceSpec;
-use crate::problem::{Item, Problem};
+use crate::problem::{Item, Problem, Producer, TensorEdge};
 
 /// Most nodes, and most refusals, that a message lists.
 const MAX_LISTED: usize = 4;
@@ -98,6 +98,47 @@ pub(crate) fn unmet_request(
         _ => format!("ask for {names}: soft placement never changes job, replica or task"),
     });
     message.error(problem, first)
+}
+
+/// A device has too little memory for its resources and its largest item.
+pub(crate) fn too_little_memory(
+    problem: &Problem,
+    device: &[usize],
+    on: usize,
+    needed: u64,
+) -> Error {
+    let labels = problem.labels();
+    let memory = problem.devices[on].memory_bytes;
+    let mut message = Message::new(format!(
+        "{} has {memory} bytes of memory, and what can't be anywhere else takes at least {needed}",
+        labels[on],
+    ));
+    let mut largest: Vec<&TensorEdge> =
+        problem.tensors.iter().filter(|tensor| is_on(tensor, device, on)).collect();
+    largest.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
+    for tensor in largest.iter().take(MAX_LISTED) {
+        message.line(&format!("'{}' takes {} bytes", tensor.name, tensor.bytes));
+    }
+    if largest.len() > MAX_LISTED {
+        message.line(&format!("and {} more tensors", largest.len() - MAX_LISTED));
+    }
+    let others = (0..labels.len()).filter(|&d| d != on).take(MAX_DEVICES);
+    for d in others {
+        message.line(&format!("{} has {} bytes", labels[d], problem.devices[d].memory_bytes));
+    }
+    message.help(
+        "use smaller tensors or batches, let variables be on other devices, or raise the device's budget",
+    );
+    Error::new(ErrorKind::ResourceExhausted, message.0)
+}
+
+/// Whether a tensor is made or read on a device.
+fn is_on(tensor: &TensorEdge, device: &[usize], on: usize) -> bool {
+    let made_by = match tensor.producer {
+        Producer::Item(item) => Some(item),
+        Producer::Host => None,
+    };
+    tensor.consumers.iter().copied().chain(made_by).any(|item| device[item] == on)
 }
 
 /// The devices that run all members.

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::choose::all_on;
 use crate::legal::Classes;
-use crate::{Decision, price, solve};
+use crate::price::{Pricer, Score};
+use crate::{Decision, Objective, price, solve};
 
 /// The price of classes at these places.
 fn priced(problem: &Problem, classes: &Classes, places: &[usize]) -> u64 {
@@ -18,13 +19,17 @@ fn places_of(classes: &Classes, device: &[usize]) -> Vec<usize> {
     (0..classes.len()).map(|class| device[classes.members(class)[0]]).collect()
 }
 
-/// The lowest price of all legal places.
-fn brute_force(problem: &Problem, classes: &Classes) -> u64 {
+/// The best score of all legal places.
+pub(super) fn brute_force(problem: &Problem, classes: &Classes) -> Score {
+    let order = problem.check().unwrap();
+    let mut pricer = Pricer::new(problem, &order);
     let mut places: Vec<usize> =
         (0..classes.len()).map(|class| classes.devices(class).next().unwrap()).collect();
-    let mut best = u64::MAX;
+    let mut device = Vec::new();
+    let mut best = Score::WORST;
     loop {
-        best = best.min(priced(problem, classes, &places));
+        classes.spread(&places, &mut device);
+        best = best.min(pricer.score(&device));
         let mut class = 0;
         loop {
             if class == places.len() {
@@ -68,37 +73,114 @@ fn checked(problem: &Problem) -> (u64, u64) {
         assert_eq!(reason.next_best.map(|next| next.more), next);
         assert_eq!(reason.device, places[class]);
     }
-    (total, brute_force(problem, &classes))
+    (total, brute_force(problem, &classes).time)
 }
 
 #[test]
-fn no_single_device_and_no_single_move_is_better() {
+fn two_devices_have_the_best_of_all_places() {
     let mut rng = Rng(4);
-    let (mut n_best, mut sum, mut best_sum) = (0, 0, 0);
-    for _ in 0..2000 {
-        let problem = random_problem(&mut rng, 1, 12);
+    for case in 0..2000 {
+        let problem = random_problem(&mut rng, 1, 14);
         let (total, best) = checked(&problem);
-        n_best += u64::from(total == best);
-        sum += total;
-        best_sum += best;
+        assert_eq!(total, best, "case {case}");
+        assert_eq!(solve(&problem).unwrap().bound, best, "case {case}: not proven");
     }
-    println!("{n_best} of 2000 are the cheapest of all; {sum} ps against {best_sum} ps");
-    assert!(n_best >= 1900, "{n_best} of 2000 are the cheapest of all");
-    assert!((sum - best_sum) * 200 < best_sum, "more than 0.5 % above the best");
 }
 
 #[test]
 fn three_devices_come_close_to_the_best() {
     let mut rng = Rng(5);
     let (mut sum, mut best_sum) = (0, 0);
-    for _ in 0..300 {
-        let problem = random_problem(&mut rng, 2, 7);
+    for _ in 0..2000 {
+        let problem = random_problem(&mut rng, 2, 8);
         let (total, best) = checked(&problem);
         sum += total;
         best_sum += best;
     }
     println!("{sum} ps against {best_sum} ps");
     assert!((sum - best_sum) * 50 < best_sum, "more than 2 % above the best");
+}
+
+#[test]
+fn memory_comes_before_time() {
+    let mut rng = Rng(9);
+    let mut n_split = 0;
+    for case in 0..500 {
+        let mut problem = random_problem(&mut rng, 1, 9);
+        let classes = Classes::new(&problem).unwrap();
+        let roomy = solve(&problem).unwrap();
+        problem.devices[1].memory_bytes = 1 + roomy.prediction.devices[1].peak_bytes / 2;
+        let best = brute_force(&problem, &classes);
+        let Ok(solution) = solve(&problem) else {
+            assert!(best.excess > 0, "case {case}: refused what fits");
+            continue;
+        };
+        assert_eq!(solution.prediction.total, best.total, "case {case}");
+        let peak = solution.prediction.devices[1].peak_bytes;
+        let excess = peak.saturating_sub(problem.devices[1].memory_bytes);
+        assert_eq!(excess, best.excess, "case {case}");
+        n_split += usize::from(excess == 0 && solution.device.contains(&1));
+    }
+    assert!(n_split > 50, "{n_split} problems with a part of the work on the device");
+}
+
+#[test]
+fn a_large_problem_is_cut_to_the_memory_there_is() {
+    let mut problem = large(2000, 3);
+    problem.devices[1].memory_bytes = u64::MAX;
+    let roomy = solve(&problem).unwrap();
+    let needed = roomy.prediction.devices[1].peak_bytes;
+    problem.devices[1].memory_bytes = needed / 2;
+    let tight = solve(&problem).unwrap();
+    assert!(tight.prediction.devices[1].peak_bytes <= needed / 2);
+    let host = price(&problem, &vec![0; 2000]).unwrap().total;
+    assert!(tight.prediction.total < host, "half of the memory is of use");
+    assert!(tight.prediction.total >= roomy.prediction.total);
+}
+
+#[test]
+fn the_makespan_comes_close_to_the_best() {
+    let mut rng = Rng(10);
+    let (mut sum, mut best_sum, mut single_sum) = (0, 0, 0);
+    for _ in 0..1000 {
+        let mut problem = random_problem(&mut rng, 1, 10);
+        problem.objective = Objective::Makespan;
+        let classes = Classes::new(&problem).unwrap();
+        let solution = solve(&problem).unwrap();
+        let single = |d: usize| {
+            let mut device = Vec::new();
+            classes.spread(&all_on(&problem, &classes, d), &mut device);
+            price(&problem, &device).unwrap().makespan
+        };
+        assert!(solution.prediction.makespan <= single(0).min(single(1)));
+        sum += solution.prediction.makespan;
+        best_sum += brute_force(&problem, &classes).time;
+        single_sum += single(0).min(single(1));
+    }
+    println!("{sum} ps against {best_sum} ps; the best single devices take {single_sum} ps");
+    assert!((sum - best_sum) * 50 < best_sum, "more than 2 % above the best");
+}
+
+#[test]
+fn work_that_can_overlap_does() {
+    let mut problem = machine(1);
+    problem.items = vec![item("left", 4000), item("right", 300), item("last", 10)];
+    problem.items[2].refusals = vec![None, Some("unsupported: strings".into())];
+    problem.tensors = vec![
+        edge("left:0", 1000, Producer::Item(0), &[2]),
+        edge("right:0", 1000, Producer::Item(1), &[2]),
+        fetched(edge("last:0", 8, Producer::Item(2), &[])),
+    ];
+    // On the GPU right takes 31 us; beside it on the CPU it would take 300 of the 457 that left takes there.
+    assert_eq!(solve(&problem).unwrap().device, [1, 1, 0]);
+    problem.objective = Objective::Makespan;
+    problem.items[1].work.flops = 250_000;
+    problem.devices[1].launch = 400 * US;
+    // Left: 40 + 400 + 400 + 15 + 1 us; right on the GPU 400 + 25 + 1 more, on the CPU 250 beside it.
+    let solution = solve(&problem).unwrap();
+    assert_eq!(solution.device, [1, 0, 0]);
+    assert_eq!(solution.prediction.makespan, (40 + 400 + 400 + 16 + 10) * US);
+    assert_eq!(solution.prediction.total, (40 + 400 + 400 + 16 + 10 + 250) * US);
 }
 
 #[test]
@@ -163,7 +245,12 @@ fn ten_thousand_items_are_placed_in_good_time() {
     };
     // About 35 ms in release by itself; tests run side by side with others.
     let limit = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 150 });
-    for (name, problem) in [("layers", large(10_000, 6)), ("chain", chain(10_000))] {
+    let problems = [
+        ("layers", large(10_000, 6), 1),
+        ("chain", chain(10_000), 1),
+        ("many layers", large(100_000, 6), 20),
+    ];
+    for (name, problem, times) in problems {
         let time = || {
             let start = busy();
             solve(&problem).unwrap();
@@ -171,7 +258,7 @@ fn ten_thousand_items_are_placed_in_good_time() {
         };
         let best = (0..3).map(|_| time()).min().unwrap();
         println!("{name}: {best:?}");
-        assert!(best < limit, "{name} took {best:?}");
+        assert!(best < limit * times, "{name} took {best:?}");
     }
 }
 

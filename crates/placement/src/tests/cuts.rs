@@ -5,7 +5,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::*;
 use crate::choose::all_on;
-use crate::cut::swap;
+use crate::cut::Swap;
 use crate::flow::{Network, UNBOUNDED};
 use crate::legal::Classes;
 use crate::price::home;
@@ -26,6 +26,18 @@ fn separable(problem: &Problem, classes: &Classes, places: &[usize]) -> u64 {
         needed.map(|to| problem.link(from, to).cost(tensor.bytes)).sum()
     };
     compute + problem.tensors.iter().map(crossing).sum::<u64>()
+}
+
+/// The places of a cut between `a` and `b`, and its value.
+fn swap(
+    problem: &Problem,
+    classes: &Classes,
+    places: &[usize],
+    a: usize,
+    b: usize,
+) -> (Vec<usize>, u64) {
+    let swap = Swap { problem, classes, places, a, b, fixed: &[], penalty: &[], latency: true };
+    swap.solve()
 }
 
 /// Every way to share out the classes, those on neither `a` nor `b` staying.
@@ -58,9 +70,10 @@ fn a_cut_is_the_best_of_all_ways_to_share_out_classes() {
         let problem = random_problem(&mut rng, 1, 10);
         let classes = Classes::new(&problem).unwrap();
         let start = all_on(&problem, &classes, 0);
-        let places = swap(&problem, &classes, &start, 0, 1);
+        let (places, value) = swap(&problem, &classes, &start, 0, 1);
         let best = brute_force(&problem, &classes, &start, 0, 1);
         assert_eq!(separable(&problem, &classes, &places), best, "case {case}");
+        assert_eq!(value, best, "case {case}: the value");
     }
 }
 
@@ -76,7 +89,7 @@ fn a_cut_between_two_of_three_devices_is_exact_too() {
         };
         let start: Vec<usize> = (0..classes.len()).map(places).collect();
         for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-            let places = swap(&problem, &classes, &start, a, b);
+            let (places, _) = swap(&problem, &classes, &start, a, b);
             let best = brute_force(&problem, &classes, &start, a, b);
             assert_eq!(separable(&problem, &classes, &places), best, "case {case}, {a} and {b}");
         }
@@ -90,9 +103,9 @@ fn a_tensor_with_several_consumers_is_paid_once() {
     // One upload of 15 + 60 us is worth what four items save, 4 x 26; four would not be.
     problem.tensors = vec![edge("x", 60_000, Producer::Host, &[0, 1, 2, 3])];
     let classes = Classes::new(&problem).unwrap();
-    assert_eq!(swap(&problem, &classes, &[0; 4], 0, 1), [1; 4]);
+    assert_eq!(swap(&problem, &classes, &[0; 4], 0, 1).0, [1; 4]);
     problem.tensors[0].bytes = 90_000;
-    assert_eq!(swap(&problem, &classes, &[1; 4], 0, 1), [0; 4]);
+    assert_eq!(swap(&problem, &classes, &[1; 4], 0, 1).0, [0; 4]);
 }
 
 /// A random network, and the same for petgraph with its source and sink.
