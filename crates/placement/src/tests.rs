@@ -3,6 +3,7 @@
 mod choice;
 mod cost;
 mod cuts;
+mod graphs;
 mod legality;
 mod printing;
 mod specs;
