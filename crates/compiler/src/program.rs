@@ -311,12 +311,32 @@ pub struct Segment {
     /// Host values that it needs on the device: feeds, run inputs and results of CPU segments. Empty for
     /// the CPU. Constants and variables are not listed: they are resident.
     pub uploads: Vec<ValueId>,
+    /// Values that an earlier segment of this device made or was sent, with that segment's index: they are
+    /// copied on the device.
+    pub carried: Vec<(ValueId, u32)>,
     /// Indices into the program's groups, in order.
     pub groups: Vec<u32>,
+    /// Its values and uploads that later segments of this device take.
+    pub kept: Vec<ValueId>,
     /// Its values, and variables of its device, that the host needs afterwards. Empty for the CPU.
     pub downloads: Vec<ValueId>,
     /// What is stored into variables of this device when the run commits.
     pub commits: Vec<Commit>,
+}
+
+impl Segment {
+    /// A segment on a device, without work.
+    pub fn on(device: DeviceIndex) -> Self {
+        Self {
+            device,
+            uploads: Vec::new(),
+            carried: Vec::new(),
+            groups: Vec::new(),
+            kept: Vec::new(),
+            downloads: Vec::new(),
+            commits: Vec::new(),
+        }
+    }
 }
 
 /// New elements for a variable.
@@ -529,6 +549,9 @@ impl fmt::Display for Segment {
         if !self.uploads.is_empty() {
             let ids: Vec<String> = self.uploads.iter().map(ToString::to_string).collect();
             writeln!(f, "  upload {}", ids.join(", "))?;
+        }
+        for (id, from) in &self.carried {
+            writeln!(f, "  take {id} from segment {from}")?;
         }
         Ok(())
     }

@@ -102,6 +102,8 @@ struct Scheduling<'a> {
     producer: Vec<Option<usize>>,
     /// For each computed value, the segment that does.
     made_in: Vec<Option<usize>>,
+    /// The segment that each value was first brought to on each device.
+    brought: FxHashMap<(ValueId, DeviceIndex), usize>,
     segments: Vec<Segment>,
 }
 
@@ -114,7 +116,8 @@ impl<'a> Scheduling<'a> {
             }
         }
         let made_in = vec![None; values.len()];
-        Self { values, groups, places, producer, made_in, segments: Vec::new() }
+        let brought = FxHashMap::default();
+        Self { values, groups, places, producer, made_in, brought, segments: Vec::new() }
     }
 
     /// Cuts the groups into segments: each goes on as long as a group of its device is ready.
@@ -141,7 +144,7 @@ impl<'a> Scheduling<'a> {
             ready.iter().filter_map(|(&d, set)| Some((*set.first()?, d))).min().map(|(_, d)| d)
         };
         while let Some(device) = next(&ready) {
-            self.segments.push(empty(device));
+            self.segments.push(Segment::on(device));
             while let Some(i) = ready.get_mut(&device).and_then(|set| set.pop_first()) {
                 self.add(i);
                 for &user in &users[i] {
@@ -189,15 +192,41 @@ impl<'a> Scheduling<'a> {
         if here || matches!(source, Source::Constant(_)) {
             return at;
         }
+        if device != HOST
+            && let Some(from) = self.first_on(value, device)
+        {
+            self.carry(value, from, at);
+            return at;
+        }
         let before = self.segments.len();
         if home != HOST {
             self.download(value, home);
         }
         let at = at + self.segments.len() - before;
-        if device != HOST && !self.segments[at].uploads.contains(&value) {
+        if device != HOST {
             self.segments[at].uploads.push(value);
+            self.brought.insert((value, device), at);
         }
         at
+    }
+
+    /// The first segment of a device that has a value which is no variable of it.
+    fn first_on(&self, value: ValueId, device: DeviceIndex) -> Option<usize> {
+        let made = self.made_in[value.0 as usize];
+        let made = made.filter(|&at| self.segments[at].device == device);
+        made.or_else(|| self.brought.get(&(value, device)).copied())
+    }
+
+    /// Lets segment `at` take a value from an earlier one of its device.
+    fn carry(&mut self, value: ValueId, from: usize, at: usize) {
+        let taken = (value, from as u32);
+        if from == at || self.segments[at].carried.contains(&taken) {
+            return;
+        }
+        self.segments[at].carried.push(taken);
+        if !self.segments[from].kept.contains(&value) {
+            self.segments[from].kept.push(value);
+        }
     }
 
     /// Asks the segment that makes `value`, or the first of its device, to send it to the host.
@@ -208,10 +237,11 @@ impl<'a> Scheduling<'a> {
             Some(at) => at,
             None => {
                 // Only a variable is on a device without work there; it is read before everything else.
-                self.segments.insert(0, empty(home));
-                for made in self.made_in.iter_mut().flatten() {
-                    *made += 1;
-                }
+                self.segments.insert(0, Segment::on(home));
+                let brought = self.brought.values_mut();
+                self.made_in.iter_mut().flatten().chain(brought).for_each(|at| *at += 1);
+                let carried = self.segments.iter_mut().flat_map(|segment| &mut segment.carried);
+                carried.for_each(|(_, from)| *from += 1);
                 0
             }
         };
@@ -231,7 +261,7 @@ impl<'a> Scheduling<'a> {
             let at = match last {
                 Some(at) if made_in.is_none_or(|made| made <= at) && !fallible_after(at) => at,
                 _ => {
-                    self.segments.push(empty(device));
+                    self.segments.push(Segment::on(device));
                     self.segments.len() - 1
                 }
             };
@@ -252,15 +282,5 @@ impl<'a> Scheduling<'a> {
 
     fn can_fail(&self, segment: &Segment) -> bool {
         segment.groups.iter().any(|&i| self.groups[i as usize].can_fail())
-    }
-}
-
-fn empty(device: DeviceIndex) -> Segment {
-    Segment {
-        device,
-        uploads: Vec::new(),
-        groups: Vec::new(),
-        downloads: Vec::new(),
-        commits: Vec::new(),
     }
 }

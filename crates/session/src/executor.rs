@@ -14,7 +14,7 @@ use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId,
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
-use gpu::{GpuWork, RunningWork};
+use gpu::{GpuWork, Leases, RunningWork};
 use smallvec::SmallVec;
 
 use crate::devices::Gpus;
@@ -217,6 +217,7 @@ impl Compiled {
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
+                carried: segment.carried.clone(),
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
             })))
         }
@@ -280,7 +281,9 @@ impl Compiled {
     ) -> Result<Vec<HostTensor>> {
         #[cfg(feature = "gpu")]
         let mut running: SmallVec<[RunningWork<'_>; 2]> = SmallVec::new();
-        for work in &self.segments {
+        #[cfg(feature = "gpu")]
+        let mut leases = Leases::new();
+        for (index, work) in self.segments.iter().enumerate() {
             #[cfg(feature = "gpu")]
             while let Some(at) = running.iter().position(|before| before.delays(work)) {
                 self.finish_gpu(running.remove(at), instance, state, metadata)?;
@@ -299,7 +302,10 @@ impl Compiled {
                 }
                 #[cfg(feature = "gpu")]
                 SegmentWork::Gpu(work) => {
-                    running.push(self.start_gpu(work, instance, bound, timings, metadata)?);
+                    let work = (index as u32, &**work);
+                    let started =
+                        self.start_gpu(work, &mut leases, instance, bound, timings, metadata);
+                    running.push(started?);
                 }
             }
         }

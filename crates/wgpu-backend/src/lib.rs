@@ -6,10 +6,10 @@
 pub mod gpu;
 mod segment;
 
-pub use segment::{CompileError, to_error};
 pub use segment::{
-    GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, Running, supports,
+    Carried, GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, Running, supports,
 };
+pub use segment::{CompileError, to_error};
 pub use wgpu;
 
 /// A device that the app made, with what it was made with.

@@ -12,5 +12,6 @@ mod fetches;
 mod optimizers;
 mod overlap;
 mod small_devices;
+mod splits;
 mod variables;
 mod warm;

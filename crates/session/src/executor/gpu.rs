@@ -1,13 +1,14 @@
 //! GPU segments of a run: each is started when its turn comes, and waited for when somebody needs what it sends,
 //! so that the host and other devices work meanwhile.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use convoke_compiler::ValueId;
 use convoke_graph_core::{Error, NodeId, Result};
 use convoke_wgpu_backend::gpu::Timestamps;
-use convoke_wgpu_backend::{GpuSegment, Lease, RunOptions, Running};
+use convoke_wgpu_backend::{Carried, GpuSegment, Lease, RunOptions, Running};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled, Place, SegmentWork};
@@ -22,17 +23,22 @@ pub(super) struct GpuWork {
     pub device: Arc<str>,
     pub uploads: Vec<ValueId>,
     pub downloads: Vec<ValueId>,
+    /// What it takes from earlier segments of its device, with their indices.
+    pub carried: Vec<(ValueId, u32)>,
     pub commits: Vec<NodeId>,
     pub barriers: u64,
     pub planned_bytes: u64,
     pub live_bytes: u64,
 }
 
+/// The memory of the GPU segments of a run, with their indices, for later ones that take values from it.
+pub(super) type Leases<'a> = SmallVec<[(u32, &'a GpuWork, Rc<Lease<'a>>); 2]>;
+
 /// A segment that its device works on.
 pub(super) struct RunningWork<'a> {
     work: &'a GpuWork,
     running: Running<'a>,
-    _lease: Lease<'a>,
+    _lease: Rc<Lease<'a>>,
     /// How long it took to start.
     starting: Duration,
 }
@@ -50,10 +56,11 @@ impl RunningWork<'_> {
 }
 
 impl Compiled {
-    /// Hands a segment to its device.
+    /// Hands segment `index` to its device.
     pub(super) fn start_gpu<'a>(
         &'a self,
-        work: &'a GpuWork,
+        (index, work): (u32, &'a GpuWork),
+        leases: &mut Leases<'a>,
         instance: &Instance,
         bound: &Bound<'_>,
         timings: Timings,
@@ -66,14 +73,23 @@ impl Compiled {
             .iter()
             .map(|&id| self.bytes(id, instance, bound))
             .collect::<Result<_>>()?;
-        let lease = work.segment.lease(None).map_err(named)?;
+        let lease = Rc::new(work.segment.lease(None).map_err(named)?);
         let timestamps = match timings {
             Timings::Host => Timestamps::None,
             Timings::Devices => Timestamps::Whole,
             Timings::Nodes => Timestamps::Each,
         };
         let options = RunOptions { timestamps, ..RunOptions::default() };
-        let running = work.segment.submit(&lease, &uploads, &options).map_err(named)?;
+        let carried = work.carried.iter().map(|(id, from)| {
+            let lease = leases.iter().find(|(index, ..)| index == from);
+            let (_, other, lease) =
+                lease.ok_or_else(|| Error::internal(format!("{id} has no memory")))?;
+            Ok(Carried { segment: &other.segment, instance: lease })
+        });
+        let carried: SmallVec<[Carried<'_>; 4]> = carried.collect::<Result<_>>()?;
+        let running = work.segment.submit(&lease, &uploads, &carried, &options).map_err(named)?;
+        drop(carried);
+        leases.push((index, work, lease.clone()));
         metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
         Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed() })
     }

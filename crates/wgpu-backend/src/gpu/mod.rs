@@ -37,7 +37,9 @@ pub use limits::{GpuFeatures, GpuLimits, LimitOverrides};
 pub use meter::{Counters, InternalCounters};
 pub use pipeline::{BindGroup, BindingKind, BindingSlice, Pipeline, PipelineDesc};
 pub use recording::{Command, Recording};
-pub use submission::{Download, HostBytes, Pending, RunOutput, Submission, Timestamps, Upload};
+pub use submission::{
+    BufferCopy, Download, HostBytes, Pending, RunOutput, Submission, Timestamps, Upload,
+};
 
 /// Submissions that may wait for the owner thread; more block their callers.
 const MAX_WAITING: usize = 64;

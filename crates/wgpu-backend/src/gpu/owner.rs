@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::buffer::Buffer;
 use super::device::{Scopes, Shared, guarded_poll};
-use super::recording::{Recording, Spans};
+use super::recording::{self, Command, Recording, Spans};
 use super::staging::{Chunk, Direction, SPAN_BYTES, Staging, Timer};
 use super::submission::RunOutput;
 use super::{GpuError, error};
@@ -27,6 +27,7 @@ const MAX_IN_FLIGHT: usize = 16;
 pub(super) struct Job {
     pub(super) up: SmallVec<[Chunk; 1]>,
     pub(super) pieces: SmallVec<[Piece; 4]>,
+    pub(super) copies: Vec<Command>,
     pub(super) recording: Option<Arc<Recording>>,
     /// Chunks for downloads, and how much of each is used.
     pub(super) down: SmallVec<[(Chunk, u64); 1]>,
@@ -199,7 +200,7 @@ impl Job {
     /// Whether there is nothing to submit.
     pub(super) fn is_empty(&self) -> bool {
         let recorded = self.recording.as_ref().is_some_and(|r| !r.commands().is_empty());
-        self.pieces.is_empty() && self.down.is_empty() && !recorded
+        self.pieces.is_empty() && self.copies.is_empty() && self.down.is_empty() && !recorded
     }
 
     /// A job with nothing to submit, as if it were done.
@@ -248,6 +249,9 @@ impl Job {
             let (dst, at) = (piece.dst.raw(), piece.dst_offset);
             let size = Some(piece.n_bytes);
             encoder.copy_buffer_to_buffer(&chunk.raw, piece.chunk_offset, dst, at, size);
+        }
+        for copy in &self.copies {
+            recording::encode_copy(&mut encoder, copy);
         }
         if let Some(recording) = &self.recording {
             let timer = self.timer.as_ref().zip(self.times.as_ref());

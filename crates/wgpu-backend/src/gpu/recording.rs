@@ -151,7 +151,7 @@ fn encode_pass(
     }
 }
 
-fn encode_copy(encoder: &mut wgpu::CommandEncoder, command: &Command) {
+pub(super) fn encode_copy(encoder: &mut wgpu::CommandEncoder, command: &Command) {
     match command {
         Command::Copy { src, src_offset, dst, dst_offset, size } => {
             encoder.copy_buffer_to_buffer(
@@ -169,7 +169,7 @@ fn encode_copy(encoder: &mut wgpu::CommandEncoder, command: &Command) {
     }
 }
 
-fn check(shared: &Shared, command: &Command) -> Result<(), GpuError> {
+pub(super) fn check(shared: &Shared, command: &Command) -> Result<(), GpuError> {
     let whole = |what: &'static str, size: u64| {
         if size.is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
             Ok(())

@@ -13,7 +13,7 @@ use super::GpuError;
 use super::buffer::Buffer;
 use super::device::Shared;
 use super::owner::{Claim, Done, Job, Piece, Place};
-use super::recording::Recording;
+use super::recording::{self, Command, Recording};
 use super::staging::{Direction, MAX_SPANS, SPAN_BYTES};
 
 /// Bytes to bring to the device before the commands run.
@@ -27,6 +27,21 @@ pub struct Upload<'a> {
     pub dst: &'a Buffer,
     /// Bytes from the start of `dst`, a multiple of 4.
     pub offset: u64,
+}
+
+/// Bytes to copy between two different buffers of the device, after the uploads and before the commands.
+#[derive(Debug, Clone, Copy)]
+pub struct BufferCopy<'a> {
+    /// Where they are.
+    pub src: &'a Buffer,
+    /// Bytes from the start of `src`, a multiple of 4.
+    pub src_offset: u64,
+    /// Where they go.
+    pub dst: &'a Buffer,
+    /// Bytes from the start of `dst`, a multiple of 4.
+    pub dst_offset: u64,
+    /// How many bytes; up to 3 more are copied.
+    pub size: u64,
 }
 
 /// Bytes to bring back after the commands ran.
@@ -45,6 +60,8 @@ pub struct Download<'a> {
 pub struct Submission<'a> {
     /// What is brought to the device first; in order, so that of two on the same bytes the later counts.
     pub uploads: &'a [Upload<'a>],
+    /// What is copied on the device before the recording.
+    pub copies: &'a [BufferCopy<'a>],
     /// What is run.
     pub recording: Option<&'a Arc<Recording>>,
     /// What is brought back.
@@ -240,13 +257,15 @@ impl Shared {
             _ => n_dispatches.min(1),
         };
         let staged = self.stage_downloads(work, n_spans, &mut job);
+        let staged = staged.and_then(|()| self.stage_copies(work.copies, &mut job));
         let staged = staged.and_then(|()| self.stage_uploads(work.uploads, &mut job));
         if let Err(error) = staged {
             job.recycle(&self.staging);
             return Err(error);
         }
         job.output.dispatches = n_dispatches;
-        job.output.copies = work.recording.map_or(0, |recording| recording.n_copies());
+        let recorded = work.recording.map_or(0, |recording| recording.n_copies());
+        job.output.copies = recorded.saturating_add(job.copies.len() as u32);
         Ok(job)
     }
 
@@ -284,6 +303,24 @@ impl Shared {
         }
         for size in sizes {
             job.down.push((self.chunk(Direction::Down, size)?, size));
+        }
+        Ok(())
+    }
+
+    fn stage_copies(&self, copies: &[BufferCopy<'_>], job: &mut Job) -> Result<(), GpuError> {
+        for copy in copies {
+            let size = copy.size.checked_next_multiple_of(4).unwrap_or(u64::MAX);
+            let command = Command::Copy {
+                src: copy.src.clone(),
+                src_offset: copy.src_offset,
+                dst: copy.dst.clone(),
+                dst_offset: copy.dst_offset,
+                size,
+            };
+            recording::check(self, &command)?;
+            if size > 0 {
+                job.copies.push(command);
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use convoke_compiler::{Program, Segment, Source, ValueId};
+use convoke_compiler::{Program, Source, ValueId};
 use convoke_graph_core::{Error, HostTensor, NodeId, Shape};
 use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -41,6 +41,10 @@ pub struct GpuSegment {
     pub(super) upload_arenas: Vec<u64>,
     pub(super) uploads: Vec<(ValueId, Home, u64)>,
     pub(super) downloads: Vec<(Home, u64)>,
+    /// What is copied from earlier segments of the device: where to, and bytes.
+    pub(super) carried: Vec<(ValueId, Home, u64)>,
+    /// Where values lie that later segments take.
+    pub(super) kept: FxHashMap<ValueId, Home>,
     /// The shape of each value that a place is, for the sizes of bindings.
     pub(super) sizes: FxHashMap<Place, u64>,
     pub(super) shapes: Vec<Shape>,
@@ -97,10 +101,15 @@ impl GpuSegment {
         let sizes = sizes(program, &schedule);
         let mut fixed = FxHashMap::default();
         fixed.insert(Place::Status, Home::Status);
-        let (uploads, upload_arenas) = place_uploads(gpu, program, segment, &mut fixed)?;
+        let sent = segment.uploads.iter().copied();
+        let carried = segment.carried.iter().map(|&(id, _)| id);
+        let mut arenas = Arenas::new(gpu);
+        let uploads = place_uploads(&mut arenas, program, sent, &mut fixed)?;
+        let carried = place_uploads(&mut arenas, program, carried, &mut fixed)?;
         let constants = constants(gpu, program, &sizes, &mut fixed)?;
         let variables = needed_variables(&sizes, variables, &mut fixed)?;
         let (plan, slots) = plan(gpu, &schedule, &sizes, &fixed)?;
+        let kept = segment.kept.clone();
         let mut segment = GpuSegment {
             gpu: gpu.clone(),
             schedule,
@@ -112,9 +121,11 @@ impl GpuSegment {
             variables,
             plan,
             slots,
-            upload_arenas,
+            upload_arenas: arenas.sizes,
             uploads,
             downloads: Vec::new(),
+            carried,
+            kept: FxHashMap::default(),
             sizes,
             shapes: segment.uploads.iter().map(|&id| program.value(id).shape.clone()).collect(),
             pool: Pool::new(MAX_INSTANCES),
@@ -124,6 +135,9 @@ impl GpuSegment {
             let home = segment.home(place)?;
             let n_bytes = segment.sizes.get(&place).copied().unwrap_or(0);
             segment.downloads.push((home, n_bytes));
+        }
+        for (&place, id) in segment.schedule.kept.iter().zip(kept) {
+            segment.kept.insert(id, segment.home(place)?);
         }
         Ok(segment)
     }
@@ -241,7 +255,7 @@ fn upload(gpu: &Gpu, parts: &[(&Buffer, u64, &[u8])]) -> Result<(), Error> {
     gpu.run(&work).map(|_| ()).map_err(|e| to_error(&e))
 }
 
-/// Bytes of each place that a step, a snapshot or a download touches.
+/// Bytes of each place that a step, a snapshot, a download or a later segment touches.
 fn sizes(program: &Program, schedule: &Schedule) -> FxHashMap<Place, u64> {
     let mut variables: FxHashMap<NodeId, u64> = FxHashMap::default();
     for value in &program.values {
@@ -257,7 +271,7 @@ fn sizes(program: &Program, schedule: &Schedule) -> FxHashMap<Place, u64> {
     let snapshots = schedule.snapshots.iter().flat_map(variable);
     steps
         .chain(snapshots)
-        .chain(schedule.downloads.iter().copied())
+        .chain(schedule.downloads.iter().chain(&schedule.kept).copied())
         .map(|place| {
             let n_bytes = match place {
                 Place::Value(id) => program.value(id).n_bytes() as u64,
@@ -295,18 +309,15 @@ impl Arenas {
     }
 }
 
-/// For each upload, its value, home and size; and the sizes of the arenas.
-type Uploads = (Vec<(ValueId, Home, u64)>, Vec<u64>);
-
+/// For each value that is brought, its home and size.
 fn place_uploads(
-    gpu: &Gpu,
+    arenas: &mut Arenas,
     program: &Program,
-    segment: &Segment,
+    ids: impl Iterator<Item = ValueId>,
     fixed: &mut FxHashMap<Place, Home>,
-) -> Result<Uploads, Error> {
-    let mut arenas = Arenas::new(gpu);
+) -> Result<Vec<(ValueId, Home, u64)>, Error> {
     let mut uploads = Vec::new();
-    for &id in &segment.uploads {
+    for id in ids {
         let n_bytes = program.value(id).n_bytes() as u64;
         let (arena, offset) = arenas.place(n_bytes);
         let home = Home::Upload(arena, offset);
@@ -315,7 +326,7 @@ fn place_uploads(
         }
         uploads.push((id, home, n_bytes));
     }
-    Ok((uploads, arenas.sizes))
+    Ok(uploads)
 }
 
 /// Brings the constants that are needed to the device.
@@ -421,7 +432,7 @@ fn plan(
         }
         uses.push(own);
     }
-    for &place in &schedule.downloads {
+    for &place in schedule.downloads.iter().chain(&schedule.kept) {
         slot(&mut lives, place, u32::MAX);
     }
     check_written(schedule, sizes, &slots)?;

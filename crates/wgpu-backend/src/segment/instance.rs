@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use convoke_compiler::ValueId;
 use convoke_graph_core::{Error, OpError};
 use smallvec::SmallVec;
 
@@ -11,8 +12,8 @@ use super::error::to_error;
 use super::pool::Lease;
 use super::step::Step;
 use crate::gpu::{
-    BindGroup, BindingSlice, Buffer, BufferUse, Command, Download, Pending, Pipeline, Recording,
-    Submission, Timestamps, Upload,
+    BindGroup, BindingSlice, Buffer, BufferCopy, BufferUse, Command, Download, Pending, Pipeline,
+    Recording, Submission, Timestamps, Upload,
 };
 
 /// Bytes of the status word and what it is about. See `shaders/lib/status.wgsl`.
@@ -34,6 +35,15 @@ pub struct RunOptions {
     pub deadline: Option<Instant>,
     /// What to measure on the device.
     pub timestamps: Timestamps,
+}
+
+/// Where a run finds a value that an earlier segment of its device has: in the instance that it ran in.
+#[derive(Debug, Clone, Copy)]
+pub struct Carried<'a> {
+    /// The segment.
+    pub segment: &'a GpuSegment,
+    /// Its instance, not used by another run since.
+    pub instance: &'a GpuInstance,
 }
 
 /// A run that the device works on.
@@ -93,29 +103,32 @@ impl GpuSegment {
         self.pool.lease(self, deadline)
     }
 
-    /// Runs the segment and waits: `uploads` are the bytes of the segment's uploads, in order.
+    /// Runs a segment that takes nothing from others, and waits: `uploads` are the bytes of its uploads, in order.
     ///
     /// # Errors
     /// As [`Self::submit`] and [`Running::wait_with`].
     pub fn run(&self, instance: &GpuInstance, uploads: &[&[u8]]) -> Result<GpuRun, Error> {
-        let running = self.submit(instance, uploads, &RunOptions::default())?;
+        let running = self.submit(instance, uploads, &[], &RunOptions::default())?;
         let mut downloads = Vec::new();
         let mut run = running.wait_with(&mut |_, bytes| downloads.push(bytes.to_vec()))?;
         run.downloads = downloads;
         Ok(run)
     }
 
-    /// Starts a run. The instance may be used again once this returns: the device goes through runs in order.
+    /// Starts a run. The instance may be used again once this returns, unless a later segment takes values from
+    /// it: the device goes through runs in order. `carried` says where each value that this segment takes is.
     ///
     /// # Errors
-    /// `InvalidArgument` for other uploads than the segment has, `DeadlineExceeded`, no memory, a lost device.
+    /// `InvalidArgument` for other uploads or carried values than the segment has, `DeadlineExceeded`, no memory, a lost device.
     pub fn submit(
         &self,
         instance: &GpuInstance,
         uploads: &[&[u8]],
+        carried: &[Carried<'_>],
         options: &RunOptions,
     ) -> Result<Running<'_>, Error> {
         let uploads = self.uploads_of(instance, uploads)?;
+        let copies = self.copies_of(instance, carried)?;
         let mut wanted: SmallVec<[Download<'_>; 8]> = SmallVec::new();
         let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
         for &(home, size) in &self.downloads {
@@ -127,6 +140,7 @@ impl GpuSegment {
         }
         let work = Submission {
             uploads: &uploads,
+            copies: &copies,
             recording: Some(&instance.recording),
             downloads: &wanted,
             deadline: options.deadline,
@@ -134,6 +148,29 @@ impl GpuSegment {
         };
         let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
         Ok(Running { segment: self, pending })
+    }
+
+    /// The copies that bring what earlier segments have.
+    fn copies_of<'a>(
+        &'a self,
+        instance: &'a GpuInstance,
+        carried: &[Carried<'a>],
+    ) -> Result<SmallVec<[BufferCopy<'a>; 4]>, Error> {
+        if carried.len() != self.carried.len() {
+            let (expected, found) = (self.carried.len(), carried.len());
+            return Err(Error::invalid(format!("expected {expected} carried values, got {found}")));
+        }
+        let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
+        let copy = |(&(id, home, n_bytes), from): (&(ValueId, Home, u64), &Carried<'a>)| {
+            let kept = from.segment.kept.get(&id).copied();
+            let kept = kept.ok_or_else(|| Error::invalid(format!("{id} was not kept")))?;
+            let GpuInstance { slabs, uploads, status, .. } = from.instance;
+            let there = Slabs { segment: from.segment, slabs, uploads };
+            let (src, src_offset) = there.buffer(kept, status)?;
+            let (dst, dst_offset) = at.buffer(home, &instance.status)?;
+            Ok(BufferCopy { src, src_offset, dst, dst_offset, size: n_bytes })
+        };
+        self.carried.iter().zip(carried).map(copy).collect()
     }
 
     /// The error that a status word stands for, if it is set.

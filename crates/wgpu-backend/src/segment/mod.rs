@@ -27,7 +27,7 @@ mod variables;
 
 pub use compile::GpuSegment;
 pub use error::{CompileError, to_error};
-pub use instance::{GpuInstance, GpuRun, RunOptions, Running};
+pub use instance::{Carried, GpuInstance, GpuRun, RunOptions, Running};
 pub use lower::supports;
 pub use pool::Lease;
 pub use variables::GpuVariables;

@@ -101,7 +101,7 @@ impl<'a> Uses<'a> {
             own: segment.groups.iter().enumerate().map(|(at, &index)| (index, at)).collect(),
             makers: FxHashMap::default(),
             readers: FxHashMap::default(),
-            kept: segment.downloads.iter().copied().collect(),
+            kept: segment.downloads.iter().chain(&segment.kept).copied().collect(),
         };
         for (index, group) in program.groups.iter().enumerate() {
             uses.makers.extend(group.outputs.iter().map(|&id| (id, index as u32)));

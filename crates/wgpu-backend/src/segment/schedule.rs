@@ -31,6 +31,8 @@ pub(crate) struct Schedule {
     pub can_fail: bool,
     /// Where each download lies.
     pub downloads: Vec<Place>,
+    /// Where each value lies that later segments take.
+    pub kept: Vec<Place>,
 }
 
 /// Orders the work of a segment.
@@ -43,7 +45,8 @@ pub(crate) fn schedule(
     segment: &Segment,
 ) -> Result<Schedule, Error> {
     let mut lowering = Lowering::new(info, program);
-    lowering.uploaded = segment.uploads.iter().copied().collect();
+    let carried = segment.carried.iter().map(|(id, _)| id);
+    lowering.uploaded = segment.uploads.iter().chain(carried).copied().collect();
     lowering.parts = Parts::of(program, segment);
     let mut commits = Commits::of(segment)?;
     let mut last = Vec::new();
@@ -92,8 +95,9 @@ pub(crate) fn schedule(
     let downloads = segment.downloads.iter();
     let downloads: Result<_, _> = downloads.map(|&id| snapshots.place(&mut lowering, id)).collect();
     let downloads = downloads?;
+    let kept = segment.kept.iter().map(|&id| lowering.place(id)).collect();
     let snapshots = snapshots.taken;
-    Ok(Schedule { steps, snapshots, scratch: lowering.scratch, can_fail, downloads })
+    Ok(Schedule { steps, snapshots, scratch: lowering.scratch, can_fail, downloads, kept })
 }
 
 fn group(program: &Program, index: u32) -> Result<&Group, Error> {
@@ -169,7 +173,7 @@ impl Commits {
         let mut commits = Commits {
             targets: FxHashMap::default(),
             variables: FxHashSet::default(),
-            wanted: segment.downloads.iter().copied().collect(),
+            wanted: segment.downloads.iter().chain(&segment.kept).copied().collect(),
             read_last: FxHashSet::default(),
         };
         for commit in &segment.commits {

@@ -61,13 +61,7 @@ pub(super) struct Build {
 
 impl Build {
     pub fn new() -> Build {
-        let segment = Segment {
-            device: DeviceIndex(1),
-            uploads: Vec::new(),
-            groups: Vec::new(),
-            downloads: Vec::new(),
-            commits: Vec::new(),
-        };
+        let segment = Segment::on(DeviceIndex(1));
         let program = Program {
             values: Vec::new(),
             groups: Vec::new(),

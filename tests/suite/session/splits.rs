@@ -1,0 +1,100 @@
+//! Graphs that run on two devices: values equal to the CPU's, and what crosses is what was predicted, once for
+//! each tensor and destination.
+
+use convoke::Feed;
+use convoke::prelude::*;
+use convoke_tests::{devices, ramp};
+
+/// A graph with stages that only the CPU has kernels for, on numbers with 64 bits.
+struct Split {
+    name: &'static str,
+    graph: Graph,
+    input: Tensor,
+    output: Tensor,
+    shape: Vec<usize>,
+}
+
+/// What no GPU has a kernel for.
+fn on_host(x: &Tensor) -> Tensor {
+    x.cast(F64).exp().cast(F32)
+}
+
+fn in_front() -> Split {
+    let graph = Graph::new();
+    let input = graph.placeholder("x", F32, dims![None, 64]);
+    let w = graph.device("GPU:0", || graph.variable("w", Init::glorot(1), F32, [64, 32]));
+    let output = graph.device("GPU:0", || on_host(&input).matmul(&w).relu());
+    Split { name: "in front", graph, input, output, shape: vec![7, 64] }
+}
+
+/// The second stage on the GPU takes up what the first made and what was fed.
+fn in_between() -> Split {
+    let graph = Graph::new();
+    let input = graph.placeholder("x", F32, dims![None, 48]);
+    let output = graph.device("GPU:0", || {
+        let w = graph.variable("w", Init::glorot(2), F32, [48, 48]);
+        let first = input.matmul(&w);
+        let seen = on_host(&(&first * 0.1));
+        (&first * &seen).matmul(&w) + &input
+    });
+    Split { name: "in between", graph, input, output, shape: vec![33, 48] }
+}
+
+fn at_the_end() -> Split {
+    let graph = Graph::new();
+    let input = graph.placeholder("x", F32, dims![None, 32]);
+    let output = graph.device("GPU:0", || {
+        let w = graph.variable("w", Init::glorot(3), F32, [32, 100]);
+        let logits = input.matmul(&w).tanh();
+        on_host(&logits) + on_host(&logits.sum(1).expand_dims(1))
+    });
+    Split { name: "at the end", graph, input, output, shape: vec![1, 32] }
+}
+
+#[test]
+fn stages_that_only_the_host_has_split_a_graph() {
+    for split in [in_front(), in_between(), at_the_end()] {
+        let feed = ramp(&split.shape);
+        let feeds: [Feed<'_>; 1] = [split.input.feed(&feed)];
+        let run = |devices: &Devices| {
+            let session = Session::new(&split.graph, devices).unwrap();
+            session.run(&[], split.graph.initializers()).unwrap();
+            let explanation = session.explain(&feeds, &split.output).unwrap();
+            let run = session.run_with(&feeds, &split.output, Default::default()).unwrap();
+            (run.0.to_vec::<f32>().unwrap(), run.1, explanation)
+        };
+        let (expected, ..) = run(&Devices::cpu());
+        for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+            let at = format!("{} on {}", split.name, device.name);
+            let (got, metadata, explanation) = run(&device.devices);
+            for (got, expected) in got.iter().zip(&expected) {
+                let error = (got - expected).abs() / expected.abs().max(1.0);
+                assert!(error < 1e-4, "{at}: {got}, expected {expected}");
+            }
+            assert!(metadata.submissions > 0, "{at}: {metadata}");
+            let transfers = &explanation.prediction().transfers;
+            let bytes: u64 = transfers.iter().map(|transfer| transfer.bytes).sum();
+            let crossed = metadata.uploads + metadata.downloads;
+            assert_eq!(transfers.len() as u64, crossed, "{at}\n{metadata}\n{explanation}");
+            assert_eq!(bytes, metadata.upload_bytes + metadata.download_bytes, "{at}");
+        }
+    }
+}
+
+#[test]
+fn what_a_gpu_has_is_not_sent_to_it_again() {
+    let split = in_between();
+    let feed = ramp(&[33, 48]);
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let session = Session::new(&split.graph, &device.devices).unwrap();
+        session.run(&[], split.graph.initializers()).unwrap();
+        for _ in 0..3 {
+            let feeds = [split.input.feed(&feed)];
+            let (_, run) = session.run_with(&feeds, &split.output, Default::default()).unwrap();
+            // Up: the input, and what the host made; down: what it made that from, and the result.
+            let bytes = 33 * 48 * 4;
+            assert_eq!((run.uploads, run.downloads, run.submissions), (2, 2, 2), "{run}");
+            assert_eq!((run.upload_bytes, run.download_bytes), (2 * bytes, 2 * bytes), "{run}");
+        }
+    }
+}
