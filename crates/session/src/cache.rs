@@ -45,6 +45,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
         self.insert(key, value);
     }
 
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values().map(|(_, value)| value)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -471,6 +471,20 @@ impl Compiled {
         Ok(instance)
     }
 
+    /// Frees the memory that no run uses. True if there was any.
+    pub(crate) fn shrink(&self) -> bool {
+        let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_freed = !pool.is_empty() && self.slots.n_bytes() > 0;
+        pool.clear();
+        drop(pool);
+        #[cfg(feature = "gpu")]
+        let is_freed = self.segments.iter().fold(is_freed, |is_freed, work| match work {
+            SegmentWork::Gpu(work) => work.segment.shrink() || is_freed,
+            SegmentWork::Cpu(_) => is_freed,
+        });
+        is_freed
+    }
+
     fn give_back(&self, instance: Instance) {
         let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if pool.len() < INSTANCES_MAX {

@@ -167,8 +167,9 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for feeds and fetches that do not fit, before any work;
-    /// [`ErrorKind::FailedPrecondition`] for a variable without elements or a closed session; what
-    /// operations refuse. Nothing has changed then.
+    /// [`ErrorKind::FailedPrecondition`] for a variable without elements or a closed session;
+    /// [`ErrorKind::ResourceExhausted`] where memory does not suffice, even after the session has freed what no
+    /// run uses; what operations refuse. Nothing has changed then.
     pub fn run<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<F::Output> {
         self.run_with(feeds, fetch, RunOptions::default()).map(|(output, _)| output)
     }
@@ -184,9 +185,28 @@ impl Session {
         options: RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
         let start = Instant::now();
+        let run = match self.attempt(feeds, &fetch, options) {
+            Err(e) if e.kind() == ErrorKind::ResourceExhausted && self.free_caches() => {
+                self.attempt(feeds, &fetch, options)
+            }
+            run => run,
+        };
+        let (list, values, mut metadata) = run?;
+        let output = fetch.take(&mut list.results(values))?;
+        metadata.wall = start.elapsed();
+        Ok((output, metadata))
+    }
+
+    /// A run that has changed nothing if it fails.
+    fn attempt<F: Fetch>(
+        &self,
+        feeds: &[Feed<'_>],
+        fetch: &F,
+        options: RunOptions,
+    ) -> Result<(FetchList, Vec<HostTensor>, RunMetadata)> {
         self.check_open()?;
         let mut metadata = RunMetadata::default();
-        let (mut list, planned) = self.planned(feeds, &fetch, &mut metadata)?;
+        let (list, planned) = self.planned(feeds, fetch, &mut metadata)?;
         let data = planned.check_feeds(feeds)?;
         let before = self.gpus.made();
         let compiled = self.compiled(&planned, &data, &mut metadata)?;
@@ -197,10 +217,28 @@ impl Session {
         metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
         metadata.pipelines_built = pipelines.saturating_sub(before[1]);
         metadata.device_bytes = alive;
-        let mut results = std::mem::take(&mut list).results(values);
-        let output = fetch.take(&mut results)?;
-        metadata.wall = start.elapsed();
-        Ok((output, metadata))
+        Ok((list, values, metadata))
+    }
+
+    /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
+    /// whose constants take memory too. True if there was anything.
+    fn free_caches(&self) -> bool {
+        let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
+        let mut is_freed = false;
+        for planned in &plans {
+            for compiled in planned.programs().values() {
+                is_freed |= compiled.shrink();
+            }
+        }
+        if is_freed {
+            return true;
+        }
+        for planned in &plans {
+            let mut programs = planned.programs();
+            is_freed |= programs.len() > 0;
+            programs.clear();
+        }
+        is_freed
     }
 
     /// The program that a run with these feeds uses, to be printed.

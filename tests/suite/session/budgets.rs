@@ -79,6 +79,54 @@ fn gpus_compute_again_rather_than_keep() {
     }
 }
 
+#[test]
+fn memory_that_no_run_uses_makes_room() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, N]);
+        let v = g.variable("v", Init::Zeros, F32, []);
+        let sum = (&x * 2.0).matmul(&g.constant(ramp(&[N, N]))).sum(());
+        let step = v.assign_add(&sum).operation();
+        let open = |gpu_budget_bytes: Option<u64>| {
+            let options = DeviceOptions {
+                name: Some(device.name.clone()),
+                gpu_budget_bytes,
+                pipeline_dir: PipelineDir::Nowhere,
+                ..DeviceOptions::default()
+            };
+            let devices = Devices::with_options(&options).unwrap();
+            let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
+            let session = Session::with_options(&g, &devices, options).unwrap();
+            session.run(&[], g.initializers()).unwrap();
+            session
+        };
+        let run = |session: &Session, rows: usize| {
+            let feed = ramp(&[rows, N]);
+            session.run_with(&[x.feed(&feed)], (&sum, &step), Default::default())
+        };
+        let free = open(None);
+        let needs = |rows: usize| run(&free, rows).unwrap().1.device_bytes;
+        let (one, both) = (needs(8 * N), needs(9 * N));
+        // Room for either size, but not for both at once.
+        let budget = (one + both) / 2;
+        let session = open(Some(budget));
+        for rows in [8 * N, 9 * N, 8 * N] {
+            let (_, metadata) = run(&session, rows).unwrap();
+            assert!(metadata.device_bytes <= budget, "{}: {metadata}", device.name);
+        }
+        let before = session.run(&[], &v.value()).unwrap();
+        let error = run(&session, 64 * N).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}: {error}", device.name);
+        let says = format!("of a budget of {budget}");
+        assert!(
+            error.message().contains("asked for") && error.message().contains(&says),
+            "{error}"
+        );
+        assert_eq!(session.run(&[], &v.value()).unwrap(), before, "the failed run added nothing");
+        run(&session, 9 * N).unwrap();
+    }
+}
+
 /// Two values that only a result without elements needs: putting them off in turns would never end.
 #[test]
 fn values_for_nothing_do_not_keep_the_compiler_busy() {

@@ -443,8 +443,8 @@ fn plan(
 }
 
 impl GpuSegment {
-    /// Frees the instances that no run uses, to make room.
-    pub fn shrink(&self) {
-        self.pool.shrink();
+    /// Frees the instances that no run uses, to make room. True if there were any.
+    pub fn shrink(&self) -> bool {
+        self.pool.shrink()
     }
 }

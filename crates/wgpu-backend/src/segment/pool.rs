@@ -81,11 +81,13 @@ impl Pool {
         Lease { pool: self, instance }
     }
 
-    /// Frees instances that nobody uses.
-    pub(super) fn shrink(&self) {
+    /// Frees instances that nobody uses. True if there were any.
+    pub(super) fn shrink(&self) -> bool {
         let mut state = self.lock();
         state.alive -= state.idle.len();
-        state.idle.clear();
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        !idle.is_empty()
     }
 }
 
