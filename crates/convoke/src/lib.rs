@@ -40,9 +40,9 @@ pub use convoke_graph_core::{
     train,
 };
 pub use convoke_session::{
-    DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
-    FetchResults, Gap, MemoryUse, NodeTime, PipelineDir, RunMetadata, RunOptions, Session,
-    SessionOptions, Timings, VariableInfo,
+    DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Fetch,
+    FetchList, FetchResults, Gap, MemoryUse, NodeTime, Objective, PipelineDir, Prediction,
+    RunMetadata, RunOptions, Session, SessionOptions, Timings, Transfer, VariableInfo,
 };
 pub use half;
 pub use ndarray;

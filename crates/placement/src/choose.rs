@@ -6,8 +6,8 @@
 //! 1. everything on one device, for each device (what has no kernel there goes to the host, or else to
 //!    where it is cheapest);
 //! 2. minimum cuts (`cut.rs`), each exact in its own objective: with two devices one cut, with more
-//!    repeated cuts between pairs, kept as long as the score falls; where devices have too little memory, also
-//!    cuts in which bytes cost more and more there;
+//!    repeated cuts between pairs, kept as long as the score falls; what makes room where devices have too
+//!    little memory (`tight.rs`);
 //! 3. for the makespan, each class where it is done first, those with the longest way to go first;
 //! 4. from the best of these, moves of all that is in one segment, and of single classes, until none
 //!    lowers the score. In large problems the moves stop when `MAX_STEPS` are used up, or do not begin;
@@ -25,15 +25,13 @@ use crate::exact::prove;
 use crate::explain::Solution;
 use crate::legal::Classes;
 use crate::price::{Pricer, Score};
-use crate::problem::{HOST, Objective, Problem, Producer};
-use crate::{Picoseconds, early, memory, refuse};
+use crate::problem::{HOST, Objective, Problem};
+use crate::{Picoseconds, early, memory, refuse, tight};
 
 /// How much work refining by repeated pricing may take, in items, uses and tensors visited.
 pub(crate) const MAX_STEPS: usize = 200_000;
 /// Fewer pricings than this are not worth their time.
 const MIN_MOVES: usize = 16;
-/// The most that a byte costs on a device with too little memory, in picoseconds.
-const MAX_RATE: Picoseconds = 1 << 40;
 /// How often all pairs of more than two devices are cut again.
 const MAX_ROUNDS: usize = 4;
 
@@ -104,7 +102,7 @@ impl<'a> Search<'a> {
         }
         self.cuts();
         if self.best.score.excess > 0 {
-            self.tight_cuts();
+            tight::search(self);
         }
         if self.problem.objective == Objective::Makespan {
             let order = self.pricer.order();
@@ -149,7 +147,7 @@ impl<'a> Search<'a> {
     }
 
     /// The best places of classes on `a` and `b` in the objective of the cut.
-    fn cut(
+    pub(crate) fn cut(
         &self,
         places: &[usize],
         a: usize,
@@ -159,44 +157,6 @@ impl<'a> Search<'a> {
         let (problem, classes) = (self.problem, self.classes);
         let swap = Swap { problem, classes, places, a, b, fixed: &[], penalty, latency: true };
         swap.solve().0
-    }
-
-    /// Cuts in which the bytes of classes cost more and more on devices that have too little memory, so that
-    /// what gains least for its bytes leaves first.
-    fn tight_cuts(&mut self) {
-        let bytes = self.class_bytes();
-        let mut rate: Picoseconds = 1;
-        while rate < MAX_RATE {
-            for b in 1..self.problem.devices.len() {
-                for a in 0..b {
-                    let limited = |d: usize| self.problem.devices[d].memory_bytes != u64::MAX;
-                    let own = |bytes: u64, d: usize| {
-                        if limited(d) && d != HOST { bytes.saturating_mul(rate) } else { 0 }
-                    };
-                    let penalty: Vec<[Picoseconds; 2]> =
-                        bytes.iter().map(|&bytes| [own(bytes, a), own(bytes, b)]).collect();
-                    let places = self.cut(&self.best.places, a, b, &penalty);
-                    self.try_places(places);
-                }
-            }
-            rate *= 4;
-        }
-    }
-
-    /// The bytes of the tensors that each class makes or reads.
-    fn class_bytes(&self) -> Vec<u64> {
-        let mut bytes = vec![0u64; self.classes.len()];
-        for tensor in &self.problem.tensors {
-            let made_by = match tensor.producer {
-                Producer::Item(item) => Some(item),
-                Producer::Host => None,
-            };
-            for item in tensor.consumers.iter().copied().chain(made_by) {
-                let sum = &mut bytes[self.classes.of(item)];
-                *sum = sum.saturating_add(tensor.bytes);
-            }
-        }
-        bytes
     }
 
     /// Moves of segments and of single classes, until none helps.

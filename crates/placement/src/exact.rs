@@ -91,7 +91,7 @@ impl<'a> Tree<'a> {
     /// Looks at the node at hand, and opens its children if they may have better places.
     fn branch(&self, search: &mut Search<'_>, depth: usize, open: &mut Vec<(usize, usize)>) {
         let (bound, places) = self.bound(&search.best.places);
-        let least = Score { excess: 0, time: bound, total: bound };
+        let least = Score { excess: 0, time: bound, total: bound, n_moved: 0 };
         if least >= search.best.score {
             return;
         }

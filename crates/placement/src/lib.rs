@@ -33,6 +33,7 @@ mod price;
 mod problem;
 mod refuse;
 mod spec;
+mod tight;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! transfer that brings it, to its last use; feeds, constants and variables are there anyway. Another
 //! device holds everything that is on it: resources at all times, and each segment's tensors in memory of
 //! the segment's own, so that the peaks of its segments add up. An elementwise item may write over
-//! what it reads last.
+//! what it reads last, and what only goes into a resource of its device is written there.
 //!
 //! This is above what the compiler will need, which also computes again what it can't keep. So it guides
 //! the choice; only what can't be done without is refused.
@@ -120,6 +120,9 @@ impl Memory {
             return;
         }
         let on = device[item];
+        if is_stored_in_place(problem, device, tensor, on) {
+            return;
+        }
         let mut life = self.last_use(problem, device, tensor, on, self.position[item]);
         let leaves = tensor.consumers.iter().any(|&other| device[other] != on)
             || (tensor.host_reads && on != HOST);
@@ -182,14 +185,17 @@ impl Memory {
     }
 }
 
+/// Whether a tensor made on a device only goes into resources there.
+fn is_stored_in_place(problem: &Problem, device: &[usize], tensor: &TensorEdge, on: usize) -> bool {
+    let stored = |&item: &usize| problem.items[item].is_resource && device[item] == on;
+    !tensor.host_reads && !tensor.consumers.is_empty() && tensor.consumers.iter().all(stored)
+}
+
 /// What the resources on each device take at all times. Those on the host are not counted.
 fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
     let mut own = vec![0u64; problem.items.len()];
     for tensor in &problem.tensors {
-        let made_by = match tensor.producer {
-            Producer::Item(item) => Some(item),
-            Producer::Host => None,
-        };
+        let made_by = tensor.producer.item();
         for item in tensor.consumers.iter().copied().chain(made_by) {
             if problem.items[item].is_resource {
                 own[item] = own[item].max(tensor.bytes);
@@ -209,11 +215,11 @@ pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<u64> {
     let is_resource = |item: usize| problem.items[item].is_resource;
     for tensor in &problem.tensors {
         let from = home(tensor, device);
-        let made_by = match tensor.producer {
-            Producer::Item(item) => Some(item),
-            Producer::Host => None,
+        let made_by = tensor.producer.item();
+        let is_stored = |&item: &usize| {
+            is_resource(item) || is_stored_in_place(problem, device, tensor, device[item])
         };
-        if let Some(item) = made_by.filter(|&item| !is_resource(item)) {
+        if let Some(item) = made_by.filter(|item| !is_stored(item)) {
             made[item] = made[item].saturating_add(tensor.bytes);
         }
         // What the host was given, and what is in a resource here, is counted already or not at all.

@@ -2,15 +2,15 @@
 //!
 //! The price is the sum of: each item's cost on its device; one submission for each segment; for each
 //! tensor and each other device that needs it, the time of its bytes, once; and one latency for each
-//! crossing, which is all that leaves a segment for the host, or enters a segment from one device. Beside it
-//! stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
+//! crossing, which is all that leaves a segment for the host, or enters a segment from it. What goes from one
+//! device to another that is not the host goes through the host, as two transfers. Beside it stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
 
 use convoke_graph_core::{Error, Result};
 
 use crate::memory::Memory;
 use crate::order::{Order, Schedule};
 use crate::overlap::Overlap;
-use crate::problem::{HOST, Objective, Problem, Producer, TensorEdge};
+use crate::problem::{HOST, Item, Objective, Problem, Producer, TensorEdge};
 use crate::{DeviceKind, Picoseconds};
 
 /// What a run is predicted to take.
@@ -68,11 +68,17 @@ pub(crate) struct Score {
     pub(crate) time: Picoseconds,
     /// What decides among equals: the total time, where that is not the objective.
     pub(crate) total: Picoseconds,
+    /// And then, how many resources are not where they are now.
+    pub(crate) n_moved: usize,
 }
 
 impl Score {
-    pub(crate) const WORST: Self =
-        Self { excess: u64::MAX, time: Picoseconds::MAX, total: Picoseconds::MAX };
+    pub(crate) const WORST: Self = Self {
+        excess: u64::MAX,
+        time: Picoseconds::MAX,
+        total: Picoseconds::MAX,
+        n_moved: usize::MAX,
+    };
 }
 
 /// What brings a tensor from one device to another.
@@ -184,7 +190,9 @@ impl<'a> Pricer<'a> {
         // No segment holds a tensor twice.
         let most = self.n_bytes.saturating_mul(self.schedule.devices.len().max(1) as u64);
         let excess = if most > self.least_memory { self.excess(device) } else { 0 };
-        Score { excess, time, total }
+        let moves = |(item, &on): (&Item, &usize)| item.now.is_some_and(|now| now != on);
+        let n_moved = self.problem.items.iter().zip(device).filter(|&at| moves(at)).count();
+        Score { excess, time, total, n_moved }
     }
 
     /// The bytes above what devices have, after [`Self::total`].
@@ -205,14 +213,14 @@ impl<'a> Pricer<'a> {
         let timed = self.crossings.iter().map(|c| (c.segment, self.transfers[c.at as usize].time));
         let first = &self.first;
         let is_cpu = |d: usize| problem.devices[d].kind == DeviceKind::Cpu;
-        let sent = self.transfers.iter().filter(|transfer| !is_cpu(transfer.from));
-        let waits = sent.flat_map(|transfer| {
-            let edge = &problem.tensors[transfer.tensor];
+        let edges = self.transfers.iter().map(|t| (t, &problem.tensors[t.tensor]));
+        let sent = edges.filter(|(_, edge)| !is_cpu(home(edge, device)));
+        let waits = sent.flat_map(|(transfer, edge)| {
             let sender = match edge.producer {
                 Producer::Item(item) if !problem.items[item].is_resource => {
                     Some(schedule.segment_of[item])
                 }
-                _ => first[transfer.from],
+                _ => first[home(edge, device)],
             };
             let works =
                 |&&item: &&usize| device[item] == transfer.to && !problem.items[item].is_resource;
@@ -293,7 +301,9 @@ impl<'a> Pricer<'a> {
                 (_, false) => Need::At(self.schedule.segment_of[item]),
             };
         }
-        if edge.host_reads && self.needs[HOST] == Need::No {
+        let beyond = |d: usize| d != HOST && d != from && self.needs[d] != Need::No;
+        let is_staged = from != HOST && (0..self.needs.len()).any(beyond);
+        if (edge.host_reads || is_staged) && self.needs[HOST] == Need::No {
             self.needs[HOST] = Need::AtEnd;
         }
         for to in (0..self.needs.len()).filter(|&to| to != from) {
@@ -303,6 +313,7 @@ impl<'a> Pricer<'a> {
                 Need::At(segment) => segment,
                 Need::AtEnd => self.segment_on(to, false),
             };
+            let from = if to == HOST { from } else { HOST };
             let time = self.problem.link(from, to).bytes_time(edge.bytes);
             let at = self.transfers.len() as u32;
             let (sender, taker) = (from as u32, to as u32);

@@ -52,6 +52,8 @@ pub struct Item {
     /// that it consumes is stored in it at the end. Its requested device overrules that of the
     /// operations colocated with it.
     pub is_resource: bool,
+    /// Where a resource's contents are at the moment, if it has any: among equal choices it stays there.
+    pub now: Option<usize>,
     /// The line that declared it, as in `src/main.rs:12:5`.
     pub location: Option<String>,
 }
@@ -63,6 +65,16 @@ pub enum Producer {
     Item(usize),
     /// The host, before the run: a feed or a constant.
     Host,
+}
+
+impl Producer {
+    /// The item, unless the host has it before the run.
+    pub(crate) fn item(self) -> Option<usize> {
+        match self {
+            Self::Item(item) => Some(item),
+            Self::Host => None,
+        }
+    }
 }
 
 /// A tensor with its producer and all its consumers.
@@ -158,10 +170,7 @@ impl Problem {
             }
         }
         for tensor in &self.tensors {
-            let made_by = match tensor.producer {
-                Producer::Item(item) => Some(item),
-                Producer::Host => None,
-            };
+            let made_by = tensor.producer.item();
             let known = |item: usize| item < self.items.len();
             if !tensor.consumers.iter().copied().chain(made_by).all(known) {
                 let message = format!("tensor {} names an item that is not there", tensor.name);

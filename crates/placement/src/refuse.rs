@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use convoke_graph_core::{Error, ErrorKind};
 
 use crate::DeviceSpec;
-use crate::problem::{Item, Problem, Producer, TensorEdge};
+use crate::problem::{Item, Problem, TensorEdge};
 
 /// Most nodes, and most refusals, that a message lists.
 const MAX_LISTED: usize = 4;
@@ -134,10 +134,7 @@ pub(crate) fn too_little_memory(
 
 /// Whether a tensor is made or read on a device.
 fn is_on(tensor: &TensorEdge, device: &[usize], on: usize) -> bool {
-    let made_by = match tensor.producer {
-        Producer::Item(item) => Some(item),
-        Producer::Host => None,
-    };
+    let made_by = tensor.producer.item();
     tensor.consumers.iter().copied().chain(made_by).any(|item| device[item] == on)
 }
 

@@ -94,6 +94,7 @@ fn item(name: &str, cpu_us: u64) -> Item {
         work: Work { family: Family::Elementwise, flops: cpu_us * 1000, bytes: 0 },
         colocation: None,
         is_resource: false,
+        now: None,
         location: None,
     }
 }

@@ -33,8 +33,12 @@ pub enum DeviceKind {
 /// A device as sessions and people see it.
 #[derive(Debug, Clone)]
 pub struct DeviceInfo {
-    /// `CPU:0`, `GPU:0`.
+    /// `CPU:0`, `GPU:0`: its number among what was opened.
     pub name: Arc<str>,
+    /// A name that stays the same whatever else the machine has, such as `vulkan-10de:2684-0000:01:00.0`. It can
+    /// be given as [`DeviceOptions::name`], without the `#1`, `#2` that tell equal GPUs apart of which no slot
+    /// is known, and the `.0`, `.1` of parts of one GPU.
+    pub id: String,
     /// What sort it is.
     pub kind: DeviceKind,
     /// What the driver calls it.
@@ -52,10 +56,15 @@ pub struct DeviceInfo {
 pub struct DeviceOptions {
     /// Use software adapters too, as if they were GPUs.
     pub allow_software: bool,
-    /// Only adapters of which the adapter's or driver's name contains this, software or not.
+    /// Only adapters of which the adapter's or driver's name contains this, or whose stable name
+    /// ([`DeviceInfo::id`]) it is, software or not.
     pub name: Option<String>,
     /// Bytes that all buffers of one GPU together may take; `None` leaves it to the driver.
     pub gpu_budget_bytes: Option<u64>,
+    /// For each adapter in order, the bytes of memory of the devices that it is split into: `[[1 << 28; 2]]`
+    /// makes `GPU:0` and `GPU:1` of the first adapter, with 256 MiB each. Adapters without an entry, or with an
+    /// empty one, stay whole. TensorFlow: `GPUOptions.Experimental.virtual_devices`.
+    pub virtual_devices: Vec<Vec<u64>>,
     /// Where compiled pipelines are kept for later processes.
     pub pipeline_dir: PipelineDir,
     /// Limits of GPUs to lower, to see what a graph does on smaller ones. A value above the adapter's own has
@@ -105,6 +114,8 @@ struct Inner {
 struct GpuDevice {
     source: GpuSource,
     info: AdapterInfo,
+    /// Bytes that all its buffers may take.
+    budget_bytes: Option<u64>,
     opened: std::sync::Mutex<Option<Gpu>>,
 }
 
@@ -174,7 +185,7 @@ impl Devices {
         let infos = vec![cpu_info(), gpu_info(0, &info)];
         Ok(Self(Arc::new(Inner {
             infos,
-            gpus: vec![GpuDevice { source: GpuSource::Given, info, opened }],
+            gpus: vec![GpuDevice { source: GpuSource::Given, info, budget_bytes: None, opened }],
         })))
     }
 
@@ -235,6 +246,19 @@ impl Devices {
             limits.with_bindings(gpu.info.limits.max_storage_buffers_per_shader_stage as usize)
         });
         limits
+    }
+
+    /// Bytes that all buffers of a device may take, if that is limited.
+    pub(crate) fn budget_bytes(&self, index: usize) -> Option<u64> {
+        #[cfg(feature = "gpu")]
+        {
+            self.0.gpus.get(index.checked_sub(1)?)?.budget_bytes
+        }
+        #[cfg(not(feature = "gpu"))]
+        {
+            let _ = index;
+            None
+        }
     }
 
     /// What is known of GPU `index` (from 1) without opening it.
@@ -320,6 +344,7 @@ fn cpu_info() -> DeviceInfo {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     DeviceInfo {
         name: "CPU:0".into(),
+        id: "cpu".to_owned(),
         kind: DeviceKind::Cpu,
         adapter: std::env::consts::ARCH.to_owned(),
         driver: String::new(),
@@ -334,7 +359,7 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
         Some(name) => {
             let name = name.to_lowercase();
             let texts = [&info.name, &info.driver, &info.driver_info];
-            texts.iter().any(|text| text.to_lowercase().contains(&name))
+            texts.iter().any(|text| text.to_lowercase().contains(&name)) || info.id() == name
         }
         None => options.allow_software || info.kind != AdapterKind::Cpu,
     };
@@ -344,22 +369,50 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
     if let (Some(name), true) = (&options.name, chosen.is_empty()) {
         return Err(not_found(name, &names));
     }
+    let split = options.virtual_devices.len();
+    if split > chosen.len() {
+        let found = chosen.len();
+        return Err(Error::invalid(format!(
+            "virtual devices of {split} adapters are asked for, and there are {found}; name an adapter or allow \
+             software"
+        )));
+    }
     let mut infos = vec![cpu_info()];
     let mut gpus = Vec::new();
-    for (at, adapter) in chosen.into_iter().enumerate() {
-        let mut info = adapter.info().clone();
-        info.limits = options.gpu_limits.lowered(info.limits);
-        infos.push(gpu_info(at, &info));
-        let opening = GpuOptions {
-            budget_bytes: options.gpu_budget_bytes,
-            pipeline_dir: options.pipeline_dir.path(),
-            limits: Some(options.gpu_limits),
-            ..GpuOptions::default()
-        };
-        let source = GpuSource::Adapter(Box::new((adapter, opening)));
-        gpus.push(GpuDevice { source, info, opened: std::sync::Mutex::new(None) });
+    let ids = distinct_ids(&chosen);
+    for (at, (adapter, id)) in chosen.into_iter().zip(ids).enumerate() {
+        let parts = options.virtual_devices.get(at).map_or(&[][..], |parts| parts);
+        let whole = [(options.gpu_budget_bytes, id.clone())];
+        let part = |(k, &bytes): (usize, &u64)| (Some(bytes), format!("{id}.{k}"));
+        let parts: Vec<(Option<u64>, String)> = parts.iter().enumerate().map(part).collect();
+        for (budget_bytes, id) in if parts.is_empty() { whole.to_vec() } else { parts } {
+            let mut info = adapter.info().clone();
+            info.limits = options.gpu_limits.lowered(info.limits);
+            infos.push(DeviceInfo { id, ..gpu_info(gpus.len(), &info) });
+            let opening = GpuOptions {
+                budget_bytes,
+                pipeline_dir: options.pipeline_dir.path(),
+                limits: Some(options.gpu_limits),
+                ..GpuOptions::default()
+            };
+            let source = GpuSource::Adapter(Box::new((adapter.clone(), opening)));
+            let opened = std::sync::Mutex::new(None);
+            gpus.push(GpuDevice { source, info, budget_bytes, opened });
+        }
     }
     Ok(Devices(Arc::new(Inner { infos, gpus })))
+}
+
+/// The adapters' stable names, told apart by number where they are equal.
+#[cfg(feature = "gpu")]
+fn distinct_ids(adapters: &[Adapter]) -> Vec<String> {
+    let ids: Vec<String> = adapters.iter().map(|adapter| adapter.info().id()).collect();
+    let distinct = |(at, id): (usize, &String)| {
+        let before = ids[..at].iter().filter(|other| *other == id).count();
+        let is_alone = ids.iter().filter(|other| *other == id).count() == 1;
+        if is_alone { id.clone() } else { format!("{id}#{}", before + 1) }
+    };
+    ids.iter().enumerate().map(distinct).collect()
 }
 
 #[cfg(feature = "gpu")]
@@ -367,6 +420,7 @@ fn gpu_info(at: usize, info: &AdapterInfo) -> DeviceInfo {
     let limits = &info.limits;
     DeviceInfo {
         name: format!("GPU:{at}").into(),
+        id: info.id(),
         kind: match info.kind {
             AdapterKind::Integrated => DeviceKind::IntegratedGpu,
             AdapterKind::Cpu => DeviceKind::SoftwareGpu,

@@ -218,6 +218,7 @@ impl Compiled {
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
                 carried: segment.carried.clone(),
+                index: at as u32,
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
             })))
         }
@@ -283,7 +284,7 @@ impl Compiled {
         let mut running: SmallVec<[RunningWork<'_>; 2]> = SmallVec::new();
         #[cfg(feature = "gpu")]
         let mut leases = Leases::new();
-        for (index, work) in self.segments.iter().enumerate() {
+        for work in &self.segments {
             #[cfg(feature = "gpu")]
             while let Some(at) = running.iter().position(|before| before.delays(work)) {
                 self.finish_gpu(running.remove(at), instance, state, metadata)?;
@@ -302,7 +303,6 @@ impl Compiled {
                 }
                 #[cfg(feature = "gpu")]
                 SegmentWork::Gpu(work) => {
-                    let work = (index as u32, &**work);
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, timings, metadata);
                     running.push(started?);

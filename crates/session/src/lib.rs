@@ -23,6 +23,7 @@ mod session;
 mod state;
 
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
+pub use convoke_placement::{DeviceTotal, Objective, Prediction, Transfer};
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};

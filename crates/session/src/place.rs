@@ -163,10 +163,17 @@ impl Placing<'_> {
     /// where this one wants it; one that this one reads stays there from now on.
     pub(crate) fn settle(&self, program: &Program, gpus: &Gpus) -> Result<()> {
         let mut kept = self.state.lock();
+        // What leaves makes room for what comes.
         for &(variable, device) in &program.variables {
             let entry = kept.entry(self.graph.node(variable), device);
             if entry.device != device && entry.version > 0 {
-                move_elements(variable, entry, device, gpus)?;
+                bring_home(variable, entry, gpus)?;
+            }
+        }
+        for &(variable, device) in &program.variables {
+            let entry = kept.entry(self.graph.node(variable), device);
+            if entry.device != device && entry.version > 0 {
+                send(variable, entry, device, gpus)?;
             }
             entry.device = device;
             let reads = |value: &convoke_compiler::Value| matches!(value.source, Source::Variable(other) if other == variable);
@@ -177,7 +184,8 @@ impl Placing<'_> {
     }
 
     fn problem(&self, unplaced: &Unplaced<'_>, variables: &[NodeId]) -> Result<Problem> {
-        let mut problem = Problem::new(self.models());
+        let mut problem = Problem::new(self.models(variables));
+        problem.objective = self.options.objective;
         problem.soft_placement = self.options.soft_placement;
         for &variable in variables {
             problem.items.push(self.variable_item(variable)?);
@@ -190,18 +198,30 @@ impl Placing<'_> {
         Ok(problem)
     }
 
-    fn models(&self) -> Vec<DeviceModel> {
+    fn models(&self, variables: &[NodeId]) -> Vec<DeviceModel> {
         let model = |(i, info): (usize, &crate::devices::DeviceInfo)| match info.kind {
-            DeviceKind::Cpu => DeviceModel::cpu(self.threads, u64::MAX),
-            DeviceKind::DiscreteGpu => self.gpu_model(ModelKind::DiscreteGpu, i),
-            DeviceKind::IntegratedGpu => self.gpu_model(ModelKind::IntegratedGpu, i),
-            DeviceKind::SoftwareGpu => self.gpu_model(ModelKind::SoftwareGpu, i),
+            DeviceKind::Cpu => DeviceModel::cpu(self.threads, self.options.host_budget_bytes),
+            DeviceKind::DiscreteGpu => self.gpu_model(ModelKind::DiscreteGpu, i, variables),
+            DeviceKind::IntegratedGpu => self.gpu_model(ModelKind::IntegratedGpu, i, variables),
+            DeviceKind::SoftwareGpu => self.gpu_model(ModelKind::SoftwareGpu, i, variables),
         };
         self.devices.list().iter().enumerate().map(model).collect()
     }
 
-    fn gpu_model(&self, kind: ModelKind, device: usize) -> DeviceModel {
-        DeviceModel::gpu(kind, device as u32 - 1, u64::MAX)
+    fn gpu_model(&self, kind: ModelKind, device: usize, variables: &[NodeId]) -> DeviceModel {
+        DeviceModel::gpu(kind, device as u32 - 1, self.memory_bytes(device, variables))
+    }
+
+    /// The bytes of a GPU that this program may take: its budget without what the session's variables that are no
+    /// part of the program take there.
+    fn memory_bytes(&self, device: usize, variables: &[NodeId]) -> u64 {
+        let Some(budget) = self.devices.budget_bytes(device) else { return u64::MAX };
+        let kept = self.state.lock();
+        let elsewhere = kept.variables.iter().filter(|(variable, entry)| {
+            entry.device.0 as usize == device && variables.binary_search(variable).is_err()
+        });
+        let bytes = elsewhere.map(|(_, entry)| entry.n_bytes());
+        budget.saturating_sub(bytes.fold(0, u64::saturating_add))
     }
 
     fn requested(&self, device: Option<&str>, node: NodeId) -> Result<Option<DeviceSpec>> {
@@ -216,7 +236,11 @@ impl Placing<'_> {
     fn variable_item(&self, variable: NodeId) -> Result<Item> {
         let node = self.graph.node(variable);
         let requested = self.requested(node.device.as_deref(), variable)?;
-        let settled = self.state.lock().settled(variable);
+        let kept = self.state.lock();
+        let settled = kept.settled(variable);
+        let entry = kept.variables.get(&variable).filter(|entry| entry.version > 0);
+        let now = entry.map(|entry| entry.device.0 as usize);
+        drop(kept);
         let refusals = match settled {
             Some(home) => self.all_but(home.0 as usize, "the variable lives on"),
             None => {
@@ -236,6 +260,7 @@ impl Placing<'_> {
             work: Work { family: Family::Other, flops: 0, bytes: 0 },
             colocation: None,
             is_resource: true,
+            now,
             location: Some(location(node)),
         })
     }
@@ -280,6 +305,7 @@ impl Placing<'_> {
             work: group.work(&program.values),
             colocation: None,
             is_resource: false,
+            now: None,
             location: Some(location(node)),
         })
     }
@@ -413,24 +439,38 @@ impl Placing<'_> {
     }
 }
 
-/// Brings a variable's elements to another device.
-fn move_elements(variable: NodeId, entry: &mut Entry, to: DeviceIndex, gpus: &Gpus) -> Result<()> {
+/// Brings a variable's elements to the host, and gives its memory elsewhere back.
+fn bring_home(variable: NodeId, entry: &mut Entry, gpus: &Gpus) -> Result<()> {
+    if entry.device == HOST {
+        return Ok(());
+    }
     #[cfg(feature = "gpu")]
     {
-        let n_bytes = entry.shape.len() * entry.dtype.n_bytes();
-        let elements = match &entry.elements {
-            Some(elements) if entry.device == HOST => elements.clone(),
-            _ => {
-                let (_, from) = gpus.get(entry.device.0 as usize)?;
-                std::sync::Arc::new(from.load(variable, n_bytes as u64)?)
-            }
-        };
-        if to == HOST {
-            entry.elements = Some(elements);
-        } else {
-            gpus.get(to.0 as usize)?.1.store(variable, &elements[..n_bytes])?;
-            entry.elements = None;
-        }
+        let (_, from) = gpus.get(entry.device.0 as usize)?;
+        let elements = from.load(variable, entry.n_bytes())?;
+        entry.elements = Some(std::sync::Arc::new(elements));
+        entry.device = HOST;
+        from.remove(variable);
+        Ok(())
+    }
+    #[cfg(not(feature = "gpu"))]
+    {
+        let _ = (variable, gpus);
+        Err(convoke_graph_core::Error::internal("there is only one device to live on"))
+    }
+}
+
+/// Sends the elements of a variable on the host to a device.
+fn send(variable: NodeId, entry: &mut Entry, to: DeviceIndex, gpus: &Gpus) -> Result<()> {
+    #[cfg(feature = "gpu")]
+    {
+        let n_bytes = entry.n_bytes() as usize;
+        let elements = entry.elements.as_ref().and_then(|elements| elements.get(..n_bytes));
+        let elements = elements.ok_or_else(|| {
+            convoke_graph_core::Error::internal("a variable without its elements")
+        })?;
+        gpus.get(to.0 as usize)?.1.store(variable, elements)?;
+        entry.elements = None;
         Ok(())
     }
     #[cfg(not(feature = "gpu"))]

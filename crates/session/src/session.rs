@@ -12,6 +12,7 @@ use convoke_graph_core::{
     AlignedBytes, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, NodeId, Result,
     Shape, Variable,
 };
+use convoke_placement::Objective;
 
 use crate::budget;
 use crate::cache::Lru;
@@ -38,6 +39,8 @@ pub enum DevicePolicy {
 pub struct SessionOptions {
     /// Where groups go that no scope asks a device for.
     pub policy: DevicePolicy,
+    /// What placement keeps small.
+    pub objective: Objective,
     /// Whether an operation may run elsewhere than asked, where its device does not exist or has no
     /// kernel for it.
     pub soft_placement: bool,
@@ -55,11 +58,12 @@ pub struct SessionOptions {
 }
 
 impl Default for SessionOptions {
-    /// Automatic placement, soft, one thread for each core, 64 plans, as much as there is physical memory
+    /// Automatic placement for the least total time, soft, one thread for each core, 64 plans, as much as there is physical memory
     /// (16 GiB where the system does not tell), simplified and fused.
     fn default() -> Self {
         Self {
             policy: DevicePolicy::Auto,
+            objective: Objective::Total,
             soft_placement: true,
             threads: 0,
             plans: 64,

@@ -128,6 +128,11 @@ impl Kept {
 }
 
 impl Entry {
+    /// The bytes of its elements.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        (self.shape.len() as u64).saturating_mul(self.dtype.n_bytes() as u64)
+    }
+
     pub(crate) fn info(&self) -> VariableInfo {
         VariableInfo {
             name: self.name.clone(),

@@ -14,4 +14,5 @@ mod overlap;
 mod small_devices;
 mod splits;
 mod variables;
+mod virtual_devices;
 mod warm;

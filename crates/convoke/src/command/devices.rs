@@ -33,6 +33,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 pub(super) fn json(device: &DeviceInfo) -> serde_json::Value {
     serde_json::json!({
         "name": &*device.name,
+        "id": device.id,
         "kind": format!("{:?}", device.kind),
         "adapter": device.adapter,
         "driver": device.driver,

@@ -184,6 +184,22 @@ fn work_that_can_overlap_does() {
 }
 
 #[test]
+fn what_two_gpus_share_goes_through_the_host() {
+    let mut problem = machine(2);
+    let on =
+        |name: &str, d: u32| Item { requested: Some(spec(&format!("GPU:{d}"))), ..item(name, 10) };
+    problem.items = vec![on("a", 0), on("b", 1), on("c", 1)];
+    problem.tensors = vec![fetched(edge("a:0", 1000, Producer::Item(0), &[1, 2]))];
+    let prediction = solve(&problem).unwrap().prediction;
+    let ways = prediction.transfers.iter().map(|transfer| (transfer.from, transfer.to));
+    assert_eq!(ways.collect::<Vec<_>>(), [(1, 0), (0, 2)]);
+    // Three items of 1 + 1 us, two submissions of 40, two transfers of 15 + 1.
+    assert_eq!(prediction.total, (6 + 80 + 32) * US);
+    // One after the other: the second GPU waits for what the first sends.
+    assert_eq!(prediction.makespan, (40 + 2 + 16 + 40 + 4 + 16) * US);
+}
+
+#[test]
 fn small_work_stays_and_large_work_moves() {
     let mut problem = machine(1);
     problem.items = vec![item("small", 50)];

@@ -26,13 +26,15 @@ pub(super) struct GpuWork {
     /// What it takes from earlier segments of its device, with their indices.
     pub carried: Vec<(ValueId, u32)>,
     pub commits: Vec<NodeId>,
+    /// Its place among the program's segments.
+    pub index: u32,
     pub barriers: u64,
     pub planned_bytes: u64,
     pub live_bytes: u64,
 }
 
-/// The memory of the GPU segments of a run, with their indices, for later ones that take values from it.
-pub(super) type Leases<'a> = SmallVec<[(u32, &'a GpuWork, Rc<Lease<'a>>); 2]>;
+/// The memory of the GPU segments of a run, for later ones that take values from it.
+pub(super) type Leases<'a> = SmallVec<[(&'a GpuWork, Rc<Lease<'a>>); 2]>;
 
 /// A segment that its device works on.
 pub(super) struct RunningWork<'a> {
@@ -56,10 +58,10 @@ impl RunningWork<'_> {
 }
 
 impl Compiled {
-    /// Hands segment `index` to its device.
+    /// Hands a segment to its device.
     pub(super) fn start_gpu<'a>(
         &'a self,
-        (index, work): (u32, &'a GpuWork),
+        work: &'a GpuWork,
         leases: &mut Leases<'a>,
         instance: &Instance,
         bound: &Bound<'_>,
@@ -81,15 +83,15 @@ impl Compiled {
         };
         let options = RunOptions { timestamps, ..RunOptions::default() };
         let carried = work.carried.iter().map(|(id, from)| {
-            let lease = leases.iter().find(|(index, ..)| index == from);
-            let (_, other, lease) =
+            let lease = leases.iter().find(|(other, _)| other.index == *from);
+            let (other, lease) =
                 lease.ok_or_else(|| Error::internal(format!("{id} has no memory")))?;
             Ok(Carried { segment: &other.segment, instance: lease })
         });
         let carried: SmallVec<[Carried<'_>; 4]> = carried.collect::<Result<_>>()?;
         let running = work.segment.submit(&lease, &uploads, &carried, &options).map_err(named)?;
         drop(carried);
-        leases.push((index, work, lease.clone()));
+        leases.push((work, lease.clone()));
         metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
         Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed() })
     }

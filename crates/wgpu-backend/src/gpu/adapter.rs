@@ -96,7 +96,7 @@ pub fn enumerate_for(wanted: impl Fn(&AdapterInfo) -> bool) -> Vec<Adapter> {
     if backends.contains(wgpu::Backends::GL) && !found.iter().any(|a| wanted(&a.info)) {
         found.extend(find(wgpu::Backends::GL));
     }
-    found.sort_by_key(|adapter| adapter.info.backend);
+    found.sort_by_cached_key(|adapter| (adapter.info.backend, adapter.info.pci_bus_id.clone()));
     let infos: Vec<&AdapterInfo> = found.iter().map(|adapter| &adapter.info).collect();
     let keep = distinct(&infos);
     let mut kept: Vec<Adapter> =
@@ -240,6 +240,27 @@ impl AdapterInfo {
             features: GpuFeatures::from_wgpu(features),
             wide_tiles: info.device_type == wgpu::DeviceType::Cpu,
         }
+    }
+}
+
+impl AdapterInfo {
+    /// A name that stays the same while the GPU, its slot and the backend do, such as
+    /// `vulkan-10de:2684-0000:01:00.0`; equal for two adapters only if the backend tells no slot.
+    pub fn id(&self) -> String {
+        let slot = if self.pci_bus_id.is_empty() {
+            let plain =
+                |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+            self.name.chars().take_while(|&c| c != '(').map(plain).collect()
+        } else {
+            self.pci_bus_id.clone()
+        };
+        format!(
+            "{}-{:04x}:{:04x}-{}",
+            self.backend,
+            self.vendor,
+            self.device,
+            slot.trim_matches('-')
+        )
     }
 }
 
