@@ -1,6 +1,7 @@
 //! From groups with devices to segments with their transfers: the program.
 
 use convoke_graph_core::{NodeId, Result};
+use convoke_placement::SegmentOrder;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::apart::gaps;
@@ -21,6 +22,8 @@ pub struct Places {
     pub groups: Vec<DeviceIndex>,
     /// The device of each variable that the program touches.
     pub variables: FxHashMap<NodeId, DeviceIndex>,
+    /// Whose turn it is when a segment ends. The rule of placement's schedule.
+    pub order: SegmentOrder,
 }
 
 /// Chooses [`Places`] for the groups of a program.
@@ -139,9 +142,12 @@ impl<'a> Scheduling<'a> {
         for i in (0..waits.len()).filter(|&i| waits[i] == 0) {
             ready.entry(self.places.groups[i]).or_default().insert(i);
         }
-        // The device whose first ready group came first in the graph goes first.
+        let comes_last =
+            |d: DeviceIndex| self.places.order == SegmentOrder::DevicesFirst && d == HOST;
         let next = |ready: &FxHashMap<DeviceIndex, std::collections::BTreeSet<usize>>| {
-            ready.iter().filter_map(|(&d, set)| Some((*set.first()?, d))).min().map(|(_, d)| d)
+            let firsts =
+                ready.iter().filter_map(|(&d, set)| Some((comes_last(d), *set.first()?, d)));
+            firsts.min().map(|(_, _, d)| d)
         };
         while let Some(device) = next(&ready) {
             self.segments.push(Segment::on(device));

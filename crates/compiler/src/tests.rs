@@ -15,7 +15,8 @@ use crate::{
 /// Everything on the CPU.
 fn host(unplaced: &crate::Unplaced<'_>) -> Result<Places> {
     let variables = unplaced.variables().into_iter().map(|variable| (variable, HOST)).collect();
-    Ok(Places { groups: vec![HOST; unplaced.program.groups.len()], variables })
+    let groups = vec![HOST; unplaced.program.groups.len()];
+    Ok(Places { groups, variables, ..Places::default() })
 }
 
 fn signature(fetches: &[&Tensor], targets: &[&Operation], feeds: &[&Tensor]) -> Signature {

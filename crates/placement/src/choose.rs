@@ -59,9 +59,12 @@ pub fn solve(problem: &Problem) -> Result<Solution> {
             return Err(refuse::too_little_memory(problem, &device, on, least[on]));
         }
     }
-    let prediction = pricer.predict(&device);
+    let prediction = pricer.predict_best(&device);
+    let order = pricer.schedule.order;
     let reasons = decide(problem, &classes, &best.places, &mut pricer);
-    Ok(Solution::new(problem, device, prediction, bound, reasons))
+    let mut solution = Solution::new(problem, device, prediction, reasons);
+    (solution.order, solution.bound) = (order, bound);
+    Ok(solution)
 }
 
 /// A place for each class, and how good that is.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::problem::Problem;
-use crate::{DeviceSpec, Picoseconds, Prediction};
+use crate::{DeviceSpec, Picoseconds, Prediction, SegmentOrder};
 
 /// Most transfers that the table lists.
 const MAX_TRANSFERS: usize = 50;
@@ -17,6 +17,8 @@ pub struct Solution {
     pub device: Vec<usize>,
     /// What the run is predicted to take.
     pub prediction: Prediction,
+    /// Whose turn it is when a segment ends.
+    pub order: SegmentOrder,
     /// No legal choice takes less in total, as far as is known. Equal to the prediction's total if the choice
     /// is proven to be the best; 0 where nothing is known.
     pub bound: Picoseconds,
@@ -122,7 +124,6 @@ impl Solution {
         problem: &Problem,
         device: Vec<usize>,
         prediction: Prediction,
-        bound: Picoseconds,
         reasons: Vec<Reason>,
     ) -> Self {
         let labels = Labels {
@@ -131,7 +132,8 @@ impl Solution {
             locations: problem.items.iter().map(|item| item.location.clone()).collect(),
             tensors: problem.tensors.iter().map(|tensor| tensor.name.clone()).collect(),
         };
-        Self { device, prediction, bound, reasons, labels }
+        let order = SegmentOrder::default();
+        Self { device, prediction, order, bound: 0, reasons, labels }
     }
 
     /// What there is to say about item `item`; `None` if there is no such item.

@@ -41,6 +41,7 @@ mod tests;
 pub use choose::solve;
 pub use explain::{Candidate, Decision, ItemReport, NextBest, Reason, Solution};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
+pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};
 pub use problem::{Item, Objective, Problem, Producer, TensorEdge};
 pub use spec::{DeviceSpec, FieldConflict};

@@ -1,13 +1,15 @@
 //! In which order items run, and how the order falls into segments: the rule of the compiler's schedule.
 //!
 //! A segment goes on as long as an item of its device is ready; then the device whose first ready item
-//! was declared first goes on. Resources take no part: they are there from the start.
+//! was declared first goes on, or a device that is not a CPU before the CPUs, which have time for their own
+//! work meanwhile: [`SegmentOrder`]. Resources take no part: they are there from the start.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use convoke_graph_core::{Error, Result};
 
+use crate::DeviceKind;
 use crate::problem::{Problem, Producer};
 
 /// Who waits for whom.
@@ -104,9 +106,21 @@ fn dependencies(problem: &Problem) -> impl Iterator<Item = (usize, usize)> + '_ 
     })
 }
 
+/// Whose turn it is when a segment ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum SegmentOrder {
+    /// The device whose first ready item was declared first.
+    #[default]
+    Declared,
+    /// Of the devices that are not CPUs, and then of the CPUs, that whose first ready item was declared first.
+    DevicesFirst,
+}
+
 /// Segments for one assignment, with buffers that are used again for the next.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
+    /// Whose turn it is.
+    pub(crate) order: SegmentOrder,
     /// The segment of each item; meaningless for a resource.
     pub(crate) segment_of: Vec<u32>,
     /// The device of each segment, in the order in which they run.
@@ -132,7 +146,7 @@ impl Schedule {
                 self.ready[on].push(Reverse(item as u32));
             }
         }
-        while let Some(on) = self.next_device() {
+        while let Some(on) = self.next_device(problem) {
             let segment = self.devices.len() as u32;
             self.devices.push(on);
             while let Some(Reverse(item)) = self.ready[on].pop() {
@@ -148,8 +162,13 @@ impl Schedule {
         }
     }
 
-    fn next_device(&self) -> Option<usize> {
-        let firsts = self.ready.iter().enumerate();
-        firsts.filter_map(|(d, heap)| heap.peek().map(|first| (first.0, d))).min().map(|(_, d)| d)
+    fn next_device(&self, problem: &Problem) -> Option<usize> {
+        let waits = |d: usize| {
+            let is_cpu = problem.devices[d].kind == DeviceKind::Cpu;
+            self.order == SegmentOrder::DevicesFirst && is_cpu
+        };
+        let heaps = self.ready.iter().enumerate();
+        let firsts = heaps.filter_map(|(d, heap)| heap.peek().map(|first| (waits(d), first.0, d)));
+        firsts.min().map(|(_, _, d)| d)
     }
 }

@@ -8,7 +8,7 @@
 use convoke_graph_core::{Error, Result};
 
 use crate::memory::Memory;
-use crate::order::{Order, Schedule};
+use crate::order::{Order, Schedule, SegmentOrder};
 use crate::overlap::Overlap;
 use crate::problem::{HOST, Item, Objective, Problem, Producer, TensorEdge};
 use crate::{DeviceKind, Picoseconds};
@@ -103,8 +103,11 @@ pub fn price(problem: &Problem, device: &[usize]) -> Result<Prediction> {
     if device.len() != problem.items.len() || device.iter().any(|&d| d >= n_devices) {
         return Err(Error::internal("an assignment needs one of the devices for each item"));
     }
-    Ok(Pricer::new(problem, &order).predict(device))
+    Ok(Pricer::new(problem, &order).predict_best(device))
 }
+
+/// Up to so many items, uses and tensors, both orders of segments are looked at.
+const MAX_STEPS_FOR_BOTH: usize = 20_000;
 
 /// Prices assignments of one problem, reusing its buffers.
 #[derive(Debug)]
@@ -180,13 +183,28 @@ impl<'a> Pricer<'a> {
         self.order.n_steps() + self.problem.tensors.len()
     }
 
-    /// How good an assignment is.
+    /// How good an assignment is, in the better order of segments.
     pub(crate) fn score(&mut self, device: &[usize]) -> Score {
-        let total = self.total(device);
-        let time = match self.problem.objective {
-            Objective::Total => total,
-            Objective::Makespan => self.makespan(device),
-        };
+        let mut best = Score::WORST;
+        for order in self.orders() {
+            self.schedule.order = order;
+            let total = self.total(device);
+            let time = match self.problem.objective {
+                Objective::Total => total,
+                Objective::Makespan => self.makespan(device),
+            };
+            best = best.min(self.scored(device, time, total));
+        }
+        best
+    }
+
+    /// The orders of segments that are looked at: in very large problems only one.
+    fn orders(&self) -> impl Iterator<Item = SegmentOrder> + use<> {
+        let both = self.n_steps() <= MAX_STEPS_FOR_BOTH;
+        std::iter::once(SegmentOrder::Declared).chain(both.then_some(SegmentOrder::DevicesFirst))
+    }
+
+    fn scored(&mut self, device: &[usize], time: Picoseconds, total: Picoseconds) -> Score {
         // No segment holds a tensor twice.
         let most = self.n_bytes.saturating_mul(self.schedule.devices.len().max(1) as u64);
         let excess = if most > self.least_memory { self.excess(device) } else { 0 };
@@ -239,8 +257,28 @@ impl<'a> Pricer<'a> {
         compute.chain(submissions).chain(transfers).fold(0, Picoseconds::saturating_add)
     }
 
+    /// The time of an assignment with its parts, in the better order of segments, which stays.
+    pub(crate) fn predict_best(&mut self, device: &[usize]) -> Prediction {
+        let objective = self.problem.objective;
+        let key = |prediction: &Prediction| match objective {
+            Objective::Total => (prediction.total, prediction.makespan),
+            Objective::Makespan => (prediction.makespan, prediction.total),
+        };
+        let mut best: Option<(Prediction, SegmentOrder)> = None;
+        for order in self.orders() {
+            self.schedule.order = order;
+            let prediction = self.predict(device);
+            if best.as_ref().is_none_or(|(best, _)| key(&prediction) < key(best)) {
+                best = Some((prediction, order));
+            }
+        }
+        let (prediction, order) = best.unwrap_or_default();
+        self.schedule.order = order;
+        prediction
+    }
+
     /// The time of an assignment with its parts.
-    pub(crate) fn predict(&mut self, device: &[usize]) -> Prediction {
+    fn predict(&mut self, device: &[usize]) -> Prediction {
         let total = self.total(device);
         let makespan = self.makespan(device);
         self.excess(device);

@@ -133,6 +133,7 @@ impl Placing<'_> {
         let places = Places {
             groups: (0..unplaced.program.groups.len()).map(|i| device(n + i)).collect(),
             variables: variables.iter().enumerate().map(|(i, &v)| (v, device(i))).collect(),
+            order: solution.order,
         };
         let devices = self.devices.list().iter().map(|info| info.name.to_string()).collect();
         // Placing is done once for a program.

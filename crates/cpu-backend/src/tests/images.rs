@@ -56,7 +56,8 @@ fn run(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], threads: &Threads) -> HostT
         .collect();
     let host = |unplaced: &convoke_compiler::Unplaced<'_>| {
         let variables = unplaced.variables().into_iter().map(|v| (v, HOST)).collect();
-        Ok(Places { groups: vec![HOST; unplaced.program.groups.len()], variables })
+        let groups = vec![HOST; unplaced.program.groups.len()];
+        Ok(Places { groups, variables, ..Places::default() })
     };
     let options = CompileOptions { limits: GroupLimits::default(), simplify: true, place: &host };
     let program = compile(&plan, &inputs, &options).unwrap();

@@ -1,7 +1,7 @@
 //! Costs of work and transfers, and that they don't overflow.
 
 use super::*;
-use crate::{price, solve};
+use crate::{SegmentOrder, price, solve};
 
 #[test]
 fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory() {
@@ -81,6 +81,28 @@ fn segments_go_on_as_long_as_their_device_has_something_ready() {
     problem.tensors[1] = edge("t1", 0, Producer::Item(1), &[2]);
     problem.tensors.push(edge("t2", 0, Producer::Item(2), &[3]));
     assert_eq!(price(&problem, &[0, 1, 0, 1, 0, 0]).unwrap().submissions, 2);
+}
+
+#[test]
+fn devices_go_first_where_that_saves_time_and_no_segment() {
+    let mut problem = machine(1);
+    let host = |name: &str| Item { requested: Some(spec("CPU:0")), ..item(name, 300) };
+    let gpu = |name: &str| Item { requested: Some(spec("GPU:0")), ..item(name, 2990) };
+    problem.items = vec![host("text"), gpu("image")];
+    problem.tensors = vec![
+        fetched(edge("text:0", 0, Producer::Item(0), &[])),
+        fetched(edge("image:0", 0, Producer::Item(1), &[])),
+    ];
+    let solution = solve(&problem).unwrap();
+    assert_eq!(solution.order, SegmentOrder::DevicesFirst);
+    // The GPU's 40 + 300 us and 15 to bring it back; text is done meanwhile.
+    assert_eq!(solution.prediction.makespan, (40 + 300 + 15) * US);
+    assert_eq!(solution.prediction.total, (300 + 40 + 300 + 15) * US);
+    // A network after the text: what the GPU could do before would be a segment more.
+    problem.items.push(gpu("net"));
+    problem.tensors[0] = edge("text:0", 0, Producer::Item(0), &[2]);
+    let solution = solve(&problem).unwrap();
+    assert_eq!((solution.order, solution.prediction.submissions), (SegmentOrder::Declared, 1));
 }
 
 #[test]
