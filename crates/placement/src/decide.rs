@@ -32,16 +32,19 @@ pub(crate) fn decide(
         })
         .collect();
     let excluders = Excluders::new(problem, classes);
-    (0..problem.items.len())
-        .map(|item| {
-            let class = classes.of(item);
-            let place = places[class];
-            let candidates = candidates(problem, classes, &excluders, item);
-            let excluders = excluders.of(class);
-            let decision = decision(problem, excluders, item, place, cause[class], next[class]);
-            Reason { device: place, candidates, decision, next_best: next[class] }
-        })
-        .collect()
+    let deciding = Deciding { problem, classes, places, excluders, cause, next };
+    let reason = |item: usize| Reason {
+        device: places[classes.of(item)],
+        candidates: deciding.candidates(item),
+        decision: deciding.decision(item),
+        next_best: deciding.next[classes.of(item)],
+        dropped: Vec::new(),
+    };
+    let mut reasons: Vec<Reason> = (0..problem.items.len()).map(reason).collect();
+    for (item, dropped) in classes.dropped() {
+        reasons[*item].dropped.push(dropped.clone());
+    }
+    reasons
 }
 
 /// Why a class with several legal devices is where it is.
@@ -61,7 +64,8 @@ impl Excluders {
     fn new(problem: &Problem, classes: &Classes) -> Self {
         let n_devices = problem.devices.len();
         let first = |class: usize, d: usize| {
-            classes.members(class).iter().copied().find(|&item| is_excluded(problem, item, d))
+            let mut members = classes.members(class).iter().copied();
+            members.find(|&item| is_excluded(problem, classes, item, d))
         };
         let classes = 0..classes.len();
         let first = classes.flat_map(|class| (0..n_devices).map(move |d| first(class, d)));
@@ -73,93 +77,132 @@ impl Excluders {
     }
 }
 
-fn decision(
-    problem: &Problem,
-    excluders: &[Option<usize>],
-    item: usize,
-    place: usize,
-    cause: Cause,
-    next: Option<NextBest>,
-) -> Decision {
-    if let Some(asked) = &problem.items[item].requested {
-        if !asked.matches(&problem.devices[place].name) {
-            let why = why_softened(problem, excluders, item, asked);
-            return Decision::Softened { requested: asked.clone(), why };
+/// Whether an item by itself may not be on a device.
+fn is_excluded(problem: &Problem, classes: &Classes, item: usize, device: usize) -> bool {
+    let claim = problem.claim(item).filter(|_| classes.overruled_by(item).is_none());
+    problem.refusal(item, device).is_some()
+        || claim.is_some_and(|claim| !claim.matches(&problem.devices[device].name))
+}
+
+/// What the reasons of items are made from.
+struct Deciding<'a> {
+    problem: &'a Problem,
+    classes: &'a Classes,
+    places: &'a [usize],
+    excluders: Excluders,
+    /// Of each class.
+    cause: Vec<Cause>,
+    next: Vec<Option<NextBest>>,
+}
+
+impl Deciding<'_> {
+    fn decision(&self, item: usize) -> Decision {
+        let (problem, class) = (self.problem, self.classes.of(item));
+        if problem.items[item].assigned.is_some() {
+            return Decision::Assigned;
+        }
+        if let Some(decided) = self.by_request(item) {
+            return decided;
+        }
+        if problem.devices.len() == 1 {
+            return Decision::OnlyDevice;
+        }
+        let refused = |d: usize| problem.refusal(item, d).map(|why| (d, why.to_owned()));
+        let refusals: Vec<(usize, String)> =
+            (0..problem.devices.len()).filter_map(refused).collect();
+        if refusals.len() + 1 == problem.devices.len() {
+            return Decision::OnlyKernel { refusals };
+        }
+        if self.classes.is_preferred(class) {
+            return Decision::Preferred;
+        }
+        let next = self.next[class];
+        if next.is_none() {
+            let others = (0..problem.devices.len()).filter(|&d| d != self.places[class]);
+            let excluders = self.excluders.of(class);
+            if let Some(with) = others.filter_map(|d| excluders[d]).find(|&with| with != item) {
+                return Decision::Colocated { with };
+            }
+        }
+        match self.cause[class] {
+            Cause::Neighbour(tensor) => Decision::Neighbour { tensor },
+            Cause::Cost => Decision::Cheapest { saved: next.map_or(0, |next| next.more) },
+        }
+    }
+
+    /// What became of an item's request, if that is what there is to say.
+    fn by_request(&self, item: usize) -> Option<Decision> {
+        let problem = self.problem;
+        let requested = problem.items[item].requested.clone()?;
+        let place = self.places[self.classes.of(item)];
+        let overruled = self.classes.overruled_by(item);
+        if !requested.matches(&problem.devices[place].name) {
+            return Some(match overruled {
+                Some(by) => Decision::Overruled { requested, by },
+                None => {
+                    let why = self.why_softened(item, &requested);
+                    Decision::Softened { requested, why }
+                }
+            });
         }
         let excludes = |d: usize| {
-            problem.refusal(item, d).is_none() && !asked.matches(&problem.devices[d].name)
+            problem.refusal(item, d).is_none() && !requested.matches(&problem.devices[d].name)
         };
-        if (0..problem.devices.len()).any(excludes) {
-            return Decision::Requested { spec: asked.clone() };
-        }
+        let decides = overruled.is_none() && (0..problem.devices.len()).any(excludes);
+        decides.then_some(Decision::Requested { spec: requested })
     }
-    if problem.devices.len() == 1 {
-        return Decision::OnlyDevice;
-    }
-    let refused = |d: usize| problem.refusal(item, d).map(|why| (d, why.to_owned()));
-    let refusals: Vec<(usize, String)> = (0..problem.devices.len()).filter_map(refused).collect();
-    if refusals.len() + 1 == problem.devices.len() {
-        return Decision::OnlyKernel { refusals };
-    }
-    if next.is_none() {
-        let others = (0..problem.devices.len()).filter(|&d| d != place);
-        if let Some(with) = others.filter_map(|d| excluders[d]).find(|&with| with != item) {
-            return Decision::Colocated { with };
-        }
-    }
-    match cause {
-        Cause::Neighbour(tensor) => Decision::Neighbour { tensor },
-        Cause::Cost => Decision::Cheapest { saved: next.map_or(0, |next| next.more) },
-    }
-}
 
-fn why_softened(
-    problem: &Problem,
-    excluders: &[Option<usize>],
-    item: usize,
-    asked: &DeviceSpec,
-) -> String {
-    let meets = |d: &usize| asked.matches(&problem.devices[*d].name);
-    let Some(first) = (0..problem.devices.len()).find(meets) else {
-        return "there is no such device".into();
-    };
-    if let Some(why) = problem.refusal(item, first) {
-        return why.to_owned();
-    }
-    match excluders[first].filter(|&other| other != item) {
-        Some(other) => {
-            format!("'{}', colocated with it, can't be there", problem.items[other].name)
+    fn why_softened(&self, item: usize, asked: &DeviceSpec) -> String {
+        let problem = self.problem;
+        let meets = |d: &usize| asked.matches(&problem.devices[*d].name);
+        let Some(first) = (0..problem.devices.len()).find(meets) else {
+            return "there is no such device".into();
+        };
+        if let Some(why) = problem.refusal(item, first) {
+            return why.to_owned();
         }
-        None => "the other requests of its colocation decided".into(),
-    }
-}
-
-/// Whether an item by itself may not be on a device.
-fn is_excluded(problem: &Problem, item: usize, device: usize) -> bool {
-    let asked = problem.items[item].requested.as_ref();
-    problem.refusal(item, device).is_some()
-        || asked.is_some_and(|asked| !asked.matches(&problem.devices[device].name))
-}
-
-fn candidates(
-    problem: &Problem,
-    classes: &Classes,
-    excluders: &Excluders,
-    item: usize,
-) -> Vec<Candidate> {
-    let class = classes.of(item);
-    let why = |d: usize| match (&problem.items[item].requested, excluders.of(class)[d]) {
-        _ if classes.legal(class, d) => None,
-        _ if problem.refusal(item, d).is_some() => problem.refusal(item, d).map(str::to_owned),
-        (Some(asked), _) if is_excluded(problem, item, d) => Some(format!("{asked} is requested")),
-        (_, Some(other)) => {
-            Some(format!("'{}', colocated with it, can't be there", problem.items[other].name))
+        let excluder = self.excluders.of(self.classes.of(item))[first];
+        match excluder.filter(|&other| other != item) {
+            Some(other) => {
+                format!("'{}', colocated with it, can't be there", problem.items[other].name)
+            }
+            None => "the other requests of its colocation decided".into(),
         }
-        (_, None) => Some("its colocation can't be there".into()),
-    };
-    (0..problem.devices.len())
-        .map(|d| Candidate { device: d, cost: problem.item_cost(item, d), excluded: why(d) })
-        .collect()
+    }
+
+    fn candidates(&self, item: usize) -> Vec<Candidate> {
+        let candidate = |device: usize| Candidate {
+            device,
+            cost: self.problem.item_cost(item, device),
+            excluded: self.why_excluded(item, device),
+        };
+        (0..self.problem.devices.len()).map(candidate).collect()
+    }
+
+    fn why_excluded(&self, item: usize, device: usize) -> Option<String> {
+        let (problem, class) = (self.problem, self.classes.of(item));
+        if self.classes.legal(class, device) {
+            return None;
+        }
+        if let Some(why) = problem.refusal(item, device) {
+            return Some(why.to_owned());
+        }
+        let claim = problem.claim(item);
+        let excluder = self.excluders.of(class)[device];
+        Some(match (claim, excluder) {
+            (Some(claim), _) if is_excluded(problem, self.classes, item, device) => {
+                let assigned = problem.items[item].assigned.is_some();
+                format!("{claim} is {}", if assigned { "assigned" } else { "requested" })
+            }
+            (_, Some(other)) => {
+                format!("'{}', colocated with it, can't be there", problem.items[other].name)
+            }
+            (_, None) if self.classes.is_preferred(class) => {
+                "the session prefers another device".into()
+            }
+            (_, None) => "its colocation can't be there".into(),
+        })
+    }
 }
 
 /// The best other place of each class that has one.

@@ -47,6 +47,17 @@ pub struct Reason {
     pub decision: Decision,
     /// The best other legal device, if there is one.
     pub next_best: Option<NextBest>,
+    /// The items that it asked in vain to share a device with.
+    pub dropped: Vec<DroppedColocation>,
+}
+
+/// A request to share a device that soft placement gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DroppedColocation {
+    /// The item that was to share it.
+    pub with: usize,
+    /// Why it can't.
+    pub why: String,
 }
 
 /// A device that an item could be on.
@@ -63,6 +74,8 @@ pub struct Candidate {
 /// What decided where an item is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
+    /// The runtime fixed it: a variable already lives here.
+    Assigned,
     /// There is one device.
     OnlyDevice,
     /// It was asked for.
@@ -80,6 +93,8 @@ pub enum Decision {
         /// That item.
         with: usize,
     },
+    /// Nobody asked for a device, and the session prefers this one.
+    Preferred,
     /// It costs least here.
     Cheapest {
         /// What this saves against the next best device, in picoseconds.
@@ -89,6 +104,13 @@ pub enum Decision {
     Neighbour {
         /// The tensor whose crossing would cost most.
         tensor: usize,
+    },
+    /// What was asked for counts no more: the item shares the device of a resource, and that is elsewhere.
+    Overruled {
+        /// What was asked for.
+        requested: DeviceSpec,
+        /// The item at the other end of the resource edge.
+        by: usize,
     },
     /// What was asked for can't be had, and gave way.
     Softened {
@@ -144,6 +166,7 @@ impl Solution {
     fn decision(&self, reason: &Reason) -> String {
         let labels = &self.labels;
         match &reason.decision {
+            Decision::Assigned => "assigned: it is already here".into(),
             Decision::OnlyDevice => "the only device".into(),
             Decision::Requested { spec } => format!("{} requested", spec.short()),
             Decision::OnlyKernel { refusals } => {
@@ -152,15 +175,23 @@ impl Solution {
                 format!("only kernel ({})", whys.join("; "))
             }
             Decision::Colocated { with } => format!("colocated with {}", labels.items[*with]),
+            Decision::Preferred => "the session prefers it".into(),
             Decision::Cheapest { saved } if reason.next_best.is_some() && *saved > 0 => {
                 format!("cheapest, saves {}", Signed(*saved))
             }
             Decision::Cheapest { .. } => "cheapest".into(),
             Decision::Neighbour { tensor } => format!("stays with {}", labels.tensors[*tensor]),
+            Decision::Overruled { requested, by } => {
+                format!("{} requested, overruled by {}", requested.short(), labels.items[*by])
+            }
             Decision::Softened { requested, why } => {
                 format!("{} requested, softened: {why}", requested.short())
             }
         }
+    }
+
+    fn without(&self, dropped: &DroppedColocation) -> String {
+        format!("not with {}: {}", self.labels.items[dropped.with], dropped.why)
     }
 
     fn write_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,12 +237,14 @@ impl Solution {
                 format!("{} {sign}{}", self.labels.devices[next.device], Signed(next.more))
             });
             let cost = reason.candidates.get(reason.device).map_or(0, |candidate| candidate.cost);
+            let without = reason.dropped.iter().map(|dropped| self.without(dropped));
+            let why: Vec<String> = std::iter::once(self.decision(reason)).chain(without).collect();
             table.row([
                 name.clone(),
                 self.labels.devices[reason.device].clone(),
                 Time(cost).to_string(),
                 next.unwrap_or_else(|| "-".into()),
-                self.decision(reason),
+                why.join("; "),
             ]);
         }
         table.write(f)?;
@@ -251,6 +284,9 @@ impl fmt::Display for ItemReport<'_> {
         }
         let decision = self.solution.decision(reason);
         writeln!(f, " on {}: {decision}", labels.devices[reason.device])?;
+        for dropped in &reason.dropped {
+            writeln!(f, "  {}", self.solution.without(dropped))?;
+        }
         for candidate in &reason.candidates {
             let name = &labels.devices[candidate.device];
             match &candidate.excluded {

@@ -1,16 +1,17 @@
-//! Which devices a colocation class may use, by TensorFlow's rules.
+//! Which devices a colocation class may use, by TensorFlow's rules (`docs/placement.md` lists them).
 //!
-//! A class is a set of items that share a device. Its members' kernels are intersected, and their
-//! requests merged field by field. Requests of resources bind: they overrule those of the operations
-//! colocated with them, and two that conflict are refused. Other conflicts, and requests that no device
-//! with a kernel meets, are refused, or with soft placement give way in type and index; job, replica and
-//! task never do. A request of a resource gives way last.
+//! A class is a set of items that share a device: those that a resource connects (`unite.rs`), then those
+//! that were colocated. Its members' kernels are intersected, and their requests become one
+//! (`request.rs`). A request that no device with a kernel meets is refused, or with soft placement gives
+//! way in type and index; job, replica and task never do. A request of a resource gives way last, and an
+//! assigned device never. What nobody asked a device for goes to the preferred one, if that runs it.
 
 use convoke_graph_core::Result;
-use rustc_hash::FxHashMap;
 
+use crate::explain::DroppedColocation;
 use crate::problem::Problem;
-use crate::{DeviceSpec, FieldConflict, Picoseconds, refuse};
+use crate::unite::{Notes, Union};
+use crate::{Picoseconds, refuse};
 
 /// Items grouped by colocation, with the devices that each group may use.
 #[derive(Debug)]
@@ -24,37 +25,44 @@ pub(crate) struct Classes {
     legal: Vec<bool>,
     /// What class `c` costs on device `d`, at `c * devices + d`.
     costs: Vec<Picoseconds>,
+    /// Whether the preferred device kept class `c` from others that it could use.
+    preferred: Vec<bool>,
+    notes: Notes,
 }
 
 impl Classes {
     /// Groups the items of a checked problem.
     ///
     /// # Errors
-    /// `InvalidArgument` for items without a kernel, and for requests that can't be met.
+    /// `InvalidArgument` for items without a kernel, and for requests that can't be met; `Internal` for an
+    /// item that is assigned to a device which can't run it.
     pub(crate) fn new(problem: &Problem) -> Result<Self> {
-        let mut classes = Self::group(problem);
-        for item in 0..problem.items.len() {
-            let runs = (0..classes.n_devices).any(|d| problem.refusal(item, d).is_none());
-            if !runs {
-                return Err(refuse::no_kernel(problem, item));
+        for (i, item) in problem.items.iter().enumerate() {
+            if (0..problem.devices.len()).all(|d| problem.refusal(i, d).is_some()) {
+                return Err(refuse::no_kernel(problem, i));
+            }
+            if let Some(why) = item.assigned.and_then(|d| problem.refusal(i, d)) {
+                return Err(refuse::assigned_without_kernel(problem, i, why));
             }
         }
+        let mut union = Union::new(problem)?;
+        let mut classes = Self::group(problem, &mut union);
         for class in 0..classes.len() {
-            classes.limit(problem, class)?;
+            let root = union.root(classes.members(class)[0]);
+            classes.limit(problem, &union, class, root)?;
         }
+        classes.notes = union.notes();
         Ok(classes)
     }
 
-    fn group(problem: &Problem) -> Self {
-        let mut known: FxHashMap<u32, u32> = FxHashMap::default();
+    fn group(problem: &Problem, union: &mut Union<'_>) -> Self {
+        let n_items = problem.items.len();
+        let mut class_of_root: Vec<Option<u32>> = vec![None; n_items];
         let mut first = vec![0u32];
-        let mut of = Vec::with_capacity(problem.items.len());
-        for item in &problem.items {
+        let mut of = Vec::with_capacity(n_items);
+        for item in 0..n_items {
             let new = first.len() as u32 - 1;
-            let class = match item.colocation {
-                Some(colocation) => *known.entry(colocation).or_insert(new),
-                None => new,
-            };
+            let class = *class_of_root[union.root(item)].get_or_insert(new);
             if class == new {
                 first.push(0);
             }
@@ -78,21 +86,32 @@ impl Classes {
             members,
             legal: vec![false; n_classes * n_devices],
             costs: vec![0; n_classes * n_devices],
+            preferred: vec![false; n_classes],
+            notes: Notes::default(),
         }
     }
 
     /// Finds the legal devices of a class and what it costs on them.
-    fn limit(&mut self, problem: &Problem, class: usize) -> Result<()> {
+    fn limit(
+        &mut self,
+        problem: &Problem,
+        union: &Union<'_>,
+        class: usize,
+        root: usize,
+    ) -> Result<()> {
         let members = self.members(class);
-        let runs = |d: usize| members.iter().all(|&item| problem.refusal(item, d).is_none());
-        let supported: Vec<usize> = (0..self.n_devices).filter(|&d| runs(d)).collect();
-        if supported.is_empty() {
-            return Err(refuse::no_common_device(problem, members));
-        }
-        let request = Request::of(problem, members)?;
-        let chosen = request.devices(problem, &supported);
+        let mut chosen = union.request(root).devices(problem, union.runs(root));
         if chosen.is_empty() {
-            return Err(refuse::unmet_request(problem, members, &request.merged(), &supported));
+            return Err(refuse::unmet_request(problem, members, union, root));
+        }
+        let is_free = |&item: &usize| {
+            let item = &problem.items[item];
+            item.requested.is_none() && item.assigned.is_none()
+        };
+        let wanted = problem.preferred.filter(|d| chosen.contains(d) && chosen.len() > 1);
+        let preferred = wanted.filter(|_| members.iter().all(is_free));
+        if let Some(device) = preferred {
+            chosen = vec![device];
         }
         let cost = |d: usize| {
             let costs = members.iter().map(|&item| problem.item_cost(item, d));
@@ -101,6 +120,7 @@ impl Classes {
         let costs: Vec<Picoseconds> = (0..self.n_devices).map(cost).collect();
         let at = class * self.n_devices;
         self.costs[at..at + self.n_devices].copy_from_slice(&costs);
+        self.preferred[class] = preferred.is_some();
         for d in chosen {
             self.legal[at + d] = true;
         }
@@ -133,90 +153,24 @@ impl Classes {
         (0..self.n_devices).filter(move |&d| self.legal(class, d))
     }
 
+    /// Whether a class would have had a choice but for the preferred device.
+    pub(crate) fn is_preferred(&self, class: usize) -> bool {
+        self.preferred[class]
+    }
+
+    /// The item whose resource edge overruled an item's request.
+    pub(crate) fn overruled_by(&self, item: usize) -> Option<usize> {
+        self.notes.overruled[item]
+    }
+
+    /// The colocations that soft placement gave up, with the items that asked for them.
+    pub(crate) fn dropped(&self) -> &[(usize, DroppedColocation)] {
+        &self.notes.dropped
+    }
+
     /// Each item's device, from each class's.
     pub(crate) fn spread(&self, places: &[usize], device: &mut Vec<usize>) {
         device.clear();
         device.extend(self.of.iter().map(|&class| places[class as usize]));
-    }
-}
-
-/// What the members of a class ask for together.
-#[derive(Default)]
-struct Request {
-    soft: bool,
-    /// Of resources.
-    binding: DeviceSpec,
-    /// Of all else, where it does not contradict `binding`.
-    wished: DeviceSpec,
-    /// Whether wishes were in conflict; the field then stays open, whoever asks for it later.
-    open_type: bool,
-    open_index: bool,
-}
-
-impl Request {
-    fn of(problem: &Problem, members: &[usize]) -> Result<Self> {
-        let mut request = Self { soft: problem.soft_placement, ..Self::default() };
-        let requests = |of_resources: bool| {
-            let items = members.iter().map(|&item| &problem.items[item]);
-            items.filter(move |item| item.is_resource == of_resources)
-        };
-        for asked in requests(true).filter_map(|item| item.requested.as_ref()) {
-            let both = request.binding.combine(asked);
-            request.binding = both.map_err(|_| refuse::conflict(problem, members, true))?;
-        }
-        for asked in requests(false).filter_map(|item| item.requested.as_ref()) {
-            let asked = asked.merge(&request.binding);
-            request.wish(asked).map_err(|_| refuse::conflict(problem, members, false))?;
-        }
-        Ok(request)
-    }
-
-    /// Adds what one operation asks for.
-    fn wish(&mut self, mut asked: DeviceSpec) -> Result<(), FieldConflict> {
-        loop {
-            if self.open_type {
-                asked.device_type = None;
-            }
-            if self.open_type || self.open_index {
-                asked.index = None;
-            }
-            match self.wished.combine(&asked) {
-                Ok(merged) => {
-                    self.wished = merged;
-                    return Ok(());
-                }
-                Err(FieldConflict::Type) if self.soft => {
-                    (self.wished.device_type, self.wished.index) = (None, None);
-                    self.open_type = true;
-                }
-                Err(FieldConflict::Index) if self.soft => {
-                    self.wished.index = None;
-                    self.open_index = true;
-                }
-                Err(field) => return Err(field),
-            }
-        }
-    }
-
-    fn merged(&self) -> DeviceSpec {
-        self.wished.merge(&self.binding)
-    }
-
-    /// The devices among `supported` that meet the request, or with soft placement its nearest
-    /// relaxation that any meets.
-    fn devices(&self, problem: &Problem, supported: &[usize]) -> Vec<usize> {
-        let matching = |spec: &DeviceSpec| -> Vec<usize> {
-            let fits = |&d: &usize| spec.matches(&problem.devices[d].name);
-            supported.iter().copied().filter(fits).collect()
-        };
-        let merged = self.merged();
-        let mut found = matching(&merged);
-        if found.is_empty() && self.soft {
-            found = matching(&self.wished.relaxed().merge(&self.binding));
-        }
-        if found.is_empty() && self.soft {
-            found = matching(&merged.relaxed());
-        }
-        found
     }
 }

@@ -7,6 +7,7 @@
 //! `explain.rs` (why).
 //!
 //! Read next: `problem.rs`, then `choose.rs`, which states what is minimised and how far.
+//! `docs/placement.md` goes through TensorFlow's rules one by one.
 //!
 //! Invariants
 //! - Device 0 is the host, a CPU; feeds come from it and fetches go to it.
@@ -15,6 +16,8 @@
 //! - Nothing recurses over the input, does I/O or looks at a clock.
 //! - A solution's predicted time is never above that of the best single legal device, unless that has too little
 //!   memory. Its [`Solution::bound`] says how far it may be from the best there is.
+//! - What shares a device is worked out here, from pairs: an item that asks in vain can be left out, and the
+//!   solution says so.
 #![forbid(unsafe_code)]
 
 mod choose;
@@ -32,14 +35,16 @@ mod overlap;
 mod price;
 mod problem;
 mod refuse;
+mod request;
 mod spec;
 mod tight;
+mod unite;
 
 #[cfg(test)]
 mod tests;
 
 pub use choose::solve;
-pub use explain::{Candidate, Decision, ItemReport, NextBest, Reason, Solution};
+pub use explain::{Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Solution};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};

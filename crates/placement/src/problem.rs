@@ -19,7 +19,15 @@ pub struct Problem {
     pub items: Vec<Item>,
     /// What flows between items, from the host and to it.
     pub tensors: Vec<TensorEdge>,
-    /// Whether a device type or index that can't be had gives way.
+    /// Items that must share a device, since the second uses what the first holds: `(source, user)`. Soft
+    /// placement does not relax this.
+    pub resource_edges: Vec<(usize, usize)>,
+    /// Items that were asked to share a device, in the order in which it was asked: `(item, with)`. With
+    /// soft placement, what can't be had is dropped.
+    pub colocations: Vec<(usize, usize)>,
+    /// The device of what nobody asked a device for, as far as it has kernels.
+    pub preferred: Option<usize>,
+    /// Whether a device type or index that can't be had gives way, and a colocation that can't be had.
     pub soft_placement: bool,
     /// What is to be small.
     pub objective: Objective,
@@ -40,17 +48,17 @@ pub enum Objective {
 pub struct Item {
     /// The name in messages.
     pub name: String,
-    /// The device that was asked for.
+    /// The device that was asked for. Ignored where one is assigned.
     pub requested: Option<DeviceSpec>,
+    /// The device that the runtime fixed: where a variable already lives. No request overrules it.
+    pub assigned: Option<usize>,
     /// For each device, why it can't run there; `None` where it can. Empty: it can run everywhere.
     pub refusals: Vec<Option<String>>,
     /// What it does. Ignored for a resource.
     pub work: Work,
-    /// Items of the same number go to the same device.
-    pub colocation: Option<u32>,
     /// A variable or another thing that stays: it takes no time, is there from the start, and a tensor
-    /// that it consumes is stored in it at the end. Its requested device overrules that of the
-    /// operations colocated with it.
+    /// that it consumes is stored in it at the end. The requested device of one that uses no other
+    /// resource overrules those of its users; one that does, such as a store into a variable, is a user.
     pub is_resource: bool,
     /// Where a resource's contents are at the moment, if it has any: among equal choices it stays there.
     pub now: Option<usize>,
@@ -104,6 +112,9 @@ impl Problem {
             links,
             items: Vec::new(),
             tensors: Vec::new(),
+            resource_edges: Vec::new(),
+            colocations: Vec::new(),
+            preferred: None,
             soft_placement: false,
             objective: Objective::default(),
         }
@@ -131,6 +142,30 @@ impl Problem {
     pub(crate) fn item_cost(&self, item: usize, device: usize) -> Picoseconds {
         let item = &self.items[item];
         if item.is_resource { 0 } else { self.devices[device].cost(&item.work) }
+    }
+
+    /// For each item, whether it uses what another holds.
+    pub(crate) fn users(&self) -> Vec<bool> {
+        let mut users = vec![false; self.items.len()];
+        for &(_, user) in &self.resource_edges {
+            users[user] = true;
+        }
+        users
+    }
+
+    /// Whether an item is a resource that uses no other: its request binds its users.
+    pub(crate) fn is_holder(&self, item: usize) -> bool {
+        let uses = self.resource_edges.iter().any(|&(_, user)| user == item);
+        self.items[item].is_resource && !uses
+    }
+
+    /// The device that an item is assigned to, or else the one that it asks for.
+    pub(crate) fn claim(&self, item: usize) -> Option<&DeviceSpec> {
+        let item = &self.items[item];
+        match item.assigned {
+            Some(device) => Some(&self.devices[device].name),
+            None => item.requested.as_ref(),
+        }
     }
 
     /// Why an item can't run on a device, if it can't.
@@ -162,21 +197,59 @@ impl Problem {
         {
             return Err(Error::internal("more items or tensors than fit 31 bits"));
         }
+        self.check_devices()?;
+        self.check_items()?;
+        Order::new(self)
+    }
+
+    /// Checks the devices' names, and what names a device.
+    fn check_devices(&self) -> Result<()> {
+        let n_devices = self.devices.len();
+        for (d, device) in self.devices.iter().enumerate() {
+            let known = self.devices[..d].iter().any(|other| other.name == device.name);
+            if known || !device.name.is_complete() {
+                let message = format!("device {d} needs a full name of its own: {}", device.name);
+                return Err(Error::internal(message));
+            }
+        }
         for item in &self.items {
             let found = item.refusals.len();
             if found != 0 && found != n_devices {
                 let message = format!("{found} refusals for {n_devices} devices");
                 return Err(Error::internal(message).with_node(item.name.as_str()));
             }
+            if let Some(device) = item.assigned.filter(|&device| device >= n_devices) {
+                let message = format!("assigned to device {device}, and there are {n_devices}");
+                return Err(Error::internal(message).with_node(item.name.as_str()));
+            }
         }
+        match self.preferred.filter(|&device| device >= n_devices) {
+            Some(device) => {
+                let message = format!("device {device} is preferred, and there are {n_devices}");
+                Err(Error::internal(message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what names an item.
+    fn check_items(&self) -> Result<()> {
+        let known = |item: usize| item < self.items.len();
         for tensor in &self.tensors {
             let made_by = tensor.producer.item();
-            let known = |item: usize| item < self.items.len();
             if !tensor.consumers.iter().copied().chain(made_by).all(known) {
                 let message = format!("tensor {} names an item that is not there", tensor.name);
                 return Err(Error::internal(message));
             }
         }
-        Order::new(self)
+        let ties = self.resource_edges.iter().chain(&self.colocations);
+        for &(a, b) in ties {
+            if !known(a) || !known(b) {
+                let message =
+                    format!("items {a} and {b} are to share a device; not both are there");
+                return Err(Error::internal(message));
+            }
+        }
+        Ok(())
     }
 }

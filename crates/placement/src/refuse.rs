@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use convoke_graph_core::{Error, ErrorKind};
 
 use crate::DeviceSpec;
-use crate::problem::{Item, Problem, TensorEdge};
+use crate::problem::{Problem, TensorEdge};
+use crate::request::Clash;
+use crate::unite::Union;
 
 /// Most nodes, and most refusals, that a message lists.
 const MAX_LISTED: usize = 4;
@@ -25,57 +27,102 @@ pub(crate) fn no_kernel(problem: &Problem, item: usize) -> Error {
     message.error(problem, item)
 }
 
-/// The members of a class run on no common device.
-pub(crate) fn no_common_device(problem: &Problem, members: &[usize]) -> Error {
-    let mut message = Message::new(format!(
-        "{} operations are colocated, and no device has a kernel for all of them",
-        members.len()
-    ));
-    message.asked(problem, members);
-    message.devices(problem, &[]);
-    message.refusals(problem, members);
-    message.help(
-        "take the operation that needs another device out of the colocation, or give the variable \
-         that ties them a dtype that both have kernels for",
-    );
-    message.error(problem, to_blame(problem, members))
+/// The runtime assigned an item to a device that can't run it: not the user's fault.
+pub(crate) fn assigned_without_kernel(problem: &Problem, item: usize, why: &str) -> Error {
+    let label = problem.items[item].assigned.map(|d| names(problem, &[d])).unwrap_or_default();
+    let message = format!("assigned to {label}, which has no kernel for this operation: {why}");
+    Error::internal(cut_off(&message)).with_node(problem.items[item].name.as_str())
 }
 
-/// Members of a class ask for different devices.
-pub(crate) fn conflict(problem: &Problem, members: &[usize], binding: bool) -> Error {
-    let what = if binding { "variables" } else { "operations" };
-    let mut message =
-        Message::new(format!("colocated {what} ask for different devices, which can't be merged"));
-    let asking: Vec<usize> = members
-        .iter()
-        .copied()
-        .filter(|&item| problem.items[item].requested.is_some())
-        .filter(|&item| !binding || problem.items[item].is_resource)
-        .collect();
-    let different = first_conflict(problem, &asking);
-    message.asked(problem, &different);
-    message.devices(problem, &common(problem, members));
-    message.help(if binding || problem.soft_placement {
-        "ask for the same device for all of them (soft placement does not relax this), or take one \
-         out of the colocation"
+/// Why two items should share a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tie {
+    /// The second uses what the first holds.
+    Resource,
+    /// The first asked to be with the second.
+    Colocation,
+}
+
+/// Two items that should share a device, and can't.
+pub(crate) struct Apart<'a> {
+    pub(crate) tie: Tie,
+    pub(crate) pair: (usize, usize),
+    /// They and all that already shares a device with one of them.
+    pub(crate) members: Vec<usize>,
+    /// For each item of the problem, who overruled its request.
+    pub(crate) overruled: &'a [Option<usize>],
+    pub(crate) clash: &'a Clash,
+}
+
+/// Items can't share a device.
+pub(crate) fn apart(problem: &Problem, apart: &Apart<'_>) -> Error {
+    let (first, second) = apart.pair;
+    let clash = apart.clash;
+    let (item, headline) = match apart.tie {
+        Tie::Resource => {
+            let holder = &problem.items[first].name;
+            (second, format!("must be on the device of '{holder}', which it uses: {clash}"))
+        }
+        Tie::Colocation => {
+            let with = &problem.items[second].name;
+            (first, format!("can't be colocated with '{with}': {clash}"))
+        }
+    };
+    let mut message = Message::new(headline);
+    let others = apart.members.iter().copied().filter(|&other| other != first && other != second);
+    let members: Vec<usize> = [first, second].into_iter().chain(others).collect();
+    let no_kernel = *clash == Clash::NoKernel;
+    if no_kernel {
+        message.asked(problem, &members);
     } else {
-        "ask for the same device for all of them, take one out of the colocation, or turn soft \
-         placement on"
+        message.asked(problem, &in_conflict(problem, apart));
+    }
+    message.devices(problem, &common(problem, &members));
+    if no_kernel {
+        message.refusals(problem, &members);
+    }
+    message.help(&match (apart.tie, clash) {
+        (Tie::Resource, Clash::NoKernel | Clash::NoDevice) => format!(
+            "give '{}' a dtype that both have kernels for; soft placement does not relax this",
+            problem.items[first].name
+        ),
+        (Tie::Resource, Clash::Assigned(..)) => {
+            "use in one operation only what is on one device: read the values first".into()
+        }
+        (Tie::Resource, Clash::AssignedAndBinding(..)) => {
+            "ask for the same device for all of them, or turn soft placement on".into()
+        }
+        (Tie::Resource, _) => {
+            "ask for the same device for all of them; soft placement does not relax this".into()
+        }
+        (Tie::Colocation, Clash::NoKernel | Clash::NoDevice | Clash::Assigned(..)) => {
+            "take one out of the colocation, or turn soft placement on".into()
+        }
+        (Tie::Colocation, _) => "ask for the same device for all of them, take one out of the \
+                                 colocation, or turn soft placement on"
+            .into(),
     });
-    message.error(problem, different.last().copied().unwrap_or(members[0]))
+    message.error(problem, item)
 }
 
-/// No device meets the request of a class.
+/// No device meets the request of a class, given by its members and its root.
 pub(crate) fn unmet_request(
     problem: &Problem,
     members: &[usize],
-    merged: &DeviceSpec,
-    supported: &[usize],
+    union: &Union<'_>,
+    root: usize,
 ) -> Error {
+    let (request, runs) = (union.request(root), union.runs(root));
+    if let Some(home) = request.assigned() {
+        return unfit_home(problem, members, home);
+    }
+    let supported: Vec<usize> = (0..runs.len()).filter(|&d| runs[d]).collect();
+    let merged = request.merged(problem);
     let exists = problem.devices.iter().any(|device| merged.matches(&device.name));
-    let tasked = problem.devices.iter().any(|device| merged.relaxed().matches(&device.name));
-    let asked = members.iter().copied().filter(|&item| problem.items[item].requested.is_some());
-    let asking: Vec<usize> = asked.collect();
+    let asks = |&item: &usize| {
+        problem.items[item].requested.is_some() && union.overruled()[item].is_none()
+    };
+    let asking: Vec<usize> = members.iter().copied().filter(asks).collect();
     let first = asking.first().copied().unwrap_or(members[0]);
     let mut message = Message::new(match (exists, members.len()) {
         (false, _) => format!("{merged} was requested, and there is no such device"),
@@ -85,19 +132,49 @@ pub(crate) fn unmet_request(
         }
     });
     message.asked(problem, &asking);
-    message.devices(problem, supported);
+    message.devices(problem, &supported);
     if exists {
         message.refusals(problem, members);
     }
+    message.help(&instead(problem, &merged, &supported));
+    message.error(problem, first)
+}
+
+/// What to ask for instead of a request that no device meets.
+fn instead(problem: &Problem, merged: &DeviceSpec, supported: &[usize]) -> String {
     let names = match supported {
         [_] => names(problem, supported),
         _ => format!("one of {}", names(problem, supported)),
     };
-    message.help(&match (tasked, problem.soft_placement) {
-        (true, false) => format!("ask for {names}, or turn soft placement on"),
-        _ => format!("ask for {names}: soft placement never changes job, replica or task"),
-    });
-    message.error(problem, first)
+    let is_gpu = |spec: &DeviceSpec| spec.device_type.as_deref() == Some("GPU");
+    let has_gpu = problem.devices.iter().any(|device| is_gpu(&device.name));
+    let open = if is_gpu(merged) && !has_gpu { "no GPU is open: open one, or " } else { "" };
+    let relaxed = merged.relaxed();
+    let helps = supported.iter().any(|&d| relaxed.matches(&problem.devices[d].name));
+    match (helps, problem.soft_placement) {
+        (true, false) => format!("{open}ask for {names}, or turn soft placement on"),
+        _ => format!("{open}ask for {names}: soft placement never changes job, replica or task"),
+    }
+}
+
+/// The device that a member of a class is assigned to does not run all members.
+fn unfit_home(problem: &Problem, members: &[usize], home: usize) -> Error {
+    let is_assigned = |item: &usize| problem.items[*item].assigned == Some(home);
+    let refuses = |item: &usize| problem.refusal(*item, home).is_some();
+    let settled = members.iter().copied().find(is_assigned).unwrap_or(members[0]);
+    let unfit = members.iter().copied().find(refuses).unwrap_or(members[0]);
+    let label = names(problem, &[home]);
+    let mut message = Message::new(format!(
+        "has to share {label} with '{}', and it has no kernel there",
+        problem.items[settled].name
+    ));
+    message.asked(problem, &[settled, unfit]);
+    message.devices(problem, &common(problem, members));
+    message.refusals(problem, &[unfit]);
+    message.help(&format!(
+        "use another dtype or other attributes, or take the operation out of what shares {label}"
+    ));
+    message.error(problem, unfit)
 }
 
 /// A device has too little memory for its resources and its largest item.
@@ -144,35 +221,34 @@ fn common(problem: &Problem, members: &[usize]) -> Vec<usize> {
     (0..problem.devices.len()).filter(runs).collect()
 }
 
-/// The first pair whose requests conflict.
-fn first_conflict(problem: &Problem, asking: &[usize]) -> Vec<usize> {
+/// The first two items whose requests are in conflict.
+fn in_conflict(problem: &Problem, apart: &Apart<'_>) -> Vec<usize> {
+    let counts = |&item: &usize| match apart.clash {
+        Clash::Assigned(..) => problem.items[item].assigned.is_some(),
+        Clash::Bindings(..) => problem.is_holder(item),
+        Clash::AssignedAndBinding(..) => {
+            problem.items[item].assigned.is_some() || problem.is_holder(item)
+        }
+        Clash::Requests(..) | Clash::NoKernel | Clash::NoDevice => apart.overruled[item].is_none(),
+    };
+    let asking: Vec<(usize, &DeviceSpec)> = apart
+        .members
+        .iter()
+        .copied()
+        .filter(counts)
+        .filter_map(|item| Some((item, problem.claim(item)?)))
+        .collect();
     let mut merged = DeviceSpec::default();
-    for &item in asking {
-        let Some(asked) = &problem.items[item].requested else { continue };
+    for &(item, asked) in &asking {
         match merged.combine(asked) {
             Ok(both) => merged = both,
             Err(_) => {
-                let against = asking.iter().copied().find(|&other| {
-                    let other = problem.items[other].requested.as_ref();
-                    other.is_some_and(|other| other.combine(asked).is_err())
-                });
-                return against.into_iter().chain([item]).collect();
+                let against = asking.iter().find(|(_, other)| other.combine(asked).is_err());
+                return against.map(|&(other, _)| other).into_iter().chain([item]).collect();
             }
         }
     }
-    asking.to_vec()
-}
-
-/// The member that most likely is the surprise: the one that runs on the fewest devices.
-fn to_blame(problem: &Problem, members: &[usize]) -> usize {
-    let n_refusals = |item: usize| problem.items[item].refusals.iter().flatten().count();
-    let mut worst = members[0];
-    for &item in members {
-        if n_refusals(item) > n_refusals(worst) {
-            worst = item;
-        }
-    }
-    worst
+    asking.into_iter().map(|(item, _)| item).collect()
 }
 
 fn names(problem: &Problem, devices: &[usize]) -> String {
@@ -183,8 +259,9 @@ fn names(problem: &Problem, devices: &[usize]) -> String {
     if more > 0 { format!("{list} and {more} more") } else { list }
 }
 
-fn described(item: &Item) -> String {
-    let what = if item.is_resource { "variable " } else { "" };
+fn described(problem: &Problem, item: usize) -> String {
+    let what = if problem.is_holder(item) { "variable " } else { "" };
+    let item = &problem.items[item];
     match &item.location {
         Some(location) => format!("{what}'{}' at {location}", item.name),
         None => format!("{what}'{}'", item.name),
@@ -204,16 +281,19 @@ impl Message {
         let _ = write!(self.0, "\n  {}", cut_off(line));
     }
 
-    /// Who asked for what; members that asked for nothing only where none did.
+    /// Who asked for what; members that asked for nothing come last.
     fn asked(&mut self, problem: &Problem, members: &[usize]) {
-        let asks = |item: &usize| problem.items[*item].requested.is_some();
+        let asks = |item: &usize| problem.claim(*item).is_some();
         let mut listed: Vec<usize> = members.iter().copied().filter(asks).collect();
         listed.extend(members.iter().copied().filter(|item| !asks(item)));
         for &item in listed.iter().take(MAX_LISTED) {
-            let item = &problem.items[item];
-            match &item.requested {
-                Some(spec) => self.line(&format!("{} asks for {spec}", described(item))),
-                None => self.line(&format!("{} asks for no device", described(item))),
+            let who = described(problem, item);
+            match (problem.items[item].assigned, problem.claim(item)) {
+                (Some(device), _) => {
+                    self.line(&format!("{who} is assigned to {}", names(problem, &[device])));
+                }
+                (None, Some(spec)) => self.line(&format!("{who} asks for {spec}")),
+                (None, None) => self.line(&format!("{who} asks for no device")),
             }
         }
         if listed.len() > MAX_LISTED {
@@ -227,26 +307,27 @@ impl Message {
         self.line(&format!("with a kernel: {}", names(problem, supported)));
     }
 
-    /// Why devices have no kernel, a line for each different reason.
+    /// Why devices have no kernel, a line for each item and reason.
     fn refusals(&mut self, problem: &Problem, members: &[usize]) {
-        let labels = problem.labels();
-        let all = members.iter().flat_map(|&item| {
-            labels.iter().enumerate().filter_map(move |(d, label)| {
-                let why = problem.refusal(item, d)?;
-                Some(format!("{label} can't run '{}': {why}", problem.items[item].name))
-            })
-        });
-        let mut lines: Vec<String> = Vec::new();
-        for line in all {
-            if !lines.contains(&line) {
-                lines.push(line);
+        let mut n_lines = 0;
+        for &item in members {
+            let mut by_reason: Vec<(&str, Vec<usize>)> = Vec::new();
+            for device in 0..problem.devices.len() {
+                let Some(why) = problem.refusal(item, device) else { continue };
+                match by_reason.iter_mut().find(|(known, _)| *known == why) {
+                    Some((_, devices)) => devices.push(device),
+                    None => by_reason.push((why, vec![device])),
+                }
             }
-            if lines.len() == MAX_LISTED {
-                break;
+            for (why, devices) in by_reason {
+                if n_lines == MAX_LISTED {
+                    return;
+                }
+                n_lines += 1;
+                let name = &problem.items[item].name;
+                let devices = names(problem, &devices);
+                self.line(&format!("{devices} can't run '{name}': {why}"));
             }
-        }
-        for line in lines {
-            self.line(&line);
         }
     }
 

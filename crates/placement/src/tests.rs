@@ -5,6 +5,7 @@ mod cost;
 mod cuts;
 mod graphs;
 mod legality;
+mod placer_table;
 mod printing;
 mod specs;
 
@@ -90,17 +91,17 @@ fn item(name: &str, cpu_us: u64) -> Item {
     Item {
         name: name.into(),
         requested: None,
+        assigned: None,
         refusals: Vec::new(),
         work: Work { family: Family::Elementwise, flops: cpu_us * 1000, bytes: 0 },
-        colocation: None,
         is_resource: false,
         now: None,
         location: None,
     }
 }
 
-fn variable(name: &str, colocation: u32) -> Item {
-    Item { is_resource: true, colocation: Some(colocation), ..item(name, 0) }
+fn variable(name: &str) -> Item {
+    Item { is_resource: true, ..item(name, 0) }
 }
 
 fn edge(name: &str, bytes: u64, producer: Producer, consumers: &[usize]) -> TensorEdge {
@@ -121,22 +122,27 @@ fn fetched(edge: TensorEdge) -> TensorEdge {
 fn random_problem(rng: &mut Rng, n_gpus: u32, max: u64) -> Problem {
     let mut problem = machine(n_gpus);
     let n_items = 1 + rng.below(max);
+    let mut first_of_group: [Option<usize>; 3] = [None; 3];
+    let mut is_grouped = Vec::new();
     for link in &mut problem.links {
         link.latency = rng.below(30) * US;
         link.bytes_per_second = 1_000_000_000 * (1 + rng.below(8));
     }
-    for i in 0..n_items {
+    for i in 0..n_items as usize {
         let cpu_us = rng.below(200);
         let mut item = item(&format!("i{i}"), cpu_us);
-        if rng.one_in(5) {
-            item.colocation = Some(rng.below(3) as u32);
+        let grouped = rng.one_in(5);
+        is_grouped.push(grouped);
+        if grouped {
+            let first = first_of_group[rng.below(3) as usize].get_or_insert(i);
+            problem.colocations.push((i, *first));
         }
         item.is_resource = rng.one_in(8);
         problem.items.push(item);
     }
-    for i in 0..n_items as usize {
+    for (i, is_grouped) in is_grouped.into_iter().enumerate() {
         // A refusal that leaves every item, and all colocated items together, a device.
-        if problem.items[i].colocation.is_none() && rng.one_in(6) {
+        if !is_grouped && rng.one_in(6) {
             let free = rng.below(u64::from(n_gpus) + 1) as usize;
             let refusal = |d: usize| (d != free).then(|| "no kernel".to_owned());
             problem.items[i].refusals = (0..=n_gpus as usize).map(refusal).collect();

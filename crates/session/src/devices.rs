@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use convoke_compiler::GroupLimits;
 use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_placement::DeviceSpec;
 
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::GpuVariables;
@@ -205,12 +206,20 @@ impl Devices {
         &self.0.infos
     }
 
-    /// The index of the device with this name.
+    /// The index of the device with this name: `GPU:0`, `/gpu:0`, or a longer one up to
+    /// `/job:localhost/replica:0/task:0/device:GPU:0`.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] with the names there are.
     pub fn index_of(&self, name: &str) -> Result<usize> {
-        let found = self.0.infos.iter().position(|info| info.name.eq_ignore_ascii_case(name));
+        let asked = name.parse::<DeviceSpec>().ok();
+        let asked = asked.filter(|spec| spec.device_type.is_some() && spec.index.is_some());
+        let is_it = |info: &DeviceInfo| {
+            let own = info.name.parse::<DeviceSpec>().ok();
+            let full = own.map(|own| DeviceSpec::local("CPU", 0).merge(&own));
+            asked.as_ref().zip(full).is_some_and(|(asked, full)| asked.matches(&full))
+        };
+        let found = self.0.infos.iter().position(is_it);
         found.ok_or_else(|| {
             let names: Vec<&str> = self.0.infos.iter().map(|info| &*info.name).collect();
             let message = format!("no device {name:?}; there are {}", names.join(", "));

@@ -2,12 +2,13 @@
 //! program, solved, and its solution read back.
 
 use std::cell::OnceCell;
+use std::collections::hash_map;
 use std::fmt;
 
 use convoke_compiler::{
-    Apart, DeviceIndex, Group, HOST, Places, Program, Source, Unplaced, ValueId,
+    Apart, DeviceIndex, Group, HOST, Places, Plan, Program, Source, Unplaced, ValueId,
 };
-use convoke_graph_core::{GraphSnapshot, Node, NodeId, Result};
+use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Result, State as StateOp};
 use convoke_placement::{
     DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem, Producer,
     Solution, TensorEdge, Work, solve,
@@ -114,6 +115,7 @@ impl fmt::Display for Explanation {
 pub(crate) struct Placing<'a> {
     pub(crate) devices: &'a Devices,
     pub(crate) graph: &'a GraphSnapshot,
+    pub(crate) plan: &'a Plan,
     pub(crate) state: &'a State,
     pub(crate) options: &'a SessionOptions,
     pub(crate) threads: usize,
@@ -188,13 +190,17 @@ impl Placing<'_> {
         let mut problem = Problem::new(self.models(variables));
         problem.objective = self.options.objective;
         problem.soft_placement = self.options.soft_placement;
+        problem.preferred = match &self.options.policy {
+            DevicePolicy::Auto => None,
+            DevicePolicy::Prefer(name) => Some(self.devices.index_of(name)?),
+        };
         for &variable in variables {
             problem.items.push(self.variable_item(variable)?);
         }
         for group in 0..unplaced.program.groups.len() {
             problem.items.push(self.group_item(unplaced.program, group)?);
         }
-        self.colocate(unplaced.program, variables, &mut problem.items);
+        self.tie(unplaced.program, variables, &mut problem)?;
         problem.tensors = self.tensors(unplaced, variables);
         Ok(problem)
     }
@@ -236,32 +242,31 @@ impl Placing<'_> {
 
     fn variable_item(&self, variable: NodeId) -> Result<Item> {
         let node = self.graph.node(variable);
-        let requested = self.requested(node.device.as_deref(), variable)?;
+        let n_bytes = variable_bytes(node);
+        let n_devices = self.devices.list().len();
         let kept = self.state.lock();
-        let settled = kept.settled(variable);
         let entry = kept.variables.get(&variable).filter(|entry| entry.version > 0);
         let now = entry.map(|entry| entry.device.0 as usize);
+        let assigned = kept.settled(variable).map(|home| home.0 as usize);
         drop(kept);
-        let refusals = match settled {
-            Some(home) => self.all_but(home.0 as usize, "the variable lives on"),
-            None => {
-                let n_bytes = variable_bytes(node);
-                let too_large = |d: usize| self.variable_refusal(d, n_bytes);
-                let mut refusals = self.preference(requested.is_some(), |d| too_large(d).is_none());
-                for (device, refusal) in refusals.iter_mut().enumerate() {
-                    *refusal = too_large(device).or(refusal.take());
-                }
-                refusals
-            }
-        };
+        Ok(Item {
+            assigned,
+            now,
+            refusals: (0..n_devices).map(|d| self.variable_refusal(d, n_bytes)).collect(),
+            ..self.resource_item(node)?
+        })
+    }
+
+    /// A resource, or what is done to one where it lies.
+    fn resource_item(&self, node: &Node) -> Result<Item> {
         Ok(Item {
             name: node.name.to_string(),
-            requested: requested.filter(|_| settled.is_none()),
-            refusals,
+            requested: self.requested(node.device.as_deref(), node.id)?,
+            assigned: None,
+            refusals: Vec::new(),
             work: Work { family: Family::Other, flops: 0, bytes: 0 },
-            colocation: None,
             is_resource: true,
-            now,
+            now: None,
             location: Some(location(node)),
         })
     }
@@ -287,12 +292,8 @@ impl Placing<'_> {
         let last = group.nodes.last().copied().unwrap_or(NodeId(0));
         let node = self.graph.node(last);
         let requested = self.requested(group.device.as_deref(), last)?;
-        let refused: Vec<Option<String>> =
+        let refusals =
             (0..self.devices.list().len()).map(|d| self.refusal(d, program, index)).collect();
-        let mut refusals = self.preference(requested.is_some(), |d| refused[d].is_none());
-        for (all, own) in refusals.iter_mut().zip(refused) {
-            *all = own.or(all.take());
-        }
         let more = group.nodes.len() - 1;
         let name = if more == 0 {
             node.name.to_string()
@@ -302,9 +303,9 @@ impl Placing<'_> {
         Ok(Item {
             name,
             requested,
+            assigned: None,
             refusals,
             work: group.work(&program.values),
-            colocation: None,
             is_resource: false,
             now: None,
             location: Some(location(node)),
@@ -334,55 +335,34 @@ impl Placing<'_> {
         }
     }
 
-    /// Refusals of all devices but the preferred one, where there is one that can take it.
-    fn preference(&self, asked: bool, can: impl Fn(usize) -> bool) -> Vec<Option<String>> {
-        let DevicePolicy::Prefer(name) = &self.options.policy else { return self.none() };
-        match self.devices.index_of(name) {
-            Ok(device) if !asked && can(device) => self.all_but(device, "the session prefers"),
-            _ => self.none(),
-        }
-    }
-
-    fn none(&self) -> Vec<Option<String>> {
-        vec![None; self.devices.list().len()]
-    }
-
-    fn all_but(&self, device: usize, why: &str) -> Vec<Option<String>> {
-        let list = self.devices.list();
-        let reason = list.get(device).map(|info| format!("{why} {}", info.name));
-        (0..list.len()).map(|d| if d == device { None } else { reason.clone() }).collect()
-    }
-
-    /// Gives items that were asked to share a device one number.
-    fn colocate(&self, program: &Program, variables: &[NodeId], items: &mut [Item]) {
+    /// Ties items that are to share a device. An assignment that asks for a device, or to be with something,
+    /// becomes an item that uses its variable; others, and reads, are only transfers.
+    fn tie(&self, program: &Program, variables: &[NodeId], problem: &mut Problem) -> Result<()> {
         let mut item_of: FxHashMap<NodeId, usize> =
             variables.iter().enumerate().map(|(i, &v)| (v, i)).collect();
         for (i, group) in program.groups.iter().enumerate() {
             item_of.extend(group.nodes.iter().map(|&node| (node, variables.len() + i)));
         }
-        let mut class: Vec<usize> = (0..items.len()).collect();
-        let find = |class: &mut Vec<usize>, mut i: usize| {
-            while class[i] != i {
-                class[i] = class[class[i]];
-                i = class[i];
-            }
-            i
-        };
-        for (&node, &item) in &item_of {
-            for target in &self.graph.node(node).colocated {
-                if let Some(&other) = item_of.get(target) {
-                    let (a, b) = (find(&mut class, item), find(&mut class, other));
-                    class[a.max(b)] = a.min(b);
-                    items[item].colocation = Some(0);
-                    items[other].colocation = Some(0);
-                }
+        for node in &self.plan.nodes {
+            let asks = node.device.is_some() || !node.colocated.is_empty();
+            let Some(variable) = accessed(node).filter(|_| asks && !reads(node)) else { continue };
+            let Some(&holder) = item_of.get(&variable) else { continue };
+            if let hash_map::Entry::Vacant(entry) = item_of.entry(node.id) {
+                problem.resource_edges.push((holder, problem.items.len()));
+                entry.insert(problem.items.len());
+                problem.items.push(self.resource_item(node)?);
             }
         }
-        for (i, item) in items.iter_mut().enumerate() {
-            if item.colocation.is_some() {
-                item.colocation = Some(find(&mut class, i) as u32);
+        let mut items: Vec<(NodeId, usize)> = item_of.iter().map(|(&n, &i)| (n, i)).collect();
+        items.sort_unstable();
+        for (node, item) in items {
+            for &target in &self.graph.node(node).colocated {
+                let variable = accessed(self.graph.node(target));
+                let with = item_of.get(&target).or_else(|| item_of.get(&variable?));
+                problem.colocations.extend(with.filter(|&&with| with != item).map(|&w| (item, w)));
             }
         }
+        Ok(())
     }
 
     fn tensors(&self, unplaced: &Unplaced<'_>, variables: &[NodeId]) -> Vec<TensorEdge> {
@@ -488,7 +468,23 @@ fn variable_bytes(node: &Node) -> u64 {
     bytes.unwrap_or(0) as u64
 }
 
+/// The variable that a node reads or stores into.
+fn accessed(node: &Node) -> Option<NodeId> {
+    match node.op.class() {
+        Class::State(StateOp::Variable) => None,
+        Class::State(_) => node.inputs.first().map(|handle| handle.node),
+        _ => None,
+    }
+}
+
+fn reads(node: &Node) -> bool {
+    matches!(node.op.class(), Class::State(StateOp::Read | StateOp::IsInitialized))
+}
+
 fn location(node: &Node) -> String {
     let at = node.location;
     format!("{}:{}:{}", at.file(), at.line(), at.column())
 }
+
+#[cfg(test)]
+mod tests;

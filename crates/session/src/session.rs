@@ -389,6 +389,7 @@ impl Session {
         let placing = Placing {
             devices: &self.devices,
             graph: &planned.graph,
+            plan: &planned.plan,
             state: &self.state,
             options: &self.options,
             threads: self.threads.len(),

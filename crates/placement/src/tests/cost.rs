@@ -108,7 +108,7 @@ fn devices_go_first_where_that_saves_time_and_no_segment() {
 #[test]
 fn a_resource_is_there_from_the_start_and_stored_at_the_end() {
     let mut problem = machine(1);
-    problem.items = vec![variable("w", 0), item("step", 100)];
+    problem.items = vec![variable("w"), item("step", 100)];
     problem.tensors = vec![
         edge("w:0", 1000, Producer::Item(0), &[1]),
         edge("new", 1000, Producer::Item(1), &[0]),

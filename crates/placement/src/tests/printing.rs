@@ -15,11 +15,11 @@ fn example() -> Problem {
             location: Some("src/main.rs:4:9".into()),
             ..item("parse", 20)
         },
-        variable("w", 0),
+        variable("w"),
         item("matmul", 2000),
         item("relu", 10),
         Item { requested: Some(spec("CPU:0")), ..item("argmax", 5) },
-        Item { colocation: Some(0), ..item("w/assign", 300) },
+        item("w/assign", 300),
         Item { requested: Some(spec("GPU:7")), ..item("norm", 1) },
     ];
     problem.tensors = vec![
@@ -31,6 +31,7 @@ fn example() -> Problem {
         fetched(edge("argmax:0", 256, Producer::Item(4), &[])),
         edge("w/assign:0", 2_000_000, Producer::Item(5), &[1]),
     ];
+    problem.resource_edges = vec![(1, 5)];
     problem.soft_placement = true;
     problem
 }

@@ -1,0 +1,116 @@
+//! What the placement problem gets from a graph.
+
+use std::cell::RefCell;
+
+use convoke_compiler::{CompileOptions, GroupLimits, Signature, compile};
+use convoke_graph_core::{DType, ErrorKind, Graph, Init, Operation, Variable};
+
+use super::*;
+
+/// The problem of a run of `targets`, of which every operation is a group of its own.
+fn problem(g: &Graph, state: &State, options: &SessionOptions, targets: &[&Operation]) -> Problem {
+    let graph = g.snapshot();
+    let targets = targets.iter().map(|target| target.id()).collect();
+    let plan = Plan::new(&graph, Signature { targets, ..Signature::default() }).unwrap();
+    let devices = Devices::cpu();
+    let placing = Placing {
+        devices: &devices,
+        graph: &graph,
+        plan: &plan,
+        state,
+        options,
+        threads: 1,
+        refused: &[],
+        explanation: OnceCell::new(),
+    };
+    let found = RefCell::new(None);
+    let place = |unplaced: &Unplaced<'_>| {
+        *found.borrow_mut() = Some(placing.problem(unplaced, &unplaced.variables())?);
+        placing.place(unplaced)
+    };
+    let options = CompileOptions { limits: GroupLimits::SINGLE, simplify: false, place: &place };
+    compile(&plan, &[], &options).unwrap();
+    found.into_inner().unwrap()
+}
+
+fn name(operation: &Operation) -> String {
+    operation.node().name.to_string()
+}
+
+fn variable(g: &Graph, name: &str) -> Variable {
+    g.variable(name, Init::Zeros, DType::F32, [4])
+}
+
+/// The names of what is to share a device.
+fn named(problem: &Problem, pairs: &[(usize, usize)]) -> Vec<(String, String)> {
+    let name = |item: usize| problem.items[item].name.clone();
+    pairs.iter().map(|&(a, b)| (name(a), name(b))).collect()
+}
+
+#[test]
+fn colocations_come_in_the_order_of_the_graph() {
+    let g = Graph::new();
+    let (v, w) = (variable(&g, "v"), variable(&g, "w"));
+    let a = &v + &w;
+    let b = g.colocate_with(&a.operation(), || &v * &w);
+    let c = g.colocate_with(&b.operation(), || g.colocate_with(&a.operation(), || &v - &w));
+    // A read or an assignment stands for its variable.
+    let d = g.colocate_with(&v.value().operation(), || &w * &w);
+    let store = v.assign(&d);
+    let e = g.colocate_with(&store.operation(), || w.value().sin());
+    let operations = [&a, &b, &c, &d, &e, &store].map(|tensor| tensor.operation());
+    let [a, b, c, d, e, _] = operations.each_ref().map(name);
+    let options = SessionOptions::default();
+    let targets: Vec<&Operation> = operations.iter().collect();
+    let problem = problem(&g, &State::default(), &options, &targets);
+    let expected = [(&b, &a), (&c, &b), (&c, &a), (&d, &"v".to_owned()), (&e, &"v".to_owned())];
+    let expected = expected.map(|(item, with)| (item.clone(), with.clone()));
+    assert_eq!(named(&problem, &problem.colocations), expected);
+    assert!(problem.resource_edges.is_empty());
+}
+
+#[test]
+fn an_assignment_that_asks_uses_its_variable() {
+    let g = Graph::new();
+    let (v, w) = (variable(&g, "v"), variable(&g, "w"));
+    let sum = &v + &w;
+    let store = g.device("GPU:3", || v.assign(&sum).operation());
+    let other = w.assign(&sum).operation();
+    let options = SessionOptions { soft_placement: true, ..SessionOptions::default() };
+    let problem = problem(&g, &State::default(), &options, &[&store, &other]);
+    assert_eq!(named(&problem, &problem.resource_edges), [("v".into(), name(&store))]);
+    let last = problem.items.last().unwrap();
+    assert_eq!((last.requested.clone(), last.is_resource), (Some("GPU:3".parse().unwrap()), true));
+    let solution = solve(&problem).unwrap();
+    assert!(solution.to_string().contains("GPU:3 requested, softened"), "{solution}");
+    let hard = Problem { soft_placement: false, ..problem };
+    let error = solve(&hard).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.message().contains("GPU:3"), "{error}");
+}
+
+#[test]
+fn a_settled_variable_is_assigned_and_a_policy_prefers() {
+    let g = Graph::new();
+    let (v, w) = (variable(&g, "v"), variable(&g, "w"));
+    let sum = (&v + &w).operation();
+    let state = State::default();
+    state.lock().entry(&v.handle().node(), HOST).settled = true;
+    let policy = DevicePolicy::Prefer("/cpu:0".into());
+    let options = SessionOptions { policy, ..SessionOptions::default() };
+    let problem = problem(&g, &state, &options, &[&sum]);
+    let assigned: Vec<Option<usize>> = problem.items.iter().map(|item| item.assigned).collect();
+    assert_eq!(assigned, [Some(0), None, None]);
+    assert_eq!(problem.preferred, Some(0));
+}
+
+#[test]
+fn devices_have_short_and_long_names() {
+    let devices = Devices::cpu();
+    for name in ["CPU:0", "cpu:0", "/cpu:0", "/device:CPU:0", "/job:localhost/task:0/cpu:0"] {
+        assert_eq!(devices.index_of(name).unwrap(), 0, "{name}");
+    }
+    for name in ["GPU:0", "CPU", "CPU:1", "/job:x/cpu:0", "cpu:x", ""] {
+        assert_eq!(devices.index_of(name).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+    }
+}
