@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use convoke_compiler::GroupLimits;
 use convoke_graph_core::{Error, ErrorKind, Result};
@@ -66,6 +67,9 @@ pub struct DeviceOptions {
     /// makes `GPU:0` and `GPU:1` of the first adapter, with 256 MiB each. Adapters without an entry, or with an
     /// empty one, stay whole. TensorFlow: `GPUOptions.Experimental.virtual_devices`.
     pub virtual_devices: Vec<Vec<u64>>,
+    /// The least time that GPUs take for each of their segments: they sleep until it is over. A software adapter
+    /// with it stands in for a GPU with cores of its own, to see what overlaps.
+    pub least_gpu_time: Duration,
     /// Where compiled pipelines are kept for later processes.
     pub pipeline_dir: PipelineDir,
     /// Limits of GPUs to lower, to see what a graph does on smaller ones. A value above the adapter's own has
@@ -402,6 +406,7 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
                 budget_bytes,
                 pipeline_dir: options.pipeline_dir.path(),
                 limits: Some(options.gpu_limits),
+                least_time: options.least_gpu_time,
                 ..GpuOptions::default()
             };
             let source = GpuSource::Adapter(Box::new((adapter.clone(), opening)));

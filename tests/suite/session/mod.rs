@@ -11,6 +11,7 @@ mod feeds;
 mod fetches;
 mod optimizers;
 mod overlap;
+mod pipeline;
 mod small_devices;
 mod splits;
 mod variables;

@@ -14,7 +14,7 @@ pub(super) struct Options {
     /// Cases, by name or first letter: A,D64,E. J is from process start to the first result of D64.
     #[arg(long, value_delimiter = ',', default_value = "A,B256,B512,B1024,C,D,E,F,G,H,I,J,K,L,M")]
     case: Vec<String>,
-    /// auto, cpu, gpu, GPU:0, or part of an adapter's or driver's name.
+    /// auto, cpu, gpu, GPU:0, part of an adapter's or driver's name, or auto:NAME for it and the CPU.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Seconds for each case, at least.

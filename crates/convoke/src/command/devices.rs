@@ -42,7 +42,7 @@ pub(super) fn json(device: &DeviceInfo) -> serde_json::Value {
     })
 }
 
-/// The devices and the policy that `--device` asks for: `auto`, `cpu`, `gpu`, or a name.
+/// The devices and the policy that `--device` asks for: `auto`, `cpu`, `gpu`, a name, or `auto:` and a name.
 pub(super) fn choose(name: &str) -> Result<(Devices, DevicePolicy), Failure> {
     let lower = name.to_lowercase();
     let is_cpu = lower == "cpu" || lower == "cpu:0";
@@ -51,6 +51,9 @@ pub(super) fn choose(name: &str) -> Result<(Devices, DevicePolicy), Failure> {
     }
     if lower == "auto" {
         return Ok((Devices::open()?, DevicePolicy::Auto));
+    }
+    if let Some(name) = lower.strip_prefix("auto:") {
+        return Ok((Devices::named(name)?, DevicePolicy::Auto));
     }
     let is_gpu = lower == "gpu" || lower.starts_with("gpu:");
     let devices = if is_gpu { Devices::open()? } else { Devices::named(name)? };

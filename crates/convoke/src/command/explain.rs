@@ -17,7 +17,7 @@ pub(super) struct Options {
     /// Images in a batch.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
-    /// auto, cpu, gpu, GPU:0, or part of an adapter's or driver's name.
+    /// auto, cpu, gpu, GPU:0, part of an adapter's or driver's name, or auto:NAME for it and the CPU.
     #[arg(long, default_value = "auto")]
     device: String,
 }

@@ -31,8 +31,8 @@ pub(super) struct Options {
     /// Seed of the variables and of the order of images.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// auto, cpu, gpu, GPU:0, or part of an adapter's or driver's name. Software adapters are used only
-    /// when named.
+    /// auto, cpu, gpu, GPU:0, part of an adapter's or driver's name, or auto:NAME for it and the CPU. Software
+    /// adapters are used only when named.
     #[arg(long, default_value = "auto")]
     device: String,
     /// digits, or fashion-mnist[=DIR] for IDX files, gzipped or not.

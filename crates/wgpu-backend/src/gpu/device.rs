@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::adapter::{Adapter, AdapterInfo};
 use super::disk_cache::DiskCache;
@@ -35,6 +36,8 @@ pub struct GpuOptions {
     pub wide_tiles: Option<bool>,
     /// A directory of this user's own where compiled pipelines are kept between processes, if the backend can.
     pub pipeline_dir: Option<PathBuf>,
+    /// The least time that each submission takes: the device sleeps until it is over, as if it were busy.
+    pub least_time: Duration,
 }
 
 impl Default for GpuOptions {
@@ -48,6 +51,7 @@ impl Default for GpuOptions {
             checked_shaders: cfg!(debug_assertions),
             wide_tiles: None,
             pipeline_dir: None,
+            least_time: Duration::ZERO,
         }
     }
 }
@@ -64,6 +68,8 @@ pub(super) struct Shared {
     pub(super) disk_cache: Option<DiskCache>,
     pub(super) staging: Staging,
     pub(super) checked_shaders: bool,
+    /// The least time of a submission.
+    pub(super) least_time: Duration,
     /// Held for reading by whoever touches mapped memory, for writing by whoever destroys the device: wgpu
     /// frees mapped memory when it is destroyed.
     pub(super) mapped: RwLock<()>,
@@ -133,6 +139,7 @@ impl Shared {
             disk_cache,
             staging: Staging::new(options.staging_keep_bytes),
             checked_shaders: options.checked_shaders,
+            least_time: options.least_time,
             mapped: RwLock::new(()),
         };
         shared.probe()?;

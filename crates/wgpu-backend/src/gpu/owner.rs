@@ -94,6 +94,7 @@ pub(super) type Request = (Job, SyncSender<Result<Done, GpuError>>);
 /// Serves requests until all handles are gone, and then waits for what is still on the device.
 pub(super) fn serve(shared: &Shared, requests: &Receiver<Request>) {
     let mut in_flight = VecDeque::new();
+    let mut free = Instant::now();
     loop {
         let request = if in_flight.is_empty() {
             let Ok(request) = requests.recv() else { return };
@@ -105,7 +106,10 @@ pub(super) fn serve(shared: &Shared, requests: &Receiver<Request>) {
         };
         match request {
             Some(request) => in_flight.extend(InFlight::start(shared, request)),
-            None => wait_for_first(shared, &mut in_flight),
+            None => {
+                wait_for_first(shared, &mut in_flight, free);
+                free = Instant::now();
+            }
         }
     }
 }
@@ -115,16 +119,19 @@ struct InFlight {
     job: Job,
     reply: SyncSender<Result<Done, GpuError>>,
     index: wgpu::SubmissionIndex,
+    submitted: Instant,
 }
 
-/// Waits for the oldest submission and answers for it.
+/// Waits for the oldest submission and answers for it. The device was free for it since `free`.
 ///
 /// The wait has no timeout: a wait that times out while another thread polls the same device trips an assertion
 /// of wgpu 30. Callers watch their deadlines themselves.
-fn wait_for_first(shared: &Shared, in_flight: &mut VecDeque<InFlight>) {
+fn wait_for_first(shared: &Shared, in_flight: &mut VecDeque<InFlight>, free: Instant) {
     let Some(first) = in_flight.front() else { return };
     let wait = wgpu::PollType::Wait { submission_index: Some(first.index.clone()), timeout: None };
     let status = guarded_poll(shared, wait);
+    let end = first.submitted.max(free) + shared.least_time;
+    std::thread::sleep(end.saturating_duration_since(Instant::now()));
     if let Err(lost) = shared.lost.check() {
         for flight in in_flight.drain(..) {
             let _ = flight.reply.send(Err(lost.clone()));
@@ -161,7 +168,7 @@ impl InFlight {
             Err(shared.lost.error())
         });
         match result {
-            Ok(index) => Some(InFlight { job, reply, index }),
+            Ok(index) => Some(InFlight { job, reply, index, submitted: Instant::now() }),
             Err(error) => {
                 let _ = reply.send(Err(shared.or_lost(error)));
                 None
