@@ -49,11 +49,7 @@ impl Plan {
     pub fn new(graph: &GraphSnapshot, signature: Signature) -> Result<Self> {
         check_feeds(graph, &signature)?;
         let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
-        let needed = needed_nodes(graph, &signature, &fed);
-        let nodes: Vec<Arc<Node>> = (0..graph.nodes.len())
-            .filter(|&id| needed[id])
-            .map(|id| graph.nodes[id].clone())
-            .collect();
+        let nodes = needed_nodes(graph, &signature, &fed);
         check_nodes(&nodes, &fed)?;
         let shape_feeds = shape_feeds(graph, &nodes, &signature);
         let feed_dtypes = signature.feeds.iter().map(|&f| graph.fact(f).dtype).collect();
@@ -115,22 +111,23 @@ fn check_feeds(graph: &GraphSnapshot, signature: &Signature) -> Result<()> {
     Ok(())
 }
 
-/// For each node of the graph, whether a fetch or target needs it.
+/// The nodes that a fetch or target needs, in order. Takes time for these, not for the whole graph.
 fn needed_nodes(
     graph: &GraphSnapshot,
     signature: &Signature,
     fed: &FxHashSet<Output>,
-) -> Vec<bool> {
-    let mut needed = vec![false; graph.nodes.len()];
+) -> Vec<Arc<Node>> {
+    let mut needed: FxHashSet<NodeId> = FxHashSet::default();
     let fetched = signature.fetches.iter().filter(|f| !fed.contains(f)).map(|f| f.node);
     let mut stack: Vec<NodeId> = fetched.chain(signature.targets.iter().copied()).collect();
     while let Some(id) = stack.pop() {
-        if std::mem::replace(&mut needed[id.0 as usize], true) {
-            continue;
+        if needed.insert(id) {
+            stack.extend(inputs_of(graph.node(id), fed));
         }
-        stack.extend(inputs_of(graph.node(id), fed));
     }
-    needed
+    let mut ids: Vec<NodeId> = needed.into_iter().collect();
+    ids.sort_unstable();
+    ids.into_iter().map(|id| graph.node(id).clone()).collect()
 }
 
 /// The nodes that run before `node`: its controls, and the producers of inputs that are not fed.

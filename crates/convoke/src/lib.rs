@@ -34,10 +34,10 @@ pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
     Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error,
-    ErrorKind, Fact, Facts, Feed, Graph, HostTensor, ImageLayout, Init, IntoFeed, IntoTensor,
-    KernelShapes, Layout, Node, NodeId, Op, OpError, Operation, Output, Padding, Pool, Result,
-    Shape, Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox,
-    train,
+    ErrorKind, Fact, Facts, Feed, Graph, GraphSnapshot, HostTensor, ImageLayout, Init, IntoFeed,
+    IntoTensor, KernelShapes, Layout, Node, NodeId, NodeList, Op, OpError, Operation, Output,
+    Padding, Pool, Result, Shape, Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl,
+    WgslParam, dims, ops, philox, train,
 };
 pub use convoke_session::{
     DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Fetch,

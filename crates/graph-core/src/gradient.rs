@@ -121,7 +121,7 @@ fn nodes_between(snapshot: &GraphSnapshot, xs: &[&Tensor], y: NodeId) -> Vec<Nod
             *reached = true;
         }
     }
-    for node in &snapshot.nodes[..n] {
+    for node in snapshot.nodes.iter().take(n) {
         let from_x = node.inputs.iter().any(|input| reached[input.node.0 as usize]);
         reached[node.id.0 as usize] |= from_x;
     }

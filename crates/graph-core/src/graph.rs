@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
 use crate::{
-    Class, Contents, DType, Dim, Dims, Error, ErrorKind, Fact, Host, HostTensor, Op, OpError,
-    Operation, Result, Tensor,
+    Class, Contents, DType, Dim, Dims, Error, ErrorKind, Fact, Host, HostTensor, NodeList, Op,
+    OpError, Operation, Result, Tensor,
 };
 
 /// A graph of tensor operations. Clones are handles to the same graph.
@@ -28,7 +28,7 @@ struct Inner {
 
 #[derive(Default)]
 struct GraphState {
-    nodes: Vec<Arc<Node>>,
+    nodes: NodeList,
     names: FxHashMap<Arc<str>, NodeId>,
     /// How often a base name was asked for, so that finding a unique one does not begin at 1.
     counts: FxHashMap<String, u32>,
@@ -106,7 +106,7 @@ pub struct GraphSnapshot {
     /// Id of the graph.
     pub graph_id: u64,
     /// The nodes, by id.
-    pub nodes: Vec<Arc<Node>>,
+    pub nodes: NodeList,
 }
 
 impl GraphSnapshot {

@@ -24,6 +24,7 @@ mod gradient;
 mod graph;
 mod handles;
 mod host_tensor;
+mod node_list;
 mod op;
 pub mod ops;
 pub mod philox;
@@ -43,6 +44,7 @@ pub use gradient::Backward;
 pub use graph::{Collection, Graph, GraphSnapshot, Node, NodeId, Output};
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
+pub use node_list::NodeList;
 pub use op::{
     Class, Contract, Control, Distribution, Elementwise, Facts, Host, Move, Op, Random, Reduce,
     ReduceAxes, ReduceKind, State, Values, View, Window,

@@ -56,7 +56,7 @@ impl Graph {
     pub fn to_dot(&self) -> String {
         use std::fmt::Write;
         let mut dot = String::from("digraph {\n  rankdir=TB; node [shape=box];\n");
-        for node in &self.snapshot().nodes {
+        for node in self.snapshot().nodes.iter() {
             let facts: Vec<String> = node.facts.iter().map(ToString::to_string).collect();
             let label = format!("{}\n{} {}", node.name, node.op.name(), facts.join(", "));
             // Writing into a string does not fail.

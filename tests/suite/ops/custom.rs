@@ -301,7 +301,7 @@ fn classes() -> Vec<Class<'static>> {
     // Classes borrow from their operations, which live as long as the test.
     let nodes: &'static _ = Box::leak(Box::new(g.snapshot().nodes));
     let mut classes = Vec::new();
-    for node in nodes {
+    for node in nodes.iter() {
         if seen.insert(format!("{:?}", node.op.class())) {
             classes.push(node.op.class());
         }

@@ -9,6 +9,7 @@ mod devices;
 mod explain;
 mod feeds;
 mod fetches;
+mod growth;
 mod optimizers;
 mod overlap;
 mod pipeline;

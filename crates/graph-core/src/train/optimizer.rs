@@ -87,7 +87,7 @@ impl Graph {
     fn variables_of(&self, collection: &Collection) -> Vec<Variable> {
         let snapshot = self.snapshot();
         let find = |handle: &Tensor, name: &str| {
-            let mut users = snapshot.nodes[handle.output().node.0 as usize + 1..].iter();
+            let mut users = snapshot.nodes.iter().skip(handle.output().node.0 as usize + 1);
             let node = users
                 .find(|n| n.op.name() == name && n.inputs.first() == Some(&handle.output()))?;
             Some(Tensor::new(self.clone(), crate::Output { node: node.id, index: 0 }))
