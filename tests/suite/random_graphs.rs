@@ -1,12 +1,12 @@
 //! Random graphs of 5 to 60 operations: on every device, fused and not, simplified and not, they agree with the reference, and so
-//! does what a variable becomes. On the CPU neither fusion, nor the number of threads, nor a memory budget changes
+//! does what a variable becomes; scattered over devices, they move what was predicted. On the CPU neither fusion, nor the number of threads, nor a memory budget changes
 //! a bit.
 //!
 //! `CONVOKE_RANDOM_GRAPHS=1000` runs as many instead of a hundred. A graph that fails is shrunk before it is
 //! shown; its steps are the test's message.
 
-use convoke::Shape;
-use convoke::{Result, RunMetadata, prelude::*};
+use convoke::prelude::*;
+use convoke::{DeviceOptions, PipelineDir, Result, RunMetadata, Shape};
 use convoke_tests::{compare, devices, ramp, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -175,6 +175,52 @@ fn with_less_memory(steps: &[Step]) -> usize {
     tight.map(check).into_iter().filter(|&ran| ran).count()
 }
 
+/// Runs a graph with its steps scattered over the CPU and two GPUs, and panics where values differ from the
+/// reference's, or what crosses from what was predicted.
+fn scattered(steps: &[Step]) {
+    let g = Graph::new();
+    let feeds = [ramp(&[ROWS, COLUMNS]), ramp(&[COLUMNS]), ramp(&[ROWS, 1])];
+    let xs = feeds.each_ref().map(|x| g.placeholder("x", F32, x.dims().to_vec()));
+    let mut made = xs.to_vec();
+    for &(what, a, b) in steps {
+        let earlier = |back: u8| made[made.len() - 1 - back as usize % made.len()].clone();
+        let (a, b) = (earlier(a), earlier(b));
+        let device = ["CPU:0", "GPU:0", "GPU:1", "GPU:0"][usize::from(what / 27 % 4)];
+        let next = g.device(device, || step(what, &a, &b));
+        made.push(next);
+    }
+    let v = g.device("GPU:1", || g.variable("v", Init::Zeros, F32, [COLUMNS]));
+    let last: Vec<Tensor> = made.iter().rev().take(3).cloned().collect();
+    let update = v.assign_add(made[made.len() - 1].mean(()) * 0.1 + v.value()).operation();
+    let fed: Vec<_> = xs.iter().map(Tensor::output).zip(feeds.iter().cloned()).collect();
+    let outputs: Vec<_> = last.iter().map(Tensor::output).collect();
+    let truth = reference(&g, &outputs, &fed).unwrap();
+    for device in devices().iter().skip(1) {
+        let options = DeviceOptions {
+            name: Some(device.name.clone()),
+            virtual_devices: vec![vec![1 << 28; 2]],
+            pipeline_dir: PipelineDir::Nowhere,
+            ..DeviceOptions::default()
+        };
+        let session = Session::new(&g, &Devices::with_options(&options).unwrap()).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        for _ in 0..2 {
+            let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
+            let run = session.run_with(&feeds, (&last, &update), Default::default());
+            let ((got, ()), metadata) = run.unwrap_or_else(|e| panic!("{}: {e}", device.name));
+            for (got, truth) in got.iter().zip(&truth) {
+                compare(&device.name, got, truth, Some(1e-3));
+            }
+            let crossed = (
+                metadata.uploads + metadata.downloads,
+                metadata.upload_bytes + metadata.download_bytes,
+            );
+            let predicted = (metadata.predicted_transfers, metadata.predicted_transfer_bytes);
+            assert_eq!(crossed, predicted, "{}: {metadata}", device.name);
+        }
+    }
+}
+
 /// Checks a share of the graphs; each `part` has its own.
 fn share(part: u8, shares: u32, check: impl Fn(&[Step])) {
     let n: u32 = std::env::var("CONVOKE_RANDOM_GRAPHS").map_or(100, |n| n.parse().unwrap());
@@ -206,6 +252,11 @@ fn less_memory() {
     share(4, 1, |steps| ran.set(ran.get() + with_less_memory(steps)));
     println!("{} runs with less memory than planned", ran.get());
     assert!(ran.get() > 0, "no graph ran with less memory than planned");
+}
+
+#[test]
+fn over_three_devices() {
+    share(5, 4, scattered);
 }
 
 #[test]
