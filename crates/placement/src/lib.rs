@@ -48,5 +48,5 @@ pub use explain::{Candidate, Decision, DroppedColocation, ItemReport, NextBest, 
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};
-pub use problem::{Item, Objective, Problem, Producer, TensorEdge};
+pub use problem::{Constant, Item, Objective, Problem, Producer, TensorEdge};
 pub use spec::{DeviceSpec, FieldConflict};

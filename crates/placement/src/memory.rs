@@ -2,7 +2,7 @@
 //!
 //! What counts is what a run makes or brings: on the host each tensor from the item that makes it, or the
 //! transfer that brings it, to its last use; feeds, constants and variables are there anyway. Another
-//! device holds everything that is on it: resources at all times, and each segment's tensors in memory of
+//! device holds everything that is on it: resources and constants at all times, and each segment's tensors in memory of
 //! the segment's own, so that the peaks of its segments add up. An elementwise item may write over
 //! what it reads last, and what only goes into a resource of its device is written there.
 //!
@@ -191,7 +191,7 @@ fn is_stored_in_place(problem: &Problem, device: &[usize], tensor: &TensorEdge, 
     !tensor.host_reads && !tensor.consumers.is_empty() && tensor.consumers.iter().all(stored)
 }
 
-/// What the resources on each device take at all times. Those on the host are not counted.
+/// What resources and constants take on each device at all times. Those on the host are not counted.
 fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
     let mut own = vec![0u64; problem.items.len()];
     for tensor in &problem.tensors {
@@ -203,6 +203,13 @@ fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
         }
     }
     let mut sums = vec![0u64; problem.devices.len()];
+    for constant in &problem.constants {
+        for on in 1..sums.len() {
+            if constant.consumers.iter().any(|&item| device[item] == on) {
+                sums[on] = sums[on].saturating_add(constant.bytes);
+            }
+        }
+    }
     for (&bytes, &on) in own.iter().zip(device).filter(|&(_, &on)| on != HOST) {
         sums[on] = sums[on].saturating_add(bytes);
     }

@@ -125,7 +125,7 @@ pub(crate) struct Pricer<'a> {
     crossings: Vec<Crossing>,
     overlap: Overlap,
     memory: Memory,
-    /// All tensors together.
+    /// All tensors and constants together.
     n_bytes: u64,
     /// The memory of the smallest device.
     least_memory: u64,
@@ -148,7 +148,9 @@ impl<'a> Pricer<'a> {
         let n_devices = problem.devices.len();
         let items = 0..problem.items.len();
         let costs = items.flat_map(|i| (0..n_devices).map(move |d| problem.item_cost(i, d)));
-        let n_bytes = problem.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
+        let tensors = problem.tensors.iter().map(|tensor| tensor.bytes);
+        let sizes = tensors.chain(problem.constants.iter().map(|constant| constant.bytes));
+        let n_bytes = sizes.fold(0, u64::saturating_add);
         let memories = problem.devices.iter().map(|model| model.memory_bytes);
         let least_memory = memories.min().unwrap_or(u64::MAX);
         Self {

@@ -19,6 +19,8 @@ pub struct Problem {
     pub items: Vec<Item>,
     /// What flows between items, from the host and to it.
     pub tensors: Vec<TensorEdge>,
+    /// What is brought to devices once, before all runs: it takes memory there, and no time.
+    pub constants: Vec<Constant>,
     /// Items that must share a device, since the second uses what the first holds: `(source, user)`. Soft
     /// placement does not relax this.
     pub resource_edges: Vec<(usize, usize)>,
@@ -75,6 +77,15 @@ pub enum Producer {
     Host,
 }
 
+/// Elements that never change.
+#[derive(Debug, Clone)]
+pub struct Constant {
+    /// The size.
+    pub bytes: u64,
+    /// The items that read it, by their place in [`Problem::items`].
+    pub consumers: Vec<usize>,
+}
+
 impl Producer {
     /// The item, unless the host has it before the run.
     pub(crate) fn item(self) -> Option<usize> {
@@ -112,6 +123,7 @@ impl Problem {
             links,
             items: Vec::new(),
             tensors: Vec::new(),
+            constants: Vec::new(),
             resource_edges: Vec::new(),
             colocations: Vec::new(),
             preferred: None,
@@ -235,6 +247,9 @@ impl Problem {
     /// Checks what names an item.
     fn check_items(&self) -> Result<()> {
         let known = |item: usize| item < self.items.len();
+        if !self.constants.iter().flat_map(|constant| &constant.consumers).all(|&i| known(i)) {
+            return Err(Error::internal("a constant names an item that is not there"));
+        }
         for tensor in &self.tensors {
             let made_by = tensor.producer.item();
             if !tensor.consumers.iter().copied().chain(made_by).all(known) {

@@ -6,12 +6,12 @@ use std::collections::hash_map;
 use std::fmt;
 
 use convoke_compiler::{
-    Apart, DeviceIndex, Group, HOST, Places, Plan, Program, Source, Unplaced, ValueId,
+    Apart, DeviceIndex, Group, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
 };
 use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Result, State as StateOp};
 use convoke_placement::{
-    DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem, Producer,
-    Solution, TensorEdge, Work, solve,
+    Constant, DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem,
+    Producer, Solution, TensorEdge, Work, solve,
 };
 use rustc_hash::FxHashMap;
 
@@ -179,7 +179,7 @@ impl Placing<'_> {
                 send(variable, entry, device, gpus)?;
             }
             entry.device = device;
-            let reads = |value: &convoke_compiler::Value| matches!(value.source, Source::Variable(other) if other == variable);
+            let reads = |value: &Value| matches!(value.source, Source::Variable(other) if other == variable);
             // Without elements there is nothing to read yet: such a run fails and decides nothing.
             entry.settled |= entry.version > 0 && program.values.iter().any(reads);
         }
@@ -201,7 +201,7 @@ impl Placing<'_> {
             problem.items.push(self.group_item(unplaced.program, group)?);
         }
         self.tie(unplaced.program, variables, &mut problem)?;
-        problem.tensors = self.tensors(unplaced, variables);
+        (problem.tensors, problem.constants) = self.tensors(unplaced, variables);
         Ok(problem)
     }
 
@@ -365,7 +365,11 @@ impl Placing<'_> {
         Ok(())
     }
 
-    fn tensors(&self, unplaced: &Unplaced<'_>, variables: &[NodeId]) -> Vec<TensorEdge> {
+    fn tensors(
+        &self,
+        unplaced: &Unplaced<'_>,
+        variables: &[NodeId],
+    ) -> (Vec<TensorEdge>, Vec<Constant>) {
         let program = unplaced.program;
         let n = variables.len();
         let mut edges: Vec<TensorEdge> = Vec::with_capacity(program.values.len());
@@ -377,12 +381,7 @@ impl Placing<'_> {
                 }
                 _ => Producer::Host,
             };
-            // Constants are sent once, when a program is made, and then stay.
-            let bytes = match &value.source {
-                Source::Constant(_) => 0,
-                _ => value.n_bytes() as u64,
-            };
-            let (name, consumers) = (format!("v{i}"), Vec::new());
+            let (name, consumers, bytes) = (format!("v{i}"), Vec::new(), value.n_bytes() as u64);
             edges.push(TensorEdge { name, bytes, producer, consumers, host_reads: false });
         }
         let edge = |edges: &mut Vec<TensorEdge>, id: ValueId, change: &dyn Fn(&mut TensorEdge)| {
@@ -414,9 +413,17 @@ impl Placing<'_> {
         for fetch in &program.fetches {
             edge(&mut edges, fetch.value, &|e| e.host_reads = true);
         }
+        // Constants are sent once, when a program is made, and then stay.
+        let is_constant = |value: &Value| matches!(value.source, Source::Constant(_));
+        let fixed = program.values.iter().zip(&mut edges).filter(|(value, _)| is_constant(value));
+        let fixed = fixed.map(|(_, edge)| Constant {
+            bytes: std::mem::take(&mut edge.bytes),
+            consumers: std::mem::take(&mut edge.consumers),
+        });
+        let constants = fixed.filter(|constant| !constant.consumers.is_empty()).collect();
         let moves = |e: &TensorEdge| e.bytes > 0 && (e.host_reads || !e.consumers.is_empty());
         edges.retain(moves);
-        edges
+        (edges, constants)
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::choose::all_on;
 use crate::legal::Classes;
 use crate::price::{Pricer, Score};
-use crate::{Decision, Objective, price, solve};
+use crate::{Constant, Decision, Objective, price, solve};
 
 /// The price of classes at these places.
 fn priced(problem: &Problem, classes: &Classes, places: &[usize]) -> u64 {
@@ -122,6 +122,26 @@ fn memory_comes_before_time() {
         n_split += usize::from(excess == 0 && solution.device.contains(&1));
     }
     assert!(n_split > 50, "{n_split} problems with a part of the work on the device");
+}
+
+#[test]
+fn constants_take_memory_and_no_time() {
+    let mut problem = machine(1);
+    problem.items = vec![item("a", 4000), item("b", 4000)];
+    problem.tensors = vec![fetched(edge("a:0", 1000, Producer::Item(0), &[1]))];
+    problem.constants = vec![
+        Constant { bytes: 600_000_000, consumers: vec![0] },
+        Constant { bytes: 600_000_000, consumers: vec![1] },
+    ];
+    // One fits into a GiB with the tensor, both do not.
+    let solution = solve(&problem).unwrap();
+    assert_eq!(solution.device.iter().sum::<usize>(), 1);
+    assert_eq!(solution.prediction.devices[1].peak_bytes / 1_000_000, 600);
+    problem.devices[1].memory_bytes = 1_300_000_000;
+    let solution = solve(&problem).unwrap();
+    assert_eq!(solution.device, [1, 1]);
+    // 40 to submit, twice 1 + 400, and 15 + 1 for what is fetched.
+    assert_eq!(solution.prediction.total, (40 + 802 + 16) * US);
 }
 
 #[test]
