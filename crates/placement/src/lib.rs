@@ -33,7 +33,9 @@ mod spec;
 mod tests;
 
 pub use choose::solve;
-pub use explain::{Candidate, Decision, ItemReport, NextBest, Reason, Solution};
+pub use explain::{
+    Bytes, Candidate, Decision, ItemReport, NextBest, Reason, Signed, Solution, Table, Time,
+};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use price::{DeviceTotal, Prediction, Transfer, price};
 pub use problem::{Item, Problem, Producer, TensorEdge};
