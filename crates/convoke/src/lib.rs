@@ -40,9 +40,12 @@ pub use convoke_graph_core::{
     WgslParam, dims, ops, philox, train,
 };
 pub use convoke_session::{
-    DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Fetch,
-    FetchList, FetchResults, Gap, MemoryUse, NodeTime, Objective, PipelineDir, Prediction,
-    RunMetadata, RunOptions, Session, SessionOptions, Timings, Transfer, VariableInfo,
+    AbsentNode, Candidate, Crossing, Decision, DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy,
+    DeviceTotal, Devices, Explanation, Fetch, FetchList, FetchResults, Gap, ItemKind, Measured,
+    MeasuredCrossing, MemoryUse, NextBest, NodeName, NodeReport, NodeTime, Objective, Origin,
+    Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Reason,
+    RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace, Transfer, TransferTime,
+    VariableInfo,
 };
 pub use half;
 pub use ndarray;

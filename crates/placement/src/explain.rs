@@ -1,6 +1,10 @@
 //! The placement with its reasons, and how it prints.
 
+mod units;
+
 use std::fmt;
+
+pub use units::{Bytes, Signed, Table, Time};
 
 use crate::problem::Problem;
 use crate::{DeviceSpec, Picoseconds, Prediction, SegmentOrder};
@@ -121,6 +125,24 @@ pub enum Decision {
     },
 }
 
+impl Decision {
+    /// The rule's name for programs: `"cheapest"`, `"neighbour"`.
+    pub fn tag(&self) -> &'static str {
+        match self {
+            Self::OnlyDevice => "only-device",
+            Self::Requested { .. } => "requested",
+            Self::OnlyKernel { .. } => "only-kernel",
+            Self::Colocated { .. } => "colocated",
+            Self::Cheapest { .. } => "cheapest",
+            Self::Neighbour { .. } => "neighbour",
+            Self::Softened { .. } => "softened",
+            Self::Assigned => "assigned",
+            Self::Preferred => "preferred",
+            Self::Overruled { .. } => "overruled",
+        }
+    }
+}
+
 /// What an item's next best device would cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextBest {
@@ -161,6 +183,21 @@ impl Solution {
     /// What there is to say about item `item`; `None` if there is no such item.
     pub fn explain_item(&self, item: usize) -> Option<ItemReport<'_>> {
         (item < self.reasons.len()).then_some(ItemReport { solution: self, item })
+    }
+
+    /// What decided where item `item` is, in words; empty if there is no such item.
+    pub fn why(&self, item: usize) -> String {
+        self.reasons.get(item).map_or_else(String::new, |reason| self.decision(reason))
+    }
+
+    /// The devices' names for people, in order.
+    pub fn device_names(&self) -> &[String] {
+        &self.labels.devices
+    }
+
+    /// The name of a tensor of the problem, which a [`Decision::Neighbour`] or a transfer has.
+    pub fn tensor_name(&self, tensor: usize) -> Option<&str> {
+        self.labels.tensors.get(tensor).map(String::as_str)
     }
 
     fn decision(&self, reason: &Reason) -> String {
@@ -205,7 +242,7 @@ impl Solution {
                 Bytes(total.bytes).to_string(),
             ]);
         }
-        table.write(f)
+        write!(f, "{table}")
     }
 
     fn write_transfers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -224,7 +261,7 @@ impl Solution {
                 Time(transfer.time).to_string(),
             ]);
         }
-        table.write(f)?;
+        write!(f, "{table}")?;
         rest(f, transfers.len(), MAX_TRANSFERS)
     }
 
@@ -247,7 +284,7 @@ impl Solution {
                 why.join("; "),
             ]);
         }
-        table.write(f)?;
+        write!(f, "{table}")?;
         rest(f, self.reasons.len(), MAX_ITEMS)
     }
 }
@@ -308,75 +345,4 @@ impl fmt::Display for ItemReport<'_> {
 fn counted(n: usize, what: &str) -> String {
     let plural = if n == 1 { "" } else { "s" };
     format!("{n} {what}{plural}")
-}
-
-/// Columns of text; the last is not padded.
-struct Table {
-    rows: Vec<[String; 5]>,
-}
-
-impl Table {
-    fn new(head: [&str; 5]) -> Self {
-        Self { rows: vec![head.map(str::to_owned)] }
-    }
-
-    fn row(&mut self, row: [String; 5]) {
-        self.rows.push(row);
-    }
-
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width =
-            |c: usize| self.rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
-        let widths: [usize; 4] = [width(0), width(1), width(2), width(3)];
-        for [a, b, c, d, last] in &self.rows {
-            let [wa, wb, wc, wd] = widths;
-            writeln!(f, "{a:<wa$}  {b:<wb$}  {c:>wc$}  {d:>wd$}  {last}")?;
-        }
-        Ok(())
-    }
-}
-
-/// A time with three decimals in a unit that suits it.
-struct Time(Picoseconds);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == Picoseconds::MAX {
-            return f.write_str("forever");
-        }
-        let (unit, name) = match self.0 {
-            0 => return f.write_str("0"),
-            1_000_000_000_000.. => (1_000_000_000_000, "s"),
-            1_000_000_000.. => (1_000_000_000, "ms"),
-            1_000_000.. => (1_000_000, "us"),
-            _ => (1_000, "ns"),
-        };
-        write!(f, "{}.{:03} {name}", self.0 / unit, self.0 % unit / (unit / 1000))
-    }
-}
-
-/// A difference of times.
-struct Signed(i64);
-
-impl fmt::Display for Signed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        write!(f, "{sign}{}", Time(self.0.unsigned_abs()))
-    }
-}
-
-/// A size with one decimal in a unit that suits it.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shift, name) = match self.0 {
-            0..1024 => return write!(f, "{} B", self.0),
-            1024..0x10_0000 => (10, "KiB"),
-            0x10_0000..0x4000_0000 => (20, "MiB"),
-            _ => (30, "GiB"),
-        };
-        let part = ((self.0 & ((1 << shift) - 1)) * 10) >> shift;
-        write!(f, "{}.{part} {name}", self.0 >> shift)
-    }
 }

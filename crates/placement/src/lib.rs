@@ -44,7 +44,10 @@ mod unite;
 mod tests;
 
 pub use choose::solve;
-pub use explain::{Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Solution};
+pub use explain::{
+    Bytes, Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Signed, Solution,
+    Table, Time,
+};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};

@@ -3,9 +3,11 @@
 mod commit;
 #[cfg(feature = "gpu")]
 mod gpu;
+#[cfg(feature = "gpu")]
+mod record;
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use convoke_compiler::memory::{HostSlots, host_slots};
 use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
@@ -18,10 +20,11 @@ use gpu::{GpuWork, Leases, RunningWork};
 use smallvec::SmallVec;
 
 use crate::devices::Gpus;
+use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
 use crate::instance::{Instance, LEND_MIN};
-use crate::metadata::{NodeTime, RunMetadata};
-use crate::place::{Explanation, MemoryUse};
+use crate::metadata::{NodeTime, PhaseKind, RunMetadata};
+use crate::place::Placed;
 use crate::session::Timings;
 use crate::state::{Kept, Snapshot, State};
 
@@ -31,7 +34,8 @@ const INSTANCES_MAX: usize = 8;
 /// A program with its kernels and the memory of its runs.
 pub(crate) struct Compiled {
     pub(crate) program: Program,
-    pub(crate) explanation: Option<Explanation>,
+    /// Where its groups went and why.
+    pub(crate) placed: Option<Placed>,
     slots: HostSlots,
     segments: Vec<SegmentWork>,
     places: Vec<Place>,
@@ -40,6 +44,9 @@ pub(crate) struct Compiled {
     inputs: Vec<Source>,
     instances: Mutex<Vec<Instance>>,
     names: Vec<Vec<Arc<str>>>,
+    /// The outputs that are fed, with the names of their nodes.
+    #[cfg(feature = "gpu")]
+    feeds: Vec<(Output, Arc<str>)>,
     /// The name of the node that an error of each group is about.
     blamed: Vec<Arc<str>>,
     /// What all groups read and write.
@@ -114,7 +121,7 @@ impl Compiled {
     ) -> std::result::Result<Self, Failure> {
         let slots = host_slots(&program);
         let mut compiled = Self {
-            explanation: None,
+            placed: None,
             slots,
             segments: Vec::new(),
             places: Vec::new(),
@@ -122,6 +129,8 @@ impl Compiled {
             inputs: Vec::new(),
             instances: Mutex::default(),
             names: Vec::new(),
+            #[cfg(feature = "gpu")]
+            feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
             kernel_bytes: 0,
             program,
@@ -142,8 +151,8 @@ impl Compiled {
         Ok(compiled)
     }
 
-    /// With where it runs and why, and the memory that it takes.
-    pub(crate) fn explained(self, explanation: Option<Explanation>) -> Self {
+    /// The memory that a run takes, on the host and for each segment of a GPU.
+    pub(crate) fn memory(&self) -> Vec<MemoryUse> {
         let host = MemoryUse {
             device: "CPU:0".to_owned(),
             planned_bytes: self.slots.n_bytes(),
@@ -158,9 +167,7 @@ impl Compiled {
                 live_bytes: work.live_bytes,
             }),
         };
-        let memory = std::iter::once(host).chain(self.segments.iter().filter_map(segment));
-        let explanation = explanation.map(|e| e.with_memory(memory.collect()));
-        Self { explanation, ..self }
+        std::iter::once(host).chain(self.segments.iter().filter_map(segment)).collect()
     }
 
     fn place_values(&mut self, graph: &GraphSnapshot, feeds: &[Output]) {
@@ -214,6 +221,7 @@ impl Compiled {
                 planned_bytes,
                 live_bytes,
                 segment: compiled.with_names(self.blamed.clone()),
+                at,
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
@@ -231,7 +239,7 @@ impl Compiled {
 
     /// Notes what placement expected to cross.
     pub(crate) fn predict(&self, metadata: &mut RunMetadata) {
-        let transfers = self.explanation.iter().flat_map(|e| &e.prediction().transfers);
+        let transfers = self.placed.iter().flat_map(|p| &p.solution.prediction.transfers);
         for transfer in transfers {
             metadata.predicted_transfers += 1;
             metadata.predicted_transfer_bytes += transfer.bytes;
@@ -264,13 +272,16 @@ impl Compiled {
         timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
+        let start = metadata.now();
         let mut bound = self.bind(feeds, state)?;
         let mut instance = self.lease(metadata)?;
+        metadata.note(PhaseKind::Bind, start);
         let result = self.run_in(&mut instance, &mut bound, state, threads, timings, metadata);
         self.give_back(instance);
         result
     }
 
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "only GPUs are timed"))]
     fn run_in(
         &self,
         instance: &mut Instance,
@@ -297,7 +308,7 @@ impl Compiled {
                 SegmentWork::Cpu(steps) => {
                     let start = Instant::now();
                     for step in steps {
-                        self.run_step(step, instance, bound, threads, timings, metadata)?;
+                        self.run_step(step, instance, bound, threads, metadata)?;
                     }
                     metadata.cpu += start.elapsed();
                 }
@@ -313,8 +324,12 @@ impl Compiled {
         for work in running {
             self.finish_gpu(work, instance, state, metadata)?;
         }
+        let start = metadata.now();
         let fetches = self.fetches(instance, bound)?;
+        metadata.note(PhaseKind::Fetch, start);
+        let start = metadata.now();
         self.commit(instance, bound, state, threads)?;
+        metadata.note(PhaseKind::Commit, start);
         metadata.host_bytes = self.slots.n_bytes();
         metadata.planned_bytes += self.slots.n_bytes();
         metadata.live_bytes += self.slots.live_bytes;
@@ -349,10 +364,9 @@ impl Compiled {
         instance: &mut Instance,
         bound: &Bound<'_>,
         threads: &Threads,
-        timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let start = (timings == Timings::Nodes).then(Instant::now);
+        let start = metadata.now();
         // The buffers that are written leave the instance while the others are read.
         let mut outputs: SmallVec<[(usize, AlignedBytes); 2]> = SmallVec::new();
         for output in &step.outputs {
@@ -376,18 +390,29 @@ impl Compiled {
         for (slot, buffer) in outputs {
             instance.slots[slot] = buffer;
         }
-        if let Some(start) = start {
-            metadata.nodes.push(NodeTime {
-                nodes: self.names[step.group as usize].clone(),
-                device: "CPU:0".into(),
-                kernel: self.program.groups[step.group as usize].kernel.to_string(),
-                time: start.elapsed(),
-            });
+        if let (Some(start), Some(end)) = (start, metadata.now()) {
+            let (group, time) = (step.group as usize, end.saturating_sub(start));
+            metadata.nodes.push(NodeTime { start, time, ..self.node_time(group, "CPU:0".into()) });
         }
         result.map_err(|e: Error| match self.blamed.get(step.group as usize) {
             Some(name) => e.with_node(&**name).with_device("CPU:0"),
             None => e,
         })
+    }
+
+    /// What is known of a group's time beforehand.
+    fn node_time(&self, group: usize, device: Arc<str>) -> NodeTime {
+        let work = &self.program.groups[group];
+        NodeTime {
+            group: Some(group),
+            nodes: self.names[group].clone(),
+            device,
+            kernel: work.kernel.to_string(),
+            bytes: work.work(&self.program.values).bytes,
+            start: Duration::ZERO,
+            time: Duration::ZERO,
+            is_aligned: false,
+        }
     }
 
     /// The bytes of a value, exactly as long as it is.

@@ -14,6 +14,7 @@ mod cache;
 mod checkpoint;
 mod devices;
 mod executor;
+mod explain;
 mod feeds;
 mod fetch;
 mod instance;
@@ -21,14 +22,21 @@ mod metadata;
 mod place;
 mod session;
 mod state;
+mod trace;
 
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
-pub use convoke_placement::{DeviceTotal, Objective, Prediction, Transfer};
+pub use convoke_placement::{
+    Candidate, Decision, DeviceTotal, NextBest, Objective, Prediction, Reason, Transfer,
+};
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
+pub use explain::{
+    AbsentNode, Crossing, Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse,
+    NodeName, NodeReport, Origin, PlacedItem, PlacedSegment, PlacedTensor,
+};
 pub use fetch::{Fetch, FetchList, FetchResults};
-pub use metadata::{NodeTime, RunMetadata};
-pub use place::{Explanation, Gap, MemoryUse};
+pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;
+pub use trace::Trace;

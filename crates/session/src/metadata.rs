@@ -2,19 +2,95 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::trace::Trace;
 
 /// The time of one kernel.
 #[derive(Debug, Clone)]
 pub struct NodeTime {
+    /// The group of the program that it belongs to; `None` for copies that a device makes for itself.
+    pub group: Option<usize>,
     /// The nodes that it did the work of, by name.
     pub nodes: Vec<Arc<str>>,
     /// The device's name.
     pub device: Arc<str>,
     /// What was done.
     pub kernel: String,
+    /// Bytes that it reads and writes: each operand once, as far as it is seen, and each result.
+    pub bytes: u64,
+    /// When it began, from the beginning of the run.
+    pub start: Duration,
     /// How long it took.
     pub time: Duration,
+    /// Whether `start` was told by a GPU, whose clock is not the host's: then the segment's kernels lie in the
+    /// middle of the time between its submission and its end.
+    pub is_aligned: bool,
+}
+
+/// A tensor that went from one device to another.
+#[derive(Debug, Clone)]
+pub struct TransferTime {
+    /// The value of the program.
+    pub value: usize,
+    /// The segment of the program that it was sent for or by.
+    pub segment: usize,
+    /// The tensor's name.
+    pub tensor: Arc<str>,
+    /// Dtype and shape: `f32[32, 64]`.
+    pub shape: String,
+    /// Whether it went from the host to a device; else it came to the host.
+    pub is_upload: bool,
+    /// The name of the device that had it.
+    pub from: Arc<str>,
+    /// The name of the device that got it.
+    pub to: Arc<str>,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When the host began to copy it to or from staging memory, from the beginning of the run; for one of
+    /// several that go together, when the first did.
+    pub start: Duration,
+    /// How long the host took for it, if that can be told: what goes to a device in one go can't be told apart,
+    /// and what a bus takes is part of its segment.
+    pub time: Option<Duration>,
+}
+
+/// What else takes time in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PhaseKind {
+    /// A plan is found or made, feeds are checked, and a program for their shapes is found or made.
+    Plan,
+    /// Variables are read, and memory is leased.
+    Bind,
+    /// A segment is handed to its device, with what it needs from the host.
+    Submit,
+    /// The host waits for a segment.
+    Wait,
+    /// A device has a segment: from its submission until the host knows that it is done.
+    Segment,
+    /// Results are copied out of what the host has received.
+    Receive,
+    /// Fetched tensors are made.
+    Fetch,
+    /// New elements of variables are stored.
+    Commit,
+}
+
+/// A part of a run that is no kernel.
+#[derive(Debug, Clone)]
+pub struct Phase {
+    /// What it is.
+    pub kind: PhaseKind,
+    /// The device that the host deals with; `None` where it is by itself.
+    pub device: Option<Arc<str>>,
+    /// When it began, from the beginning of the run.
+    pub start: Duration,
+    /// How long it took.
+    pub time: Duration,
+    /// Bytes that it moved from device to device: those of its tensors, each rounded up to a multiple of 4, and of
+    /// status words.
+    pub bytes: u64,
 }
 
 /// What a run did. Counts are taken where the work is encoded, not from the plan.
@@ -25,6 +101,12 @@ pub struct RunMetadata {
     /// The kernels in order, with [`Timings::Nodes`](crate::Timings::Nodes); those of GPUs where they can
     /// tell.
     pub nodes: Vec<NodeTime>,
+    /// When the run began, with [`Timings::Nodes`](crate::Timings::Nodes).
+    pub begun: Option<Instant>,
+    /// The tensors that crossed, in order, with [`Timings::Nodes`](crate::Timings::Nodes).
+    pub transfers: Vec<TransferTime>,
+    /// What else took time, with [`Timings::Nodes`](crate::Timings::Nodes).
+    pub phases: Vec<Phase>,
     /// How many tensors placement expected to cross.
     pub predicted_transfers: u64,
     /// How many bytes placement expected to cross.
@@ -86,6 +168,38 @@ impl RunMetadata {
     /// The time of the host in none of its kernels, not waiting for GPUs, and with no new program.
     pub fn overhead(&self) -> Duration {
         self.wall.saturating_sub(self.cpu + self.gpu_wait + self.planning + self.preparing)
+    }
+
+    /// The run as a trace that Perfetto and Chrome show. Only a run with
+    /// [`Timings::Nodes`](crate::Timings::Nodes) has more to show than itself.
+    pub fn to_trace(&self) -> Trace {
+        let mut trace = Trace::new();
+        trace.add("run", self);
+        trace
+    }
+
+    /// The time since the run began, if it is recorded.
+    pub(crate) fn now(&self) -> Option<Duration> {
+        self.begun.map(|begun| begun.elapsed())
+    }
+
+    /// Notes a part that ends now, and began at `start`: nothing if the run is not recorded.
+    pub(crate) fn note(&mut self, kind: PhaseKind, start: Option<Duration>) {
+        self.note_device(kind, start, None, 0);
+    }
+
+    /// As [`Self::note`], for a part about a device, that moved bytes.
+    pub(crate) fn note_device(
+        &mut self,
+        kind: PhaseKind,
+        start: Option<Duration>,
+        device: Option<&Arc<str>>,
+        bytes: u64,
+    ) {
+        if let (Some(start), Some(now)) = (start, self.now()) {
+            let (device, time) = (device.cloned(), now.saturating_sub(start));
+            self.phases.push(Phase { kind, device, start, time, bytes });
+        }
     }
 }
 

@@ -3,14 +3,13 @@
 
 use std::cell::OnceCell;
 use std::collections::hash_map;
-use std::fmt;
 
 use convoke_compiler::{
-    Apart, DeviceIndex, Group, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
+    DeviceIndex, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
 };
 use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Result, State as StateOp};
 use convoke_placement::{
-    Constant, DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem,
+    Constant, DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Link, Problem,
     Producer, Solution, TensorEdge, Work, solve,
 };
 use rustc_hash::FxHashMap;
@@ -20,95 +19,19 @@ use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::{Entry, State};
 
-/// Where a program's groups and variables go, with reasons; why they are not fewer; and the memory that a
-/// run takes. Prints as a table.
-#[derive(Debug, Clone)]
-pub struct Explanation {
-    solution: Solution,
-    devices: Vec<String>,
-    gaps: Vec<Gap>,
-    memory: Vec<MemoryUse>,
-}
-
-/// A tensor that goes through memory from one kernel to another.
-#[derive(Debug, Clone)]
-pub struct Gap {
-    /// The node that computes it.
-    pub node: String,
-    /// Its bytes.
-    pub bytes: u64,
-    /// Why the work at its two ends is not one kernel.
-    pub why: Apart,
-}
-
-/// The memory of one device that a run's values and intermediate results lie in.
-#[derive(Debug, Clone)]
-pub struct MemoryUse {
-    /// The device's name.
-    pub device: String,
-    /// Bytes of its slots or slabs: the peak of a run.
-    pub planned_bytes: u64,
-    /// The largest sum of the bytes that live at once: no plan takes less.
-    pub live_bytes: u64,
-}
-
-impl Explanation {
-    /// What the run is predicted to take, and what crosses.
-    pub fn prediction(&self) -> &Prediction {
-        &self.solution.prediction
-    }
-
-    /// For each device, how much runs there, then what crosses in a run.
-    pub fn summary(&self) -> String {
-        use std::fmt::Write;
-        let mut text = String::new();
-        for (name, total) in self.devices.iter().zip(&self.solution.prediction.devices) {
-            // Writing into a string does not fail.
-            let _ = writeln!(
-                text,
-                "  {name}: {} groups of operations, {} bytes read and written",
-                total.items, total.bytes
-            );
-        }
-        let bytes: u64 = self.solution.prediction.transfers.iter().map(|t| t.bytes).sum();
-        let count = self.solution.prediction.transfers.len();
-        let _ = write!(text, "  {count} tensors of {bytes} bytes cross in a step");
-        text
-    }
-
-    /// The tensors that go through memory from kernel to kernel, and why.
-    pub fn gaps(&self) -> &[Gap] {
-        &self.gaps
-    }
-
-    /// The memory that a run takes on each device, known before it runs. Feeds, constants and variables come
-    /// on top.
-    pub fn memory(&self) -> &[MemoryUse] {
-        &self.memory
-    }
-
-    pub(crate) fn with_memory(self, memory: Vec<MemoryUse>) -> Self {
-        Self { memory, ..self }
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.solution.fmt(f)?;
-        if !self.gaps.is_empty() {
-            writeln!(f, "through memory from kernel to kernel:")?;
-        }
-        for gap in &self.gaps {
-            writeln!(f, "  {} ({} bytes): {}", gap.node, gap.bytes, gap.why)?;
-        }
-        for MemoryUse { device, planned_bytes, live_bytes } in &self.memory {
-            writeln!(
-                f,
-                "memory of a run on {device}: {planned_bytes} bytes; {live_bytes} live at once"
-            )?;
-        }
-        Ok(())
-    }
+/// Where a program's groups and variables went and why.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    /// The variables are its first items, the groups follow.
+    pub(crate) solution: Solution,
+    /// The value that each tensor of the problem stands for.
+    pub(crate) values: Vec<ValueId>,
+    /// The variables, in the order of their items.
+    pub(crate) variables: Vec<NodeId>,
+    /// How many groups were placed. A program may have more: those that compute something again.
+    pub(crate) n_groups: usize,
+    /// The link from each device to each other, as in the problem.
+    pub(crate) links: Vec<Link>,
 }
 
 /// What placing looks at.
@@ -121,45 +44,27 @@ pub(crate) struct Placing<'a> {
     pub(crate) threads: usize,
     /// Kernels that drivers refused to compile.
     pub(crate) refused: &'a [Refused],
-    pub(crate) explanation: OnceCell<Explanation>,
+    pub(crate) placed: OnceCell<Placed>,
 }
 
 impl Placing<'_> {
     /// Chooses a device for each group and variable.
     pub(crate) fn place(&self, unplaced: &Unplaced<'_>) -> Result<Places> {
         let variables = unplaced.variables();
-        let problem = self.problem(unplaced, &variables)?;
+        let (problem, values) = self.problem(unplaced, &variables)?;
         let solution = solve(&problem)?;
         let device = |item: usize| DeviceIndex(solution.device[item] as u32);
         let n = variables.len();
+        let n_groups = unplaced.program.groups.len();
         let places = Places {
-            groups: (0..unplaced.program.groups.len()).map(|i| device(n + i)).collect(),
+            groups: (0..n_groups).map(|i| device(n + i)).collect(),
             variables: variables.iter().enumerate().map(|(i, &v)| (v, device(i))).collect(),
             order: solution.order,
         };
-        let devices = self.devices.list().iter().map(|info| info.name.to_string()).collect();
         // Placing is done once for a program.
-        let gaps = self.gaps(unplaced.program);
-        let _ = self.explanation.set(Explanation { solution, devices, gaps, memory: Vec::new() });
+        let links = problem.links;
+        let _ = self.placed.set(Placed { solution, values, variables, n_groups, links });
         Ok(places)
-    }
-
-    fn gaps(&self, program: &Program) -> Vec<Gap> {
-        let last = |group: &Group| group.nodes.last().copied();
-        let mut made: FxHashMap<ValueId, Option<NodeId>> = FxHashMap::default();
-        for group in &program.groups {
-            made.extend(group.outputs.iter().map(|&output| (output, last(group))));
-        }
-        let name = |value: ValueId| {
-            let node = made.get(&value).copied().flatten();
-            node.map_or_else(String::new, |node| self.graph.node(node).name.to_string())
-        };
-        let gap = |(value, why): &(ValueId, Apart)| Gap {
-            node: name(*value),
-            bytes: program.value(*value).n_bytes() as u64,
-            why: why.clone(),
-        };
-        program.apart.iter().map(gap).collect()
     }
 
     /// Notes the variables of a program with their devices. One that no program has read yet moves to
@@ -186,7 +91,12 @@ impl Placing<'_> {
         Ok(())
     }
 
-    fn problem(&self, unplaced: &Unplaced<'_>, variables: &[NodeId]) -> Result<Problem> {
+    /// The problem, and the value that each of its tensors stands for.
+    fn problem(
+        &self,
+        unplaced: &Unplaced<'_>,
+        variables: &[NodeId],
+    ) -> Result<(Problem, Vec<ValueId>)> {
         let mut problem = Problem::new(self.models(variables));
         problem.objective = self.options.objective;
         problem.soft_placement = self.options.soft_placement;
@@ -201,8 +111,12 @@ impl Placing<'_> {
             problem.items.push(self.group_item(unplaced.program, group)?);
         }
         self.tie(unplaced.program, variables, &mut problem)?;
-        (problem.tensors, problem.constants) = self.tensors(unplaced, variables);
-        Ok(problem)
+        let mut values = Vec::new();
+        for (value, edge) in self.tensors(unplaced, variables, &mut problem.constants) {
+            values.push(value);
+            problem.tensors.push(edge);
+        }
+        Ok((problem, values))
     }
 
     fn models(&self, variables: &[NodeId]) -> Vec<DeviceModel> {
@@ -369,7 +283,8 @@ impl Placing<'_> {
         &self,
         unplaced: &Unplaced<'_>,
         variables: &[NodeId],
-    ) -> (Vec<TensorEdge>, Vec<Constant>) {
+        constants: &mut Vec<Constant>,
+    ) -> Vec<(ValueId, TensorEdge)> {
         let program = unplaced.program;
         let n = variables.len();
         let mut edges: Vec<TensorEdge> = Vec::with_capacity(program.values.len());
@@ -381,7 +296,12 @@ impl Placing<'_> {
                 }
                 _ => Producer::Host,
             };
-            let (name, consumers, bytes) = (format!("v{i}"), Vec::new(), value.n_bytes() as u64);
+            let name = match &value.source {
+                Source::Variable(node) => self.graph.node(*node).name.to_string(),
+                Source::Feed(output) => self.graph.node(output.node).name.to_string(),
+                _ => format!("v{i}"),
+            };
+            let (consumers, bytes) = (Vec::new(), value.n_bytes() as u64);
             edges.push(TensorEdge { name, bytes, producer, consumers, host_reads: false });
         }
         let edge = |edges: &mut Vec<TensorEdge>, id: ValueId, change: &dyn Fn(&mut TensorEdge)| {
@@ -420,10 +340,10 @@ impl Placing<'_> {
             bytes: std::mem::take(&mut edge.bytes),
             consumers: std::mem::take(&mut edge.consumers),
         });
-        let constants = fixed.filter(|constant| !constant.consumers.is_empty()).collect();
+        constants.extend(fixed.filter(|constant| !constant.consumers.is_empty()));
         let moves = |e: &TensorEdge| e.bytes > 0 && (e.host_reads || !e.consumers.is_empty());
-        edges.retain(moves);
-        (edges, constants)
+        let values = (0u32..).map(ValueId).zip(edges);
+        values.filter(|(_, edge)| moves(edge)).collect()
     }
 }
 

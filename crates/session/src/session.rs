@@ -18,10 +18,11 @@ use crate::budget;
 use crate::cache::Lru;
 use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Failure, Refused};
+use crate::explain::Explanation;
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchList};
-use crate::metadata::RunMetadata;
-use crate::place::{Explanation, Placing};
+use crate::metadata::{PhaseKind, RunMetadata};
+use crate::place::Placing;
 use crate::state::{State, VariableInfo};
 
 /// Where groups go that no scope asks a device for.
@@ -189,9 +190,9 @@ impl Session {
         options: RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
         let start = Instant::now();
-        let run = match self.attempt(feeds, &fetch, options) {
+        let run = match self.attempt(feeds, &fetch, options, start) {
             Err(e) if e.kind() == ErrorKind::ResourceExhausted && self.free_caches() => {
-                self.attempt(feeds, &fetch, options)
+                self.attempt(feeds, &fetch, options, start)
             }
             run => run,
         };
@@ -207,13 +208,17 @@ impl Session {
         feeds: &[Feed<'_>],
         fetch: &F,
         options: RunOptions,
+        start: Instant,
     ) -> Result<(FetchList, Vec<HostTensor>, RunMetadata)> {
         self.check_open()?;
-        let mut metadata = RunMetadata::default();
+        let begun = (options.timings == Timings::Nodes).then_some(start);
+        let mut metadata = RunMetadata { begun, ..RunMetadata::default() };
+        let planning = metadata.now();
         let (list, planned) = self.planned(feeds, fetch, &mut metadata)?;
         let data = planned.check_feeds(feeds)?;
         let before = self.gpus.made();
         let compiled = self.compiled(&planned, &data, &mut metadata)?;
+        metadata.note(PhaseKind::Plan, planning);
         let values =
             compiled.run(&data, &self.state, &self.threads, options.timings, &mut metadata)?;
         compiled.predict(&mut metadata);
@@ -267,8 +272,7 @@ impl Session {
         let (_, planned) = self.planned(feeds, &fetch, &mut metadata)?;
         let data = planned.check_feeds(feeds)?;
         let compiled = self.compiled(&planned, &data, &mut metadata)?;
-        let explanation = compiled.explanation.clone();
-        explanation.ok_or_else(|| Error::internal("the program was not placed"))
+        Explanation::of(&compiled, &planned.plan, &planned.graph)
     }
 
     /// The variables that runs have needed so far, by name.
@@ -394,7 +398,7 @@ impl Session {
             options: &self.options,
             threads: self.threads.len(),
             refused,
-            explanation: std::cell::OnceCell::new(),
+            placed: std::cell::OnceCell::new(),
         };
         let limits =
             if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
@@ -406,9 +410,9 @@ impl Session {
         metadata.planning += start.elapsed();
         let start = Instant::now();
         let feeds = &planned.plan.signature.feeds;
-        let compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
+        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
         placing.settle(&compiled.program, &self.gpus)?;
-        let compiled = compiled.explained(placing.explanation.into_inner());
+        compiled.placed = placing.placed.into_inner();
         metadata.preparing += start.elapsed();
         Ok(compiled)
     }

@@ -1,4 +1,4 @@
-//! Two software Vulkan drivers, the Vulkan loader and `spirv-val`, from the system or unpacked into
+//! Two software Vulkan drivers, the Vulkan loader, `spirv-val` and a browser, from the system or unpacked into
 //! `target/drivers`. Nothing is installed, and nothing outside that folder is written.
 //!
 //! lavapipe (adapter "llvmpipe") and SwiftShader are independent, so a fault of one shows against
@@ -22,27 +22,54 @@ struct Part {
     name: &'static str,
     /// Debian's package.
     package: &'static str,
-    /// The file that matters, by its name in the package.
+    /// The file that matters, by its name in the package or its path there.
     file: &'static str,
+    /// Files that it needs in its own folder, by their paths in `also`.
+    beside: &'static [&'static str],
+    /// The package that holds what is beside it.
+    also: Option<&'static str>,
     /// What the adapter's name contains, for a driver.
     adapter: Option<&'static str>,
 }
 
-const PARTS: [Part; 4] = [
-    Part { name: "loader", package: "libvulkan1", file: "libvulkan.so.1", adapter: None },
+impl Part {
+    const fn new(name: &'static str, package: &'static str, file: &'static str) -> Self {
+        Self { name, package, file, beside: &[], also: None, adapter: None }
+    }
+
+    const fn driver(
+        name: &'static str,
+        package: &'static str,
+        file: &'static str,
+        adapter: &'static str,
+    ) -> Self {
+        Self { adapter: Some(adapter), ..Self::new(name, package, file) }
+    }
+}
+
+const BROWSER: &str = "browser";
+
+const PARTS: [Part; 5] = [
+    Part::new("loader", "libvulkan1", "libvulkan.so.1"),
+    Part::driver("lavapipe", "mesa-vulkan-drivers", "libvulkan_lvp.so", "llvmpipe"),
+    Part::driver("swiftshader", "chromium-common", "libvk_swiftshader.so", "swiftshader"),
+    Part::new("spirv-val", "spirv-tools", "spirv-val"),
     Part {
-        name: "lavapipe",
-        package: "mesa-vulkan-drivers",
-        file: "libvulkan_lvp.so",
-        adapter: Some("llvmpipe"),
+        beside: &[
+            "usr/lib/chromium/chrome_100_percent.pak",
+            "usr/lib/chromium/chrome_200_percent.pak",
+            "usr/lib/chromium/chrome_crashpad_handler",
+            "usr/lib/chromium/icudtl.dat",
+            "usr/lib/chromium/libEGL.so",
+            "usr/lib/chromium/libGLESv2.so",
+            "usr/lib/chromium/locales/en-US.pak",
+            "usr/lib/chromium/resources.pak",
+            "usr/lib/chromium/snapshot_blob.bin",
+            "usr/lib/chromium/v8_context_snapshot.bin",
+        ],
+        also: Some("chromium-common"),
+        ..Part::new(BROWSER, "chromium", "usr/lib/chromium/chromium")
     },
-    Part {
-        name: "swiftshader",
-        package: "chromium-common",
-        file: "libvk_swiftshader.so",
-        adapter: Some("swiftshader"),
-    },
-    Part { name: "spirv-val", package: "spirv-tools", file: "spirv-val", adapter: None },
 ];
 
 /// Where a part was found.
@@ -108,6 +135,12 @@ impl Drivers {
     pub fn bin_dir(&self) -> Option<PathBuf> {
         let dir = self.dir.join("bin");
         dir.read_dir().is_ok_and(|mut files| files.next().is_some()).then_some(dir)
+    }
+
+    /// The browser's program.
+    pub fn browser(&self) -> Option<&Path> {
+        let browser = PARTS.iter().zip(&self.found).find(|(part, _)| part.name == BROWSER);
+        browser.and_then(|(_, found)| found.path())
     }
 
     /// An error in CI if a part is missing. Elsewhere `report` has said so.

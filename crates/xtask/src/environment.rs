@@ -37,6 +37,11 @@ pub fn variables(drivers: &Drivers) -> Outcome<Variables> {
     if !adapters.is_empty() && env::var_os("CONVOKE_TEST_ADAPTERS").is_none() {
         variables.push(("CONVOKE_TEST_ADAPTERS", adapters.join(",").into()));
     }
+    if let Some(browser) = drivers.browser()
+        && env::var_os("CONVOKE_TEST_BROWSER").is_none()
+    {
+        variables.push(("CONVOKE_TEST_BROWSER", browser.into()));
+    }
     Ok(variables)
 }
 

@@ -19,9 +19,9 @@ Tasks:
   test [--quick] [-- ARGS]  run the whole gate; ARGS go to the test runner;
                             --quick leaves out clippy and the documentation
   tidy                      check the house rules and count lines
-  drivers                   fetch software Vulkan drivers and spirv-val into target/drivers
-                            (Debian packages, unpacked, not installed)
-  env [-- CMD ARGS]         run CMD with those drivers; without CMD, print them as shell exports
+  drivers                   fetch software Vulkan drivers, spirv-val and a browser into
+                            target/drivers (Debian packages, unpacked, not installed)
+  env [-- CMD ARGS]         run CMD with those; without CMD, print them as shell exports
 
 Options:
   -h, --help                print this text

@@ -26,7 +26,7 @@ enum Command {
     Train(train::Options),
     /// List every device with its driver and the limits that matter.
     Devices(devices::Options),
-    /// Show where each part of a model would run.
+    /// Show where each part of a model or standard case runs, and why.
     Explain(explain::Options),
     /// Time the standard cases.
     Bench(bench::Options),
@@ -105,6 +105,12 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes a whole file.
+fn write_file(path: &std::path::Path, text: &str) -> Result<(), Failure> {
+    let written = std::fs::write(path, text);
+    written.map_err(|error| format!("can't write {}: {error}", path.display()).into())
 }
 
 /// Refuses what clap cannot: exits with 2.

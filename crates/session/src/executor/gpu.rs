@@ -13,12 +13,14 @@ use smallvec::SmallVec;
 
 use super::{Bound, Compiled, Place, SegmentWork};
 use crate::instance::Instance;
-use crate::metadata::{NodeTime, RunMetadata};
+use crate::metadata::RunMetadata;
 use crate::session::Timings;
 use crate::state::State;
 
 /// A segment on a GPU.
 pub(super) struct GpuWork {
+    /// Its place in the program.
+    pub at: usize,
     pub segment: GpuSegment,
     pub device: Arc<str>,
     pub uploads: Vec<ValueId>,
@@ -43,6 +45,8 @@ pub(super) struct RunningWork<'a> {
     _lease: Rc<Lease<'a>>,
     /// How long it took to start.
     starting: Duration,
+    /// From when until when it was handed over, if that is recorded.
+    submitted: Option<[Duration; 2]>,
 }
 
 impl RunningWork<'_> {
@@ -69,7 +73,7 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<RunningWork<'a>> {
         let named = |e: Error| e.with_device(&*work.device);
-        let start = Instant::now();
+        let (start, begun) = (Instant::now(), metadata.now());
         let uploads: SmallVec<[&[u8]; 4]> = work
             .uploads
             .iter()
@@ -93,23 +97,34 @@ impl Compiled {
         drop(carried);
         leases.push((work, lease.clone()));
         metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
-        Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed() })
+        let submitted = begun.zip(metadata.now()).map(<[Duration; 2]>::from);
+        if let Some(submitted) = submitted {
+            self.record_uploads(work, &uploads, submitted, metadata);
+        }
+        Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed(), submitted })
     }
 
     /// Waits for a segment, and brings what it sends into the host's slots.
     pub(super) fn finish_gpu(
         &self,
-        RunningWork { work, running, starting, .. }: RunningWork<'_>,
+        RunningWork { work, running, starting, submitted, .. }: RunningWork<'_>,
         instance: &mut Instance,
         state: &State,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let start = Instant::now();
+        let (start, waiting) = (Instant::now(), metadata.now());
+        let mut arrived = None;
         let run = running.wait_with(&mut |index, bytes| {
-            let place = work.downloads.get(index).map(|value| self.places[value.0 as usize]);
+            let begun = metadata.now();
+            arrived = arrived.or(begun);
+            let value = work.downloads.get(index).copied();
+            let place = value.map(|value| self.places[value.0 as usize]);
             metadata.downloads += u64::from(!bytes.is_empty());
             if let Some(Place::Slot(slot)) = place {
                 instance.slots[slot as usize][..bytes.len()].copy_from_slice(bytes);
+            }
+            if let (Some(value), Some(begun), false) = (value, begun, bytes.is_empty()) {
+                self.record_download(work, value, bytes.len(), begun, metadata);
             }
         });
         let run = run.map_err(|e| e.with_device(&*work.device))?;
@@ -121,15 +136,10 @@ impl Compiled {
         metadata.planned_bytes += work.planned_bytes;
         metadata.live_bytes += work.live_bytes;
         metadata.gpu += run.gpu_time.unwrap_or_default();
-        for (origin, &time) in work.segment.origins().zip(&run.step_times) {
-            let group = origin.map(|group| group as usize);
-            metadata.nodes.push(NodeTime {
-                nodes: group.map(|group| self.names[group].clone()).unwrap_or_default(),
-                device: work.device.clone(),
-                kernel: group
-                    .map_or("copy".into(), |group| self.program.groups[group].kernel.to_string()),
-                time,
-            });
+        if let (Some(submitted), Some(waiting), Some(now)) = (submitted, waiting, metadata.now()) {
+            let done = arrived.unwrap_or(now);
+            let [begun, submitted] = submitted;
+            self.record_segment(work, &run, [begun, submitted, waiting, done, now], metadata);
         }
         if !work.commits.is_empty() {
             let mut kept = state.lock();

@@ -102,6 +102,8 @@ pub struct RunOutput {
     pub gpu_time: Option<Duration>,
     /// The time of each dispatch, in order, if it was asked for and the device can tell.
     pub dispatch_times: Vec<Duration>,
+    /// When each of them began, from the beginning of the first. As long as `dispatch_times`.
+    pub dispatch_starts: Vec<Duration>,
     /// Bytes brought to the device, each upload rounded up to a multiple of 4.
     pub upload_bytes: u64,
     /// Bytes brought back, each download rounded up to a multiple of 4.
@@ -240,7 +242,9 @@ fn read_times(bytes: &[u8], period: f32, output: &mut RunOutput) {
     output.gpu_time = first.zip(last).and_then(|((begin, _), (_, end))| time(begin, end));
     if spans.len() as u64 == u64::from(output.dispatches) {
         let times: Option<_> = spans.iter().map(|&(begin, end)| time(begin, end)).collect();
-        output.dispatch_times = times.unwrap_or_default();
+        let starts = spans.iter().map(|&(begin, _)| time(first.map_or(0, |(at, _)| at), begin));
+        let starts: Option<_> = starts.collect();
+        (output.dispatch_times, output.dispatch_starts) = times.zip(starts).unwrap_or_default();
     }
 }
 

@@ -70,6 +70,8 @@ pub struct GpuRun {
     pub gpu_time: Option<Duration>,
     /// The time of each step of [`GpuSegment::origins`], if it was asked for and the device can tell.
     pub step_times: Vec<Duration>,
+    /// When each of these steps began, from the beginning of the first.
+    pub step_starts: Vec<Duration>,
 }
 
 impl GpuSegment {
@@ -250,6 +252,7 @@ impl Running<'_> {
             submissions: output.submissions,
             gpu_time: output.gpu_time,
             step_times: output.dispatch_times,
+            step_starts: output.dispatch_starts,
         })
     }
 }

@@ -4,16 +4,26 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Part;
+use super::{BROWSER, Part};
 use crate::{Outcome, output};
 
 /// Folders outside the linker's list where browsers keep SwiftShader.
 const BROWSERS: [&str; 3] =
     ["/usr/lib/chromium", "/usr/lib64/chromium-browser", "/opt/google/chrome"];
 
+/// Names of browsers that take Chromium's options.
+const CHROMIUMS: [&str; 4] =
+    ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+
 /// The part's file, if the system has it with all that it needs.
 pub fn find(part: &Part) -> Option<PathBuf> {
     let in_path = env::var_os("PATH").unwrap_or_default();
+    if part.name == BROWSER {
+        let dirs = env::split_paths(&in_path);
+        let mut known = dirs.flat_map(|dir| CHROMIUMS.map(|name| dir.join(name)));
+        // It may be a script, which `ldd` can't look into.
+        return known.find(|path| output(Command::new(path).arg("--version")).is_ok());
+    }
     let known = if part.file.contains(".so") {
         let browsers = BROWSERS.iter().map(|dir| Path::new(dir).join(part.file));
         linker(part.file).into_iter().chain(browsers).collect::<Vec<_>>()
@@ -52,7 +62,7 @@ pub(super) fn parse_ldd(text: &str) -> Outcome<Vec<String>> {
 }
 
 /// Where the linker finds the library called `file`.
-fn linker(file: &str) -> Option<PathBuf> {
+pub fn linker(file: &str) -> Option<PathBuf> {
     // It lies outside the path of ordinary users.
     let lists = ["ldconfig", "/sbin/ldconfig"].map(|tool| output(Command::new(tool).arg("-p")));
     lists.into_iter().flatten().find_map(|list| parse_ldconfig(&list, file))

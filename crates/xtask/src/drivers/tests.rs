@@ -54,10 +54,11 @@ fn a_stamp_is_read_as_it_was_written() {
         Found::Unpacked("mesa-vulkan-drivers 22.3.6".into(), "/x/lib/libvulkan_lvp.so".into()),
         Found::Missing("apt is not there".into()),
         Found::System("/usr/bin/spirv-val".into()),
+        Found::Unpacked("chromium 156.0".into(), "/x/browser/chromium".into()),
     ];
     let text = stamp::print(&found);
     assert_eq!(stamp::parse(&text), Some(found));
-    for bad in ["", "convoke drivers 0\n", &text[..60], &text.replace("lavapipe", "other")] {
+    for bad in ["", "convoke drivers 1\n", &text[..60], &text.replace("lavapipe", "other")] {
         assert_eq!(stamp::parse(bad), None, "{bad:?}");
     }
 }

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::apt::Apt;
-use super::{Found, Part, system};
+use super::{BROWSER, Found, Part, system};
 use crate::{Outcome, output};
 
 /// Packages of the C and C++ run time. To mix them with the system's breaks programs.
 const CORE: [&str; 6] = ["libc6", "libc-bin", "libgcc-s1", "libstdc++6", "libatomic1", "libcrypt1"];
+/// Libraries that the browser's others open while they run, so that `ldd` does not see them.
+const OPENED: [&str; 3] = ["libsoftokn3.so", "libfreeblpriv3.so", "libnssckbi.so"];
 
 /// Makes the folder of drivers anew, part by part.
 pub struct Unpacker {
@@ -27,7 +29,7 @@ impl Unpacker {
         if dir.exists() {
             unpacker.remove("")?;
         }
-        for sub in ["lib", "bin", "icd", "packages"] {
+        for sub in ["lib", "bin", "icd", "browser", "packages"] {
             make(&dir.join(sub))?;
         }
         Ok(unpacker)
@@ -37,13 +39,20 @@ impl Unpacker {
     pub fn part(&mut self, part: &Part) -> Outcome<Found> {
         eprintln!("drivers: {}: fetching {}", part.name, part.package);
         let packages = self.dir.join("packages");
-        let archives = self.unpack(&[part.package.to_owned()])?;
+        let wanted: Vec<String> =
+            [Some(part.package), part.also].into_iter().flatten().map(str::to_owned).collect();
+        let archives = self.unpack(&wanted)?;
         let Some(file) = find(&packages.join(part.package), part.file) else {
             return Err(format!("{} holds no {}", part.package, part.file));
         };
-        let folder = if part.file.contains(".so") { "lib" } else { "bin" };
-        let kept = self.dir.join(folder).join(part.file);
+        let folder = match part.beside {
+            [] if part.file.contains(".so") => "lib",
+            [] => "bin",
+            _ => "browser",
+        };
+        let kept = self.dir.join(folder).join(file.file_name().unwrap_or_default());
         copy(&file, &kept)?;
+        self.beside(part, &file, &kept)?;
         if let Err(message) = self.complete(part, &kept) {
             // Left in the linker's path, it would do harm.
             return fs::remove_file(&kept).map_or_else(
@@ -52,6 +61,22 @@ impl Unpacker {
             );
         }
         Ok(Found::Unpacked(archives.join(" "), kept))
+    }
+
+    /// Adds the files that the part needs in its folder, placed as they are around `file`.
+    fn beside(&self, part: &Part, file: &Path, kept: &Path) -> Outcome {
+        let (Some(package), Some(from), Some(to)) = (part.also, file.parent(), kept.parent())
+        else {
+            return Ok(());
+        };
+        let packages = self.dir.join("packages");
+        let home = from.strip_prefix(packages.join(part.package)).unwrap_or(from);
+        for path in part.beside {
+            let place = to.join(Path::new(path).strip_prefix(home).unwrap_or(Path::new(path)));
+            make(place.parent().unwrap_or(to))?;
+            copy(&packages.join(package).join(path), &place)?;
+        }
+        Ok(())
     }
 
     /// Adds the libraries that `kept` needs.
@@ -67,9 +92,19 @@ impl Unpacker {
         }
         let lacking = self.link(kept)?;
         if lacking.is_empty() {
-            return Ok(());
+            return if part.name == BROWSER { self.opened() } else { Ok(()) };
         }
         Err(format!("{} needs {}, which no package holds", part.file, lacking.join(", ")))
+    }
+
+    /// Adds the libraries of `OPENED` that were unpacked and that the system lacks.
+    fn opened(&self) -> Outcome {
+        for name in OPENED.into_iter().filter(|name| system::linker(name).is_none()) {
+            if let Some(library) = find(&self.dir.join("packages"), name) {
+                copy(&library, &self.dir.join("lib").join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what was only on the way.

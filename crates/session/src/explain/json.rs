@@ -1,0 +1,221 @@
+//! An explanation as JSON.
+
+use serde_json::{Value, json};
+
+use super::measured::picoseconds;
+use super::{Crossing, Explanation, Origin, PlacedItem, PlacedTensor};
+use convoke_placement::{Decision, Picoseconds};
+
+/// The version of the schema: it goes up when a field changes its meaning or goes away.
+const VERSION: u32 = 1;
+
+/// Picoseconds in a microsecond.
+const US: f64 = 1e6;
+
+impl Explanation {
+    /// One JSON object. Times are numbers in microseconds (fields that end in `_us`), sizes are integers in bytes
+    /// (`bytes`), and devices are names. Items, tensors and crossings refer to each other by their `id`, which is
+    /// the place in its list.
+    ///
+    /// | field | what it holds |
+    /// |---|---|
+    /// | `version` | 1; new fields may come without a new version |
+    /// | `predicted_us`, `submissions` | the whole run by the cost model |
+    /// | `devices` | `name`, `items`, `compute_us`, `submission_us`, `bytes`, `measured_us` |
+    /// | `items` | `id`, `kind` (`kernel`, `again`, `variable`), `name`, `nodes`, `location`, `device`, `segment`, `family`, `kernel`, `flops`, `bytes`, `cost_us`, `candidates`, `rule`, `why`, `neighbour`, `next_best`, `measured_us` |
+    /// | ... `candidates` | `device`, `cost_us`, `excluded`: null, or why it may not be there |
+    /// | ... `rule`, `why` | what decided, as [`Decision::tag`] and in words |
+    /// | ... `neighbour` | the tensor whose crossing decided, by name, else null |
+    /// | ... `next_best` | null, or `device`, `more_us`, `exact` |
+    /// | `tensors` | `id`, `name`, `shape`, `bytes`, `origin` (`item`, `feed`, `constant`, `session`), `from` (an item or null), `to` (items), `fetched`, `crosses` |
+    /// | `crossings` | `tensor`, `name`, `from`, `to`, `bytes`, `predicted_us`, `segment`, `measured_bytes`, `measured_us` |
+    /// | `segments` | `device`, `items` in order |
+    /// | `absent` | needed nodes for which nothing runs: `name`, `why` |
+    /// | `gaps` | tensors between kernels of one device: `node`, `bytes`, `why` |
+    /// | `memory` | `device`, `planned_bytes`, `live_bytes` |
+    /// | `measured` | null, or `runs`, `wall_us`, `other_bytes` |
+    ///
+    /// `measured_us` and `measured_bytes` are null where nothing was measured or could be told.
+    pub fn to_json(&self) -> String {
+        self.json().to_string()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let prediction = &self.solution.prediction;
+        let items: Vec<Value> = (0..self.items.len()).map(|i| self.item_json(i)).collect();
+        let measured = self.measured.as_ref().map(|m| {
+            json!({
+                "runs": m.runs,
+                "wall_us": us(picoseconds(m.wall)),
+                "other_bytes": m.other_bytes,
+            })
+        });
+        json!({
+            "version": VERSION,
+            "predicted_us": us(prediction.total),
+            "submissions": prediction.submissions,
+            "devices": self.devices_json(),
+            "items": items,
+            "tensors": self.tensors_json(),
+            "crossings": self.crossings_json(),
+            "segments": self.segments.iter().map(|segment| json!({
+                "device": self.device_name(segment.device),
+                "items": segment.items,
+            })).collect::<Vec<_>>(),
+            "absent": self.absent.iter().map(|node| json!({
+                "name": &*node.name,
+                "why": node.why,
+            })).collect::<Vec<_>>(),
+            "gaps": self.gaps.iter().map(|gap| json!({
+                "node": gap.node,
+                "bytes": gap.bytes,
+                "why": gap.why.to_string(),
+            })).collect::<Vec<_>>(),
+            "memory": self.memory.iter().map(|memory| json!({
+                "device": memory.device,
+                "planned_bytes": memory.planned_bytes,
+                "live_bytes": memory.live_bytes,
+            })).collect::<Vec<_>>(),
+            "measured": measured,
+        })
+    }
+
+    fn devices_json(&self) -> Vec<Value> {
+        let totals = self.devices.iter().zip(&self.solution.prediction.devices);
+        let device = |(i, (name, total)): (usize, (&String, &convoke_placement::DeviceTotal))| {
+            let measured = self.measured.as_ref().and_then(|m| *m.devices.get(i)?);
+            json!({
+                "name": name,
+                "items": total.items,
+                "compute_us": us(total.compute),
+                "submission_us": us(total.submission),
+                "bytes": total.bytes,
+                "measured_us": measured.map(|time| us(picoseconds(time))),
+            })
+        };
+        totals.enumerate().map(device).collect()
+    }
+
+    pub(super) fn item_json(&self, id: usize) -> Value {
+        let Some(item) = self.items.get(id) else { return Value::Null };
+        let PlacedItem { kind, name, nodes, location, segment, kernel, family, .. } = item;
+        let nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+        let measured = self.measured.as_ref().and_then(|m| *m.items.get(id)?);
+        let mut all = json!({
+            "id": id,
+            "kind": kind.text(),
+            "name": &**name,
+            "nodes": nodes,
+            "location": location,
+            "device": self.device_name(item.device),
+            "segment": segment,
+            "family": family,
+            "kernel": kernel,
+            "flops": item.flops,
+            "bytes": item.bytes,
+            "cost_us": us(item.cost),
+            "why": self.why(id),
+            "measured_us": measured.map(|time| us(picoseconds(time))),
+        });
+        if let (Some(all), Value::Object(reason)) = (all.as_object_mut(), self.reason_json(id)) {
+            all.extend(reason);
+        }
+        all
+    }
+
+    /// The fields of an item that come from its reason.
+    fn reason_json(&self, item: usize) -> Value {
+        let Some(reason) = self.reason(item) else { return Value::Null };
+        let candidates = reason.candidates.iter().map(|candidate| {
+            json!({
+                "device": self.device_name(candidate.device),
+                "cost_us": us(candidate.cost),
+                "excluded": candidate.excluded,
+            })
+        });
+        let neighbour = match &reason.decision {
+            Decision::Neighbour { tensor } => self.solution.tensor_name(*tensor),
+            _ => None,
+        };
+        let next_best = reason.next_best.map(|next| {
+            json!({
+                "device": self.device_name(next.device),
+                "more_us": next.more as f64 / US,
+                "exact": next.is_exact,
+            })
+        });
+        json!({
+            "candidates": candidates.collect::<Vec<_>>(),
+            "rule": reason.decision.tag(),
+            "neighbour": neighbour,
+            "next_best": next_best,
+        })
+    }
+
+    fn tensors_json(&self) -> Vec<Value> {
+        let mut crosses = vec![false; self.tensors.len()];
+        self.crossings.iter().for_each(|crossing| crosses[crossing.tensor] = true);
+        let tensor = |(id, tensor): (usize, &PlacedTensor)| {
+            let from = match tensor.from {
+                Origin::Item(item) => Some(item),
+                _ => None,
+            };
+            json!({
+                "id": id,
+                "name": &*tensor.name,
+                "shape": tensor.shape,
+                "bytes": tensor.bytes,
+                "origin": tensor.from.text(),
+                "from": from,
+                "to": tensor.to,
+                "fetched": tensor.is_fetched,
+                "crosses": crosses[id],
+            })
+        };
+        self.tensors.iter().enumerate().map(tensor).collect()
+    }
+
+    fn crossings_json(&self) -> Vec<Value> {
+        let crossing = |(i, crossing): (usize, &Crossing)| {
+            let found = self.measured.as_ref().and_then(|m| m.crossings.get(i));
+            let time = found.and_then(|found| found.time);
+            json!({
+                "tensor": crossing.tensor,
+                "name": self.tensors.get(crossing.tensor).map(|tensor| &*tensor.name),
+                "from": self.device_name(crossing.from),
+                "to": self.device_name(crossing.to),
+                "bytes": crossing.bytes,
+                "predicted_us": us(crossing.time),
+                "segment": crossing.segment,
+                "measured_bytes": found.map(|found| found.bytes),
+                "measured_us": time.map(|time| us(picoseconds(time))),
+            })
+        };
+        self.crossings.iter().enumerate().map(crossing).collect()
+    }
+}
+
+impl super::NodeReport<'_> {
+    /// One JSON object: `items` and `crossings` as in [`Explanation::to_json`], and `absent`: null, or why nothing
+    /// runs for the node.
+    pub fn to_json(&self) -> String {
+        let items: Vec<Value> = self.items.iter().map(|&i| self.explanation.item_json(i)).collect();
+        let all = self.explanation.crossings_json();
+        let ours = |crossing: &&Crossing| {
+            self.items.iter().any(|&i| self.explanation.crosses_for(crossing, i).is_some())
+        };
+        let crossings = self.explanation.crossings.iter().zip(all);
+        let crossings = crossings.filter(|(crossing, _)| ours(crossing)).map(|(_, json)| json);
+        json!({
+            "version": VERSION,
+            "items": items,
+            "crossings": crossings.collect::<Vec<_>>(),
+            "absent": self.absent().map(|node| node.why),
+        })
+        .to_string()
+    }
+}
+
+fn us(time: Picoseconds) -> f64 {
+    time as f64 / US
+}
