@@ -16,7 +16,7 @@ use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId,
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
-use gpu::{GpuWork, Leases, RunningWork};
+use gpu::{GpuWork, Leases, RunningWork, Works};
 use smallvec::SmallVec;
 
 use crate::devices::Gpus;
@@ -292,28 +292,30 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
         #[cfg(feature = "gpu")]
-        let mut running: SmallVec<[RunningWork<'_>; 2]> = SmallVec::new();
+        let mut running = Works::new();
         #[cfg(feature = "gpu")]
         let mut leases = Leases::new();
         for work in &self.segments {
-            #[cfg(feature = "gpu")]
-            while let Some(at) = running.iter().position(|before| before.delays(work)) {
-                self.finish_gpu(running.remove(at), instance, state, metadata)?;
-            }
-            #[cfg(feature = "gpu")]
-            {
-                metadata.overlaps += u64::from(!running.is_empty());
-            }
             match work {
                 SegmentWork::Cpu(steps) => {
-                    let start = Instant::now();
-                    for step in steps {
+                    let (start, before) = (Instant::now(), metadata.gpu_wait);
+                    for (at, step) in steps.iter().enumerate() {
+                        #[cfg(feature = "gpu")]
+                        self.wait_for_inputs(step, &mut running, instance, state, metadata)?;
+                        #[cfg(feature = "gpu")]
+                        {
+                            metadata.overlaps += u64::from(at == 0 && !running.is_empty());
+                        }
                         self.run_step(step, instance, bound, threads, metadata)?;
                     }
-                    metadata.cpu += start.elapsed();
+                    let waited = metadata.gpu_wait.saturating_sub(before);
+                    metadata.cpu += start.elapsed().saturating_sub(waited);
                 }
                 #[cfg(feature = "gpu")]
                 SegmentWork::Gpu(work) => {
+                    let delays = |before: &RunningWork<'_>| before.delays(work);
+                    self.wait_for(delays, &mut running, instance, state, metadata)?;
+                    metadata.overlaps += u64::from(!running.is_empty());
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, timings, metadata);
                     running.push(started?);

@@ -32,7 +32,12 @@ fn the_host_works_while_a_gpu_does() {
         let (both, run) = session.run_with(&feed, (&on_gpu, &on_cpu), Default::default()).unwrap();
         assert_eq!((&both.0, &both.1), (&expected.0, &expected.1), "{}", device.name);
         assert_eq!((run.submissions, run.downloads, run.overlaps), (1, 1, 1), "{run}");
-        // What needs the GPU's result waits for it.
+        // What needs the GPU's result waits for it, and work of the host before that does not.
+        let sum = g.device("CPU:0", || &on_gpu + &on_cpu);
+        let (got, run) = session.run_with(&feed, &sum, Default::default()).unwrap();
+        let expected = [&expected.0, &expected.1].map(|x| x.scalar::<f32>().unwrap());
+        assert_eq!(got.scalar::<f32>().unwrap(), expected[0] + expected[1]);
+        assert_eq!((run.submissions, run.overlaps), (1, 1), "{run}");
         let sum = g.device("CPU:0", || &on_gpu + 1.0);
         let (_, run) = session.run_with(&feed, &sum, Default::default()).unwrap();
         assert_eq!(run.overlaps, 0, "{run}");

@@ -82,6 +82,21 @@ fn stages_that_only_the_host_has_split_a_graph() {
 }
 
 #[test]
+fn sizes_that_fill_no_word_cross_as_they_are() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", Bool, [5]);
+        let y = g.device("GPU:0", || !&x);
+        let session = Session::new(&g, &device.devices).unwrap();
+        let feed = [x.feed([true, false, true, true, false])];
+        let (y, run) = session.run_with(&feed, &y, Default::default()).unwrap();
+        assert_eq!(y.to_vec::<bool>().unwrap(), [false, true, false, false, true]);
+        assert_eq!((run.upload_bytes, run.download_bytes), (5, 5), "{run}");
+        assert_eq!(run.predicted_transfer_bytes, 10);
+    }
+}
+
+#[test]
 fn what_a_gpu_has_is_not_sent_to_it_again() {
     let split = in_between();
     let feed = ramp(&[33, 48]);

@@ -11,7 +11,7 @@ use convoke_wgpu_backend::gpu::Timestamps;
 use convoke_wgpu_backend::{Carried, GpuSegment, Lease, RunOptions, Running};
 use smallvec::SmallVec;
 
-use super::{Bound, Compiled, Place, SegmentWork};
+use super::{Bound, Compiled, CpuStep, Place};
 use crate::instance::Instance;
 use crate::metadata::RunMetadata;
 use crate::session::Timings;
@@ -43,21 +43,22 @@ pub(super) struct RunningWork<'a> {
     work: &'a GpuWork,
     running: Running<'a>,
     _lease: Rc<Lease<'a>>,
-    /// How long it took to start.
-    starting: Duration,
     /// From when until when it was handed over, if that is recorded.
     submitted: Option<[Duration; 2]>,
 }
 
+/// The segments that devices work on, in the order in which they were started.
+pub(super) type Works<'a> = SmallVec<[RunningWork<'a>; 2]>;
+
 impl RunningWork<'_> {
-    /// Whether another segment has to wait for this one: it reads what this one sends to the host, or it stores
+    fn sends(&self, values: &[ValueId]) -> bool {
+        values.iter().any(|value| self.work.downloads.contains(value))
+    }
+
+    /// Whether another segment has to wait for this one: it is sent what this one sends to the host, or it stores
     /// into variables, which comes after all that can fail.
-    pub fn delays(&self, other: &SegmentWork) -> bool {
-        let sends = |value: &ValueId| self.work.downloads.contains(value);
-        match other {
-            SegmentWork::Cpu(steps) => steps.iter().any(|step| step.inputs.iter().any(sends)),
-            SegmentWork::Gpu(work) => !work.commits.is_empty() || work.uploads.iter().any(sends),
-        }
+    pub fn delays(&self, other: &GpuWork) -> bool {
+        !other.commits.is_empty() || self.sends(&other.uploads)
     }
 }
 
@@ -97,17 +98,46 @@ impl Compiled {
         drop(carried);
         leases.push((work, lease.clone()));
         metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
+        metadata.upload_bytes += uploads.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
         let submitted = begun.zip(metadata.now()).map(<[Duration; 2]>::from);
         if let Some(submitted) = submitted {
             self.record_uploads(work, &uploads, submitted, metadata);
         }
-        Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed(), submitted })
+        metadata.gpu_wait += start.elapsed();
+        Ok(RunningWork { work, running, _lease: lease, submitted })
+    }
+
+    /// Waits for the segments that send what a step of the host reads.
+    pub(super) fn wait_for_inputs(
+        &self,
+        step: &CpuStep,
+        running: &mut Works<'_>,
+        instance: &mut Instance,
+        state: &State,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        self.wait_for(|work| work.sends(&step.inputs), running, instance, state, metadata)
+    }
+
+    /// Waits for the segments that `delay` somebody.
+    pub(super) fn wait_for(
+        &self,
+        delay: impl Fn(&RunningWork<'_>) -> bool,
+        running: &mut Works<'_>,
+        instance: &mut Instance,
+        state: &State,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        while let Some(at) = running.iter().position(&delay) {
+            self.finish_gpu(running.remove(at), instance, state, metadata)?;
+        }
+        Ok(())
     }
 
     /// Waits for a segment, and brings what it sends into the host's slots.
     pub(super) fn finish_gpu(
         &self,
-        RunningWork { work, running, starting, submitted, .. }: RunningWork<'_>,
+        RunningWork { work, running, submitted, .. }: RunningWork<'_>,
         instance: &mut Instance,
         state: &State,
         metadata: &mut RunMetadata,
@@ -120,6 +150,7 @@ impl Compiled {
             let value = work.downloads.get(index).copied();
             let place = value.map(|value| self.places[value.0 as usize]);
             metadata.downloads += u64::from(!bytes.is_empty());
+            metadata.download_bytes += bytes.len() as u64;
             if let Some(Place::Slot(slot)) = place {
                 instance.slots[slot as usize][..bytes.len()].copy_from_slice(bytes);
             }
@@ -128,8 +159,6 @@ impl Compiled {
             }
         });
         let run = run.map_err(|e| e.with_device(&*work.device))?;
-        metadata.upload_bytes += run.upload_bytes;
-        metadata.download_bytes += run.download_bytes;
         metadata.dispatches += u64::from(run.dispatches);
         metadata.submissions += u64::from(run.submissions);
         metadata.barriers += work.barriers;
@@ -145,7 +174,7 @@ impl Compiled {
             let mut kept = state.lock();
             work.commits.iter().for_each(|&variable| kept.stored_on_device(variable));
         }
-        metadata.gpu_wait += starting + start.elapsed();
+        metadata.gpu_wait += start.elapsed();
         Ok(())
     }
 }

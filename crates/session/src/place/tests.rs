@@ -21,11 +21,11 @@ fn problem(g: &Graph, state: &State, options: &SessionOptions, targets: &[&Opera
         options,
         threads: 1,
         refused: &[],
-        explanation: OnceCell::new(),
+        placed: OnceCell::new(),
     };
     let found = RefCell::new(None);
     let place = |unplaced: &Unplaced<'_>| {
-        *found.borrow_mut() = Some(placing.problem(unplaced, &unplaced.variables())?);
+        *found.borrow_mut() = Some(placing.problem(unplaced, &unplaced.variables())?.0);
         placing.place(unplaced)
     };
     let options = CompileOptions { limits: GroupLimits::SINGLE, simplify: false, place: &place };
