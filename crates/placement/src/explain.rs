@@ -227,7 +227,8 @@ impl Solution {
         }
     }
 
-    fn without(&self, dropped: &DroppedColocation) -> String {
+    /// A colocation that was given up, in words.
+    pub fn without(&self, dropped: &DroppedColocation) -> String {
         format!("not with {}: {}", self.labels.items[dropped.with], dropped.why)
     }
 
@@ -296,7 +297,7 @@ fn rest(f: &mut fmt::Formatter<'_>, len: usize, max: usize) -> fmt::Result {
 impl fmt::Display for Solution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_devices(f)?;
-        let Prediction { total, transfers, submissions, .. } = &self.prediction;
+        let Prediction { total, makespan, transfers, submissions, .. } = &self.prediction;
         let n_bytes = transfers.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
         writeln!(
             f,
@@ -306,6 +307,17 @@ impl fmt::Display for Solution {
             Bytes(n_bytes),
             counted(*submissions, "submission"),
         )?;
+        if makespan < total {
+            writeln!(f, "done after {}, since devices work at the same time", Time(*makespan))?;
+        }
+        match self.bound {
+            0 => {}
+            bound if bound >= *total && self.labels.devices.len() > 1 => {
+                writeln!(f, "proven: no other placement takes less in all")?;
+            }
+            bound if bound >= *total => {}
+            bound => writeln!(f, "no placement takes less than {} in all", Time(bound))?,
+        }
         self.write_transfers(f)?;
         self.write_items(f)
     }

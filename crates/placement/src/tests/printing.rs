@@ -43,6 +43,7 @@ fn a_solution_prints_as_tables() {
         CPU:0   3       26.000 us           0  73.1 KiB
         GPU:0   4      234.000 us   40.000 us  3.8 MiB
         predicted 404.240 us: 2 transfers of 72.5 KiB, 1 submission
+        proven: no other placement takes less in all
 
         tensor   from      to     bytes  time
         parse:0  CPU:0  GPU:0  62.5 KiB  79.000 us

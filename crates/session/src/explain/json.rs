@@ -20,12 +20,15 @@ impl Explanation {
     /// | field | what it holds |
     /// |---|---|
     /// | `version` | 1; new fields may come without a new version |
-    /// | `predicted_us`, `submissions` | the whole run by the cost model |
-    /// | `devices` | `name`, `items`, `compute_us`, `submission_us`, `bytes`, `measured_us` |
-    /// | `items` | `id`, `kind` (`kernel`, `again`, `variable`), `name`, `nodes`, `location`, `device`, `segment`, `family`, `kernel`, `flops`, `bytes`, `cost_us`, `candidates`, `rule`, `why`, `neighbour`, `next_best`, `measured_us` |
+    /// | `predicted_us`, `submissions` | the whole run by the cost model, one thing after the other |
+    /// | `makespan_us` | until the run is done, where devices work at the same time |
+    /// | `bound_us`, `proven` | no placement takes less, 0 if unknown; and whether this one is the best |
+    /// | `devices` | `name`, `items`, `compute_us`, `submission_us`, `bytes`, `peak_bytes`, `measured_us` |
+    /// | `items` | `id`, `kind` (`kernel`, `again`, `variable`), `name`, `nodes`, `location`, `device`, `segment`, `family`, `kernel`, `flops`, `bytes`, `cost_us`, `candidates`, `rule`, `why`, `neighbour`, `next_best`, `dropped`, `measured_us` |
     /// | ... `candidates` | `device`, `cost_us`, `excluded`: null, or why it may not be there |
     /// | ... `rule`, `why` | what decided, as [`Decision::tag`] and in words |
     /// | ... `neighbour` | the tensor whose crossing decided, by name, else null |
+    /// | ... `dropped` | colocations that soft placement gave up, in words |
     /// | ... `next_best` | null, or `device`, `more_us`, `exact` |
     /// | `tensors` | `id`, `name`, `shape`, `bytes`, `origin` (`item`, `feed`, `constant`, `session`), `from` (an item or null), `to` (items), `fetched`, `crosses` |
     /// | `crossings` | `tensor`, `name`, `from`, `to`, `bytes`, `predicted_us`, `segment`, `measured_bytes`, `measured_us` |
@@ -53,6 +56,9 @@ impl Explanation {
         json!({
             "version": VERSION,
             "predicted_us": us(prediction.total),
+            "makespan_us": us(prediction.makespan),
+            "bound_us": us(self.solution.bound),
+            "proven": self.solution.bound >= prediction.total,
             "submissions": prediction.submissions,
             "devices": self.devices_json(),
             "items": items,
@@ -90,6 +96,7 @@ impl Explanation {
                 "compute_us": us(total.compute),
                 "submission_us": us(total.submission),
                 "bytes": total.bytes,
+                "peak_bytes": total.peak_bytes,
                 "measured_us": measured.map(|time| us(picoseconds(time))),
             })
         };
@@ -137,6 +144,7 @@ impl Explanation {
             Decision::Neighbour { tensor } => self.solution.tensor_name(*tensor),
             _ => None,
         };
+        let dropped = reason.dropped.iter().map(|dropped| self.solution.without(dropped));
         let next_best = reason.next_best.map(|next| {
             json!({
                 "device": self.device_name(next.device),
@@ -149,6 +157,7 @@ impl Explanation {
             "rule": reason.decision.tag(),
             "neighbour": neighbour,
             "next_best": next_best,
+            "dropped": dropped.collect::<Vec<_>>(),
         })
     }
 
