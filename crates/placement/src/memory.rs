@@ -204,9 +204,9 @@ fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
     }
     let mut sums = vec![0u64; problem.devices.len()];
     for constant in &problem.constants {
-        for on in 1..sums.len() {
+        for (on, sum) in sums.iter_mut().enumerate().filter(|&(on, _)| on != HOST) {
             if constant.consumers.iter().any(|&item| device[item] == on) {
-                sums[on] = sums[on].saturating_add(constant.bytes);
+                *sum = sum.saturating_add(constant.bytes);
             }
         }
     }

@@ -85,7 +85,7 @@ fn memory_that_no_run_uses_makes_room() {
         let g = Graph::new();
         let x = g.placeholder("x", F32, dims![None, N]);
         let v = g.variable("v", Init::Zeros, F32, []);
-        let sum = (&x * 2.0).matmul(&g.constant(ramp(&[N, N]))).sum(());
+        let sum = (&x * 2.0).matmul(g.constant(ramp(&[N, N]))).sum(());
         let step = v.assign_add(&sum).operation();
         let open = |gpu_budget_bytes: Option<u64>| {
             let options = DeviceOptions {

@@ -54,7 +54,7 @@ fn a_batch_is_split_over_devices_by_scopes() {
     let half = |name: &str, at: usize| {
         g.device(name, || {
             let rows = x.slice(&[4 * at, 0], &[Some(4), Some(16)]);
-            rows.transpose().matmul(&rows.matmul(&w).tanh())
+            rows.transpose().matmul(rows.matmul(&w).tanh())
         })
     };
     let (first, second) = (half("GPU:0", 0), half("GPU:1", 1));
@@ -103,8 +103,7 @@ fn variables_spread_over_devices_that_hold_one_each() {
         for variable in [&a, &b] {
             session.run(&[], variable.initializer()).unwrap();
         }
-        let y =
-            session.run(&[x.feed(&HostTensor::new(&[8, 512], vec![1.0f32; 4096]).unwrap())], &y);
+        let y = session.run(&[x.feed(HostTensor::new(&[8, 512], vec![1.0f32; 4096]).unwrap())], &y);
         // 512 * 0.001 = 0.512 in 1024 columns, times 0.002: 1.048576 in each of 8 * 512.
         let y = y.unwrap().scalar::<f32>().unwrap();
         assert!((y - 4294.967).abs() < 0.5, "{}: {y}", device.name);
