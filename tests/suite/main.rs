@@ -3,5 +3,6 @@
 
 mod ops;
 mod random_graphs;
+mod reports;
 mod session;
 mod training;

@@ -209,3 +209,58 @@ fn help_and_reports() {
         assert!(rows[0][key].is_number(), "{key}: {rows}");
     }
 }
+
+#[test]
+fn explanations_come_in_every_form() {
+    let dir = Dir::new();
+    let whole = json(&explain_with(&["--json", "--batch", "8"]));
+    assert_eq!((&whole["version"], &whole["measured"]), (&1.into(), &Value::Null));
+    let matmul = json(&explain_with(&["--json", "--node", "dense1/matmul", "--measure"]));
+    assert_eq!(matmul["items"][0]["rule"], "only-device");
+    assert!(matmul["items"][0]["measured_us"].as_f64().unwrap() > 0.0, "{matmul}");
+    let text = printed(&explain_with(&["--case", "D64", "--node", "exp"]));
+    assert!(text.contains("on CPU:0: the only device"), "{text}");
+    assert!(printed(&explain_with(&["--case", "a", "--dot"])).starts_with("digraph"));
+
+    let (page, trace) = (dir.file("page.html"), dir.file("trace.json"));
+    let files = ["--case", "A", "--measure", "--html", &page, "--trace", &trace];
+    assert_eq!(printed(&explain_with(&files)), "");
+    assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
+    assert!(kernels_in(&trace) >= 7);
+
+    assert!(refused(&explain_with(&["--case", "Z"]), 2).contains("there are A, B256"));
+    assert!(refused(&explain_with(&["--case", "A", "--model", "cnn"]), 2).contains("--model"));
+    assert!(refused(&explain_with(&["--trace", &trace]), 2).contains("--measure"));
+    assert!(refused(&explain_with(&["--node", "dense1/matmull"]), 1).contains("dense1/matmul"));
+    let nowhere = dir.file("no/page.html");
+    let error = refused(&explain_with(&["--html", &nowhere]), 1);
+    assert!(error.contains(&format!("can't write {nowhere}")), "{error}");
+}
+
+fn explain_with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["explain", "--device", "cpu"], more].concat()
+}
+
+/// The number of kernels in a trace that `--trace` wrote.
+fn kernels_in(path: &str) -> usize {
+    let trace: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    events.iter().filter(|event| event["cat"] == "kernel").count()
+}
+
+#[test]
+fn training_and_benches_write_traces() {
+    let dir = Dir::with_images();
+    let (data, trace) = (format!("fashion-mnist={}", dir.0.display()), dir.file("trace.json"));
+    let checkpoint = dir.file("a");
+    let train = ["train", "--device", "cpu", "--data", &data, "--epochs", "1", "--quiet"];
+    printed(&[&train[..], &["--checkpoint", &checkpoint, "--trace", &trace]].concat());
+    // 64 images are two batches.
+    let text = fs::read_to_string(&trace).unwrap();
+    assert!(text.contains("\"step 2\"") && !text.contains("\"step 3\""));
+    assert!(kernels_in(&trace) > 5);
+    let bench = ["bench", "--device", "cpu", "--case", "A", "--seconds", "0.01"];
+    printed(&[&bench[..], &["--trace", &trace]].concat());
+    assert_eq!(kernels_in(&trace), 3, "one kernel in each of three runs");
+    refused(&[&bench[..], &["--trace", &dir.file("no/trace.json")]].concat(), 1);
+}

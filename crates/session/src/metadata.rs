@@ -67,7 +67,7 @@ pub enum PhaseKind {
     Submit,
     /// The host waits for a segment.
     Wait,
-    /// A device has a segment: from its submission until the host knows that it is done.
+    /// A device has a segment: from when the host began to hand it over until it knows that it is done.
     Segment,
     /// Results are copied out of what the host has received.
     Receive,

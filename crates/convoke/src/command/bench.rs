@@ -1,13 +1,17 @@
 //! `convoke bench`: the standard cases, timed.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
-use convoke::{DevicePolicy, RunMetadata, SessionOptions};
+use convoke::{DevicePolicy, RunMetadata, RunOptions, SessionOptions, Timings, Trace};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, devices};
+use super::{Failure, devices, write_file};
+
+/// Runs of each case in a trace.
+const TRACED: usize = 3;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -23,6 +27,10 @@ pub(super) struct Options {
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
+    /// Write a few runs of each case as a trace for Perfetto or chrome://tracing. They come after those that are
+    /// timed; J has none.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Run D64 once and exit: what J times.
     #[arg(long, hide = true)]
     first: bool,
@@ -63,12 +71,20 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut timings = Vec::new();
+    let mut trace = Trace::new();
     for name in names {
         bar.set_message(name.to_owned());
-        timings.push(if name == "J" { time_start(options)? } else { time(name, options)? });
+        let timing = match name {
+            "J" => time_start(options)?,
+            _ => time(name, options, &mut trace)?,
+        };
+        timings.push(timing);
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if let Some(path) = &options.trace {
+        write_file(path, &trace.to_json())?;
+    }
     if options.json {
         let rows: Vec<serde_json::Value> = timings.iter().map(json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -89,7 +105,7 @@ fn ready(name: &str, device: &str) -> Result<(Ready, String), Failure> {
     Ok((Case::new(name)?.ready(&devices, options)?, device))
 }
 
-fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
+fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Failure> {
     let (case, device) = ready(name, &options.device)?;
     // Two runs compile everything and fill the pools.
     let (_, first) = case.run()?;
@@ -100,6 +116,12 @@ fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
         (_, last) = case.run()?;
         times.push(begun.elapsed());
         overheads.push(last.overhead());
+    }
+    if options.trace.is_some() {
+        let timed = RunOptions { timings: Timings::Nodes };
+        for run in 1..=TRACED {
+            trace.add(&format!("{name}, run {run}"), &case.run_with(timed)?.1);
+        }
     }
     let overhead = median(&mut overheads);
     Ok(Timing { overhead, first, ..summary(name, &device, times, last) })

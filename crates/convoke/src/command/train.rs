@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use convoke::data::{self, Dataset, Images};
 use convoke::models::{Classifier, OptimizerKind};
-use convoke::{Devices, RunMetadata, RunOptions, Session, SessionOptions, Timings};
+use convoke::{Devices, RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, ModelName, OptimizerName, devices};
+use super::{Failure, ModelName, OptimizerName, devices, write_file};
+
+/// Steps in a trace.
+const TRACED: u64 = 50;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -44,6 +47,10 @@ pub(super) struct Options {
     /// Go on from the checkpoint.
     #[arg(long)]
     resume: bool,
+    /// Write the first 50 steps as a trace for Perfetto or chrome://tracing. They take longer, since GPUs then run
+    /// kernels one by one.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print the result only.
     #[arg(long, short)]
     quiet: bool,
@@ -53,11 +60,13 @@ pub(super) struct Options {
 }
 
 /// What training gave.
+#[derive(Default)]
 struct Outcome {
     losses: Vec<f32>,
     accuracy: f64,
     seconds: f64,
     totals: Totals,
+    trace: Trace,
 }
 
 /// Sums over the training steps.
@@ -104,6 +113,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         std::fs::create_dir_all(folder)?;
     }
     session.save(&checkpoint)?;
+    if let Some(path) = &options.trace {
+        write_file(path, &outcome.trace.to_json())?;
+    }
     if options.json {
         println!("{}", json(options, &devices, &data, &outcome, &checkpoint));
     } else {
@@ -150,11 +162,9 @@ fn train(
     let epochs = options.epochs.unwrap_or(if is_digits { 30 } else { 5 });
     let batches = data.train.len().div_ceil(batch);
     let bar = progress(shown, u64::from(epochs) * batches as u64);
-    let mut outcome =
-        Outcome { losses: Vec::new(), accuracy: 0.0, seconds: 0.0, totals: Totals::default() };
+    let mut outcome = Outcome::default();
     let mut pixels = vec![0.0f32; batch * data.train.row_len()];
     let mut labels = vec![0i32; batch];
-    let timed = RunOptions { timings: Timings::Devices };
     let begun = Instant::now();
     for epoch in 0..epochs {
         let order = shuffled(data.train.len(), options.seed, epoch);
@@ -169,8 +179,13 @@ fn train(
                 bar.suspend(|| println!("placement\n{}", explained.summary()));
             }
             let fetch = (&classifier.loss, &classifier.step);
-            let ((loss, ()), metadata) = session.run_with(&feeds, fetch, timed)?;
+            let traced = options.trace.is_some() && outcome.totals.steps < TRACED;
+            let timings = if traced { Timings::Nodes } else { Timings::Devices };
+            let ((loss, ()), metadata) = session.run_with(&feeds, fetch, RunOptions { timings })?;
             outcome.totals.add(&metadata, start);
+            if traced {
+                outcome.trace.add(&format!("step {}", outcome.totals.steps), &metadata);
+            }
             let loss = loss.scalar::<f32>()?;
             if !loss.is_finite() {
                 let step = outcome.totals.steps;

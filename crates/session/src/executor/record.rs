@@ -61,10 +61,11 @@ impl Compiled {
         note(PhaseKind::Submit, begun, submitted, run.upload_bytes);
         note(PhaseKind::Wait, waiting, done, 0);
         note(PhaseKind::Receive, done, received, run.download_bytes);
-        note(PhaseKind::Segment, submitted, done, 0);
+        // It may have begun before the host went on.
+        note(PhaseKind::Segment, begun, done, 0);
         // The device's clock is not the host's: what is not known of the offset is shared between both ends.
-        let slack = done.saturating_sub(submitted).saturating_sub(run.gpu_time.unwrap_or_default());
-        let first = submitted + slack / 2;
+        let slack = done.saturating_sub(begun).saturating_sub(run.gpu_time.unwrap_or_default());
+        let first = begun + slack / 2;
         let steps = work.segment.origins().zip(run.step_starts.iter().zip(&run.step_times));
         for (origin, (&start, &time)) in steps {
             let known = match origin {

@@ -203,15 +203,23 @@ impl Builder<'_> {
         crossings
     }
 
-    /// The needed nodes that are in no group.
+    /// What is fed, and the needed nodes that are in no group.
     fn absent(&self, plan: &Plan) -> Vec<AbsentNode> {
         let groups = self.program.groups.iter().flat_map(|group| &group.nodes);
         let items: FxHashSet<NodeId> = groups.chain(&self.placed.variables).copied().collect();
-        let fed: FxHashSet<NodeId> = plan.signature.feeds.iter().map(|feed| feed.node).collect();
-        let absent = |node: &&Arc<Node>| !items.contains(&node.id);
-        let why = |node: &Node| if fed.contains(&node.id) { "fed" } else { why_absent(node) };
+        let feeds = plan.signature.feeds.iter().map(|feed| feed.node);
+        let feeds: FxHashSet<NodeId> = feeds.filter(|node| !items.contains(node)).collect();
+        let mut fed: Vec<NodeId> = feeds.iter().copied().collect();
+        fed.sort_unstable();
+        let fed = fed.into_iter().map(|node| AbsentNode {
+            name: self.graph.node(node).name.clone(),
+            why: "fed: it lies in the host's memory",
+        });
+        let absent = |node: &&Arc<Node>| !items.contains(&node.id) && !feeds.contains(&node.id);
         let nodes = plan.nodes.iter().filter(absent);
-        nodes.map(|node| AbsentNode { name: node.name.clone(), why: why(node) }).collect()
+        let folded =
+            nodes.map(|node| AbsentNode { name: node.name.clone(), why: why_absent(node) });
+        fed.chain(folded).collect()
     }
 
     fn gaps(&self) -> Vec<Gap> {

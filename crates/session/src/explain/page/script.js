@@ -41,6 +41,8 @@ for (const box of boxes) {
 }
 
 let zoom = 1, left = 0, top_ = 0, selected = null, queued = false;
+// Until somebody moves it, the drawing fits the window.
+let isFitted = true;
 
 function title(kind, item, tensor) {
   if (kind === "store") return "store into " + item.name;
@@ -129,7 +131,9 @@ function drawLines(view) {
     shown.filter((line) => !line.crossing && line.from.device % EDGES.length === i), color, hair));
   stroke(shown.filter((line) => line.crossing), CROSS, Math.max(3.5, 1.6 / zoom));
   if (selected) {
-    stroke(shown.filter((line) => line.from === selected || line.to === selected), "#1c2330", Math.max(2.2, 1.2 / zoom));
+    const ours = shown.filter((line) => line.from === selected || line.to === selected);
+    stroke(ours.filter((line) => !line.crossing), "#1c2330", Math.max(2.2, 1.2 / zoom));
+    stroke(ours.filter((line) => line.crossing), CROSS, Math.max(6, 3 / zoom));
   }
   return shown.length;
 }
@@ -168,7 +172,7 @@ function drawText(box) {
   pen.fillText(short(box.title, 22, true), box.x + WIDTH / 2, box.y + 18, WIDTH - 12);
   pen.fillStyle = "#556070";
   pen.font = "11px system-ui, 'DejaVu Sans', sans-serif";
-  pen.fillText(short(box.note, 34, false), box.x + WIDTH / 2, box.y + 35, WIDTH - 12);
+  pen.fillText(short(box.note, 46, false), box.x + WIDTH / 2, box.y + 35, WIDTH - 12);
 }
 
 function short(text, most, keepEnd) {
@@ -199,6 +203,7 @@ function drawLabels(view) {
 // ---- moving
 
 function fit() {
+  isFitted = true;
   let x1 = WIDTH, y1 = HEIGHT, x0 = 0, y0 = 0;
   for (const box of boxes) {
     x0 = Math.min(x0, box.x);
@@ -215,6 +220,7 @@ function fit() {
 
 function zoomAt(factor, x, y) {
   const next = Math.min(4, Math.max(0.002, zoom * factor));
+  isFitted = false;
   left += x / zoom - x / next;
   top_ += y / zoom - y / next;
   zoom = next;
@@ -222,6 +228,7 @@ function zoomAt(factor, x, y) {
 }
 
 function center(box) {
+  isFitted = false;
   zoom = Math.max(zoom, 0.9);
   left = box.x + WIDTH / 2 - canvas.clientWidth / zoom / 2;
   top_ = box.y + HEIGHT / 2 - canvas.clientHeight / zoom / 2;
@@ -248,6 +255,7 @@ canvas.addEventListener("pointermove", (event) => {
   left -= dx / zoom;
   top_ -= dy / zoom;
   grip = { x: event.clientX, y: event.clientY, moved: true };
+  isFitted = false;
   tip(null);
   queue();
 });
@@ -266,7 +274,7 @@ const zoomMiddle = (factor) => zoomAt(factor, canvas.clientWidth / 2, canvas.cli
 byId("in").addEventListener("click", () => zoomMiddle(1.4));
 byId("out").addEventListener("click", () => zoomMiddle(1 / 1.4));
 byId("fit").addEventListener("click", () => { fit(); queue(); });
-addEventListener("resize", queue);
+addEventListener("resize", () => { if (isFitted) fit(); queue(); });
 addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;
   const step = 90 / zoom;
@@ -277,7 +285,11 @@ addEventListener("keydown", (event) => {
     "ArrowLeft": () => { left -= step; }, "ArrowRight": () => { left += step; },
     "ArrowUp": () => { top_ -= step; }, "ArrowDown": () => { top_ += step; },
   }[event.key];
-  if (act) { act(); queue(); }
+  if (act) {
+    isFitted = isFitted && !event.key.startsWith("Arrow");
+    act();
+    queue();
+  }
 });
 
 // ---- text
@@ -290,11 +302,11 @@ function element(tag, text, cls) {
 }
 
 // Columns whose head begins with # hold numbers.
-function table(head, body) {
+function table(head, body, most = LISTED) {
   const made = element("table"), first = element("tr");
   head.forEach((name) => first.append(element("th", name.replace("#", ""), name.startsWith("#") ? "n" : "")));
   made.append(first);
-  for (const { cells, cls } of body.slice(0, LISTED)) {
+  for (const { cells, cls } of body.slice(0, most)) {
     const row = element("tr", undefined, cls);
     cells.forEach((cell, i) => {
       const td = element("td", cell instanceof Node ? undefined : cell, head[i].startsWith("#") ? "n" : "");
@@ -305,7 +317,7 @@ function table(head, body) {
   }
   const holder = element("div");
   holder.append(made);
-  if (body.length > LISTED) holder.append(element("p", `and ${body.length - LISTED} more`, "quiet"));
+  if (body.length > most) holder.append(element("p", `and ${body.length - most} more`, "quiet"));
   return holder;
 }
 
@@ -342,7 +354,7 @@ function select(box) {
     else into.append(element("p", `${box.tensor.shape}, ${bytes(box.tensor.bytes)}, ${box.note}`));
     tensorDetails(into, "reads", box.into, "from");
     tensorDetails(into, "gives", box.out, "to");
-    into.scrollIntoView();
+    into.parentElement.scrollTop = 0;
   }
   queue();
 }
@@ -373,11 +385,12 @@ function itemDetails(into, item) {
 function tensorDetails(into, head, some, end) {
   if (some.length === 0) return;
   const body = some.map((line) => ({ cells: [
-    link(line[end], `${line.tensor.name} ${line.tensor.shape}`),
+    `${line.tensor.name} ${line.tensor.shape}`,
     bytes(line.tensor.bytes),
+    link(line[end]),
     line.crossing ? `${line.crossing.from} to ${line.crossing.to}, ${time(line.crossing.predicted_us)}` : "",
   ] }));
-  into.append(element("h3", head), table(["tensor", "#bytes", "crosses"], body));
+  into.append(element("h3", head), table(["tensor", "#bytes", end, "crosses"], body));
 }
 
 function summary() {
@@ -418,7 +431,7 @@ function summary() {
   }
   if (data.gaps.length > 0) {
     into.append(element("h3", "through memory from kernel to kernel"), table(["node", "#bytes", "why they are two"],
-      data.gaps.map((gap) => ({ cells: [gap.node, bytes(gap.bytes), gap.why] }))));
+      data.gaps.map((gap) => ({ cells: [gap.node, bytes(gap.bytes), gap.why] })), 30));
   }
 }
 
