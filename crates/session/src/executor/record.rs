@@ -54,13 +54,16 @@ impl Compiled {
         [begun, submitted, waiting, done, received]: [Duration; 5],
         metadata: &mut RunMetadata,
     ) {
+        let bytes = |values: &[ValueId]| {
+            values.iter().map(|&id| self.program.value(id).n_bytes() as u64).sum()
+        };
         let mut note = |kind, start: Duration, end: Duration, bytes| {
             let (device, time) = (Some(work.device.clone()), end.saturating_sub(start));
             metadata.phases.push(Phase { kind, device, start, time, bytes });
         };
-        note(PhaseKind::Submit, begun, submitted, run.upload_bytes);
+        note(PhaseKind::Submit, begun, submitted, bytes(&work.uploads));
         note(PhaseKind::Wait, waiting, done, 0);
-        note(PhaseKind::Receive, done, received, run.download_bytes);
+        note(PhaseKind::Receive, done, received, bytes(&work.downloads));
         // It may have begun before the host went on.
         note(PhaseKind::Segment, begun, done, 0);
         // The device's clock is not the host's: what is not known of the offset is shared between both ends.

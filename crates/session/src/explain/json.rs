@@ -36,7 +36,7 @@ impl Explanation {
     /// | `absent` | needed nodes for which nothing runs: `name`, `why` |
     /// | `gaps` | tensors between kernels of one device: `node`, `bytes`, `why` |
     /// | `memory` | `device`, `planned_bytes`, `live_bytes` |
-    /// | `measured` | null, or `runs`, `wall_us`, `other_bytes` |
+    /// | `measured` | null, or `runs`, `wall_us` |
     ///
     /// `measured_us` and `measured_bytes` are null where nothing was measured or could be told.
     pub fn to_json(&self) -> String {
@@ -50,7 +50,6 @@ impl Explanation {
             json!({
                 "runs": m.runs,
                 "wall_us": us(picoseconds(m.wall)),
-                "other_bytes": m.other_bytes,
             })
         });
         json!({

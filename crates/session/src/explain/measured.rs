@@ -26,8 +26,6 @@ pub struct Measured {
     pub crossings: Vec<MeasuredCrossing>,
     /// The sum over the items of each device; `None` where none of its kernels has a time.
     pub devices: Vec<Option<Duration>>,
-    /// Bytes that crossed besides the tensors' own: status words, and what rounds a tensor up to 4 bytes.
-    pub other_bytes: u64,
 }
 
 /// What a crossing moved.
@@ -48,14 +46,12 @@ impl Explanation {
     /// [`ErrorKind::InvalidArgument`] without runs, or for runs of other programs or without times of kernels.
     pub fn measured<'r>(&self, runs: impl IntoIterator<Item = &'r RunMetadata>) -> Result<Self> {
         let mut samples = Samples::new(self);
-        let mut last = None;
         for run in runs {
             samples.add(run)?;
-            last = Some(run);
         }
-        let Some(last) = last else {
+        if samples.walls.is_empty() {
             return Err(Error::invalid("expected at least one run to measure, got none"));
-        };
+        }
         let items: Vec<Option<Duration>> = samples.items.into_iter().map(median).collect();
         let mut devices = vec![None; self.devices.len()];
         for (item, time) in self.items.iter().zip(&items) {
@@ -63,18 +59,14 @@ impl Explanation {
                 *total = Some(total.unwrap_or(Duration::ZERO) + *time);
             }
         }
-        let crossings: Vec<MeasuredCrossing> = samples
-            .crossings
-            .into_iter()
-            .map(|(bytes, times)| MeasuredCrossing { bytes, time: median(times) })
-            .collect();
-        let bytes: u64 = crossings.iter().map(|crossing| crossing.bytes).sum();
+        let crossings = samples.crossings.into_iter();
+        let crossings =
+            crossings.map(|(bytes, times)| MeasuredCrossing { bytes, time: median(times) });
         let measured = Measured {
             runs: samples.walls.len(),
             wall: median(samples.walls).unwrap_or_default(),
-            other_bytes: (last.upload_bytes + last.download_bytes).saturating_sub(bytes),
             items,
-            crossings,
+            crossings: crossings.collect(),
             devices,
         };
         Ok(Self { measured: Some(measured), ..self.clone() })
@@ -93,11 +85,10 @@ impl Explanation {
         let runs = if measured.runs == 1 { "run" } else { "runs" };
         writeln!(
             f,
-            "\nmeasured in {} {runs}: {} in all, predicted {}; {} besides the tensors' own crossed",
+            "\nmeasured in {} {runs}: {} in all, predicted {}",
             measured.runs,
             Time(picoseconds(measured.wall)),
             Time(self.solution.prediction.total),
-            Bytes(measured.other_bytes),
         )?;
         let mut table =
             Table::new(["item", "device", "predicted", "measured", "measured/predicted"]);
