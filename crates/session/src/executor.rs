@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::memory::{HostSlots, host_slots};
-use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
+use convoke_compiler::{Group, HOST, Operand, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
 use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
@@ -45,6 +45,7 @@ pub(crate) struct Compiled {
     instances: Mutex<Vec<Instance>>,
     names: Vec<Vec<Arc<str>>>,
     /// The outputs that are fed, with the names of their nodes.
+    #[cfg(feature = "gpu")]
     feeds: Vec<(Output, Arc<str>)>,
     /// The name of the node that an error of each group is about.
     blamed: Vec<Arc<str>>,
@@ -128,6 +129,7 @@ impl Compiled {
             inputs: Vec::new(),
             instances: Mutex::default(),
             names: Vec::new(),
+            #[cfg(feature = "gpu")]
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
             kernel_bytes: 0,
@@ -286,6 +288,8 @@ impl Compiled {
         timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
+        #[cfg(not(feature = "gpu"))]
+        let _ = timings;
         #[cfg(feature = "gpu")]
         let mut running: SmallVec<[RunningWork<'_>; 2]> = SmallVec::new();
         for work in &self.segments {
@@ -399,11 +403,22 @@ impl Compiled {
             nodes: self.names[group].clone(),
             device,
             kernel: work.kernel.to_string(),
+            shapes: self.shapes(work),
             bytes: work.work(&self.program.values).bytes,
             start: Duration::ZERO,
             time: Duration::ZERO,
             is_aligned: false,
         }
+    }
+
+    fn shapes(&self, group: &Group) -> String {
+        let dtype = |id: ValueId| self.program.value(id).dtype;
+        let inputs = group.inputs.iter();
+        let inputs = inputs.map(|x| format!("{}{}", dtype(x.value), x.layout.shape()));
+        let outputs = group.outputs.iter();
+        let outputs = outputs.map(|&id| format!("{}{}", dtype(id), self.program.value(id).shape));
+        let [inputs, outputs] = [inputs.collect::<Vec<_>>(), outputs.collect()];
+        format!("{} -> {}", inputs.join(", "), outputs.join(", "))
     }
 
     /// The bytes of a value, exactly as long as it is.
