@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::memory::{HostSlots, host_slots};
-use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
+use convoke_compiler::{Group, HOST, Operand, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
 use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
@@ -291,6 +291,8 @@ impl Compiled {
         timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
+        #[cfg(not(feature = "gpu"))]
+        let _ = timings;
         #[cfg(feature = "gpu")]
         let mut running = Works::new();
         #[cfg(feature = "gpu")]
@@ -410,11 +412,22 @@ impl Compiled {
             nodes: self.names[group].clone(),
             device,
             kernel: work.kernel.to_string(),
+            shapes: self.shapes(work),
             bytes: work.work(&self.program.values).bytes,
             start: Duration::ZERO,
             time: Duration::ZERO,
             is_aligned: false,
         }
+    }
+
+    fn shapes(&self, group: &Group) -> String {
+        let dtype = |id: ValueId| self.program.value(id).dtype;
+        let inputs = group.inputs.iter();
+        let inputs = inputs.map(|x| format!("{}{}", dtype(x.value), x.layout.shape()));
+        let outputs = group.outputs.iter();
+        let outputs = outputs.map(|&id| format!("{}{}", dtype(id), self.program.value(id).shape));
+        let [inputs, outputs] = [inputs.collect::<Vec<_>>(), outputs.collect()];
+        format!("{} -> {}", inputs.join(", "), outputs.join(", "))
     }
 
     /// The bytes of a value, exactly as long as it is.

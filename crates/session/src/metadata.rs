@@ -17,6 +17,8 @@ pub struct NodeTime {
     pub device: Arc<str>,
     /// What was done.
     pub kernel: String,
+    /// Dtypes and shapes of what it reads and writes: `f32[6, 8], f32[8, 4] -> f32[6, 4]`.
+    pub shapes: String,
     /// Bytes that it reads and writes: each operand once, as far as it is seen, and each result.
     pub bytes: u64,
     /// When it began, from the beginning of the run.
@@ -61,6 +63,10 @@ pub struct TransferTime {
 pub enum PhaseKind {
     /// A plan is found or made, feeds are checked, and a program for their shapes is found or made.
     Plan,
+    /// A new program is made for these shapes and placed: a part of `Plan`.
+    Compile,
+    /// A new program gets its kernels, pipelines and memory: a part of `Plan`.
+    Prepare,
     /// Variables are read, and memory is leased.
     Bind,
     /// A segment is handed to its device, with what it needs from the host.

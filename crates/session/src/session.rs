@@ -90,7 +90,9 @@ pub enum Timings {
     Host,
     /// Also what GPUs say of their own work, where they can tell.
     Devices,
-    /// Also each kernel on each device. GPUs then run dispatches one by one, which takes longer in all.
+    /// Also each kernel on each device, each tensor that crosses, and when every part of the run began: all that
+    /// [`Explanation::measured`] and [`Trace`](crate::Trace) need. GPUs then run dispatches one by one, which takes
+    /// longer in all.
     Nodes,
 }
 
@@ -389,7 +391,7 @@ impl Session {
         refused: &[Refused],
         metadata: &mut RunMetadata,
     ) -> std::result::Result<Compiled, Failure> {
-        let start = Instant::now();
+        let (start, begun) = (Instant::now(), metadata.now());
         let placing = Placing {
             devices: &self.devices,
             graph: &planned.graph,
@@ -408,12 +410,14 @@ impl Session {
             compile(&planned.plan, inputs, &CompileOptions { limits, simplify, place: &place })?;
         budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
         metadata.planning += start.elapsed();
-        let start = Instant::now();
+        metadata.note(PhaseKind::Compile, begun);
+        let (start, begun) = (Instant::now(), metadata.now());
         let feeds = &planned.plan.signature.feeds;
         let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
         placing.settle(&compiled.program, &self.gpus)?;
         compiled.placed = placing.placed.into_inner();
         metadata.preparing += start.elapsed();
+        metadata.note(PhaseKind::Prepare, begun);
         Ok(compiled)
     }
 

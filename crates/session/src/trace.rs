@@ -65,7 +65,7 @@ impl Trace {
     ///
     /// Kernels, transfers and parts of the run are events with `args`: bytes, shapes, nodes and kernel texts. GPUs tell
     /// times by a clock of their own: their kernels lie in the middle of the time between submission and end, and
-    /// have `aligned` in their `args`.
+    /// have `aligned` in their `args`. Of GPUs that tell none, only the segments show.
     pub fn add(&mut self, name: &str, run: &RunMetadata) {
         let last = self.tracks.iter().max().copied().unwrap_or_default();
         let start = match (self.origin, run.begun) {
@@ -215,6 +215,8 @@ impl Adding<'_> {
         let span = (*start, *time);
         let (lane, name) = match kind {
             PhaseKind::Plan => (Lane::Run, "plan"),
+            PhaseKind::Compile => (Lane::Run, "compile"),
+            PhaseKind::Prepare => (Lane::Run, "prepare"),
             PhaseKind::Bind => (Lane::Run, "bind"),
             PhaseKind::Submit => (Lane::Run, "submit"),
             PhaseKind::Wait => (Lane::Waits, "wait"),
@@ -225,8 +227,6 @@ impl Adding<'_> {
         };
         let args = match kind {
             PhaseKind::Plan => json!({
-                "planning_us": us(run.planning),
-                "preparing_us": us(run.preparing),
                 "plan_cached": run.plan_cached,
                 "program_cached": run.program_cached,
             }),
@@ -285,6 +285,7 @@ impl Adding<'_> {
             let mut args = json!({
                 "kernel": node.kernel,
                 "nodes": names,
+                "shapes": node.shapes,
                 "bytes_read_and_written": node.bytes,
             });
             if let Some(args) = args.as_object_mut().filter(|_| node.is_aligned) {

@@ -1,7 +1,7 @@
 //! Explanations: asked about a node, in their forms, and with measured times.
 
 use convoke::{Explanation, ItemKind, prelude::*};
-use convoke_tests::devices;
+use convoke_tests::{devices, ramp};
 use serde_json::Value;
 
 use super::{ROWS, Staged};
@@ -179,4 +179,80 @@ fn measured_times_stand_beside_predicted_ones() {
         let other = staged.session.run_with(&staged.feeds(), &staged.x.sum(()), timed).unwrap().1;
         assert!(refused(&[other]).contains("another program"));
     }
+}
+
+#[test]
+fn what_two_segments_of_a_device_share_crosses_twice() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, [5, 8]);
+        let w = g.constant(ramp(&[8, 4]));
+        let v = g.constant(ramp(&[4, 4]));
+        let first = g.scope("first", || x.matmul(&w));
+        let exact = g.scope("exact", || (first.cast(F64).sin() * 2.0).cast(F32));
+        let last = g.scope("last", || exact.matmul(&v) + &first);
+        let session = device.session_with(&g, SessionOptions::default());
+        let timed = convoke::RunOptions { timings: convoke::Timings::Nodes };
+        let feeds = [x.feed(ramp(&[5, 8]))];
+        let run = session.run_with(&feeds, &last, timed).unwrap().1;
+        let explanation = session.explain(&feeds, &last).unwrap().measured([&run]).unwrap();
+        let crossings: Vec<(&str, usize, usize, u64)> = explanation
+            .crossings()
+            .iter()
+            .map(|c| (&*explanation.tensors()[c.tensor].name, c.from, c.to, c.bytes))
+            .collect();
+        // 5 rows of 8 floats, then of 4. The first product goes down once, and up again.
+        let (up, down) = ((0, 1), (1, 0));
+        let expected = [
+            ("x", up, 160),
+            ("first/matmul", down, 80),
+            ("exact/cast_1", up, 80),
+            ("first/matmul", up, 80),
+            ("last/add", down, 80),
+        ];
+        for (name, (from, to), bytes) in expected {
+            assert!(crossings.contains(&(name, from, to, bytes)), "{name} of {crossings:?}");
+        }
+        assert_eq!(crossings.len(), expected.len(), "{crossings:?}");
+        let found = &explanation.measurement().unwrap().crossings;
+        let bytes: Vec<u64> = found.iter().map(|crossing| crossing.bytes).collect();
+        assert_eq!(bytes, crossings.iter().map(|c| c.3).collect::<Vec<_>>());
+        assert_eq!(run.upload_bytes + run.download_bytes, bytes.iter().sum::<u64>());
+        // Each crossing is an edge, that from one segment to the next as well.
+        assert_eq!(explanation.to_dot().matches("style=bold").count(), 5);
+    }
+}
+
+#[test]
+fn what_is_computed_again_says_so() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, [64, 64]);
+    let doubled = g.scope("doubled", || &x * 2.0);
+    let wide = doubled.matmul(g.constant(ramp(&[64, 256])));
+    let narrow = wide.matmul(g.constant(ramp(&[256, 64])));
+    let y = g.scope("last", || (narrow + &doubled).sum(()));
+    let session = |budget: u64| {
+        let options = SessionOptions { host_budget_bytes: budget, ..Default::default() };
+        Session::with_options(&g, &Devices::cpu(), options).unwrap()
+    };
+    let feeds = [x.feed(ramp(&[64, 64]))];
+    // 64x64 floats are 16 KiB: the wide product with what it is of takes 5 of them, 6 if that is kept.
+    let small = 64 * 64 * 4;
+    let kinds = |session: &Session| -> Vec<ItemKind> {
+        let explanation = session.explain(&feeds, &y).unwrap();
+        explanation.items().iter().map(|item| item.kind).collect()
+    };
+    assert!(!kinds(&session(6 * small + 4)).contains(&ItemKind::Again));
+    let tight = session(5 * small + 4);
+    assert!(kinds(&tight).contains(&ItemKind::Again));
+    let timed = convoke::RunOptions { timings: convoke::Timings::Nodes };
+    let run = tight.run_with(&feeds, &y, timed).unwrap().1;
+    let explanation = tight.explain(&feeds, &y).unwrap().measured([&run]).unwrap();
+    let node = explanation.node("doubled/mul").unwrap();
+    let [first, again] = node.items() else { panic!("{node}") };
+    assert!(explanation.why(*again).starts_with("computed again rather than kept"), "{node}");
+    let found = explanation.measurement().unwrap();
+    let times = [*first, *again].map(|item| found.items[item].unwrap());
+    let nodes = run.nodes.iter().filter(|n| n.nodes == explanation.items()[*first].nodes);
+    assert_eq!(times.iter().sum::<std::time::Duration>(), nodes.map(|n| n.time).sum());
 }

@@ -64,8 +64,10 @@ fn check_run(run: &RunMetadata) {
     let events = checked(&run.to_trace());
     assert_eq!(sum(&events, "transfer", "upload", "bytes"), run.upload_bytes, "{run}");
     assert_eq!(sum(&events, "transfer", "download", "bytes"), run.download_bytes, "{run}");
-    let kernels = events.iter().filter(|event| event["cat"] == "kernel");
-    assert_eq!(kernels.count(), run.nodes.len(), "{run}");
+    let kernels: Vec<&Value> = events.iter().filter(|event| event["cat"] == "kernel").collect();
+    assert_eq!(kernels.len(), run.nodes.len(), "{run}");
+    let compiled = events.iter().filter(|e| e["name"] == "compile" || e["name"] == "prepare");
+    assert_eq!(compiled.count(), if run.program_cached { 0 } else { 2 });
     // Each tensor that crosses is named once, by an upload or a download.
     let tensors = |name: &str| -> usize {
         let of = events.iter().filter(|event| event["cat"] == "transfer" && event["name"] == name);
@@ -96,6 +98,12 @@ fn a_run_is_a_valid_trace() {
         for run in [&cold, &run] {
             check_run(run);
         }
+        // 6 rows of 8 floats, and the weights.
+        let first = checked(&run.to_trace()).into_iter().find(|event| event["cat"] == "kernel");
+        let args = first.unwrap()["args"].clone();
+        let shapes = args["shapes"].as_str().unwrap();
+        assert!(shapes.starts_with("f32[6, 8], f32[8, 4] -> f32[6, 4]"), "{args}");
+        assert!(args["kernel"].as_str().unwrap().starts_with("matmul"), "{args}");
         let is_gpu = device.devices.list().len() > 1;
         let n_transfers = if is_gpu { 4 } else { 0 };
         assert_eq!(run.transfers.len(), n_transfers, "{}: {run}", device.name);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_compiler::{Source, ValueId};
+use convoke_compiler::{Group, Source, ValueId};
 use convoke_wgpu_backend::GpuRun;
 
 use super::Compiled;
@@ -100,7 +100,7 @@ impl Compiled {
 
     /// The name of the node that computes a value, of the variable or of the feed.
     fn value_name(&self, id: ValueId) -> Arc<str> {
-        let makes = |group: &convoke_compiler::Group| group.outputs.contains(&id);
+        let makes = |group: &Group| group.outputs.contains(&id);
         let named = match &self.program.value(id).source {
             Source::Feed(output) => {
                 let feed = self.feeds.iter().find(|(feed, _)| feed == output);
@@ -126,6 +126,7 @@ fn copy(device: Arc<str>) -> NodeTime {
         nodes: Vec::new(),
         device,
         kernel: "copy".into(),
+        shapes: String::new(),
         bytes: 0,
         start: Duration::ZERO,
         time: Duration::ZERO,

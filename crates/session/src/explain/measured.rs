@@ -105,7 +105,7 @@ impl Explanation {
         write!(f, "{table}")?;
         let n_kernels = kernels.count();
         if n_kernels > ROWS_MAX {
-            writeln!(f, "all but {} are not listed", ROWS_MAX)?;
+            writeln!(f, "and {} more", n_kernels - ROWS_MAX)?;
         }
         self.write_crossings(f, measured)
     }

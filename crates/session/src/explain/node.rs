@@ -179,13 +179,12 @@ impl Explanation {
         }
         for crossing in &self.crossings {
             let Some(way) = self.crosses_for(crossing, index) else { continue };
-            let (way, other) = match way {
-                Way::In => ("in: ", crossing.from),
-                Way::Out => ("out:", crossing.to),
+            let (way, side, other) = match way {
+                Way::In => ("in: ", "from", crossing.from),
+                Way::Out => ("out:", "to", crossing.to),
             };
             let name = self.tensors.get(crossing.tensor).map_or("?", |tensor| &tensor.name);
             let (bytes, time) = (Bytes(crossing.bytes), Time(crossing.time));
-            let side = if way == "out:" { "to" } else { "from" };
             writeln!(f, "  {way} {name}, {bytes} {side} {}, {time}", self.device_name(other))?;
         }
         if let Some(time) = self.measured.as_ref().and_then(|m| *m.items.get(index)?) {
