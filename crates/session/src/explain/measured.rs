@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use convoke_graph_core::{Error, ErrorKind, Result};
-use convoke_placement::{Bytes, Picoseconds, Table, Time};
+use convoke_placement::{Picoseconds, Table, Time};
 use rustc_hash::FxHashMap;
 
 use super::{Explanation, ItemKind};
