@@ -206,6 +206,7 @@ impl Session {
         let mut results = std::mem::take(&mut list).results(values);
         let output = fetch.take(&mut results)?;
         metadata.wall = start.elapsed();
+        compiled.describe(&mut metadata);
         Ok((output, metadata))
     }
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use convoke_compiler::ValueId;
 use convoke_graph_core::{Error, NodeId, Result};
 use convoke_wgpu_backend::gpu::Timestamps;
-use convoke_wgpu_backend::{GpuSegment, Lease, RunOptions, Running};
+use convoke_wgpu_backend::{GpuRun, GpuSegment, Lease, RunOptions, Running};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled, Place, SegmentWork};
 use crate::instance::Instance;
-use crate::metadata::RunMetadata;
+use crate::metadata::{KernelNote, Phase, PhaseKind, RunMetadata, TransferNote};
 use crate::session::Timings;
 use crate::state::State;
 
@@ -81,7 +81,7 @@ impl Compiled {
         metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
         let submitted = begun.zip(metadata.now()).map(<[Duration; 2]>::from);
         if let Some(submitted) = submitted {
-            self.record_uploads(work, &uploads, submitted, metadata);
+            note_uploads(work, &uploads, submitted, metadata);
         }
         Ok(RunningWork { work, running, _lease: lease, starting: start.elapsed(), submitted })
     }
@@ -106,7 +106,11 @@ impl Compiled {
                 instance.slots[slot as usize][..bytes.len()].copy_from_slice(bytes);
             }
             if let (Some(value), Some(begun), false) = (value, begun, bytes.is_empty()) {
-                self.record_download(work, value, bytes.len(), begun, metadata);
+                let (segment, n_bytes) = (work.at, bytes.len());
+                let time = metadata.now().map(|now| now.saturating_sub(begun));
+                let note =
+                    TransferNote { value, segment, is_upload: false, n_bytes, start: begun, time };
+                metadata.notes.transfers.push(note);
             }
         });
         let run = run.map_err(|e| e.with_device(&*work.device))?;
@@ -121,7 +125,7 @@ impl Compiled {
         if let (Some(submitted), Some(waiting), Some(now)) = (submitted, waiting, metadata.now()) {
             let done = arrived.unwrap_or(now);
             let [begun, submitted] = submitted;
-            self.record_segment(work, &run, [begun, submitted, waiting, done, now], metadata);
+            note_segment(work, &run, [begun, submitted, waiting, done, now], metadata);
         }
         if !work.commits.is_empty() {
             let mut kept = state.lock();
@@ -130,4 +134,47 @@ impl Compiled {
         metadata.gpu_wait += starting + start.elapsed();
         Ok(())
     }
+}
+
+/// Notes what a segment was sent between `begun` and `submitted`.
+fn note_uploads(
+    work: &GpuWork,
+    uploads: &[&[u8]],
+    [begun, submitted]: [Duration; 2],
+    metadata: &mut RunMetadata,
+) {
+    let sent = work.uploads.iter().zip(uploads).filter(|(_, bytes)| !bytes.is_empty());
+    let is_alone = sent.clone().count() == 1;
+    let time = is_alone.then_some(submitted.saturating_sub(begun));
+    metadata.notes.transfers.extend(sent.map(|(&value, bytes)| {
+        let (segment, n_bytes) = (work.at, bytes.len());
+        TransferNote { value, segment, is_upload: true, n_bytes, start: begun, time }
+    }));
+}
+
+/// Notes a segment: from when until when it was submitted, when the host began to wait for it, knew that it was done,
+/// and had all that it sends.
+fn note_segment(
+    work: &GpuWork,
+    run: &GpuRun,
+    [begun, submitted, waiting, done, received]: [Duration; 5],
+    metadata: &mut RunMetadata,
+) {
+    let mut note = |kind, start: Duration, end: Duration, bytes| {
+        let (device, time) = (Some(work.device.clone()), end.saturating_sub(start));
+        metadata.phases.push(Phase { kind, device, start, time, bytes });
+    };
+    note(PhaseKind::Submit, begun, submitted, run.upload_bytes);
+    note(PhaseKind::Wait, waiting, done, 0);
+    note(PhaseKind::Receive, done, received, run.download_bytes);
+    // It may have begun before the host went on.
+    note(PhaseKind::Segment, begun, done, 0);
+    // The device's clock is not the host's: what is not known of the offset is shared between both ends.
+    let slack = done.saturating_sub(begun).saturating_sub(run.gpu_time.unwrap_or_default());
+    let first = begun + slack / 2;
+    let steps = work.segment.origins().zip(run.step_starts.iter().zip(&run.step_times));
+    metadata.notes.kernels.extend(steps.map(|(group, (&start, &time))| {
+        let start = first + start;
+        KernelNote { group, segment: work.at, start, time, is_aligned: true }
+    }));
 }
