@@ -3,14 +3,13 @@
 mod commit;
 #[cfg(feature = "gpu")]
 mod gpu;
-#[cfg(feature = "gpu")]
 mod record;
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use convoke_compiler::memory::{HostSlots, host_slots};
-use convoke_compiler::{Group, HOST, Operand, Program, Source, ValueId};
+use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
 use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
@@ -23,7 +22,7 @@ use crate::devices::Gpus;
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
 use crate::instance::{Instance, LEND_MIN};
-use crate::metadata::{NodeTime, PhaseKind, RunMetadata};
+use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;
 use crate::session::Timings;
 use crate::state::{Kept, Snapshot, State};
@@ -45,7 +44,6 @@ pub(crate) struct Compiled {
     instances: Mutex<Vec<Instance>>,
     names: Vec<Vec<Arc<str>>>,
     /// The outputs that are fed, with the names of their nodes.
-    #[cfg(feature = "gpu")]
     feeds: Vec<(Output, Arc<str>)>,
     /// The name of the node that an error of each group is about.
     blamed: Vec<Arc<str>>,
@@ -129,7 +127,6 @@ impl Compiled {
             inputs: Vec::new(),
             instances: Mutex::default(),
             names: Vec::new(),
-            #[cfg(feature = "gpu")]
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
             kernel_bytes: 0,
@@ -226,7 +223,6 @@ impl Compiled {
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
                 carried: segment.carried.clone(),
-                index: at as u32,
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
             })))
         }
@@ -297,7 +293,7 @@ impl Compiled {
         let mut running = Works::new();
         #[cfg(feature = "gpu")]
         let mut leases = Leases::new();
-        for work in &self.segments {
+        for (segment, work) in self.segments.iter().enumerate() {
             match work {
                 SegmentWork::Cpu(steps) => {
                     let (start, before) = (Instant::now(), metadata.gpu_wait);
@@ -308,7 +304,7 @@ impl Compiled {
                         {
                             metadata.overlaps += u64::from(at == 0 && !running.is_empty());
                         }
-                        self.run_step(step, instance, bound, threads, metadata)?;
+                        self.run_step(step, segment, instance, bound, threads, metadata)?;
                     }
                     let waited = metadata.gpu_wait.saturating_sub(before);
                     metadata.cpu += start.elapsed().saturating_sub(waited);
@@ -365,6 +361,7 @@ impl Compiled {
     fn run_step(
         &self,
         step: &CpuStep,
+        segment: usize,
         instance: &mut Instance,
         bound: &Bound<'_>,
         threads: &Threads,
@@ -395,39 +392,14 @@ impl Compiled {
             instance.slots[slot] = buffer;
         }
         if let (Some(start), Some(end)) = (start, metadata.now()) {
-            let (group, time) = (step.group as usize, end.saturating_sub(start));
-            metadata.nodes.push(NodeTime { start, time, ..self.node_time(group, "CPU:0".into()) });
+            let (group, time) = (Some(step.group), end.saturating_sub(start));
+            let note = KernelNote { group, segment, start, time, is_aligned: false };
+            metadata.notes.kernels.push(note);
         }
         result.map_err(|e: Error| match self.blamed.get(step.group as usize) {
             Some(name) => e.with_node(&**name).with_device("CPU:0"),
             None => e,
         })
-    }
-
-    /// What is known of a group's time beforehand.
-    fn node_time(&self, group: usize, device: Arc<str>) -> NodeTime {
-        let work = &self.program.groups[group];
-        NodeTime {
-            group: Some(group),
-            nodes: self.names[group].clone(),
-            device,
-            kernel: work.kernel.to_string(),
-            shapes: self.shapes(work),
-            bytes: work.work(&self.program.values).bytes,
-            start: Duration::ZERO,
-            time: Duration::ZERO,
-            is_aligned: false,
-        }
-    }
-
-    fn shapes(&self, group: &Group) -> String {
-        let dtype = |id: ValueId| self.program.value(id).dtype;
-        let inputs = group.inputs.iter();
-        let inputs = inputs.map(|x| format!("{}{}", dtype(x.value), x.layout.shape()));
-        let outputs = group.outputs.iter();
-        let outputs = outputs.map(|&id| format!("{}{}", dtype(id), self.program.value(id).shape));
-        let [inputs, outputs] = [inputs.collect::<Vec<_>>(), outputs.collect()];
-        format!("{} -> {}", inputs.join(", "), outputs.join(", "))
     }
 
     /// The bytes of a value, exactly as long as it is.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use convoke_compiler::ValueId;
+
 use crate::trace::Trace;
 
 /// The time of one kernel.
@@ -104,7 +106,7 @@ pub struct Phase {
 pub struct RunMetadata {
     /// The whole run as the caller saw it.
     pub wall: Duration,
-    /// The kernels in order, with [`Timings::Nodes`](crate::Timings::Nodes); those of GPUs where they can
+    /// The kernels as they began, with [`Timings::Nodes`](crate::Timings::Nodes); those of GPUs where they can
     /// tell.
     pub nodes: Vec<NodeTime>,
     /// When the run began, with [`Timings::Nodes`](crate::Timings::Nodes).
@@ -168,6 +170,38 @@ pub struct RunMetadata {
     pub plan_cached: bool,
     /// Whether the program for these shapes was there already.
     pub program_cached: bool,
+    /// What a recorded run has noted so far.
+    pub(crate) notes: Notes,
+}
+
+/// What is noted while a run is under way: no more than takes part in it. Names and texts come when it is over.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes {
+    pub(crate) kernels: Vec<KernelNote>,
+    pub(crate) transfers: Vec<TransferNote>,
+}
+
+/// A kernel that ran.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KernelNote {
+    /// Its group; `None` for a copy that a device makes for itself.
+    pub(crate) group: Option<u32>,
+    /// The segment of the program.
+    pub(crate) segment: usize,
+    pub(crate) start: Duration,
+    pub(crate) time: Duration,
+    pub(crate) is_aligned: bool,
+}
+
+/// A value that went to a device or came from it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransferNote {
+    pub(crate) value: ValueId,
+    pub(crate) segment: usize,
+    pub(crate) is_upload: bool,
+    pub(crate) n_bytes: usize,
+    pub(crate) start: Duration,
+    pub(crate) time: Option<Duration>,
 }
 
 impl RunMetadata {

@@ -228,6 +228,7 @@ impl Session {
         metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
         metadata.pipelines_built = pipelines.saturating_sub(before[1]);
         metadata.device_bytes = alive;
+        compiled.describe(&mut metadata);
         Ok((list, values, metadata))
     }
 

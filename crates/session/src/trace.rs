@@ -61,7 +61,7 @@ impl Trace {
     }
 
     /// Adds a run under this name. A run without [`Timings::Nodes`](crate::Timings::Nodes) shows only as a whole, after
-    /// all that are there.
+    /// all that are there. The first that is added should be the first that began: none is shown before it.
     ///
     /// Kernels, transfers and parts of the run are events with `args`: bytes, shapes, nodes and kernel texts. GPUs tell
     /// times by a clock of their own: their kernels lie in the middle of the time between submission and end, and

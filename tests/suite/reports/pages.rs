@@ -62,6 +62,17 @@ fn names_do_no_harm() {
     assert!(!dom.contains("<b>bold") && !dom.contains("<img"));
 }
 
+#[test]
+fn a_page_answers_pointer_wheel_and_keys() {
+    let staged = Staged::new(&devices()[0]);
+    let explanation = staged.session.explain(&staged.feeds(), &staged.y).unwrap();
+    let boxes = explanation.items().len() + 2;
+    let drive = concat!("<script>\n", include_str!("drive.js"), "</script>\n</body>");
+    let html = explanation.to_html().replace("</body>", drive);
+    let Some(dom) = check(&html, "", boxes) else { return };
+    assert_eq!(attribute(&dom, "data-driven"), Some("1111111"));
+}
+
 /// 50 columns of 100 sums of neighbours.
 fn grid() -> (Graph, Tensor, Vec<Tensor>) {
     let g = Graph::new();

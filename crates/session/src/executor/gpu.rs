@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use convoke_compiler::ValueId;
 use convoke_graph_core::{Error, NodeId, Result};
 use convoke_wgpu_backend::gpu::Timestamps;
-use convoke_wgpu_backend::{Carried, GpuSegment, Lease, RunOptions, Running};
+use convoke_wgpu_backend::{Carried, GpuRun, GpuSegment, Lease, RunOptions, Running};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled, CpuStep, Place};
 use crate::instance::Instance;
-use crate::metadata::RunMetadata;
+use crate::metadata::{KernelNote, Phase, PhaseKind, RunMetadata, TransferNote};
 use crate::session::Timings;
 use crate::state::State;
 
@@ -28,8 +28,6 @@ pub(super) struct GpuWork {
     /// What it takes from earlier segments of its device, with their indices.
     pub carried: Vec<(ValueId, u32)>,
     pub commits: Vec<NodeId>,
-    /// Its place among the program's segments.
-    pub index: u32,
     pub barriers: u64,
     pub planned_bytes: u64,
     pub live_bytes: u64,
@@ -88,7 +86,7 @@ impl Compiled {
         };
         let options = RunOptions { timestamps, ..RunOptions::default() };
         let carried = work.carried.iter().map(|(id, from)| {
-            let lease = leases.iter().find(|(other, _)| other.index == *from);
+            let lease = leases.iter().find(|(other, _)| other.at == *from as usize);
             let (other, lease) =
                 lease.ok_or_else(|| Error::internal(format!("{id} has no memory")))?;
             Ok(Carried { segment: &other.segment, instance: lease })
@@ -101,7 +99,7 @@ impl Compiled {
         metadata.upload_bytes += uploads.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
         let submitted = begun.zip(metadata.now()).map(<[Duration; 2]>::from);
         if let Some(submitted) = submitted {
-            self.record_uploads(work, &uploads, submitted, metadata);
+            note_uploads(work, &uploads, submitted, metadata);
         }
         metadata.gpu_wait += start.elapsed();
         Ok(RunningWork { work, running, _lease: lease, submitted })
@@ -155,7 +153,11 @@ impl Compiled {
                 instance.slots[slot as usize][..bytes.len()].copy_from_slice(bytes);
             }
             if let (Some(value), Some(begun), false) = (value, begun, bytes.is_empty()) {
-                self.record_download(work, value, bytes.len(), begun, metadata);
+                let (segment, n_bytes) = (work.at, bytes.len());
+                let time = metadata.now().map(|now| now.saturating_sub(begun));
+                let note =
+                    TransferNote { value, segment, is_upload: false, n_bytes, start: begun, time };
+                metadata.notes.transfers.push(note);
             }
         });
         let run = run.map_err(|e| e.with_device(&*work.device))?;
@@ -168,7 +170,7 @@ impl Compiled {
         if let (Some(submitted), Some(waiting), Some(now)) = (submitted, waiting, metadata.now()) {
             let done = arrived.unwrap_or(now);
             let [begun, submitted] = submitted;
-            self.record_segment(work, &run, [begun, submitted, waiting, done, now], metadata);
+            note_segment(work, &run, [begun, submitted, waiting, done, now], metadata);
         }
         if !work.commits.is_empty() {
             let mut kept = state.lock();
@@ -177,4 +179,53 @@ impl Compiled {
         metadata.gpu_wait += start.elapsed();
         Ok(())
     }
+}
+
+/// Notes what a segment was sent between `begun` and `submitted`.
+fn note_uploads(
+    work: &GpuWork,
+    uploads: &[&[u8]],
+    [begun, submitted]: [Duration; 2],
+    metadata: &mut RunMetadata,
+) {
+    let sent = work.uploads.iter().zip(uploads).filter(|(_, bytes)| !bytes.is_empty());
+    let is_alone = sent.clone().count() == 1;
+    let time = is_alone.then_some(submitted.saturating_sub(begun));
+    metadata.notes.transfers.extend(sent.map(|(&value, bytes)| {
+        let (segment, n_bytes) = (work.at, bytes.len());
+        TransferNote { value, segment, is_upload: true, n_bytes, start: begun, time }
+    }));
+}
+
+/// Notes a segment: from when until when it was submitted, when the host began to wait for it, knew that it was done,
+/// and had all that it sends.
+fn note_segment(
+    work: &GpuWork,
+    run: &GpuRun,
+    [begun, submitted, waiting, done, received]: [Duration; 5],
+    metadata: &mut RunMetadata,
+) {
+    let own = metadata.notes.transfers.iter().filter(|note| note.segment == work.at);
+    let bytes = |is_upload: bool| {
+        let way = own.clone().filter(|note| note.is_upload == is_upload);
+        way.map(|note| note.n_bytes as u64).sum()
+    };
+    let (sent, brought) = (bytes(true), bytes(false));
+    let mut note = |kind, start: Duration, end: Duration, bytes| {
+        let (device, time) = (Some(work.device.clone()), end.saturating_sub(start));
+        metadata.phases.push(Phase { kind, device, start, time, bytes });
+    };
+    note(PhaseKind::Submit, begun, submitted, sent);
+    note(PhaseKind::Wait, waiting, done, 0);
+    note(PhaseKind::Receive, done, received, brought);
+    // It may have begun before the host went on.
+    note(PhaseKind::Segment, begun, done, 0);
+    // The device's clock is not the host's: what is not known of the offset is shared between both ends.
+    let slack = done.saturating_sub(begun).saturating_sub(run.gpu_time.unwrap_or_default());
+    let first = begun + slack / 2;
+    let steps = work.segment.origins().zip(run.step_starts.iter().zip(&run.step_times));
+    metadata.notes.kernels.extend(steps.map(|(group, (&start, &time))| {
+        let start = first + start;
+        KernelNote { group, segment: work.at, start, time, is_aligned: true }
+    }));
 }

@@ -39,8 +39,9 @@ impl Unpacker {
     pub fn part(&mut self, part: &Part) -> Outcome<Found> {
         eprintln!("drivers: {}: fetching {}", part.name, part.package);
         let packages = self.dir.join("packages");
-        let wanted: Vec<String> =
-            [Some(part.package), part.also].into_iter().flatten().map(str::to_owned).collect();
+        let also = part.also.filter(|name| !packages.join(name).exists());
+        let wanted = [Some(part.package), also].into_iter().flatten();
+        let wanted: Vec<String> = wanted.map(str::to_owned).collect();
         let archives = self.unpack(&wanted)?;
         let Some(file) = find(&packages.join(part.package), part.file) else {
             return Err(format!("{} holds no {}", part.package, part.file));

@@ -127,8 +127,13 @@ function drawLines(view) {
   };
   // A hair at any zoom.
   const hair = Math.max(1.2, 0.7 / zoom);
-  EDGES.forEach((color, i) => stroke(
-    shown.filter((line) => !line.crossing && line.from.device % EDGES.length === i), color, hair));
+  // Lines that go far would hide those between neighbours.
+  const isFar = (line) => Math.abs(line.to.y - line.from.y) > 4 * STEP_Y || Math.abs(line.to.x - line.from.x) > 4 * STEP_X;
+  for (const [far, alpha] of [[true, 0.3], [false, 1]]) {
+    pen.globalAlpha = alpha;
+    EDGES.forEach((color, i) => stroke(
+      shown.filter((line) => !line.crossing && isFar(line) === far && line.from.device % EDGES.length === i), color, hair));
+  }
   stroke(shown.filter((line) => line.crossing), CROSS, Math.max(3.5, 1.6 / zoom));
   if (selected) {
     const ours = shown.filter((line) => line.from === selected || line.to === selected);
