@@ -6,7 +6,7 @@ use convoke_graph_core::train::{Adam, Optimizer, Sgd};
 use convoke_graph_core::{
     DType, Feed, Graph, HostTensor, Init, Operation, Result, Shape, Tensor, dims, philox,
 };
-use convoke_session::{Devices, RunMetadata, RunOptions, Session, SessionOptions};
+use convoke_session::{Devices, Explanation, RunMetadata, RunOptions, Session, SessionOptions};
 
 use crate::models;
 
@@ -128,6 +128,15 @@ impl Ready {
         let fetch = (&self.case.fetch, &self.case.step);
         let ((value, _), metadata) = self.session.run_with(&feeds, fetch, options)?;
         Ok((value, metadata))
+    }
+
+    /// Where a run goes and why, and what it is predicted to take.
+    ///
+    /// # Errors
+    /// What the run refuses.
+    pub fn explain(&self) -> Result<Explanation> {
+        let feeds: Vec<Feed<'_>> = self.case.feeds.iter().map(|(t, value)| t.feed(value)).collect();
+        self.session.explain(&feeds, (&self.case.fetch, &self.case.step))
     }
 
     /// The session that it runs in.

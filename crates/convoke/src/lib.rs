@@ -40,9 +40,10 @@ pub use convoke_graph_core::{
     train,
 };
 pub use convoke_session::{
-    DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy, Devices, Explanation, Fetch, FetchList,
-    FetchResults, Gap, MemoryUse, NodeTime, PipelineDir, RunMetadata, RunOptions, Session,
-    SessionOptions, Timings, VariableInfo,
+    CalibrateOptions, Calibration, Calibrations, Curve, DeviceInfo, DeviceKind, DeviceModel,
+    DeviceOptions, DevicePolicy, Devices, Explanation, Family, Fetch, FetchList, FetchResults, Gap,
+    KernelCost, Link, Measured, MemoryUse, ModelKind, NodeTime, PipelineDir, Progress, Report,
+    RunMetadata, RunOptions, Session, SessionOptions, Timings, VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod curve;
 mod cut;
 mod decide;
 mod explain;
@@ -33,6 +34,7 @@ mod spec;
 mod tests;
 
 pub use choose::solve;
+pub use curve::Curve;
 pub use explain::{Candidate, Decision, ItemReport, NextBest, Reason, Solution};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use price::{DeviceTotal, Prediction, Transfer, price};

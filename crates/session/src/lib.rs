@@ -11,6 +11,7 @@
 
 mod budget;
 mod cache;
+mod calibrate;
 mod checkpoint;
 mod devices;
 mod executor;
@@ -22,12 +23,14 @@ mod place;
 mod session;
 mod state;
 
+pub use calibrate::{CalibrateOptions, Calibration, Calibrations, Measured, Progress, Report};
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
+pub use convoke_placement::{Curve, DeviceKind as ModelKind, DeviceModel, Family, Link, Work};
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, RunMetadata};
-pub use place::{Explanation, Gap, MemoryUse};
+pub use place::{Explanation, Gap, KernelCost, MemoryUse};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;

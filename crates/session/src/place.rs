@@ -3,18 +3,18 @@
 
 use std::cell::OnceCell;
 use std::fmt;
+use std::time::Duration;
 
 use convoke_compiler::{
     Apart, DeviceIndex, Group, HOST, Places, Program, Source, Unplaced, ValueId,
 };
 use convoke_graph_core::{GraphSnapshot, Node, NodeId, Result};
 use convoke_placement::{
-    DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Prediction, Problem, Producer,
-    Solution, TensorEdge, Work, solve,
+    DeviceSpec, Item, Picoseconds, Prediction, Problem, Producer, Solution, TensorEdge, Work, solve,
 };
 use rustc_hash::FxHashMap;
 
-use crate::devices::{DeviceKind, Devices, Gpus};
+use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::{Entry, State};
@@ -25,8 +25,22 @@ use crate::state::{Entry, State};
 pub struct Explanation {
     solution: Solution,
     devices: Vec<String>,
+    kernels: Vec<KernelCost>,
     gaps: Vec<Gap>,
     memory: Vec<MemoryUse>,
+}
+
+/// What a kernel does, and what that is predicted to take where it runs.
+#[derive(Debug, Clone)]
+pub struct KernelCost {
+    /// The node that it computes last, by name.
+    pub node: String,
+    /// The device's name.
+    pub device: String,
+    /// What it does.
+    pub work: Work,
+    /// What it is predicted to take.
+    pub predicted: Duration,
 }
 
 /// A tensor that goes through memory from one kernel to another.
@@ -55,6 +69,16 @@ impl Explanation {
     /// What the run is predicted to take, and what crosses.
     pub fn prediction(&self) -> &Prediction {
         &self.solution.prediction
+    }
+
+    /// The time that a run is predicted to take.
+    pub fn predicted(&self) -> Duration {
+        duration(self.solution.prediction.total)
+    }
+
+    /// What each kernel is predicted to take by itself, in the order of the program.
+    pub fn kernels(&self) -> &[KernelCost] {
+        &self.kernels
     }
 
     /// For each device, how much runs there, then what crosses in a run.
@@ -136,9 +160,31 @@ impl Placing<'_> {
         };
         let devices = self.devices.list().iter().map(|info| info.name.to_string()).collect();
         // Placing is done once for a program.
+        let kernels = self.kernels(unplaced.program, &problem, &solution);
         let gaps = self.gaps(unplaced.program);
-        let _ = self.explanation.set(Explanation { solution, devices, gaps, memory: Vec::new() });
+        let memory = Vec::new();
+        let _ = self.explanation.set(Explanation { solution, devices, kernels, gaps, memory });
         Ok(places)
+    }
+
+    fn kernels(
+        &self,
+        program: &Program,
+        problem: &Problem,
+        solution: &Solution,
+    ) -> Vec<KernelCost> {
+        let first = problem.items.len() - program.groups.len();
+        let kernel = |(i, group): (usize, &Group)| {
+            let (item, device) = (&problem.items[first + i], solution.device[first + i]);
+            let node = group.nodes.last().map(|&node| self.graph.node(node).name.to_string());
+            KernelCost {
+                node: node.unwrap_or_default(),
+                device: self.devices.list()[device].name.to_string(),
+                work: item.work,
+                predicted: duration(problem.devices[device].cost(&item.work)),
+            }
+        };
+        program.groups.iter().enumerate().map(kernel).collect()
     }
 
     fn gaps(&self, program: &Program) -> Vec<Gap> {
@@ -177,7 +223,7 @@ impl Placing<'_> {
     }
 
     fn problem(&self, unplaced: &Unplaced<'_>, variables: &[NodeId]) -> Result<Problem> {
-        let mut problem = Problem::new(self.models());
+        let mut problem = self.devices.problem(self.threads);
         problem.soft_placement = self.options.soft_placement;
         for &variable in variables {
             problem.items.push(self.variable_item(variable)?);
@@ -188,20 +234,6 @@ impl Placing<'_> {
         self.colocate(unplaced.program, variables, &mut problem.items);
         problem.tensors = self.tensors(unplaced, variables);
         Ok(problem)
-    }
-
-    fn models(&self) -> Vec<DeviceModel> {
-        let model = |(i, info): (usize, &crate::devices::DeviceInfo)| match info.kind {
-            DeviceKind::Cpu => DeviceModel::cpu(self.threads, u64::MAX),
-            DeviceKind::DiscreteGpu => self.gpu_model(ModelKind::DiscreteGpu, i),
-            DeviceKind::IntegratedGpu => self.gpu_model(ModelKind::IntegratedGpu, i),
-            DeviceKind::SoftwareGpu => self.gpu_model(ModelKind::SoftwareGpu, i),
-        };
-        self.devices.list().iter().enumerate().map(model).collect()
-    }
-
-    fn gpu_model(&self, kind: ModelKind, device: usize) -> DeviceModel {
-        DeviceModel::gpu(kind, device as u32 - 1, u64::MAX)
     }
 
     fn requested(&self, device: Option<&str>, node: NodeId) -> Result<Option<DeviceSpec>> {
@@ -233,7 +265,7 @@ impl Placing<'_> {
             name: node.name.to_string(),
             requested: requested.filter(|_| settled.is_none()),
             refusals,
-            work: Work { family: Family::Other, flops: 0, bytes: 0 },
+            work: Work::NONE,
             colocation: None,
             is_resource: true,
             location: Some(location(node)),
@@ -411,6 +443,10 @@ impl Placing<'_> {
         edges.retain(moves);
         edges
     }
+}
+
+fn duration(time: Picoseconds) -> Duration {
+    Duration::from_nanos(time / 1000)
 }
 
 /// Brings a variable's elements to another device.

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
-use convoke::{DevicePolicy, RunMetadata, SessionOptions};
+use convoke::{
+    DevicePolicy, Explanation, KernelCost, NodeTime, RunMetadata, RunOptions, SessionOptions,
+    Timings, Work,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, devices};
@@ -20,6 +23,12 @@ pub(super) struct Options {
     /// Seconds for each case, at least.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Show what each case is predicted to take beside what it takes.
+    #[arg(long)]
+    predict: bool,
+    /// With --predict: each kernel too, where its device can tell.
+    #[arg(long, requires = "predict")]
+    kernels: bool,
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
@@ -40,6 +49,10 @@ struct Timing {
     /// The first run, which plans and prepares.
     first: RunMetadata,
     last: RunMetadata,
+    /// What a run is predicted to take.
+    predicted: Duration,
+    /// What its kernels are predicted to take, and take.
+    kernels: Vec<(KernelCost, Duration)>,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -72,6 +85,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.json {
         let rows: Vec<serde_json::Value> = timings.iter().map(json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else if options.predict {
+        print_predictions(&timings);
     } else {
         print(&timings);
     }
@@ -102,7 +117,29 @@ fn time(name: &str, options: &Options) -> Result<Timing, Failure> {
         overheads.push(last.overhead());
     }
     let overhead = median(&mut overheads);
-    Ok(Timing { overhead, first, ..summary(name, &device, times, last) })
+    let explanation = case.explain()?;
+    let kernels = if options.kernels { time_kernels(&case, &explanation)? } else { Vec::new() };
+    let predicted = explanation.predicted();
+    Ok(Timing { overhead, first, predicted, kernels, ..summary(name, &device, times, last) })
+}
+
+/// The least time of each kernel in a few runs; those of devices that can't tell are left out.
+fn time_kernels(
+    case: &Ready,
+    explanation: &Explanation,
+) -> Result<Vec<(KernelCost, Duration)>, Failure> {
+    let mut kernels: Vec<(KernelCost, Duration)> =
+        explanation.kernels().iter().map(|kernel| (kernel.clone(), Duration::MAX)).collect();
+    for _ in 0..5 {
+        let (_, metadata) = case.run_with(RunOptions { timings: Timings::Nodes })?;
+        for (kernel, least) in &mut kernels {
+            let is_its = |time: &&NodeTime| time.nodes.last().is_some_and(|n| **n == *kernel.node);
+            let sum: Duration = metadata.nodes.iter().filter(is_its).map(|time| time.time).sum();
+            *least = sum.min(*least);
+        }
+    }
+    kernels.retain(|(_, time)| !time.is_zero());
+    Ok(kernels)
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -137,6 +174,8 @@ fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata
         runs: times.len(),
         first: RunMetadata::default(),
         last,
+        predicted: Duration::ZERO,
+        kernels: Vec::new(),
     }
 }
 
@@ -183,12 +222,54 @@ fn print(timings: &[Timing]) {
     }
 }
 
+fn print_predictions(timings: &[Timing]) {
+    println!(
+        "{:9} {:8} {:>12} {:>12} {:>12} {:>7}",
+        "case", "device", "predicted us", "median us", "least us", "ratio",
+    );
+    for t in timings.iter().filter(|t| !t.predicted.is_zero()) {
+        println!(
+            "{:9} {:8} {:>12.1} {:>12.1} {:>12.1} {:>7.2}",
+            t.case,
+            t.device,
+            micros(t.predicted),
+            micros(t.median),
+            micros(t.least),
+            t.ratio(),
+        );
+        for (kernel, time) in &t.kernels {
+            let ratio = kernel.predicted.as_secs_f64() / time.as_secs_f64();
+            let (predicted, time) = (micros(kernel.predicted), micros(*time));
+            println!("{:18} {predicted:>12.1} {time:>12.1} {ratio:>20.2}  {}", "", kernel.node);
+            println!("{:64}{}", "", about(&kernel.work));
+        }
+    }
+}
+
+/// `products: 2000 operations (3000 on a GPU), 10 elementwise, 1 function, 4096 bytes`.
+fn about(work: &Work) -> String {
+    let Work { family, flops, lanes, pointwise, functions, bytes } = work;
+    let family = family.name();
+    format!(
+        "{family}: {flops} operations ({lanes} on a GPU), {pointwise} elementwise, {functions} functions, \
+         {bytes} bytes"
+    )
+}
+
+impl Timing {
+    /// How many times as long as measured a run is predicted to take.
+    fn ratio(&self) -> f64 {
+        self.predicted.as_secs_f64() / self.median.as_secs_f64()
+    }
+}
+
 fn json(t: &Timing) -> serde_json::Value {
     serde_json::json!({
         "case": t.case,
         "device": t.device,
         "median_us": micros(t.median),
         "min_us": micros(t.least),
+        "predicted_us": micros(t.predicted),
         "runs": t.runs,
         "dispatches": t.last.dispatches,
         "barriers": t.last.barriers,
