@@ -1,62 +1,202 @@
 //! How much a group computes and moves, for cost models and reports.
 
+use convoke_graph_core::{ConvGeometry, Elementwise, ImageLayout};
 use convoke_placement::{Family, Work};
 
-use crate::{Group, Kernel, Value};
+use crate::{Arg, Fused, Group, Instr, Kernel, PoolKind, Reduction, Rows, Value};
 
-/// Operations that one element of a fused group takes, for each of its instructions.
-const FLOPS_PER_INSTR: u64 = 1;
+/// Turning from one row to the next costs the CPU's kernels as much as this many elements.
+const ROW: u64 = 48;
+/// Windows of fewer taps than this take the CPU as long as it.
+const TAPS: u64 = 96;
+/// Rows and columns of the tiles of a GPU's products.
+const TILE: u64 = 64;
+/// The same for products of few elements and a long sum: at most so many tiles, and a sum of so many terms.
+const DEEP_TILE: u64 = 4;
+const DEEP_TILES: u64 = 64;
+const DEEP_SUM: u64 = 256;
+/// Finding a greatest element once more, and what is at its place, costs this many times a pooling.
+const POOL_AGAIN: u64 = 4;
+
+/// Operations on the CPU and on a GPU.
+type Operations = (Family, u64, u64);
 
 impl Group {
-    /// What the group does: its family, arithmetic operations, and bytes read and written once each.
+    /// What the group does: its family, operations, and bytes read and written once each.
     pub fn work(&self, values: &[Value]) -> Work {
         let value = |id: crate::ValueId| &values[id.0 as usize];
+        let outputs: u64 = self.outputs.iter().map(|&id| value(id).n_bytes() as u64).sum();
         // A broadcast operand is read once from memory, whatever the number of places that see it.
         let read = |input: &crate::Operand| {
             let seen = input.layout.shape().len() * value(input.value).dtype.n_bytes();
             seen.min(value(input.value).n_bytes()) as u64
         };
-        let inputs: u64 = self.inputs.iter().map(read).sum();
-        let outputs: u64 = self.outputs.iter().map(|&id| value(id).n_bytes() as u64).sum();
+        let inputs = self.inputs.iter().enumerate().map(|(i, input)| match self.kernel {
+            // Of what it gathers from, only what it takes.
+            Kernel::Gather { .. } if i == 0 => read(input).min(outputs),
+            _ => read(input),
+        });
+        let bytes = inputs.fold(outputs, u64::saturating_add);
+        let (family, flops, lanes) = self.operations(values);
+        let own = match &self.kernel {
+            Kernel::Elementwise(fused) => Pointwise::of(fused),
+            Kernel::Rows(rows) => self.pointwise_of_rows(rows),
+            _ => Pointwise::default(),
+        };
+        let tail = self.tail.as_ref().map_or_else(Pointwise::default, |t| Pointwise::of(&t.fused));
+        let Pointwise { simple, functions } = own.plus(tail);
+        Work { family, flops, lanes, pointwise: simple, functions, bytes }
+    }
+
+    fn operations(&self, values: &[Value]) -> Operations {
+        let len = |id: crate::ValueId| values[id.0 as usize].shape.len() as u64;
         let first = self.inputs.first().map_or(0, |input| input.layout.shape().len() as u64);
         let made = match &self.tail {
-            Some(tail) => value(tail.result).shape.len() as u64,
-            None => self.outputs.iter().map(|&id| value(id).shape.len() as u64).sum(),
+            Some(tail) => len(tail.result),
+            None => self.outputs.iter().map(|&id| len(id)).sum(),
         };
-        let (family, flops) = match &self.kernel {
-            Kernel::Elementwise(fused) => {
-                let len = fused.shape.len() as u64;
-                let per_element = fused.instrs.len() as u64 * FLOPS_PER_INSTR;
-                (Family::Elementwise, len.saturating_mul(per_element))
-            }
-            Kernel::Reduce(_) => (Family::Reduce, first),
-            Kernel::Rows(rows) => {
-                let per_element = rows.fused.instrs.len() + rows.folds.len();
-                let per_element = per_element as u64 * FLOPS_PER_INSTR;
-                let len = rows.fused.shape.len() as u64;
-                (Family::Reduce, len.saturating_mul(per_element))
-            }
-            Kernel::Matmul => {
-                let depth = self.inputs.first().and_then(|i| i.layout.shape().dims().last());
-                let depth = depth.copied().unwrap_or(0) as u64;
-                (Family::Contract, made.saturating_mul(depth).saturating_mul(2))
-            }
+        let same = |family: Family, flops: u64| (family, flops, flops);
+        match &self.kernel {
+            Kernel::Elementwise(_) => same(Family::Elementwise, 0),
+            Kernel::Reduce(reduction) => same(self.reduction_family(reduction), first),
+            Kernel::Rows(rows) => rows_operations(rows),
+            Kernel::Matmul => self.product(made),
             Kernel::Conv2d(g) | Kernel::Conv2dInput(g) | Kernel::Conv2dFilter(g) => {
-                (Family::Contract, g.flops())
+                convolution(&self.kernel, g)
             }
-            Kernel::Pool { geometry, .. } => (Family::Reduce, geometry.flops()),
+            Kernel::Pool { kind: PoolKind::MaxAt | PoolKind::MaxGrad, geometry } => {
+                same(Family::Pool, geometry.flops().saturating_mul(POOL_AGAIN))
+            }
+            Kernel::Pool { geometry, .. } => same(Family::Pool, geometry.flops()),
             Kernel::Pad { .. } | Kernel::Concat { .. } | Kernel::Gather { .. } => {
-                (Family::Move, made)
+                same(Family::Move, made)
             }
-            Kernel::ScatterAdd { .. } => (Family::Move, first.max(made)),
-            Kernel::Random(_) => (Family::Other, made.saturating_mul(100)),
-            Kernel::Custom(kernel) => (Family::Other, kernel.flops(&self.shapes(values))),
+            Kernel::ScatterAdd { .. } => same(Family::Move, first.max(made)),
+            Kernel::Random(_) => same(Family::Random, made),
+            Kernel::Custom(kernel) => same(Family::Other, kernel.flops(&self.shapes(values))),
+        }
+    }
+
+    fn product(&self, made: u64) -> Operations {
+        let dims = |at: usize| self.inputs.get(at).map_or(&[][..], |x| x.layout.shape().dims());
+        let size = |dims: &[usize], from_end: usize| {
+            let at = dims.len().checked_sub(from_end);
+            at.and_then(|at| dims.get(at)).copied().unwrap_or(0) as u64
         };
-        let tail = self.tail.as_ref().map_or(0, |tail| {
-            let per_element = tail.fused.instrs.len() as u64 * FLOPS_PER_INSTR;
-            per_element.saturating_mul(tail.fused.shape.len() as u64)
-        });
-        let flops = flops.saturating_add(tail);
-        Work { family, flops, bytes: inputs.saturating_add(outputs) }
+        let sizes = [size(dims(0), 2), size(dims(1), 1), size(dims(0), 1)];
+        let flops = made.saturating_mul(sizes[2]).saturating_mul(2);
+        let [m, n, k] = sizes;
+        let tiles = |size: u64| size.div_ceil(DEEP_TILE);
+        let batches = made / m.saturating_mul(n).max(1);
+        let few = tiles(m).saturating_mul(tiles(n)).saturating_mul(batches) <= DEEP_TILES;
+        let (family, tile) = match few && k >= DEEP_SUM {
+            true => (Family::Thin, DEEP_TILE),
+            false => (Family::Contract, TILE),
+        };
+        (family, flops, in_tiles(flops, [m, n], tile))
+    }
+
+    /// What differs within a row is computed for each element, the rest once for the row.
+    fn pointwise_of_rows(&self, rows: &Rows) -> Pointwise {
+        let differs = |strides: &[isize]| strides.iter().skip(rows.n_outer).any(|&s| s != 0);
+        let of_input = |i: usize| self.inputs.get(i).is_some_and(|x| differs(x.layout.strides()));
+        let mut varies: Vec<bool> = Vec::with_capacity(rows.fused.instrs.len());
+        let (mut each, mut once) = (Pointwise::default(), Pointwise::default());
+        for instr in &rows.fused.instrs {
+            let arg_varies = |arg: &Arg| match *arg {
+                Arg::Input(i) => (i as usize) < rows.n_inputs() && of_input(i as usize),
+                Arg::Constant(_) => false,
+                Arg::Instr(i) => varies.get(i as usize).copied().unwrap_or(true),
+            };
+            let does = instr.args.iter().any(arg_varies);
+            let sum = if does { &mut each } else { &mut once };
+            *sum = sum.plus(Pointwise::one(instr));
+            varies.push(does);
+        }
+        each.times(rows.fused.shape.len() as u64).plus(once.times(rows.n_rows() as u64))
+    }
+
+    /// Whether what becomes one element lies side by side.
+    fn reduction_family(&self, reduction: &Reduction) -> Family {
+        let strides = self.inputs.first().map_or(&[][..], |x| x.layout.strides());
+        match strides.get(reduction.n_outer..).and_then(<[isize]>::last) {
+            Some(1) | None => Family::Reduce,
+            Some(_) => Family::Columns,
+        }
     }
 }
+
+/// Each fold's elements, and each row's steps.
+fn rows_operations(rows: &Rows) -> Operations {
+    let fused = &rows.fused;
+    let n_rows = rows.n_rows() as u64;
+    let n_folds = rows.folds.len() as u64;
+    let folded = n_folds.saturating_mul(fused.shape.len() as u64);
+    if rows.seen.is_some() {
+        return (Family::Columns, folded, folded);
+    }
+    let steps = n_rows.saturating_mul(n_folds + fused.instrs.len() as u64);
+    (Family::Reduce, folded.saturating_add(steps.saturating_mul(ROW)), folded)
+}
+
+fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
+    let pixels = |size: [usize; 2]| {
+        let images = if g.layout == ImageLayout::Nhwc { g.batch as u64 } else { 1 };
+        (size[0] as u64).saturating_mul(size[1] as u64).saturating_mul(images)
+    };
+    let window = (g.window[0] as u64).saturating_mul(g.window[1] as u64);
+    let taps = ((g.in_channels / g.groups.max(1)) as u64).saturating_mul(window).max(1);
+    let sides = match kernel {
+        Kernel::Conv2dInput(_) => [g.in_channels as u64, pixels(g.in_size)],
+        Kernel::Conv2dFilter(_) => [g.out_channels as u64, taps],
+        _ => [g.out_channels as u64, pixels(g.out_size)],
+    };
+    let flops = (g.flops() / taps).saturating_mul(taps.max(TAPS));
+    (Family::Convolve, flops, in_tiles(g.flops(), sides, TILE))
+}
+
+/// The operations of a product with so many rows and columns, with those at the edges of tiles.
+fn in_tiles(flops: u64, sides: [u64; 2], tile: u64) -> u64 {
+    sides.iter().fold(flops, |flops, &side| {
+        let side = side.max(1);
+        (flops / side).saturating_mul(side.div_ceil(tile)).saturating_mul(tile)
+    })
+}
+
+/// Elementwise operations.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pointwise {
+    simple: u64,
+    functions: u64,
+}
+
+impl Pointwise {
+    fn of(fused: &Fused) -> Self {
+        let all = fused.instrs.iter().map(Self::one).fold(Self::default(), Self::plus);
+        all.times(fused.shape.len() as u64)
+    }
+
+    /// What integers lack is a function of several steps.
+    fn one(instr: &Instr) -> Self {
+        match instr.op {
+            Elementwise::Row(row) if row.float.is_some() && row.int.is_none() => {
+                Self { simple: 0, functions: 1 }
+            }
+            _ => Self { simple: 1, functions: 0 },
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            simple: self.simple.saturating_add(other.simple),
+            functions: self.functions.saturating_add(other.functions),
+        }
+    }
+
+    fn times(self, n: u64) -> Self {
+        Self { simple: self.simple.saturating_mul(n), functions: self.functions.saturating_mul(n) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

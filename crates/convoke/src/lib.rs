@@ -40,12 +40,13 @@ pub use convoke_graph_core::{
     WgslParam, dims, ops, philox, train,
 };
 pub use convoke_session::{
-    AbsentNode, Candidate, Crossing, Decision, DeviceInfo, DeviceKind, DeviceOptions, DevicePolicy,
-    DeviceTotal, Devices, Explanation, Fetch, FetchList, FetchResults, Gap, ItemKind, Measured,
-    MeasuredCrossing, MemoryUse, NextBest, NodeName, NodeReport, NodeTime, Objective, Origin,
-    Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Reason,
-    RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace, Transfer, TransferTime,
-    VariableInfo,
+    AbsentNode, CalibrateOptions, Calibration, Calibrations, Candidate, Crossing, Curve, Decision,
+    DeviceInfo, DeviceKind, DeviceModel, DeviceOptions, DevicePolicy, DeviceTotal, Devices,
+    Explanation, Family, Fetch, FetchList, FetchResults, Gap, ItemKind, Link, Measured,
+    MeasuredCrossing, MeasuredDevice, MemoryUse, ModelKind, NextBest, NodeName, NodeReport,
+    NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment,
+    PlacedTensor, Prediction, Progress, Reason, Report, RunMetadata, RunOptions, Session,
+    SessionOptions, Timings, Trace, Transfer, TransferTime, VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;

@@ -153,7 +153,8 @@ impl<'a> Tree<'a> {
             let link = self.problem.link(if to == HOST { DEVICE } else { HOST }, to);
             if crosses[to] { link.latency } else { 0 }
         };
-        let parts = [submission(HOST), submission(DEVICE), latency(HOST), latency(DEVICE)];
+        let run = self.problem.devices[HOST].run;
+        let parts = [run, submission(HOST), submission(DEVICE), latency(HOST), latency(DEVICE)];
         parts.into_iter().fold(0, Picoseconds::saturating_add)
     }
 }

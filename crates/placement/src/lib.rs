@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod curve;
 mod cut;
 mod decide;
 mod early;
@@ -44,6 +45,7 @@ mod unite;
 mod tests;
 
 pub use choose::solve;
+pub use curve::Curve;
 pub use explain::{
     Bytes, Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Signed, Solution,
     Table, Time,

@@ -98,7 +98,7 @@ impl Memory {
                 return Life { from, to: u32::MAX, reusable: false };
             }
             if self.position[item] >= life.to {
-                let reusable = problem.items[item].work.family == Family::Elementwise;
+                let reusable = is_elementwise(problem, item);
                 life = Life { from, to: self.position[item], reusable };
             }
         }
@@ -185,6 +185,11 @@ impl Memory {
     }
 }
 
+/// Whether each element of an item's results is of the elements at its place.
+fn is_elementwise(problem: &Problem, item: usize) -> bool {
+    matches!(problem.items[item].work.family, Family::Elementwise | Family::Function)
+}
+
 /// Whether a tensor made on a device only goes into resources there.
 fn is_stored_in_place(problem: &Problem, device: &[usize], tensor: &TensorEdge, on: usize) -> bool {
     let stored = |&item: &usize| problem.items[item].is_resource && device[item] == on;
@@ -242,7 +247,7 @@ pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<u64> {
     }
     let mut most = vec![0u64; problem.devices.len()];
     for (item, &on) in device.iter().enumerate() {
-        let in_place = problem.items[item].work.family == Family::Elementwise;
+        let in_place = is_elementwise(problem, item);
         let needs = if in_place {
             read[item].max(made[item])
         } else {

@@ -2,17 +2,22 @@
 //!
 //! The default speeds are round figures for a common machine of each kind. Calibration replaces them.
 
-use crate::DeviceSpec;
+use crate::{Curve, DeviceSpec};
 
 /// A length of time in picoseconds; `u64::MAX` stands for everything above 213 days.
 pub type Picoseconds = u64;
 
-const PS_PER_SECOND: u128 = 1_000_000_000_000;
+const PS_PER_SECOND: Picoseconds = 1_000_000_000_000;
 /// Picoseconds in a microsecond.
 const US: Picoseconds = 1_000_000;
+const MEGA: u64 = 1_000_000;
 const GIGA: u64 = 1_000_000_000;
-/// More threads than this no longer bring the CPU more memory bandwidth.
-const MAX_BANDWIDTH_THREADS: u64 = 8;
+/// How many threads' arithmetic the largest number of threads does.
+const ARITHMETIC_THREADS: u64 = 64;
+/// How many threads' bytes the largest number of threads moves.
+const MEMORY_THREADS: u64 = 24;
+/// Work that takes one thread no longer than this is not shared out.
+const SERIAL: Picoseconds = 40 * US;
 
 /// What sort of device it is, which decides its default speeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,63 +37,86 @@ pub enum DeviceKind {
 pub enum Family {
     /// Each element of the result from the elements at its place.
     Elementwise,
-    /// Many elements become one.
+    /// The same with functions of several steps: exponentials, logarithms, roots, error functions.
+    Function,
+    /// Elements that lie side by side become one, or many become few.
     Reduce,
-    /// Products with a sum: matmul, convolution.
+    /// Elements that lie apart become one: the first axes go away.
+    Columns,
+    /// Products with a sum of matrices.
     Contract,
+    /// Products with a sum where one factor is a vector or little more, so that each element is used
+    /// few times.
+    Thin,
+    /// Convolutions.
+    Convolve,
+    /// Windows over images.
+    Pool,
     /// Elements change places: transpose, concat, gather.
     Move,
-    /// All else: random, sort, scan.
+    /// Random elements.
+    Random,
+    /// All else: a user's own kernels.
     Other,
 }
 
-/// Operations per second for each [`Family`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rates {
-    /// For [`Family::Elementwise`].
-    pub elementwise: u64,
-    /// For [`Family::Reduce`].
-    pub reduce: u64,
-    /// For [`Family::Contract`].
-    pub contract: u64,
-    /// For [`Family::Move`].
-    pub moves: u64,
-    /// For [`Family::Other`].
-    pub other: u64,
+impl Family {
+    /// Every family.
+    pub const ALL: [Self; 11] = [
+        Self::Elementwise,
+        Self::Function,
+        Self::Reduce,
+        Self::Columns,
+        Self::Contract,
+        Self::Thin,
+        Self::Convolve,
+        Self::Pool,
+        Self::Move,
+        Self::Random,
+        Self::Other,
+    ];
+
+    /// The name in reports and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Elementwise => "elementwise",
+            Self::Function => "functions",
+            Self::Reduce => "reduce",
+            Self::Columns => "columns",
+            Self::Contract => "products",
+            Self::Thin => "thin products",
+            Self::Convolve => "convolutions",
+            Self::Pool => "pooling",
+            Self::Move => "moves",
+            Self::Random => "random",
+            Self::Other => "other",
+        }
+    }
 }
 
+/// The time of each family's arithmetic, by operations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rates([Curve; Family::ALL.len()]);
+
 impl Rates {
-    /// The rate of one family.
-    pub fn of(&self, family: Family) -> u64 {
-        match family {
-            Family::Elementwise => self.elementwise,
-            Family::Reduce => self.reduce,
-            Family::Contract => self.contract,
-            Family::Move => self.moves,
-            Family::Other => self.other,
-        }
+    /// Every family at this many operations per second.
+    pub fn same(per_second: u64) -> Self {
+        Self::by(|_| Curve::rate(per_second))
     }
 
-    /// Every rate times `n`.
-    fn times(self, n: u64) -> Self {
-        Self {
-            elementwise: self.elementwise.saturating_mul(n),
-            reduce: self.reduce.saturating_mul(n),
-            contract: self.contract.saturating_mul(n),
-            moves: self.moves.saturating_mul(n),
-            other: self.other.saturating_mul(n),
-        }
+    /// Each family as `curve` says.
+    pub fn by(curve: impl FnMut(Family) -> Curve) -> Self {
+        Self(Family::ALL.map(curve))
     }
 
-    /// Rates in GFLOP/s.
-    const fn giga(elementwise: u64, reduce: u64, contract: u64, moves: u64, other: u64) -> Self {
-        Self {
-            elementwise: elementwise * GIGA,
-            reduce: reduce * GIGA,
-            contract: contract * GIGA,
-            moves: moves * GIGA,
-            other: other * GIGA,
-        }
+    /// Replaces the curve of one family.
+    pub fn set(&mut self, family: Family, curve: Curve) {
+        self.0[family as usize] = curve;
+    }
+
+    /// The curve of one family.
+    pub fn of(&self, family: Family) -> &Curve {
+        &self.0[family as usize]
     }
 }
 
@@ -99,14 +127,17 @@ pub struct DeviceModel {
     pub name: DeviceSpec,
     /// The sort of device.
     pub kind: DeviceKind,
-    /// Operations per second of each kernel family.
-    pub flops_per_second: Rates,
-    /// Bytes per second that a kernel reads and writes.
-    pub bytes_per_second: u64,
+    /// The time of arithmetic.
+    pub arithmetic: Rates,
+    /// The time of the bytes that a kernel reads and writes.
+    pub memory: Curve,
     /// What starting one kernel takes.
     pub launch: Picoseconds,
     /// What handing one segment to the device takes.
     pub submission: Picoseconds,
+    /// What a run takes besides: looking up the program, binding feeds, handing out fetches. Only the
+    /// host's counts, and only once.
+    pub run: Picoseconds,
     /// The device's memory.
     pub memory_bytes: u64,
 }
@@ -116,10 +147,31 @@ pub struct DeviceModel {
 pub struct Work {
     /// The kernel's family.
     pub family: Family,
-    /// Arithmetic operations.
+    /// The operations of that family, on the CPU.
     pub flops: u64,
+    /// The same on a GPU, with those of invocations that have nothing to do: the edges of tiles.
+    pub lanes: u64,
+    /// Elementwise operations before and after.
+    pub pointwise: u64,
+    /// Those of them that are functions.
+    pub functions: u64,
     /// Bytes read and written.
     pub bytes: u64,
+}
+
+impl Work {
+    /// All operations of the host's kernel: those of its family, and elementwise ones.
+    pub fn operations(&self) -> u64 {
+        self.flops.saturating_add(self.pointwise).saturating_add(self.functions)
+    }
+
+    /// Nothing.
+    pub const NONE: Self = Self::new(Family::Other, 0, 0);
+
+    /// So many operations of one family, and bytes read and written.
+    pub const fn new(family: Family, flops: u64, bytes: u64) -> Self {
+        Self { family, flops, lanes: flops, pointwise: 0, functions: 0, bytes }
+    }
 }
 
 /// What moving bytes from one device to another takes.
@@ -132,25 +184,31 @@ pub struct Link {
 }
 
 impl DeviceModel {
-    /// The CPU of this process with default speeds: for each thread 60 GFLOP/s of products, 3 of
-    /// elementwise work, 2 of reductions, 1 of the rest; 8 GB/s for each of up to 8 threads; 0.5 us
-    /// for each kernel. A segment on the CPU takes no submission.
+    /// The CPU of this process with default speeds. For one thread: 60 GFLOP/s of products, 20 of
+    /// convolutions, 5 of thin products, 3 of elementwise work, 2 of reductions, 1 of the rest; 10 GB/s.
+    /// 0.5 us for each kernel, 1 us for a run. A segment on the CPU takes no submission.
+    ///
+    /// Threads get in each other's way: `n` of them do the arithmetic of `64 n / (n + 63)`, and move the
+    /// bytes of `24 n / (n + 23)`, since memory has fewer channels than a large processor has cores. Work of
+    /// less than 40 us is done by one.
     pub fn cpu(n_threads: usize, memory_bytes: u64) -> Self {
         let n_threads = u64::try_from(n_threads).unwrap_or(u64::MAX).max(1);
+        let curve = |giga: u64| shared_out(giga * GIGA, n_threads, ARITHMETIC_THREADS);
         Self {
             name: DeviceSpec::local("CPU", 0),
             kind: DeviceKind::Cpu,
-            flops_per_second: Rates::giga(3, 2, 60, 1, 1).times(n_threads),
-            bytes_per_second: 8 * GIGA * n_threads.min(MAX_BANDWIDTH_THREADS),
+            arithmetic: Rates::by(|family| curve(cpu_giga(family))),
+            memory: shared_out(10 * GIGA, n_threads, MEMORY_THREADS),
             launch: US / 2,
             submission: 0,
+            run: US,
             memory_bytes,
         }
     }
 
     /// GPU number `index` of this process with its kind's default speeds:
     ///
-    /// | | products | elementwise | reduce | move, other | memory | launch | submission |
+    /// | | products | elementwise | reduce, thin | the rest | memory | launch | submission |
     /// |---|---|---|---|---|---|---|---|
     /// | discrete | 5 TFLOP/s | 2 T | 1 T | 500 G | 300 GB/s | 8 us | 40 us |
     /// | integrated | 800 GFLOP/s | 300 G | 150 G | 80 G | 40 GB/s | 8 us | 40 us |
@@ -158,46 +216,89 @@ impl DeviceModel {
     ///
     /// A `kind` of CPU gives a second CPU device with one thread's speeds.
     pub fn gpu(kind: DeviceKind, index: u32, memory_bytes: u64) -> Self {
-        let (rates, bytes_per_second, launch, submission) = match kind {
+        let (mega, bytes_per_second, launch, submission) = match kind {
             DeviceKind::Cpu => {
                 let name = DeviceSpec::local("CPU", index);
                 return Self { name, ..Self::cpu(1, memory_bytes) };
             }
             DeviceKind::DiscreteGpu => {
-                (Rates::giga(2000, 1000, 5000, 500, 500), 300 * GIGA, 8 * US, 40 * US)
+                ([5_000_000, 2_000_000, 1_000_000, 500_000], 300 * GIGA, 8 * US, 40 * US)
             }
             DeviceKind::IntegratedGpu => {
-                (Rates::giga(300, 150, 800, 80, 80), 40 * GIGA, 8 * US, 40 * US)
+                ([800_000, 300_000, 150_000, 80_000], 40 * GIGA, 8 * US, 40 * US)
             }
-            DeviceKind::SoftwareGpu => (SOFTWARE_RATES, GIGA, 60 * US, 130 * US),
+            // About what llvmpipe reaches on two cores.
+            DeviceKind::SoftwareGpu => ([1500, 400, 400, 300], GIGA, 60 * US, 130 * US),
         };
+        let rate = |family| Curve::rate(gpu_mega(mega, family) * MEGA);
         Self {
             name: DeviceSpec::local("GPU", index),
             kind,
-            flops_per_second: rates,
-            bytes_per_second,
+            arithmetic: Rates::by(rate),
+            memory: Curve::rate(bytes_per_second),
             launch,
             submission,
+            run: 0,
             memory_bytes,
         }
     }
 
     /// What `work` takes here: the launch, then whichever of arithmetic and memory takes longer.
     pub fn cost(&self, work: &Work) -> Picoseconds {
-        let arithmetic = time_for(work.flops, self.flops_per_second.of(work.family));
-        let memory = time_for(work.bytes, self.bytes_per_second);
+        let own = self.arithmetic.of(work.family).time(self.operations(work));
+        let arithmetic = own.saturating_add(self.pointwise(work));
+        let memory = self.memory.time(work.bytes);
         self.launch.saturating_add(arithmetic.max(memory))
+    }
+
+    /// The operations of its family that `work` takes here.
+    pub fn operations(&self, work: &Work) -> u64 {
+        if self.kind == DeviceKind::Cpu { work.flops } else { work.lanes }
+    }
+
+    /// What the elementwise part of `work` takes here.
+    pub fn pointwise(&self, work: &Work) -> Picoseconds {
+        let simple = self.arithmetic.of(Family::Elementwise).time(work.pointwise);
+        simple.saturating_add(self.arithmetic.of(Family::Function).time(work.functions))
     }
 }
 
-/// About what llvmpipe reaches on two cores.
-const SOFTWARE_RATES: Rates = Rates {
-    elementwise: 400_000_000,
-    reduce: 400_000_000,
-    contract: 1_500_000_000,
-    moves: 300_000_000,
-    other: 300_000_000,
-};
+/// Default GFLOP/s of one thread.
+fn cpu_giga(family: Family) -> u64 {
+    match family {
+        Family::Contract => 60,
+        Family::Convolve => 20,
+        Family::Thin => 5,
+        Family::Elementwise => 3,
+        Family::Reduce | Family::Columns | Family::Pool => 2,
+        Family::Move | Family::Function | Family::Random | Family::Other => 1,
+    }
+}
+
+/// The default of a family among those of products, elementwise work, reductions, and the rest.
+fn gpu_mega([products, elementwise, reduce, rest]: [u64; 4], family: Family) -> u64 {
+    match family {
+        Family::Contract | Family::Convolve => products,
+        Family::Elementwise => elementwise,
+        Family::Reduce | Family::Columns | Family::Thin | Family::Pool => reduce,
+        Family::Move | Family::Function | Family::Random | Family::Other => rest,
+    }
+}
+
+/// What one thread does `per_second`, shared out to `n`, which are worth less than `most` of them.
+fn shared_out(per_second: u64, n: u64, most: u64) -> Curve {
+    let speed = u128::from(per_second) * u128::from(n) * u128::from(most);
+    let speed = speed / (u128::from(n) + u128::from(most - 1));
+    let speed = u64::try_from(speed).unwrap_or(u64::MAX);
+    let serial = per_second / (PS_PER_SECOND / SERIAL);
+    let shared = speed / (PS_PER_SECOND / (2 * SERIAL));
+    let points = if n == 1 {
+        [(per_second, PS_PER_SECOND); 2]
+    } else {
+        [(serial, SERIAL), (shared, 2 * SERIAL)]
+    };
+    Curve::through(points).unwrap_or_else(|| Curve::rate(per_second))
+}
 
 impl Link {
     /// The default link between two kinds of device: 12 GB/s and 15 us between the CPU and a discrete
@@ -222,7 +323,7 @@ impl Link {
     }
 
     /// One link after the other, the second starting when the first is through.
-    fn then(&self, next: &Link) -> Self {
+    pub fn then(&self, next: &Link) -> Self {
         let (a, b) = (u128::from(self.bytes_per_second), u128::from(next.bytes_per_second));
         let through = (a * b).checked_div(a + b).unwrap_or(0);
         Self {
@@ -233,23 +334,11 @@ impl Link {
 
     /// The time that the bytes take, without the latency.
     pub fn bytes_time(&self, n_bytes: u64) -> Picoseconds {
-        time_for(n_bytes, self.bytes_per_second)
+        Curve::line(n_bytes, self.bytes_per_second)
     }
 
     /// The time of a crossing by itself.
     pub fn cost(&self, n_bytes: u64) -> Picoseconds {
         self.latency.saturating_add(self.bytes_time(n_bytes))
     }
-}
-
-/// How long `amount` takes at `per_second`, rounded up; a rate of 0 never gets there.
-fn time_for(amount: u64, per_second: u64) -> Picoseconds {
-    if amount == 0 {
-        return 0;
-    }
-    if per_second == 0 {
-        return Picoseconds::MAX;
-    }
-    let time = (u128::from(amount) * PS_PER_SECOND).div_ceil(u128::from(per_second));
-    Picoseconds::try_from(time).unwrap_or(Picoseconds::MAX)
 }

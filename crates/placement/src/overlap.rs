@@ -5,7 +5,7 @@
 //! hands over a segment that does.
 
 use crate::order::Schedule;
-use crate::problem::Problem;
+use crate::problem::{HOST, Problem};
 use crate::{DeviceKind, Picoseconds};
 
 /// The clocks of one walk, kept for the next.
@@ -63,7 +63,7 @@ impl Overlap {
         schedule: &Schedule,
         cost: impl Fn(usize) -> Picoseconds,
     ) -> Picoseconds {
-        let (mut now, mut wait, mut start) = (0, 0, 0);
+        let (mut now, mut wait, mut start) = (problem.devices[HOST].run, 0, 0);
         for (segment, &d) in schedule.devices.iter().enumerate() {
             let model = &problem.devices[d];
             let is_cpu = model.kind == DeviceKind::Cpu;

@@ -1,6 +1,6 @@
 //! What an assignment is predicted to cost, with what a cut can't express.
 //!
-//! The price is the sum of: each item's cost on its device; one submission for each segment; for each
+//! The price is the sum of: what a run takes by itself; each item's cost on its device; one submission for each segment; for each
 //! tensor and each other device that needs it, the time of its bytes, once; and one latency for each
 //! crossing, which is all that leaves a segment for the host, or enters a segment from it. What goes from one
 //! device to another that is not the host goes through the host, as two transfers. Beside it stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
@@ -256,7 +256,8 @@ impl<'a> Pricer<'a> {
         let compute = device.iter().enumerate().map(|(item, &d)| self.cost(item, d));
         let submissions = self.schedule.devices.iter().map(|&d| self.problem.devices[d].submission);
         let transfers = self.transfers.iter().map(|transfer| transfer.time);
-        compute.chain(submissions).chain(transfers).fold(0, Picoseconds::saturating_add)
+        let run = self.problem.devices[HOST].run;
+        compute.chain(submissions).chain(transfers).fold(run, Picoseconds::saturating_add)
     }
 
     /// The time of an assignment with its parts, in the better order of segments, which stays.

@@ -10,8 +10,8 @@ mod printing;
 mod specs;
 
 use crate::{
-    DeviceKind, DeviceModel, DeviceSpec, Family, Item, Link, Problem, Producer, Rates, TensorEdge,
-    Work,
+    Curve, DeviceKind, DeviceModel, DeviceSpec, Family, Item, Link, Problem, Producer, Rates,
+    TensorEdge, Work,
 };
 
 const US: u64 = 1_000_000;
@@ -52,16 +52,11 @@ fn device(
     DeviceModel {
         name: DeviceSpec::local(name, index),
         kind,
-        flops_per_second: Rates {
-            elementwise: rate,
-            reduce: rate,
-            contract: rate,
-            moves: rate,
-            other: rate,
-        },
-        bytes_per_second: u64::MAX,
+        arithmetic: Rates::same(rate),
+        memory: Curve::rate(u64::MAX),
         launch: launch_us * US,
         submission: submission_us * US,
+        run: 0,
         memory_bytes: GIB,
     }
 }
@@ -93,7 +88,7 @@ fn item(name: &str, cpu_us: u64) -> Item {
         requested: None,
         assigned: None,
         refusals: Vec::new(),
-        work: Work { family: Family::Elementwise, flops: cpu_us * 1000, bytes: 0 },
+        work: Work::new(Family::Elementwise, cpu_us * 1000, 0),
         is_resource: false,
         now: None,
         location: None,

@@ -11,6 +11,8 @@ use convoke_compiler::GroupLimits;
 use convoke_graph_core::{Error, ErrorKind, Result};
 use convoke_placement::DeviceSpec;
 
+use crate::calibrate::{Calibrations, Kept};
+
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::GpuVariables;
 #[cfg(feature = "gpu")]
@@ -72,6 +74,8 @@ pub struct DeviceOptions {
     pub least_gpu_time: Duration,
     /// Where compiled pipelines are kept for later processes.
     pub pipeline_dir: PipelineDir,
+    /// Where calibrations are kept for later processes.
+    pub calibrations: Calibrations,
     /// Limits of GPUs to lower, to see what a graph does on smaller ones. A value above the adapter's own has
     /// no effect.
     #[cfg(feature = "gpu")]
@@ -107,7 +111,7 @@ impl PipelineDir {
 
 /// The devices that sessions use: the CPU, and GPUs if there are any. Clones share them.
 #[derive(Clone)]
-pub struct Devices(Arc<Inner>);
+pub struct Devices(Arc<Inner>, Arc<Kept>);
 
 struct Inner {
     infos: Vec<DeviceInfo>,
@@ -134,11 +138,12 @@ enum GpuSource {
 impl Devices {
     /// The CPU alone. Nothing of any GPU is touched.
     pub fn cpu() -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             infos: vec![cpu_info()],
             #[cfg(feature = "gpu")]
             gpus: Vec::new(),
-        }))
+        };
+        Self(Arc::new(inner), Arc::default())
     }
 
     /// The CPU and every hardware GPU. Software adapters are left out.
@@ -170,8 +175,19 @@ impl Devices {
         #[cfg(not(feature = "gpu"))]
         match &options.name {
             Some(name) => Err(not_found(name, &[])),
-            None => Ok(Self::cpu()),
+            None => Ok(Self::cpu().with_calibrations(options.calibrations.clone())),
         }
+    }
+
+    /// The same devices, whose calibrations are kept elsewhere: those that these [`Devices`] have measured or
+    /// read count no more.
+    #[must_use]
+    pub fn with_calibrations(self, place: Calibrations) -> Self {
+        Self(self.0, Arc::new(Kept::new(place)))
+    }
+
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.1
     }
 
     /// The CPU, and a GPU that the app opened and shares. Convoke sets no callback on it; the app should
@@ -188,10 +204,8 @@ impl Devices {
         let info = gpu.info().clone();
         let opened = std::sync::Mutex::new(Some(gpu));
         let infos = vec![cpu_info(), gpu_info(0, &info)];
-        Ok(Self(Arc::new(Inner {
-            infos,
-            gpus: vec![GpuDevice { source: GpuSource::Given, info, budget_bytes: None, opened }],
-        })))
+        let gpus = vec![GpuDevice { source: GpuSource::Given, info, budget_bytes: None, opened }];
+        Ok(Self(Arc::new(Inner { infos, gpus }), Arc::default()))
     }
 
     /// Tells that the app's own GPU was lost, so that no result of it is believed any more.
@@ -414,7 +428,8 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
             gpus.push(GpuDevice { source, info, budget_bytes, opened });
         }
     }
-    Ok(Devices(Arc::new(Inner { infos, gpus })))
+    let kept = Kept::new(options.calibrations.clone());
+    Ok(Devices(Arc::new(Inner { infos, gpus }), Arc::new(kept)))
 }
 
 /// The adapters' stable names, told apart by number where they are equal.

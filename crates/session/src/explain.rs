@@ -12,9 +12,10 @@ mod ways;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use convoke_compiler::Apart;
-use convoke_placement::{Picoseconds, Prediction, Reason, Solution};
+use convoke_placement::{Picoseconds, Prediction, Reason, Solution, Work};
 
 pub use measured::{Measured, MeasuredCrossing};
 pub use node::{NodeName, NodeReport};
@@ -67,12 +68,8 @@ pub struct PlacedItem {
     pub segment: Option<usize>,
     /// What is done: the kernel's text.
     pub kernel: String,
-    /// The kernel's family, which decides its speed in the cost model.
-    pub family: String,
-    /// Arithmetic operations.
-    pub flops: u64,
-    /// Bytes read and written.
-    pub bytes: u64,
+    /// What it does: the family decides its speed in the cost model.
+    pub work: Work,
     /// What it takes on its device by the cost model, in picoseconds.
     pub cost: Picoseconds,
     /// The group of the program; `None` for a variable.
@@ -171,7 +168,19 @@ pub struct MemoryUse {
     pub live_bytes: u64,
 }
 
+impl PlacedItem {
+    /// The kernel's family in words, or `variable`.
+    pub fn family(&self) -> &'static str {
+        if self.kind == ItemKind::Variable { "variable" } else { self.work.family.name() }
+    }
+}
+
 impl Explanation {
+    /// How long a run is predicted to take, devices working at the same time where they can.
+    pub fn predicted(&self) -> Duration {
+        Duration::from_nanos(self.solution.prediction.makespan / 1000)
+    }
+
     /// What the run is predicted to take, and what crosses.
     pub fn prediction(&self) -> &Prediction {
         &self.solution.prediction

@@ -11,6 +11,7 @@
 
 mod budget;
 mod cache;
+mod calibrate;
 mod checkpoint;
 mod devices;
 mod executor;
@@ -24,9 +25,13 @@ mod session;
 mod state;
 mod trace;
 
+pub use calibrate::{
+    CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,
+};
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
 pub use convoke_placement::{
-    Candidate, Decision, DeviceTotal, NextBest, Objective, Prediction, Reason, Transfer,
+    Candidate, Curve, Decision, DeviceKind as ModelKind, DeviceModel, DeviceTotal, Family, Link,
+    NextBest, Objective, Prediction, Reason, Transfer, Work,
 };
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};

@@ -9,12 +9,11 @@ use convoke_compiler::{
 };
 use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Result, State as StateOp};
 use convoke_placement::{
-    Constant, DeviceKind as ModelKind, DeviceModel, DeviceSpec, Family, Item, Link, Problem,
-    Producer, Solution, TensorEdge, Work, solve,
+    Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, solve,
 };
 use rustc_hash::FxHashMap;
 
-use crate::devices::{DeviceKind, Devices, Gpus};
+use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::{Entry, State};
@@ -97,7 +96,10 @@ impl Placing<'_> {
         unplaced: &Unplaced<'_>,
         variables: &[NodeId],
     ) -> Result<(Problem, Vec<ValueId>)> {
-        let mut problem = Problem::new(self.models(variables));
+        let mut problem = self.devices.problem(self.threads);
+        for (device, model) in problem.devices.iter_mut().enumerate() {
+            model.memory_bytes = self.memory_bytes(device, variables);
+        }
         problem.objective = self.options.objective;
         problem.soft_placement = self.options.soft_placement;
         problem.preferred = match &self.options.policy {
@@ -119,23 +121,12 @@ impl Placing<'_> {
         Ok((problem, values))
     }
 
-    fn models(&self, variables: &[NodeId]) -> Vec<DeviceModel> {
-        let model = |(i, info): (usize, &crate::devices::DeviceInfo)| match info.kind {
-            DeviceKind::Cpu => DeviceModel::cpu(self.threads, self.options.host_budget_bytes),
-            DeviceKind::DiscreteGpu => self.gpu_model(ModelKind::DiscreteGpu, i, variables),
-            DeviceKind::IntegratedGpu => self.gpu_model(ModelKind::IntegratedGpu, i, variables),
-            DeviceKind::SoftwareGpu => self.gpu_model(ModelKind::SoftwareGpu, i, variables),
-        };
-        self.devices.list().iter().enumerate().map(model).collect()
-    }
-
-    fn gpu_model(&self, kind: ModelKind, device: usize, variables: &[NodeId]) -> DeviceModel {
-        DeviceModel::gpu(kind, device as u32 - 1, self.memory_bytes(device, variables))
-    }
-
-    /// The bytes of a GPU that this program may take: its budget without what the session's variables that are no
-    /// part of the program take there.
+    /// The bytes of a device that this program may take: of a GPU, its budget without what the session's variables
+    /// that are no part of the program take there.
     fn memory_bytes(&self, device: usize, variables: &[NodeId]) -> u64 {
+        if device == HOST.0 as usize {
+            return self.options.host_budget_bytes;
+        }
         let Some(budget) = self.devices.budget_bytes(device) else { return u64::MAX };
         let kept = self.state.lock();
         let elsewhere = kept.variables.iter().filter(|(variable, entry)| {
@@ -178,7 +169,7 @@ impl Placing<'_> {
             requested: self.requested(node.device.as_deref(), node.id)?,
             assigned: None,
             refusals: Vec::new(),
-            work: Work { family: Family::Other, flops: 0, bytes: 0 },
+            work: Work::NONE,
             is_resource: true,
             now: None,
             location: Some(location(node)),

@@ -16,6 +16,7 @@ use convoke_placement::Objective;
 
 use crate::budget;
 use crate::cache::Lru;
+use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Failure, Refused};
 use crate::explain::Explanation;
@@ -56,11 +57,15 @@ pub struct SessionOptions {
     /// Whether operations may become others that give the same within their error: equal ones are computed once,
     /// factors of channels go into constant filters, casts cancel; off only to compare.
     pub simplify: bool,
+    /// Whether a thread calibrates the devices that nothing is known of, once the session has run, while it has
+    /// nothing to do. A run that begins meanwhile may find a device busy for a fraction of a second, and its
+    /// metadata may count what a probe makes on a GPU. Dropping the session waits for the probe at hand.
+    pub calibrate: bool,
 }
 
 impl Default for SessionOptions {
-    /// Automatic placement for the least total time, soft, one thread for each core, 64 plans, as much as there is physical memory
-    /// (16 GiB where the system does not tell), simplified and fused.
+    /// Automatic placement for the least total time, soft, one thread for each core, 64 plans, as much as there is
+    /// physical memory (16 GiB where the system does not tell), simplified and fused, no calibration by itself.
     fn default() -> Self {
         Self {
             policy: DevicePolicy::Auto,
@@ -71,6 +76,7 @@ impl Default for SessionOptions {
             host_budget_bytes: physical_memory().unwrap_or(16 << 30),
             fuse: true,
             simplify: true,
+            calibrate: false,
         }
     }
 }
@@ -108,6 +114,9 @@ pub struct Session {
     gpus: Gpus,
     plans: Mutex<Lru<Signature, Arc<Planned>>>,
     closed: AtomicBool,
+    activity: Arc<Activity>,
+    /// Ends with the session.
+    _background: Option<Background>,
 }
 
 const fn is_shared<T: Send + Sync>() {}
@@ -141,13 +150,21 @@ impl Session {
         if let DevicePolicy::Prefer(name) = &options.policy {
             devices.index_of(name)?;
         }
+        let threads = Threads::new(match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        })?;
+        let activity = Arc::<Activity>::default();
+        let background = options.calibrate.then(|| {
+            let options = CalibrateOptions { threads: threads.len(), ..Default::default() };
+            Background::start(devices.clone(), options, activity.clone())
+        });
         Ok(Self {
             graph: graph.clone(),
             devices: devices.clone(),
-            threads: Threads::new(match options.threads {
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
-                n => n,
-            })?,
+            threads,
+            activity,
+            _background: background.transpose()?,
             state: State::default(),
             gpus: Gpus::new(devices),
             plans: Mutex::new(Lru::new(options.plans)),
@@ -213,6 +230,7 @@ impl Session {
         start: Instant,
     ) -> Result<(FetchList, Vec<HostTensor>, RunMetadata)> {
         self.check_open()?;
+        let _active = self.activity.begin();
         let begun = (options.timings == Timings::Nodes).then_some(start);
         let mut metadata = RunMetadata { begun, ..RunMetadata::default() };
         let planning = metadata.now();

@@ -24,6 +24,9 @@ pub(super) struct Options {
     /// Seconds for each case, at least.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Show what each case is predicted to take beside what it takes. `convoke explain --measure` shows each kernel.
+    #[arg(long)]
+    predict: bool,
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
@@ -48,6 +51,8 @@ struct Timing {
     /// The first run, which plans and prepares.
     first: RunMetadata,
     last: RunMetadata,
+    /// What a run is predicted to take.
+    predicted: Duration,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -88,6 +93,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.json {
         let rows: Vec<serde_json::Value> = timings.iter().map(json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else if options.predict {
+        print_predictions(&timings);
     } else {
         print(&timings);
     }
@@ -124,7 +131,8 @@ fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Fail
         }
     }
     let overhead = median(&mut overheads);
-    Ok(Timing { overhead, first, ..summary(name, &device, times, last) })
+    let predicted = case.explain()?.predicted();
+    Ok(Timing { overhead, first, predicted, ..summary(name, &device, times, last) })
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -159,6 +167,7 @@ fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata
         runs: times.len(),
         first: RunMetadata::default(),
         last,
+        predicted: Duration::ZERO,
     }
 }
 
@@ -205,12 +214,38 @@ fn print(timings: &[Timing]) {
     }
 }
 
+fn print_predictions(timings: &[Timing]) {
+    println!(
+        "{:9} {:8} {:>12} {:>12} {:>12} {:>7}",
+        "case", "device", "predicted us", "median us", "least us", "ratio",
+    );
+    for t in timings.iter().filter(|t| !t.predicted.is_zero()) {
+        println!(
+            "{:9} {:8} {:>12.1} {:>12.1} {:>12.1} {:>7.2}",
+            t.case,
+            t.device,
+            micros(t.predicted),
+            micros(t.median),
+            micros(t.least),
+            t.ratio(),
+        );
+    }
+}
+
+impl Timing {
+    /// How many times as long as measured a run is predicted to take.
+    fn ratio(&self) -> f64 {
+        self.predicted.as_secs_f64() / self.median.as_secs_f64()
+    }
+}
+
 fn json(t: &Timing) -> serde_json::Value {
     serde_json::json!({
         "case": t.case,
         "device": t.device,
         "median_us": micros(t.median),
         "min_us": micros(t.least),
+        "predicted_us": micros(t.predicted),
         "runs": t.runs,
         "dispatches": t.last.dispatches,
         "barriers": t.last.barriers,

@@ -1,8 +1,9 @@
-//! The command line: `train`, `devices`, `explain`, `bench`.
+//! The command line: `train`, `devices`, `explain`, `calibrate`, `bench`.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod bench;
+mod calibrate;
 mod devices;
 mod explain;
 mod train;
@@ -28,6 +29,8 @@ enum Command {
     Devices(devices::Options),
     /// Show where each part of a model or standard case runs, and why.
     Explain(explain::Options),
+    /// Measure how fast devices are, for better placement.
+    Calibrate(calibrate::Options),
     /// Time the standard cases.
     Bench(bench::Options),
 }
@@ -96,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::Train(options) => train::run(&options),
         Command::Devices(options) => devices::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Calibrate(options) => calibrate::run(&options),
         Command::Bench(options) => bench::run(&options),
     };
     match result {

@@ -247,7 +247,7 @@ fn a_small_item_goes_where_its_neighbours_are() {
 fn large(n: usize, seed: u64) -> Problem {
     let mut rng = Rng(seed);
     let mut problem = machine(1);
-    problem.devices[1].flops_per_second.other = 200_000_000;
+    problem.devices[1].arithmetic.set(Family::Other, Curve::rate(200_000_000));
     for i in 0..n {
         let mut item = item(&format!("node_{i}"), rng.below(120));
         if rng.one_in(2) {
@@ -273,7 +273,7 @@ fn ten_thousand_items_are_placed_in_good_time() {
     let chain = |n: usize| {
         let mut rng = Rng(7);
         let mut problem = machine(1);
-        problem.devices[1].flops_per_second.elementwise = 1_100_000_000;
+        problem.devices[1].arithmetic.set(Family::Elementwise, Curve::rate(1_100_000_000));
         problem.items = (0..n).map(|i| item(&format!("i{i}"), rng.below(100))).collect();
         let links = (1..n).map(|i| edge("t", rng.below(20_000), Producer::Item(i - 1), &[i]));
         problem.tensors = links.collect();

@@ -3,10 +3,12 @@
 use super::*;
 use crate::{SegmentOrder, price, solve};
 
+const GIGA: u64 = 1_000_000_000;
+
 #[test]
 fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory() {
     let gpu = DeviceModel::gpu(DeviceKind::SoftwareGpu, 0, GIB);
-    let cost = |flops, bytes| gpu.cost(&Work { family: Family::Contract, flops, bytes });
+    let cost = |flops, bytes| gpu.cost(&Work::new(Family::Contract, flops, bytes));
     assert_eq!(cost(0, 0), 60 * US);
     assert_eq!(cost(1_500_000, 1), 1060 * US);
     assert_eq!(cost(1, 5_000_000), 5060 * US);
@@ -14,14 +16,99 @@ fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory() {
 }
 
 #[test]
+fn what_is_done_element_by_element_comes_on_top_at_its_own_speed() {
+    let mut gpu = gpu(0);
+    gpu.arithmetic.set(Family::Contract, Curve::rate(1_000_000_000));
+    gpu.arithmetic.set(Family::Elementwise, Curve::rate(2_000_000_000));
+    gpu.arithmetic.set(Family::Function, Curve::rate(500_000_000));
+    let product = Work::new(Family::Contract, 10_000, 0);
+    let work = Work { pointwise: 4_000, functions: 1_000, lanes: 20_000, ..product };
+    // A launch of 1 us; 20, 2 and 2 us.
+    assert_eq!(gpu.cost(&work), 25 * US);
+    // Idle invocations are a GPU's.
+    let cpu = DeviceModel { kind: DeviceKind::Cpu, ..gpu };
+    assert_eq!(cpu.cost(&work), 15 * US);
+}
+
+#[test]
+fn a_curve_goes_through_its_points_and_on_at_the_last_ones_rate() {
+    let curve = Curve::through([(1000, 50), (100, 10), (0, 7), (200, 30)]).unwrap();
+    assert_eq!(curve.points(), [(100, 10), (200, 30), (1000, 50)]);
+    let times = [0, 1, 50, 100, 150, 200, 600, 1000, 3000].map(|amount| curve.time(amount));
+    assert_eq!(times, [0, 1, 5, 10, 20, 30, 40, 50, 150]);
+    assert_eq!(Curve::through([(0, 5)]), None);
+    assert_eq!(Curve::through([]), None);
+    assert_eq!(curve.per_second(), 1000 * 1_000_000_000_000 / 50);
+    let times = [1, 3, 6].map(|amount| Curve::rate(3).time(amount));
+    assert_eq!(times, [333_333_333_334, 1_000_000_000_000, 2_000_000_000_000]);
+}
+
+#[test]
+fn more_never_takes_less() {
+    let mut rng = Rng(7);
+    for _ in 0..200 {
+        let n = 1 + rng.below(8);
+        let mut points: Vec<(u64, u64)> =
+            (0..n).map(|_| (rng.next() >> rng.below(64), rng.next() >> rng.below(64))).collect();
+        points.push((1 + rng.below(1000), rng.below(1000)));
+        let curve = Curve::through(points).unwrap();
+        let mut amounts: Vec<u64> = (0..100).map(|_| rng.next() >> rng.below(64)).collect();
+        amounts
+            .extend(curve.points().iter().flat_map(|&(at, _)| [at - 1, at, at.saturating_add(1)]));
+        amounts.sort_unstable();
+        let times: Vec<u64> = amounts.iter().map(|&amount| curve.time(amount)).collect();
+        assert!(times.is_sorted(), "{curve:?}");
+    }
+}
+
+#[test]
+fn a_disturbed_measurement_gives_way_to_a_faster_one_of_more() {
+    let curve = Curve::through([(10, 900), (20, 200), (40, 300)]).unwrap();
+    assert_eq!(curve.points(), [(10, 200), (20, 200), (40, 300)]);
+}
+
+#[test]
+fn threads_help_less_the_more_there_are() {
+    let speed = |n: usize, family| DeviceModel::cpu(n, 0).arithmetic.of(family).per_second();
+    let bytes = |n: usize| DeviceModel::cpu(n, 0).memory.per_second();
+    assert_eq!(speed(1, Family::Contract), 60 * GIGA);
+    // 60 * 64 * 2 / 65 and 60 * 64 * 64 / 127.
+    let near = |found: u64, expected: f64| (found as f64 / 1e9 / expected - 1.0).abs() < 1e-6;
+    assert!(near(speed(2, Family::Contract), 7680.0 / 65.0));
+    assert!(near(speed(64, Family::Contract), 245_760.0 / 127.0));
+    assert!(near(bytes(16), 10.0 * 16.0 * 24.0 / 39.0));
+    for n in 1..300 {
+        assert!(speed(n, Family::Reduce) < speed(n + 1, Family::Reduce));
+        assert!(bytes(n) < bytes(n + 1) && bytes(n) < 240 * GIGA);
+    }
+    // Small work is one thread's: 30,000 additions at 3 a nanosecond.
+    let small = Work { pointwise: 30_000, ..Work::new(Family::Elementwise, 0, 0) };
+    for n in [1, 2, 100] {
+        assert_eq!(DeviceModel::cpu(n, 0).cost(&small), US / 2 + 10 * US);
+    }
+}
+
+#[test]
 fn costs_saturate() {
-    let slow = DeviceModel { bytes_per_second: 0, ..cpu() };
-    assert_eq!(slow.cost(&Work { family: Family::Move, flops: 0, bytes: 1 }), u64::MAX);
-    let most = Work { family: Family::Other, flops: u64::MAX, bytes: u64::MAX };
+    let slow = DeviceModel { memory: Curve::rate(0), ..cpu() };
+    assert_eq!(slow.cost(&Work::new(Family::Move, 0, 1)), u64::MAX);
+    assert_eq!(slow.cost(&Work::new(Family::Move, 0, 0)), 0);
+    let most = Work::new(Family::Other, u64::MAX, u64::MAX);
     assert_eq!(cpu().cost(&most), u64::MAX);
     assert_eq!(Link { latency: 1, bytes_per_second: 0 }.cost(1), u64::MAX);
     assert_eq!(Link { latency: 7, bytes_per_second: 0 }.cost(0), 7);
-    assert_eq!(DeviceModel::cpu(usize::MAX, 0).flops_per_second.contract, u64::MAX);
+    let most_threads = DeviceModel::cpu(usize::MAX, 0).arithmetic.of(Family::Contract).per_second();
+    assert!(most_threads <= 64 * 60 * GIGA);
+}
+
+#[test]
+fn a_run_takes_what_the_host_says_once() {
+    let mut problem = machine(1);
+    problem.devices[0].run = 3 * US;
+    problem.devices[1].run = 50 * US;
+    problem.items = vec![item("a", 10), item("b", 10)];
+    assert_eq!(price(&problem, &[0, 0]).unwrap().total, 23 * US);
+    assert_eq!(solve(&problem).unwrap().prediction.total, 23 * US);
 }
 
 #[test]
@@ -29,7 +116,7 @@ fn problems_with_absurd_numbers_are_solved() {
     let mut problem = machine(1);
     problem.devices.iter_mut().for_each(|device| device.memory_bytes = u64::MAX);
     for i in 0..20usize {
-        let work = Work { family: Family::Other, flops: u64::MAX, bytes: u64::MAX };
+        let work = Work::new(Family::Other, u64::MAX, u64::MAX);
         problem.items.push(Item { work, ..item(&format!("i{i}"), 0) });
         let consumers: Vec<usize> = (i + 1..20).collect();
         problem.tensors.push(fetched(edge("t", u64::MAX, Producer::Item(i), &consumers)));

@@ -56,7 +56,7 @@ impl Net {
         n: u64,
     ) -> T {
         let at = self.0.items.len();
-        let work = Work { family, flops, bytes: read + 4 * n };
+        let work = Work::new(family, flops, read + 4 * n);
         self.0.items.push(Item { work, ..item(name, 0) });
         for &T(input) in inputs {
             self.0.tensors[input].consumers.push(at);
@@ -150,9 +150,9 @@ impl Machine {
     fn problem(&self) -> Problem {
         // The CPU: 0.2 TFLOP/s, 20 GB/s, 0.2 us for a launch.
         let mut cpu = device(DeviceKind::Cpu, 0, 0, 0, 200);
-        (cpu.launch, cpu.bytes_per_second) = (US / 5, 20 * GIGA);
+        (cpu.launch, cpu.memory) = (US / 5, Curve::rate(20 * GIGA));
         let mut gpu = device(self.kind, 0, self.launch_us, self.submission_us, self.gflops);
-        gpu.bytes_per_second = self.gigabytes * GIGA;
+        gpu.memory = Curve::rate(self.gigabytes * GIGA);
         let mut problem = Problem::new(vec![cpu, gpu]);
         let (latency, bytes_per_second) = (self.link_us * US, self.link_gigabytes * GIGA);
         problem.links.fill(Link { latency, bytes_per_second });

@@ -76,23 +76,30 @@ fn fake(name: &str) -> DeviceModel {
     let name = spec("/job:a/replica:0/task:0").merge(&named(name).unwrap());
     let is_gpu = name.device_type.as_deref() == Some("GPU");
     // 100 operations in so many microseconds.
-    let rate = |us: u64| 100_000_000 / us;
-    let rates = |plain, cpu_first, gpu_first, xla| Rates {
-        elementwise: rate(plain),
-        contract: rate(cpu_first),
-        reduce: rate(gpu_first),
-        other: rate(xla),
-        moves: rate(1),
+    let rates = |plain, cpu_first, gpu_first, xla| {
+        Rates::by(|family| {
+            Curve::rate(
+                100_000_000
+                    / match family {
+                        Family::Elementwise => plain,
+                        Family::Contract => cpu_first,
+                        Family::Reduce => gpu_first,
+                        Family::Other => xla,
+                        _ => 1,
+                    },
+            )
+        })
     };
     let is_xla = name.device_type.as_deref() == Some("XLA_CPU");
     DeviceModel {
         name,
         kind: if is_gpu { DeviceKind::DiscreteGpu } else { DeviceKind::Cpu },
-        flops_per_second: match is_gpu {
+        arithmetic: match is_gpu {
             true => rates(100, 1600, 100, 100),
             false => rates(1000, 100, 2600, if is_xla { 200 } else { 100 }),
         },
-        bytes_per_second: u64::MAX,
+        memory: Curve::rate(u64::MAX),
+        run: 0,
         launch: 0,
         submission: if is_gpu { 10 * US } else { 0 },
         memory_bytes: GIB,
@@ -135,7 +142,7 @@ fn read_item(problem: &Problem, name: &str, rest: &str) -> Result<Item> {
         requested,
         assigned: assigned.map(is_it),
         refusals: problem.devices.iter().map(refusal).collect(),
-        work: Work { family, flops: if kind == "tiny" { 0 } else { 100 }, bytes: 0 },
+        work: Work::new(family, if kind == "tiny" { 0 } else { 100 }, 0),
         is_resource: kind.starts_with("var"),
         ..item(name, 0)
     })

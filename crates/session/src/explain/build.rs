@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use convoke_compiler::{Apart, Group, HOST, Plan, Program, Source, ValueId};
 use convoke_graph_core::{Class, Error, GraphSnapshot, Host, Node, NodeId, Result, State};
-use convoke_placement::Picoseconds;
+use convoke_placement::{Picoseconds, Work};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
@@ -90,9 +90,7 @@ impl Builder<'_> {
             device: self.placed.solution.device.get(item).copied().unwrap_or(0),
             segment: None,
             kernel: "variable".into(),
-            family: "variable".into(),
-            flops: 0,
-            bytes: 0,
+            work: Work::NONE,
             cost: 0,
             group: None,
             at: item,
@@ -113,9 +111,7 @@ impl Builder<'_> {
             device: 0,
             segment: None,
             kernel: format!("{}{}", group.kernel, tail.unwrap_or_default()),
-            family: format!("{:?}", work.family).to_lowercase(),
-            flops: work.flops,
-            bytes: work.bytes,
+            work,
             cost: cost.unwrap_or(0),
             group: Some(index),
             at,

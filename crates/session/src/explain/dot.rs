@@ -77,7 +77,7 @@ impl Explanation {
         let measured = self.measured.as_ref().and_then(|m| *m.items.get(index)?);
         let measured = measured.map(|t| format!(", measured {}", Time(picoseconds(t))));
         let cost = Time(item.cost);
-        format!("{}{more}\n{}, {cost}{}", item.name, item.family, measured.unwrap_or_default())
+        format!("{}{more}\n{}, {cost}{}", item.name, item.family(), measured.unwrap_or_default())
     }
 
     /// An edge's attributes: to an item, or to the caller.

@@ -104,7 +104,7 @@ impl Explanation {
 
     pub(super) fn item_json(&self, id: usize) -> Value {
         let Some(item) = self.items.get(id) else { return Value::Null };
-        let PlacedItem { kind, name, nodes, location, segment, kernel, family, .. } = item;
+        let PlacedItem { kind, name, nodes, location, segment, kernel, work, .. } = item;
         let nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
         let measured = self.measured.as_ref().and_then(|m| *m.items.get(id)?);
         let mut all = json!({
@@ -115,10 +115,10 @@ impl Explanation {
             "location": location,
             "device": self.device_name(item.device),
             "segment": segment,
-            "family": family,
+            "family": item.family(),
             "kernel": kernel,
-            "flops": item.flops,
-            "bytes": item.bytes,
+            "flops": work.operations(),
+            "bytes": work.bytes,
             "cost_us": us(item.cost),
             "why": self.why(id),
             "measured_us": measured.map(|time| us(picoseconds(time))),

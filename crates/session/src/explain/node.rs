@@ -172,8 +172,13 @@ impl Explanation {
         if let Some(report) = self.solution.explain_item(item.at) {
             write!(f, "{report}")?;
         }
-        writeln!(f, "  {}: {}", item.family, item.kernel)?;
-        writeln!(f, "  {} flops, {} read and written", item.flops, Bytes(item.bytes))?;
+        writeln!(f, "  {}: {}", item.family(), item.kernel)?;
+        writeln!(
+            f,
+            "  {} flops, {} read and written",
+            item.work.operations(),
+            Bytes(item.work.bytes)
+        )?;
         if item.nodes.len() > 1 {
             writeln!(f, "  does the work of {}", item.nodes.join(", "))?;
         }

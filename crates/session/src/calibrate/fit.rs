@@ -1,0 +1,75 @@
+//! From the times of probes to the speeds of a device. Pure: the same times give the same speeds.
+
+use convoke_graph_core::{Error, Result};
+use convoke_placement::{Curve, DeviceKind, DeviceModel, Family, Link, Picoseconds};
+
+use super::graphs::CHAIN;
+use super::measure::{Amount, Key, LINK_ELEMENTS, SERIES, Samples};
+use super::probe::Timed;
+
+/// What `samples` say of a device; `default` where they say nothing.
+///
+/// # Errors
+/// `Internal` for a probe that is not the kernel that it should be.
+pub(super) fn fit(samples: &Samples, default: DeviceModel) -> Result<(DeviceModel, Link, Link)> {
+    let mut model = default;
+    let time = |key: Key| samples.get(&key).map_or(0, |timed| timed.time);
+    let (least, run) = (time(Key::Least), time(Key::Run));
+    model.launch = time(Key::Chain).saturating_sub(time(Key::One)) / CHAIN as u64;
+    match model.kind {
+        DeviceKind::Cpu => model.run = run.saturating_sub(model.launch),
+        _ => model.submission = least.saturating_sub(model.launch).saturating_sub(run),
+    }
+    for (at, series) in SERIES.iter().enumerate() {
+        let sizes = samples.range(Key::Series(at, 0)..=Key::Series(at, usize::MAX));
+        let points = sizes.map(|(_, timed)| point(&model, series.family, timed, least));
+        let points: Vec<(u64, Picoseconds)> = points.collect::<Result<_>>()?;
+        match (Curve::through(points), series.family) {
+            (None, _) => {}
+            (Some(curve), None) => model.memory = curve,
+            (Some(curve), Some(family)) => model.arithmetic.set(family, curve),
+        }
+    }
+    let link = |from: DeviceKind, to: DeviceKind, crossed: fn(Amount) -> Key| {
+        let crossing =
+            |amount: Amount| time(crossed(amount)).saturating_sub(time(Key::Resident(amount)));
+        match samples.contains_key(&crossed(Amount::Many)) {
+            true => link(crossing(Amount::Few), crossing(Amount::Many)),
+            false => Link::between(from, to),
+        }
+    };
+    let upload = link(DeviceKind::Cpu, model.kind, Key::Fed);
+    let download = link(model.kind, DeviceKind::Cpu, Key::Fetched);
+    Ok((model, upload, download))
+}
+
+/// The amount of a probe, and the time of it alone.
+fn point(
+    model: &DeviceModel,
+    family: Option<Family>,
+    timed: &Timed,
+    least: Picoseconds,
+) -> Result<(u64, Picoseconds)> {
+    let [work] = timed.work.as_slice() else {
+        let found = timed.work.len();
+        return Err(Error::internal(format!("a probe of one kernel has {found}")));
+    };
+    let time = timed.time.saturating_sub(least).max(1);
+    Ok(match family {
+        None => (work.bytes, time),
+        Some(Family::Elementwise) => (work.pointwise, time),
+        Some(Family::Function) => (work.functions, time),
+        Some(_) => {
+            let own = time.saturating_sub(model.pointwise(work));
+            (model.operations(work), own.max(1))
+        }
+    })
+}
+
+/// From what crossings of next to nothing and of [`LINK_ELEMENTS`] take.
+fn link(latency: Picoseconds, many: Picoseconds) -> Link {
+    let time = many.saturating_sub(latency).max(1);
+    let n_bytes = (LINK_ELEMENTS * size_of::<f32>()) as u128;
+    let rate = n_bytes * 1_000_000_000_000 / u128::from(time);
+    Link { latency, bytes_per_second: u64::try_from(rate).unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,255 @@
+//! Which probes are run on a device, in which order, and how large they grow.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_placement::{DeviceKind, Family, Picoseconds};
+
+use super::graphs::{self, CHAIN};
+use super::probe::{Bench, Probe, Timed};
+use super::{Progress, Report};
+
+/// No probe is begun that is expected to take longer than this.
+const LONGEST: Picoseconds = 100_000_000_000;
+/// Elements of what stands for no work.
+const TINY: usize = 16;
+/// Elements of what shows a link's speed.
+pub(super) const LINK_ELEMENTS: usize = 1 << 20;
+
+/// A series of probes that grow, and what their time says.
+pub(super) struct Series {
+    name: &'static str,
+    probe: fn(usize) -> Result<Probe>,
+    /// The sizes, growing.
+    sizes: &'static [usize],
+    /// How many times the work grows from one to the next.
+    growth: u64,
+    /// Whose curve it is; `None` for that of memory.
+    pub family: Option<Family>,
+}
+
+/// Those that others build on come first.
+pub(super) const SERIES: [Series; 11] = [
+    Series {
+        name: "memory",
+        probe: graphs::sum_of_two,
+        sizes: &[1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22],
+        growth: 4,
+        family: None,
+    },
+    Series {
+        name: "arithmetic",
+        probe: graphs::arithmetic,
+        // Larger ones would show the memory's speed.
+        sizes: &[1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20],
+        growth: 4,
+        family: Some(Family::Elementwise),
+    },
+    Series {
+        name: "functions",
+        probe: graphs::functions,
+        sizes: &[1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20],
+        growth: 4,
+        family: Some(Family::Function),
+    },
+    Series {
+        name: "reductions of rows",
+        probe: graphs::rows,
+        sizes: &[1 << 3, 1 << 6, 1 << 9, 1 << 12],
+        growth: 8,
+        family: Some(Family::Reduce),
+    },
+    Series {
+        name: "reductions of columns",
+        probe: graphs::columns,
+        sizes: &[1 << 3, 1 << 6, 1 << 9, 1 << 12],
+        growth: 8,
+        family: Some(Family::Columns),
+    },
+    Series {
+        name: "products",
+        probe: graphs::product,
+        sizes: &[32, 64, 128, 256, 512, 1024],
+        growth: 8,
+        family: Some(Family::Contract),
+    },
+    Series {
+        name: "thin products",
+        probe: graphs::thin_product,
+        sizes: &[1 << 8, 1 << 10, 1 << 12, 1 << 14],
+        growth: 4,
+        family: Some(Family::Thin),
+    },
+    Series {
+        name: "convolutions",
+        probe: graphs::convolution,
+        sizes: &[1, 4, 16, 64],
+        growth: 4,
+        family: Some(Family::Convolve),
+    },
+    Series {
+        name: "pooling",
+        probe: graphs::pooling,
+        sizes: &[1, 8, 64],
+        growth: 8,
+        family: Some(Family::Pool),
+    },
+    Series {
+        name: "gathers",
+        probe: graphs::gather,
+        sizes: &[1 << 6, 1 << 9, 1 << 12, 1 << 15],
+        growth: 8,
+        family: Some(Family::Move),
+    },
+    Series {
+        name: "random numbers",
+        probe: graphs::random,
+        sizes: &[1 << 10, 1 << 14, 1 << 18, 1 << 20],
+        growth: 16,
+        family: Some(Family::Random),
+    },
+];
+
+/// What is probed. Probes that others build on come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// One small kernel.
+    One,
+    /// That and [`CHAIN`] more.
+    Chain,
+    /// Next to no work, and nothing that crosses.
+    Least,
+    /// A run on the CPU that does next to nothing.
+    Run,
+    /// A size of a series, by their places.
+    Series(usize, usize),
+    /// An addition to [`TINY`] or [`LINK_ELEMENTS`] resident elements.
+    Resident(Amount),
+    /// To fed ones.
+    Fed(Amount),
+    /// To resident ones, fetched.
+    Fetched(Amount),
+}
+
+/// How much crosses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Amount {
+    Few,
+    Many,
+}
+
+/// What the probes took.
+pub(super) type Samples = BTreeMap<Key, Timed>;
+
+/// Twice, so that what slows the machine down for a second or two is not taken for its speed.
+const PASSES: usize = 2;
+/// How many steps a calibration has, for progress.
+const STEPS: usize = PASSES * (SERIES.len() + 2);
+
+/// Measurements under way.
+pub(super) struct Measuring<'a, 'r> {
+    pub bench: &'a Bench,
+    pub kind: DeviceKind,
+    /// When only what is still missing is measured.
+    pub until: Instant,
+    pub report: &'a mut Report<'r>,
+    samples: Samples,
+    done: usize,
+}
+
+impl<'a, 'r> Measuring<'a, 'r> {
+    pub fn new(
+        bench: &'a Bench,
+        kind: DeviceKind,
+        budget: Duration,
+        report: &'a mut Report<'r>,
+    ) -> Self {
+        let until = Instant::now() + budget;
+        Self { bench, kind, until, report, samples: Samples::new(), done: 0 }
+    }
+
+    /// Goes through all probes.
+    ///
+    /// # Errors
+    /// `Cancelled` if the report breaks it off; what the device refuses.
+    pub fn run(mut self) -> Result<Samples> {
+        for _ in 0..PASSES {
+            self.launches()?;
+            self.done += 1;
+            for (at, series) in SERIES.iter().enumerate() {
+                self.series(at, series)?;
+                self.done += 1;
+            }
+            if self.kind != DeviceKind::Cpu {
+                self.links()?;
+            }
+            self.done += 1;
+        }
+        Ok(self.samples)
+    }
+
+    /// Times a probe, if the report agrees and there is time to do it again. The least time is kept.
+    fn time(
+        &mut self,
+        key: Key,
+        what: &'static str,
+        probe: fn(usize) -> Result<Probe>,
+        size: usize,
+    ) -> Result<()> {
+        let known = self.samples.get(&key);
+        if known.is_some() && Instant::now() >= self.until {
+            return Ok(());
+        }
+        match (self.report)(&Progress { what, done: self.done, of: STEPS }) {
+            ControlFlow::Continue(()) => {}
+            ControlFlow::Break(()) => {
+                return Err(Error::new(ErrorKind::Cancelled, "the calibration was broken off"));
+            }
+        }
+        let timed = match key {
+            Key::Run => self.bench.on_host().time(&probe(size)?)?,
+            _ => self.bench.time(&probe(size)?)?,
+        };
+        if known.is_none_or(|known| known.time > timed.time) {
+            self.samples.insert(key, timed);
+        }
+        Ok(())
+    }
+
+    fn launches(&mut self) -> Result<()> {
+        const WHAT: &str = "launches";
+        self.time(Key::One, WHAT, graphs::chain, 1)?;
+        self.time(Key::Chain, WHAT, graphs::chain, 1 + CHAIN)?;
+        self.time(Key::Least, WHAT, graphs::sum_of_two, TINY)?;
+        self.time(Key::Run, WHAT, graphs::smallest, 0)
+    }
+
+    /// Times the probes of a series until one takes too long.
+    fn series(&mut self, at: usize, series: &Series) -> Result<()> {
+        let mut expected: Picoseconds = 0;
+        for (i, &size) in series.sizes.iter().enumerate() {
+            let late = Instant::now() >= self.until || expected > LONGEST;
+            if late && i > 0 {
+                break;
+            }
+            match self.time(Key::Series(at, i), series.name, series.probe, size) {
+                Err(error) if error.kind() == ErrorKind::ResourceExhausted => break,
+                timed => timed?,
+            }
+            let timed = self.samples.get(&Key::Series(at, i));
+            expected = timed.map_or(0, |timed| timed.time).saturating_mul(series.growth);
+        }
+        Ok(())
+    }
+
+    fn links(&mut self) -> Result<()> {
+        for (amount, n) in [(Amount::Few, TINY), (Amount::Many, LINK_ELEMENTS)] {
+            self.time(Key::Resident(amount), "links", graphs::sum_of_two, n)?;
+            self.time(Key::Fed(amount), "links", graphs::fed, n)?;
+            self.time(Key::Fetched(amount), "links", graphs::fetched, n)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! Calibration: how fast this machine's devices really are, measured by small graphs that run on them, and kept
+//! for later processes.
+//!
+//! [`Devices::calibrate`] measures, placement uses what was measured, and where there is nothing it falls back on
+//! the defaults of [`DeviceModel`].
+
+mod background;
+mod file;
+mod fit;
+mod graphs;
+mod measure;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use convoke_graph_core::{Error, Result};
+use convoke_placement::{DeviceKind as ModelKind, DeviceModel, Link, Problem};
+use rustc_hash::FxHashMap;
+
+use crate::devices::{DeviceInfo, DeviceKind, Devices};
+
+pub(crate) use background::{Activity, Background};
+use measure::Measuring;
+use probe::Bench;
+
+/// Changes when the meaning of what is measured does: older files are measured anew.
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+
+/// Where calibrations are kept for later processes.
+///
+/// A file that is damaged, or of another machine, driver, number of threads or version of Convoke, is ignored
+/// with one warning; where there is none, the default speeds are used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Calibrations {
+    /// `convoke/calibration` in the user's cache directory.
+    #[default]
+    User,
+    /// This directory.
+    At(PathBuf),
+    /// Nowhere: nothing is read or written, and [`Devices::calibrate`] counts for its [`Devices`] alone.
+    Nowhere,
+}
+
+impl Calibrations {
+    fn dir(&self) -> Option<PathBuf> {
+        match self {
+            Self::User => dirs::cache_dir().map(|dir| dir.join("convoke").join("calibration")),
+            Self::At(path) => Some(path.clone()),
+            Self::Nowhere => None,
+        }
+    }
+}
+
+/// What was measured, of whom: a calibration is good for nobody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeasuredDevice {
+    /// What the driver calls the device.
+    pub adapter: String,
+    /// The driver and its version; empty for the CPU.
+    pub driver: String,
+    /// How it is reached.
+    pub backend: String,
+    /// The host's processor and its number of threads.
+    pub host: String,
+    /// The session's threads; 0 for a GPU.
+    pub threads: usize,
+    /// The version of Convoke, and of what it measures.
+    pub version: String,
+}
+
+/// What was measured of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calibration {
+    /// Of whom.
+    pub device: MeasuredDevice,
+    /// Its speeds. The name is that of the device when it was measured.
+    pub model: DeviceModel,
+    /// From the host; the default for the CPU.
+    pub upload: Link,
+    /// To the host; the default for the CPU.
+    pub download: Link,
+}
+
+/// How to calibrate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CalibrateOptions {
+    /// Threads of the sessions that it is for; 0 is one for each core. Only the CPU's speeds depend on it.
+    pub threads: usize,
+    /// After this much time only what is still missing is measured, at its smallest.
+    pub budget: Duration,
+}
+
+impl Default for CalibrateOptions {
+    /// One thread for each core, 15 seconds.
+    fn default() -> Self {
+        Self { threads: 0, budget: Duration::from_secs(15) }
+    }
+}
+
+/// How far a calibration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is measured now.
+    pub what: &'static str,
+    /// Steps that are done.
+    pub done: usize,
+    /// Steps in all.
+    pub of: usize,
+}
+
+/// Is told before each probe, and may break the calibration off.
+pub type Report<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
+
+/// The calibrations of some devices: read when first asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    place: Calibrations,
+    /// By device, and threads.
+    known: Mutex<FxHashMap<(usize, usize), Option<Arc<Calibration>>>>,
+}
+
+impl Kept {
+    pub fn new(place: Calibrations) -> Self {
+        Self { place, known: Mutex::default() }
+    }
+
+    fn known(
+        &self,
+    ) -> std::sync::MutexGuard<'_, FxHashMap<(usize, usize), Option<Arc<Calibration>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Devices {
+    /// Measures how fast the device at `index` of [`Self::list`] is, and keeps that where these devices keep
+    /// calibrations. Programs that are placed from then on, in all sessions of these devices, use it; those that
+    /// are placed already stay.
+    ///
+    /// It takes a few seconds, in which other work on the machine would make it look slow. What can't be written
+    /// is warned of, and counts for these devices all the same.
+    ///
+    /// # Errors
+    /// `OutOfRange` for an index that is not there, `Cancelled` if `report` breaks it off; what the device refuses.
+    /// What was known before stays then.
+    pub fn calibrate(
+        &self,
+        index: usize,
+        options: &CalibrateOptions,
+        report: &mut Report<'_>,
+    ) -> Result<Arc<Calibration>> {
+        let info = self.list().get(index).ok_or_else(|| {
+            let n = self.list().len();
+            let message = format!("expected a device below {n}, got {index}");
+            Error::new(convoke_graph_core::ErrorKind::OutOfRange, message)
+        })?;
+        let threads = self.threads_of(options.threads);
+        let devices = self.clone().with_calibrations(Calibrations::Nowhere);
+        let bench = Bench { devices, device: info.name.to_string(), threads };
+        let defaults = default_model(info.kind, index, threads);
+        let samples = Measuring::new(&bench, defaults.kind, options.budget, report).run()?;
+        let (model, upload, download) = fit::fit(&samples, defaults)?;
+        let device = measured(info, threads);
+        let calibration = Arc::new(Calibration { device, model, upload, download });
+        if let Some(dir) = self.kept().place.dir() {
+            let path = dir.join(file::name(&calibration.device));
+            if let Err(error) = file::store(&path, &calibration) {
+                tracing::warn!("the calibration {} is not written: {error}", path.display());
+            }
+        }
+        let key = (index, key_threads(info, threads));
+        self.kept().known().insert(key, Some(calibration.clone()));
+        Ok(calibration)
+    }
+
+    /// What was measured of the device at `index` of [`Self::list`], by this process or another, for sessions of so
+    /// many threads; 0 is one for each core.
+    pub fn calibration(&self, index: usize, threads: usize) -> Option<Arc<Calibration>> {
+        let info = self.list().get(index)?;
+        let threads = self.threads_of(threads);
+        let key = (index, key_threads(info, threads));
+        let mut known = self.kept().known();
+        known.entry(key).or_insert_with(|| self.read(info, threads)).clone()
+    }
+
+    fn read(&self, info: &DeviceInfo, threads: usize) -> Option<Arc<Calibration>> {
+        let device = measured(info, threads);
+        let path = self.kept().place.dir()?.join(file::name(&device));
+        let calibration = file::load(&path, &device).unwrap_or_else(|reason| {
+            let path = path.display();
+            tracing::warn!(
+                "the calibration {path} is ignored: {reason}; `convoke calibrate` measures anew"
+            );
+            None
+        });
+        calibration.map(Arc::new)
+    }
+
+    fn threads_of(&self, threads: usize) -> usize {
+        match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+
+    /// An empty placement problem with these devices' speeds and links: measured, or the defaults.
+    pub(crate) fn problem(&self, threads: usize) -> Problem {
+        let n = self.list().len();
+        let known: Vec<Option<Arc<Calibration>>> =
+            (0..n).map(|index| self.calibration(index, threads)).collect();
+        let model = |(index, info): (usize, &DeviceInfo)| {
+            let default = default_model(info.kind, index, threads);
+            match &known[index] {
+                Some(calibration) => {
+                    DeviceModel { name: default.name, ..calibration.model.clone() }
+                }
+                None => default,
+            }
+        };
+        let mut problem = Problem::new(self.list().iter().enumerate().map(model).collect());
+        let kind = |at: usize| problem.devices[at].kind;
+        let to_host = |at: usize| match &known[at] {
+            Some(calibration) => calibration.download,
+            None => Link::between(kind(at), ModelKind::Cpu),
+        };
+        let from_host = |at: usize| match &known[at] {
+            Some(calibration) => calibration.upload,
+            None => Link::between(ModelKind::Cpu, kind(at)),
+        };
+        let pairs = (0..n).flat_map(|from| (0..n).map(move |to| (from, to)));
+        let links = pairs.map(|(from, to)| match (from, to) {
+            (0, to) => from_host(to),
+            (from, 0) => to_host(from),
+            (from, to) => to_host(from).then(&from_host(to)),
+        });
+        problem.links = links.collect();
+        problem
+    }
+}
+
+/// The documented default speeds of the device at `index` of the list.
+fn default_model(kind: DeviceKind, index: usize, n_threads: usize) -> DeviceModel {
+    let gpu = |kind| DeviceModel::gpu(kind, index.saturating_sub(1) as u32, u64::MAX);
+    match kind {
+        DeviceKind::Cpu => DeviceModel::cpu(n_threads, u64::MAX),
+        DeviceKind::DiscreteGpu => gpu(ModelKind::DiscreteGpu),
+        DeviceKind::IntegratedGpu => gpu(ModelKind::IntegratedGpu),
+        DeviceKind::SoftwareGpu => gpu(ModelKind::SoftwareGpu),
+    }
+}
+
+/// The threads that a device's speeds depend on.
+fn key_threads(info: &DeviceInfo, threads: usize) -> usize {
+    if info.kind == DeviceKind::Cpu { threads } else { 0 }
+}
+
+/// Who a device is, with this process's host and library.
+fn measured(info: &DeviceInfo, threads: usize) -> MeasuredDevice {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    MeasuredDevice {
+        adapter: info.adapter.clone(),
+        driver: info.driver.clone(),
+        backend: info.backend.clone(),
+        host: format!("{}, {cores} threads", file::processor()),
+        threads: key_threads(info, threads),
+        version: FORMAT.to_owned(),
+    }
+}

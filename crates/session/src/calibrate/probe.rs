@@ -1,0 +1,83 @@
+//! Probes: small graphs that run on one device alone, and how long a run of each takes.
+
+use std::time::{Duration, Instant};
+
+use convoke_graph_core::{Feed, Graph, HostTensor, Operation, Result, Tensor};
+use convoke_placement::{Picoseconds, Work};
+
+use crate::devices::Devices;
+use crate::explain::ItemKind;
+use crate::session::{DevicePolicy, Session, SessionOptions};
+
+/// A run is timed until this much time has gone by, and at least so often.
+const ENOUGH: Duration = Duration::from_millis(40);
+const RUNS_MIN: usize = 2;
+const RUNS_MAX: usize = 2000;
+
+/// A graph that is timed.
+pub(super) struct Probe {
+    pub graph: Graph,
+    pub feeds: Vec<(Tensor, HostTensor)>,
+    pub fetch: Option<Tensor>,
+    pub target: Option<Operation>,
+}
+
+/// What a probe takes.
+#[derive(Debug, Clone)]
+pub(super) struct Timed {
+    /// One run, at its best: what disturbs a run only makes it longer.
+    pub time: Picoseconds,
+    /// What its kernels do.
+    pub work: Vec<Work>,
+}
+
+/// Where probes run.
+pub(super) struct Bench {
+    /// Without what was measured before.
+    pub devices: Devices,
+    /// The device's name.
+    pub device: String,
+    pub threads: usize,
+}
+
+impl Bench {
+    /// The CPU of the same devices.
+    pub fn on_host(&self) -> Self {
+        let (devices, threads) = (self.devices.clone(), self.threads);
+        Self { devices, device: "CPU:0".to_owned(), threads }
+    }
+
+    /// Times a probe.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub fn time(&self, probe: &Probe) -> Result<Timed> {
+        let options = SessionOptions {
+            policy: DevicePolicy::Prefer(self.device.clone()),
+            soft_placement: false,
+            threads: self.threads,
+            ..SessionOptions::default()
+        };
+        let session = Session::with_options(&probe.graph, &self.devices, options)?;
+        session.run(&[], probe.graph.initializers())?;
+        let feeds: Vec<Feed<'_>> = probe.feeds.iter().map(|(x, value)| x.feed(value)).collect();
+        let fetch = (&probe.fetch, &probe.target);
+        let explanation = session.explain(&feeds, fetch)?;
+        let kernels = explanation.items().iter().filter(|item| item.kind == ItemKind::Kernel);
+        let work = kernels.map(|kernel| kernel.work).collect();
+        // The first run prepares.
+        session.run(&feeds, fetch)?;
+        let (start, mut least, mut runs) = (Instant::now(), Duration::MAX, 0);
+        while runs < RUNS_MAX && (start.elapsed() < ENOUGH || runs < RUNS_MIN) {
+            let begun = Instant::now();
+            session.run(&feeds, fetch)?;
+            least = least.min(begun.elapsed());
+            runs += 1;
+        }
+        Ok(Timed { time: picoseconds(least), work })
+    }
+}
+
+pub(super) fn picoseconds(time: Duration) -> Picoseconds {
+    Picoseconds::try_from(time.as_nanos().saturating_mul(1000)).unwrap_or(Picoseconds::MAX)
+}

@@ -1,0 +1,270 @@
+//! Calibrations: fitted to made-up times, kept in files, measured in small, and used by placement.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use convoke_graph_core::{DType, ErrorKind, Graph, Init, dims};
+use convoke_placement::{Curve, DeviceKind as ModelKind, DeviceModel, Family, Link, Work};
+
+use super::fit::fit;
+use super::graphs::CHAIN;
+use super::measure::{Amount, Key, SERIES, Samples};
+use super::probe::Timed;
+use super::*;
+use crate::session::{Session, SessionOptions};
+
+const US: u64 = 1_000_000;
+
+/// A directory that goes away with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            "convoke-calibration-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn devices(&self) -> Devices {
+        Devices::cpu().with_calibrations(Calibrations::At(self.0.clone()))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Two places, so that every number is another one than the default.
+fn calibration(devices: &Devices) -> Calibration {
+    let device = measured(&devices.list()[0], 2);
+    let mut model = DeviceModel::cpu(2, u64::MAX);
+    model.launch = 123 * US;
+    model.run = 7 * US;
+    model.memory = Curve::through([(10, 20), (1000, 400)]).unwrap();
+    model.arithmetic.set(Family::Reduce, Curve::through([(5, 6), (50, 7)]).unwrap());
+    let link = |latency| Link { latency, bytes_per_second: 5 * latency };
+    Calibration { device, model, upload: link(1), download: link(2) }
+}
+
+fn timed(time: u64, work: Work) -> Timed {
+    Timed { time, work: vec![work] }
+}
+
+#[test]
+fn speeds_follow_from_the_times_of_probes() {
+    let none = |time| timed(time, Work::NONE);
+    let chain = CHAIN as u64;
+    let at = |family| SERIES.iter().position(|series| series.family == family).unwrap();
+    let mut samples = Samples::from([
+        (Key::One, none(100 * US)),
+        (Key::Chain, none(100 * US + chain * 5 * US)),
+        (Key::Least, none(90 * US)),
+        (Key::Run, none(2 * US)),
+        (Key::Resident(Amount::Few), none(91 * US)),
+        (Key::Resident(Amount::Many), none(1091 * US)),
+        (Key::Fed(Amount::Few), none(101 * US)),
+        (Key::Fed(Amount::Many), none(2101 * US)),
+        (Key::Fetched(Amount::Few), none(111 * US)),
+        // As fast as if nothing crossed: rather the latency than less than nothing.
+        (Key::Fetched(Amount::Many), none(1000 * US)),
+    ]);
+    let bytes = Work::new(Family::Elementwise, 0, 3000);
+    samples.insert(Key::Series(at(None), 0), timed(92 * US, bytes));
+    let simple = Work { pointwise: 1000, ..bytes };
+    samples.insert(Key::Series(at(Some(Family::Elementwise)), 0), timed(94 * US, simple));
+    let product = Work { lanes: 640, pointwise: 500, ..Work::new(Family::Contract, 10, 0) };
+    samples.insert(Key::Series(at(Some(Family::Contract)), 1), timed(122 * US, product));
+    let large = Work { lanes: 6400, ..product };
+    samples.insert(Key::Series(at(Some(Family::Contract)), 2), timed(392 * US, large));
+    let default = DeviceModel::gpu(ModelKind::DiscreteGpu, 0, u64::MAX);
+    let (model, upload, download) = fit(&samples, default.clone()).unwrap();
+    // 90 us less a kernel of 5 and a run of 2.
+    assert_eq!((model.launch, model.submission, model.run), (5 * US, 83 * US, 0));
+    assert_eq!(model.memory.points(), [(3000, 2 * US)]);
+    assert_eq!(model.arithmetic.of(Family::Elementwise).points(), [(1000, 4 * US)]);
+    // 32 and 302 us, less 2 for the elementwise half.
+    let products = model.arithmetic.of(Family::Contract);
+    assert_eq!(products.points(), [(640, 30 * US), (6400, 300 * US)]);
+    // What was not probed stays.
+    assert_eq!(model.arithmetic.of(Family::Pool), default.arithmetic.of(Family::Pool));
+    // 10 us; then 4 MiB in 1000 us.
+    assert_eq!(upload, Link { latency: 10 * US, bytes_per_second: (4 << 20) * 1000 });
+    assert_eq!(download.latency, 20 * US);
+}
+
+#[test]
+fn what_is_stored_is_loaded() {
+    let dir = Dir::new();
+    let devices = dir.devices();
+    let kept = calibration(&devices);
+    let path = dir.0.join("deep").join(file::name(&kept.device));
+    assert_eq!(file::load(&path, &kept.device), Ok(None));
+    file::store(&path, &kept).unwrap();
+    assert_eq!(file::load(&path, &kept.device), Ok(Some(kept)));
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a draft is left");
+}
+
+#[test]
+fn what_is_damaged_or_of_others_is_refused() {
+    let dir = Dir::new();
+    let kept = calibration(&dir.devices());
+    let path = dir.0.join("a.json");
+    file::store(&path, &kept).unwrap();
+    let refusal = |device: &MeasuredDevice| file::load(&path, device).unwrap_err();
+    for (change, why) in [
+        (MeasuredDevice { driver: "other".into(), ..kept.device.clone() }, "driver"),
+        (MeasuredDevice { adapter: "other".into(), ..kept.device.clone() }, "adapter"),
+        (MeasuredDevice { backend: "other".into(), ..kept.device.clone() }, "backend"),
+        (MeasuredDevice { host: "other".into(), ..kept.device.clone() }, "processor"),
+        (MeasuredDevice { version: "0.0.0/0".into(), ..kept.device.clone() }, "version"),
+        (MeasuredDevice { threads: 3, ..kept.device.clone() }, "2 threads"),
+    ] {
+        assert!(refusal(&change).contains(why), "{}", refusal(&change));
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    for at in (0..text.len()).step_by(7) {
+        // A cut, and another digit.
+        fs::write(&path, &text[..at]).unwrap();
+        assert!(file::load(&path, &kept.device).is_err(), "{at} bytes");
+        let mut bytes = text.clone().into_bytes();
+        if bytes[at].is_ascii_digit() {
+            bytes[at] = if bytes[at] == b'9' { b'1' } else { bytes[at] + 1 };
+            fs::write(&path, &bytes).unwrap();
+            assert!(file::load(&path, &kept.device).is_err(), "byte {at}");
+        }
+    }
+    for text in ["[]", "{}", "{\"calibration\":{},\"checksum\":\"\"}", "nonsense"] {
+        fs::write(&path, text).unwrap();
+        assert!(file::load(&path, &kept.device).is_err(), "{text}");
+    }
+    fs::write(&path, vec![b' '; 1 << 17]).unwrap();
+    assert!(refusal(&kept.device).contains("at most"));
+    assert!(file::load(&dir.0, &kept.device).is_err());
+}
+
+/// How long a session on `devices` predicts a small run to take.
+fn predicted(devices: &Devices) -> Duration {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![4]);
+    let options = SessionOptions { threads: 2, ..SessionOptions::default() };
+    let session = Session::with_options(&g, devices, options).unwrap();
+    session.explain(&[x.feed([0.0f32; 4])], &(&x + 1.0)).unwrap().predicted()
+}
+
+#[test]
+fn sessions_use_what_is_kept_and_defaults_where_it_is_not_to_be_trusted() {
+    let dir = Dir::new();
+    let default = predicted(&dir.devices());
+    let nowhere = Devices::cpu().with_calibrations(Calibrations::Nowhere);
+    assert_eq!(default, predicted(&nowhere));
+    let kept = calibration(&dir.devices());
+    let path = dir.0.join(file::name(&kept.device));
+    file::store(&path, &kept).unwrap();
+    // A kernel of 123 us and a run of 7.
+    assert_eq!(predicted(&dir.devices()).as_micros(), 130);
+    assert_eq!(predicted(&nowhere), default);
+    fs::write(&path, "{}").unwrap();
+    assert_eq!(predicted(&dir.devices()), default);
+}
+
+/// Only the smallest probes.
+const QUICK: CalibrateOptions = CalibrateOptions { threads: 2, budget: Duration::ZERO };
+
+#[test]
+fn a_calibration_counts_at_once_and_for_later_processes() {
+    let dir = Dir::new();
+    let devices = dir.devices();
+    assert!(devices.calibration(0, 2).is_none());
+    let mut steps = Vec::new();
+    let mut report = |progress: &Progress| {
+        assert!(progress.done < progress.of);
+        steps.push(progress.what);
+        ControlFlow::Continue(())
+    };
+    let found = devices.calibrate(0, &QUICK, &mut report).unwrap();
+    steps.dedup();
+    assert!(steps.len() >= SERIES.len(), "{steps:?}");
+    assert!(found.model.launch < 1000 * US, "{found:?}");
+    assert!(found.model.memory.points().iter().all(|&(_, time)| time > 0));
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    assert_eq!(dir.files().iter().map(|path| name(path)).collect::<Vec<_>>().len(), 1);
+    assert_eq!(devices.calibration(0, 2), Some(found.clone()));
+    assert_eq!(dir.devices().calibration(0, 2), Some(found));
+    assert!(dir.devices().calibration(0, 1).is_none(), "another number of threads");
+}
+
+#[test]
+fn a_calibration_that_is_broken_off_changes_nothing() {
+    let dir = Dir::new();
+    let devices = dir.devices();
+    let mut left = 5;
+    let mut report = |_: &Progress| {
+        left -= 1;
+        if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let error = devices.calibrate(0, &QUICK, &mut report).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(devices.calibration(0, 2).is_none() && dir.files().is_empty());
+    let error = devices.calibrate(9, &QUICK, &mut report).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+}
+
+#[test]
+fn a_session_calibrates_when_it_is_idle_and_stops_with_it() {
+    let dir = Dir::new();
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(1.0), DType::F32, [4]);
+    let options = SessionOptions { threads: 1, calibrate: true, ..SessionOptions::default() };
+    let devices = dir.devices();
+    let session = Session::with_options(&g, &devices, options.clone()).unwrap();
+    // Nothing is measured before the first run.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(devices.calibration(0, 1).is_none());
+    session.run(&[], g.initializers()).unwrap();
+    let more = v.assign_add(1.0);
+    for _ in 0..20 {
+        session.run(&[], &more.operation()).unwrap();
+    }
+    assert_eq!(session.run(&[], v.value()).unwrap().to_vec::<f32>().unwrap(), [21.0; 4]);
+    // Dropped in the middle, it waits for one probe, not for all.
+    let begun = std::time::Instant::now();
+    drop(session);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_idle_session_calibrates_each_device_once() {
+    let dir = Dir::new();
+    let (devices, activity) = (dir.devices(), Arc::<Activity>::default());
+    let background = Background::start(devices.clone(), QUICK, activity.clone()).unwrap();
+    let wait = |until: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !until() && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        until()
+    };
+    // A run that goes on keeps it waiting.
+    let run = activity.begin();
+    drop(activity.begin());
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(dir.files().is_empty());
+    drop(run);
+    assert!(wait(&|| devices.calibration(0, 2).is_some()));
+    drop(background);
+    assert_eq!(dir.files().len(), 1);
+}
