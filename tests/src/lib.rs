@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use convoke::prelude::*;
-use convoke::{DevicePolicy, Error, Output, Result, Shape};
+use convoke::{Calibrations, DeviceOptions, DevicePolicy, Error, Output, Result, Shape};
 
 /// A device that cases run on.
 pub struct TestDevice {
@@ -37,7 +37,7 @@ pub fn devices() -> &'static [TestDevice] {
         let named = std::env::var("CONVOKE_TEST_ADAPTERS").unwrap_or_default();
         let adapters = named.split(',').filter(|name| !name.is_empty()).map(|name| TestDevice {
             name: name.into(),
-            devices: Devices::named(name).unwrap_or_else(|e| panic!("{name}: {e}")),
+            devices: open(name),
             policy: DevicePolicy::Prefer("GPU:0".into()),
         });
         let all: Vec<TestDevice> = std::iter::once(cpu).chain(adapters).collect();
@@ -48,6 +48,19 @@ pub fn devices() -> &'static [TestDevice] {
     })
 }
 
+/// The CPU and the adapter of this name, with default speeds whatever was calibrated on this machine.
+///
+/// # Panics
+/// If it is not there.
+fn open(name: &str) -> Devices {
+    let options = DeviceOptions {
+        name: Some(name.to_owned()),
+        calibrations: Calibrations::Nowhere,
+        ..DeviceOptions::default()
+    };
+    Devices::with_options(&options).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
 impl TestDevice {
     /// The same device, opened once more, so that what it counts is of one test.
     ///
@@ -56,7 +69,7 @@ impl TestDevice {
     pub fn alone(&self) -> TestDevice {
         let devices = match self.devices.list().len() {
             1 => Devices::cpu(),
-            _ => Devices::named(&self.name).unwrap(),
+            _ => open(&self.name),
         };
         TestDevice { name: self.name.clone(), devices, policy: self.policy.clone() }
     }

@@ -6,7 +6,7 @@
 //! shown; its steps are the test's message.
 
 use convoke::prelude::*;
-use convoke::{DeviceOptions, PipelineDir, Result, RunMetadata, Shape};
+use convoke::{Calibrations, DeviceOptions, PipelineDir, Result, RunMetadata, Shape};
 use convoke_tests::{compare, devices, ramp, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -200,6 +200,7 @@ fn scattered(steps: &[Step]) {
             name: Some(device.name.clone()),
             virtual_devices: vec![vec![1 << 28; 2]],
             pipeline_dir: PipelineDir::Nowhere,
+            calibrations: Calibrations::Nowhere,
             ..DeviceOptions::default()
         };
         let session = Session::new(&g, &Devices::with_options(&options).unwrap()).unwrap();

@@ -2,7 +2,7 @@
 //! runs, and the next run is fine.
 
 use convoke::prelude::*;
-use convoke::{DeviceOptions, PipelineDir};
+use convoke::{Calibrations, DeviceOptions, PipelineDir};
 use convoke_tests::{devices, ramp};
 
 const N: usize = 128;
@@ -59,6 +59,7 @@ fn gpus_compute_again_rather_than_keep() {
                 name: Some(device.name.clone()),
                 gpu_budget_bytes,
                 pipeline_dir: PipelineDir::Nowhere,
+                calibrations: Calibrations::Nowhere,
                 ..DeviceOptions::default()
             };
             let devices = Devices::with_options(&options).unwrap();
@@ -92,6 +93,7 @@ fn memory_that_no_run_uses_makes_room() {
                 name: Some(device.name.clone()),
                 gpu_budget_bytes,
                 pipeline_dir: PipelineDir::Nowhere,
+                calibrations: Calibrations::Nowhere,
                 ..DeviceOptions::default()
             };
             let devices = Devices::with_options(&options).unwrap();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
 use convoke::{
-    Backward, Class, CustomKernel, DeviceOptions, Fact, Facts, KernelShapes, Op, OpError,
-    PipelineDir, Result, TensorView, TensorViewMut, Values, Wgsl,
+    Backward, Calibrations, Class, CustomKernel, DeviceOptions, Fact, Facts, KernelShapes, Op,
+    OpError, PipelineDir, Result, TensorView, TensorViewMut, Values, Wgsl,
 };
 use convoke_tests::{TestDevice, devices};
 
@@ -63,6 +63,7 @@ fn stand_in(device: &TestDevice) -> Devices {
         name: Some(device.name.clone()),
         least_gpu_time: STAGE,
         pipeline_dir: PipelineDir::Nowhere,
+        calibrations: Calibrations::Nowhere,
         ..DeviceOptions::default()
     };
     Devices::with_options(&options).unwrap()

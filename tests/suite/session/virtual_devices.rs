@@ -2,7 +2,7 @@
 //! meaning.
 
 use convoke::prelude::*;
-use convoke::{DeviceOptions, PipelineDir};
+use convoke::{Calibrations, DeviceOptions, PipelineDir};
 use convoke_tests::{TestDevice, devices, ramp};
 
 const MIB: u64 = 1 << 20;
@@ -13,6 +13,7 @@ fn halves(device: &TestDevice, bytes: u64) -> Devices {
         name: Some(device.name.clone()),
         virtual_devices: vec![vec![bytes; 2]],
         pipeline_dir: PipelineDir::Nowhere,
+        calibrations: Calibrations::Nowhere,
         ..DeviceOptions::default()
     };
     Devices::with_options(&options).unwrap()
