@@ -87,7 +87,7 @@ pub(super) fn arithmetic(n: usize) -> Result<Probe> {
 
 /// 6 functions of each of `n` elements, cheap and dear ones.
 pub(super) fn functions(n: usize) -> Result<Probe> {
-    let step = |x: Tensor, i: usize| if i % 2 == 0 { x.tanh() } else { x.exp() };
+    let step = |x: Tensor, i: usize| if i.is_multiple_of(2) { x.tanh() } else { x.exp() };
     Ok(stored([&[n], &[1]], &[n], |a, _| (0..6).fold(a.clone(), step)))
 }
 

@@ -15,7 +15,7 @@ mod tests;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use convoke_graph_core::{Error, Result};
@@ -120,18 +120,18 @@ pub type Report<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     place: Calibrations,
-    /// By device, and threads.
-    known: Mutex<FxHashMap<(usize, usize), Option<Arc<Calibration>>>>,
+    known: Mutex<Known>,
 }
+
+/// What is known of each device, with so many threads.
+type Known = FxHashMap<(usize, usize), Option<Arc<Calibration>>>;
 
 impl Kept {
     pub fn new(place: Calibrations) -> Self {
         Self { place, known: Mutex::default() }
     }
 
-    fn known(
-        &self,
-    ) -> std::sync::MutexGuard<'_, FxHashMap<(usize, usize), Option<Arc<Calibration>>>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
