@@ -35,6 +35,8 @@ pub(crate) struct Compiled {
     pub(crate) program: Program,
     /// Where its groups went and why.
     pub(crate) placed: Option<Placed>,
+    /// How often each of the program's variables had moved when it was made.
+    pub(crate) moves: Vec<u32>,
     slots: HostSlots,
     segments: Vec<SegmentWork>,
     places: Vec<Place>,
@@ -120,6 +122,7 @@ impl Compiled {
         let slots = host_slots(&program);
         let mut compiled = Self {
             placed: None,
+            moves: Vec::new(),
             slots,
             segments: Vec::new(),
             places: Vec::new(),
@@ -244,8 +247,10 @@ impl Compiled {
 
     /// True if every variable still lives where the program expects it.
     pub(crate) fn is_current(&self, kept: &Kept) -> bool {
-        self.program.variables.iter().all(|&(variable, device)| {
-            kept.variables.get(&variable).is_none_or(|entry| entry.device == device)
+        let mut homes = self.program.variables.iter().zip(&self.moves);
+        homes.all(|(&(variable, device), &moves)| {
+            let entry = kept.variables.get(&variable);
+            entry.is_none_or(|entry| entry.device == device && entry.moves == moves)
         })
     }
 

@@ -68,15 +68,19 @@ impl Placing<'_> {
 
     /// Notes the variables of a program with their devices. One that no program has read yet moves to
     /// where this one wants it; one that this one reads stays there from now on.
-    pub(crate) fn settle(&self, program: &Program, gpus: &Gpus) -> Result<()> {
+    ///
+    /// Gives how often each of the program's variables has moved.
+    pub(crate) fn settle(&self, program: &Program, gpus: &Gpus) -> Result<Vec<u32>> {
         let mut kept = self.state.lock();
         // What leaves makes room for what comes.
         for &(variable, device) in &program.variables {
             let entry = kept.entry(self.graph.node(variable), device);
             if entry.device != device && entry.version > 0 {
                 bring_home(variable, entry, gpus)?;
+                entry.moves += 1;
             }
         }
+        let mut moves = Vec::with_capacity(program.variables.len());
         for &(variable, device) in &program.variables {
             let entry = kept.entry(self.graph.node(variable), device);
             if entry.device != device && entry.version > 0 {
@@ -86,8 +90,9 @@ impl Placing<'_> {
             let reads = |value: &Value| matches!(value.source, Source::Variable(other) if other == variable);
             // Without elements there is nothing to read yet: such a run fails and decides nothing.
             entry.settled |= entry.version > 0 && program.values.iter().any(reads);
+            moves.push(entry.moves);
         }
-        Ok(())
+        Ok(moves)
     }
 
     /// The problem, and the value that each of its tensors stands for.

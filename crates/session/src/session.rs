@@ -433,7 +433,7 @@ impl Session {
         let (start, begun) = (Instant::now(), metadata.now());
         let feeds = &planned.plan.signature.feeds;
         let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
-        placing.settle(&compiled.program, &self.gpus)?;
+        compiled.moves = placing.settle(&compiled.program, &self.gpus)?;
         compiled.placed = placing.placed.into_inner();
         metadata.preparing += start.elapsed();
         metadata.note(PhaseKind::Prepare, begun);

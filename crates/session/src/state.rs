@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) device: DeviceIndex,
     /// Whether a program reads it. Until then it may move: its initialiser does not decide its place.
     pub(crate) settled: bool,
+    /// How often it moved to another device: programs that were made before have its old memory.
+    pub(crate) moves: u32,
     /// How often it was stored into; 0 means that it has no elements.
     pub(crate) version: u64,
     /// The elements, if it lives on the host and has some. May be longer than they are.
@@ -78,6 +80,7 @@ impl Kept {
             shape: node.facts[0].shape().unwrap_or_default(),
             device,
             settled: false,
+            moves: 0,
             version: 0,
             elements: None,
         })

@@ -157,3 +157,28 @@ fn a_variable_gets_what_another_device_computes_later() {
         }
     }
 }
+
+/// A program that was made for a variable's memory before it moved must not store there when it is back.
+#[test]
+fn a_variable_that_moves_away_and_back_has_new_memory() {
+    for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None]);
+        let v = g.variable("v", Init::Zeros, F32, [3]);
+        let value = x.sum(()) + g.constant([0.0f32; 3]);
+        let on_gpu = g.device("GPU:0", || v.assign(&value)).operation();
+        let on_cpu = g.device("CPU:0", || v.assign(&value)).operation();
+        let session = Session::new(&g, &device.devices).unwrap();
+        let run = |target: &Operation, x_is: &[f32]| {
+            session.run(&[x.feed(x_is.to_vec())], target).unwrap();
+            session.variables()[0].device
+        };
+        assert_eq!(run(&on_gpu, &[1.0, 1.0]), 1, "{}", device.name);
+        assert_eq!(run(&on_gpu, &[1.0, 1.0, 1.0]), 1);
+        assert_eq!(run(&on_cpu, &[5.0]), 0);
+        assert_eq!(run(&on_gpu, &[2.0, 2.0]), 1);
+        assert_eq!(run(&on_gpu, &[3.0, 3.0, 3.0]), 1);
+        let now = session.run(&[], v.value()).unwrap();
+        assert_eq!(now.to_vec::<f32>().unwrap(), [9.0; 3], "{}", device.name);
+    }
+}
