@@ -215,9 +215,12 @@ impl Devices {
         let model = |(index, info): (usize, &DeviceInfo)| {
             let default = default_model(info.kind, index, threads);
             match &known[index] {
-                Some(calibration) => {
-                    DeviceModel { name: default.name, ..calibration.model.clone() }
-                }
+                Some(calibration) => DeviceModel {
+                    name: default.name,
+                    kind: default.kind,
+                    memory_bytes: default.memory_bytes,
+                    ..calibration.model.clone()
+                },
                 None => default,
             }
         };

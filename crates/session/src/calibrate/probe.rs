@@ -25,7 +25,7 @@ pub(super) struct Probe {
 /// What a probe takes.
 #[derive(Debug, Clone)]
 pub(super) struct Timed {
-    /// One run, at its best: what disturbs a run only makes it longer.
+    /// The median of its runs.
     pub time: Picoseconds,
     /// What its kernels do.
     pub work: Vec<Work>,
