@@ -223,12 +223,9 @@ impl<'a> Search<'a> {
 
 /// Every class on `device`; what is not legal there on the host, or else where it is cheapest.
 pub(crate) fn all_on(problem: &Problem, classes: &Classes, device: usize) -> Vec<usize> {
-    let cheapest = |class: usize| {
-        classes.devices(class).min_by_key(|&d| classes.cost(class, d)).unwrap_or(HOST)
-    };
     let place = |class: usize| {
         let wanted = [device, HOST].into_iter().find(|&d| classes.legal(class, d));
-        wanted.unwrap_or_else(|| cheapest(class))
+        wanted.unwrap_or_else(|| classes.cheapest(class))
     };
     debug_assert!(device < problem.devices.len(), "a device of the problem");
     (0..classes.len()).map(place).collect()

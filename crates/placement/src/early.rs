@@ -22,10 +22,8 @@ pub(crate) fn places(problem: &Problem, classes: &Classes, order: &Order) -> Vec
         place[class] = Some(device);
         timing.put(item, device);
     }
-    let cheapest = |class: usize| {
-        classes.devices(class).min_by_key(|&d| classes.cost(class, d)).unwrap_or(HOST)
-    };
-    place.iter().enumerate().map(|(class, at)| at.unwrap_or_else(|| cheapest(class))).collect()
+    let place = place.iter().enumerate();
+    place.map(|(class, at)| at.unwrap_or_else(|| classes.cheapest(class))).collect()
 }
 
 /// The items that work, producers first, and those with the longest way to the end before others.

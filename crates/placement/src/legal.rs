@@ -9,7 +9,7 @@
 use convoke_graph_core::Result;
 
 use crate::explain::DroppedColocation;
-use crate::problem::Problem;
+use crate::problem::{HOST, Problem};
 use crate::unite::{Notes, Union};
 use crate::{Picoseconds, refuse};
 
@@ -146,6 +146,11 @@ impl Classes {
 
     pub(crate) fn cost(&self, class: usize, device: usize) -> Picoseconds {
         self.costs[class * self.n_devices + device]
+    }
+
+    /// The device that a class may use where it costs least by itself.
+    pub(crate) fn cheapest(&self, class: usize) -> usize {
+        self.devices(class).min_by_key(|&d| self.cost(class, d)).unwrap_or(HOST)
     }
 
     /// The devices that a class may use: at least one.
