@@ -282,7 +282,6 @@ impl Compiled {
         result
     }
 
-    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "only GPUs are timed"))]
     fn run_in(
         &self,
         instance: &mut Instance,
@@ -302,13 +301,14 @@ impl Compiled {
             match work {
                 SegmentWork::Cpu(steps) => {
                     let (start, before) = (Instant::now(), metadata.gpu_wait);
-                    for (at, step) in steps.iter().enumerate() {
+                    #[cfg(feature = "gpu")]
+                    if let Some(first) = steps.first() {
+                        self.wait_for_inputs(first, &mut running, instance, state, metadata)?;
+                        metadata.overlaps += u64::from(!running.is_empty());
+                    }
+                    for step in steps {
                         #[cfg(feature = "gpu")]
                         self.wait_for_inputs(step, &mut running, instance, state, metadata)?;
-                        #[cfg(feature = "gpu")]
-                        {
-                            metadata.overlaps += u64::from(at == 0 && !running.is_empty());
-                        }
                         self.run_step(step, segment, instance, bound, threads, metadata)?;
                     }
                     let waited = metadata.gpu_wait.saturating_sub(before);
