@@ -2,13 +2,14 @@
 // invocation for each row.
 //
 // For short rows. `row` is that of rows.wgsl, its twin, with one lane. Where all rows are in one workgroup,
-// `total` adds up what they have.
+// `total` adds up what they have: SIDE * SIDE lanes are a workgroup.
 // CPU twin: crates/cpu-backend/src/rows
 //
 // param rows: u32
 // hole const WG = 64u;
+// hole const SIDE = 8u;
 // hole fn row(o: u32, lane: u32) { }
-// hole fn total(o: u32) { }
+// hole fn total(o: u32, lane: u32) { }
 // import place
 
 const STEP = 1u;
@@ -21,11 +22,12 @@ fn main(
 ) {
     let o = linear(group, groups) * WG + lane;
     if o < p.rows { row(o, 0u); }
-    total(o);
+    total(o, lane);
 }
 
 const WG = 64u;
-fn total(o: u32) { }
+const SIDE = 8u;
+fn total(o: u32, lane: u32) { }
 fn at_0(i: u32) -> u32 { return p.x0 + i; }
 fn load_0(i: u32) -> f32 { return b0[at_0(i)]; }
 fn fold_max_f32(a: f32, b: f32) -> f32 { return max(a, b); }

@@ -185,7 +185,10 @@ impl Writing<'_> {
         for (k, fold) in folds.iter().enumerate().filter(|(_, fold)| is_now(fold.arg)) {
             let dtype = accumulator(self.work.dtype(fold));
             step.kernel.param(format!("identity{k}"), identity(fold.kind, dtype)?);
-            let combine = self.declare_fold(step, fold.kind, wgsl(dtype)?);
+            let combine = declare_fold(step, fold.kind, wgsl(dtype)?);
+            if self.by_group {
+                declare_fold_of_all(step, &combine, wgsl(dtype)?);
+            }
             starts.push_str(&format!("    var a{k} = p.identity{k};\n"));
             inside.push_str(&format!("    a{k} = {combine}(a{k}, {});\n", name(fold.arg)));
             let mut result =
@@ -233,65 +236,64 @@ impl Writing<'_> {
         Ok(text)
     }
 
-    /// Declares what adds up what all rows have: the first invocation does it, always in the same order.
+    /// Declares what adds up what all rows have, an invocation each; those without a row have what changes nothing.
     fn declare_totals(&self, step: &mut StepBuilder) -> Result<(), String> {
         let Rows { fused, totals, .. } = self.work;
-        let (mut gives, mut adds) = (String::new(), String::new());
+        let mut text = String::new();
         let outputs = &self.outputs[fused.stores.len()..];
         for (k, (total, output)) in totals.iter().zip(outputs).enumerate() {
             let ty = wgsl(output.dtype)?;
-            let combine = self.declare_fold(step, total.kind, ty);
+            let combine = declare_fold(step, total.kind, ty);
+            declare_fold_of_all(step, &combine, ty);
             let kernel = &mut step.kernel;
             kernel.param(format!("total{k}"), identity(total.kind, output.dtype)?);
             kernel.declare(format!("var<private> own{k}: {ty};"));
-            kernel.declare(format!("var<workgroup> of_rows{k}: array<{ty}, WG>;"));
-            gives.push_str(&format!("    of_rows{k}[o] = own{k};\n"));
-            let mut result = "all".to_owned();
+            let mut result = format!("total{k}");
             if total.kind == ReduceKind::Mean {
                 result = format!("{result} / f32(p.rows)");
             }
             let store = output.store("0u", &result);
-            adds.push_str(&format!(
-                "    {{\n        var all = p.total{k};\n        \
-                 for (var i = 0u; i < p.rows; i++) {{ all = {combine}(all, of_rows{k}[i]); }}\n        \
-                 {store}\n    }}\n"
+            text.push_str(&format!(
+                "    if o >= p.rows {{ own{k} = p.total{k}; }}\n    \
+                 let total{k} = all_{combine}(lane, own{k});\n    \
+                 if lane == 0u {{ {store} }}\n"
             ));
         }
-        step.kernel.declare(format!(
-            "fn total(o: u32) {{\n{gives}    workgroupBarrier();\n    if o != 0u {{ return; }}\n{adds}}}"
-        ));
+        step.kernel.declare(format!("fn total(o: u32, lane: u32) {{\n{text}}}"));
         Ok(())
     }
+}
 
-    /// Declares how two become one, and how those of all lanes do; gives the function's name.
-    fn declare_fold(&self, step: &mut StepBuilder, kind: ReduceKind, ty: &str) -> String {
-        let what = match kind {
-            ReduceKind::Sum | ReduceKind::Mean => "sum",
-            ReduceKind::Prod => "prod",
-            ReduceKind::Max => "max",
-            _ => "min",
-        };
-        let function = format!("fold_{what}_{ty}");
-        let combined = combined(kind);
-        let kernel = &mut step.kernel;
-        kernel.declare_once(format!(
-            "fn {function}(a: {ty}, b: {ty}) -> {ty} {{ return {combined}; }}"
-        ));
-        if self.by_group {
-            // Two barriers: the lanes of a side each take as many others together, then all take those.
-            kernel.declare_once(format!("var<workgroup> lanes_{ty}: array<{ty}, WG>;"));
-            kernel.declare_once(format!("var<workgroup> sides_{ty}: array<{ty}, SIDE>;"));
-            kernel.declare_once(format!(
-                "fn all_{function}(lane: u32, own: {ty}) -> {ty} {{\n    \
-                 lanes_{ty}[lane] = own;\n    workgroupBarrier();\n    \
-                 if lane < SIDE {{\n        var some = lanes_{ty}[lane];\n        \
-                 for (var at = lane + SIDE; at < WG; at += SIDE) {{ some = {function}(some, lanes_{ty}[at]); }}\n        \
-                 sides_{ty}[lane] = some;\n    }}\n    workgroupBarrier();\n    \
-                 var all = sides_{ty}[0];\n    \
-                 for (var at = 1u; at < SIDE; at++) {{ all = {function}(all, sides_{ty}[at]); }}\n    \
-                 return all;\n}}"
-            ));
-        }
-        function
-    }
+/// Declares how two become one; gives the function's name.
+fn declare_fold(step: &mut StepBuilder, kind: ReduceKind, ty: &str) -> String {
+    let what = match kind {
+        ReduceKind::Sum | ReduceKind::Mean => "sum",
+        ReduceKind::Prod => "prod",
+        ReduceKind::Max => "max",
+        _ => "min",
+    };
+    let function = format!("fold_{what}_{ty}");
+    let combined = combined(kind);
+    step.kernel
+        .declare_once(format!("fn {function}(a: {ty}, b: {ty}) -> {ty} {{ return {combined}; }}"));
+    function
+}
+
+/// Declares how those of all lanes become one by `function`: the lanes of a side each take as many others
+/// together, then all take those. Its loops end at constants: where a short one of few steps ends at a parameter,
+/// lavapipe compiles the kernel anew for each dispatch.
+fn declare_fold_of_all(step: &mut StepBuilder, function: &str, ty: &str) {
+    let kernel = &mut step.kernel;
+    kernel.declare_once(format!("var<workgroup> lanes_{ty}: array<{ty}, WG>;"));
+    kernel.declare_once(format!("var<workgroup> sides_{ty}: array<{ty}, SIDE>;"));
+    kernel.declare_once(format!(
+        "fn all_{function}(lane: u32, own: {ty}) -> {ty} {{\n    \
+         lanes_{ty}[lane] = own;\n    workgroupBarrier();\n    \
+         if lane < SIDE {{\n        var some = lanes_{ty}[lane];\n        \
+         for (var at = lane + SIDE; at < WG; at += SIDE) {{ some = {function}(some, lanes_{ty}[at]); }}\n        \
+         sides_{ty}[lane] = some;\n    }}\n    workgroupBarrier();\n    \
+         var all = sides_{ty}[0];\n    \
+         for (var at = 1u; at < SIDE; at++) {{ all = {function}(all, sides_{ty}[at]); }}\n    \
+         return all;\n}}"
+    ));
 }
