@@ -6,7 +6,7 @@
 //!
 //! Read next: `elementwise/mod.rs` (fused operations), `reduce/mod.rs`, `rows/mod.rs`,
 //! `matmul.rs`, `moves.rs` and
-//! `random.rs`; below them `walk.rs` (layouts), `elements.rs` (types) and `fast.rs` (all unsafe code).
+//! `random.rs`; below them `walk.rs` (layouts), `elements.rs` (types) and `fast/` (all unsafe code).
 
 mod conv;
 mod custom;

@@ -3,7 +3,6 @@
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Program};
 use convoke_graph_core::{Compute, DType, Layout, Result};
-use gemm::Parallelism;
 use smallvec::SmallVec;
 
 use crate::elements::{Stored, wide_bytes, with_stored};
@@ -12,8 +11,8 @@ use crate::threads::Threads;
 use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
 
-/// Multiplications and additions from which threads share one product.
-const PARALLEL: usize = 1 << 25;
+/// Multiplications and additions from which threads share products among them.
+const PARALLEL: usize = 1 << 21;
 
 /// A batch of products, compiled.
 pub(crate) struct Matmul {
@@ -133,16 +132,11 @@ impl Matmul {
         let each = (2 * m * n).saturating_mul(k);
         let share_batches =
             self.n_batches >= threads.len() * 2 && each.saturating_mul(self.n_batches) >= PARALLEL;
-        let within = if each >= PARALLEL && !share_batches && threads.len() > 1 {
-            Parallelism::Rayon(threads.len())
-        } else {
-            Parallelism::None
-        };
         let n_bytes = [m * n * self.dtype.n_bytes()];
         threads.split(share_batches, 1, (outputs, &n_bytes), self.n_batches, &|range, outputs| {
             let products = outputs[0].chunks_exact_mut(n_bytes[0]);
             for (batch, c) in range.zip(products) {
-                self.product(batch, inputs, c, within, threads)?;
+                self.product(batch, inputs, c, threads, !share_batches)?;
             }
             Ok(())
         })
@@ -153,13 +147,13 @@ impl Matmul {
         batch: usize,
         inputs: &[&[u8]],
         c: &mut [u8],
-        parallel: Parallelism,
         threads: &Threads,
+        share: bool,
     ) -> Result<()> {
         match self.dtype {
-            DType::F32 => self.floats::<f32>(batch, inputs, c, parallel, threads),
-            DType::F64 => self.floats::<f64>(batch, inputs, c, parallel, threads),
-            _ => self.packed(batch, inputs, c, parallel, threads),
+            DType::F32 => self.floats::<f32>(batch, inputs, c, threads, share),
+            DType::F64 => self.floats::<f64>(batch, inputs, c, threads, share),
+            _ => self.packed(batch, inputs, c, threads, share),
         }
     }
 
@@ -168,12 +162,12 @@ impl Matmul {
         batch: usize,
         inputs: &[&[u8]],
         c: &mut [u8],
-        parallel: Parallelism,
         threads: &Threads,
+        share: bool,
     ) -> Result<()> {
         let a = (cast_slice(inputs[0]), self.a.matrix(batch));
         let b = (cast_slice(inputs[1]), self.b.matrix(batch));
-        multiply_on::<T>(self.sizes, cast_slice_mut(c), a, b, parallel, threads)
+        multiplied::<T>(self.sizes, cast_slice_mut(c), a, b, share.then_some(threads))
     }
 
     /// Through wide copies of both factors, rounded or wrapped once at the end.
@@ -182,8 +176,8 @@ impl Matmul {
         batch: usize,
         inputs: &[&[u8]],
         c: &mut [u8],
-        parallel: Parallelism,
         threads: &Threads,
+        share: bool,
     ) -> Result<()> {
         let [m, n, k] = self.sizes;
         let width = wide_bytes(self.dtype);
@@ -196,7 +190,7 @@ impl Matmul {
             (&mut a[..m * k * width], &mut b[..k * n * width], &mut wide[..m * n * width]);
         self.widen(&self.a, batch, inputs[0], a);
         self.widen(&self.b, batch, inputs[1], b);
-        self.wide_product(a, b, wide, parallel, threads)?;
+        self.wide_product(a, b, wide, threads, share)?;
         with_stored!(self.dtype, T => narrow::<T>(wide, c), else ());
         Ok(())
     }
@@ -211,18 +205,24 @@ impl Matmul {
         a: &[u8],
         b: &[u8],
         c: &mut [u8],
-        parallel: Parallelism,
         threads: &Threads,
+        share: bool,
     ) -> Result<()> {
         let [m, n, k] = self.sizes;
         let compute = self.dtype.compute();
         if compute == Some(Compute::F32) {
             let at = |n_cols: usize| Matrix { offset: 0, row: n_cols as isize, col: 1 };
             let (a, b) = ((cast_slice(a), at(k)), (cast_slice(b), at(n)));
-            return multiply_on::<f32>(self.sizes, cast_slice_mut(c), a, b, parallel, threads);
+            return multiplied::<f32>(
+                self.sizes,
+                cast_slice_mut(c),
+                a,
+                b,
+                share.then_some(threads),
+            );
         }
         let width = wide_bytes(self.dtype);
-        let parallel = !matches!(parallel, Parallelism::None);
+        let parallel = share && (2 * m * n).saturating_mul(k) >= PARALLEL;
         threads.split(parallel, 1, (&mut [c], &[n * width]), m, &|rows, c| {
             let a = &a[rows.start * k * width..rows.end * k * width];
             match compute {
@@ -234,19 +234,15 @@ impl Matmul {
     }
 }
 
-/// As [`multiply`], on the session's threads.
-fn multiply_on<T: Gemm + Send + Sync>(
+/// As [`multiply`], or why not.
+fn multiplied<T: Gemm>(
     sizes: [usize; 3],
     c: &mut [T],
     a: (&[T], Matrix),
     b: (&[T], Matrix),
-    parallel: Parallelism,
-    threads: &Threads,
+    threads: Option<&Threads>,
 ) -> Result<()> {
-    let done = match parallel {
-        Parallelism::None => multiply(sizes, c, a, b, parallel),
-        _ => threads.install(|| multiply(sizes, c, a, b, parallel)),
-    };
+    let done = multiply(sizes, c, a, b, threads);
     if done { Ok(()) } else { Err(malformed("matmul", "a matrix leaves its buffer")) }
 }
 

@@ -7,6 +7,7 @@ mod matmul;
 mod moves;
 mod random;
 mod reduce;
+mod threads;
 
 use convoke_compiler::{Group, Kernel, Operand, Program, Source, Value, ValueId};
 use convoke_graph_core::{AlignedBytes, DType, HostTensor, Layout, Result, Shape};

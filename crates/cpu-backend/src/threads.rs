@@ -1,24 +1,27 @@
 //! A session's threads and the scratch memory that they share.
 
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use convoke_graph_core::{AlignedBytes, Error, ErrorKind, Result};
 use smallvec::SmallVec;
 
+use crate::fast::Team;
+
 /// The threads that a session's kernels run on, with scratch memory that is kept between runs.
 ///
-/// Work that is too small to share runs on the calling thread. Dropping it ends the threads and frees
-/// the memory.
+/// The calling thread is one of them. Work that is too small to share is done by it alone, and so is all work while
+/// the others have that of another caller. Dropping it ends the threads and frees the memory.
 #[derive(Debug)]
 pub struct Threads {
-    pool: Option<rayon::ThreadPool>,
+    team: Option<Team>,
     n: usize,
     scratch: Mutex<Vec<AlignedBytes>>,
 }
 
 impl Threads {
-    /// `n` threads of their own; for 0 or 1, the calling thread.
+    /// `n` threads, the calling one among them; 0 is as 1.
     ///
     /// # Errors
     /// The system refuses a thread.
@@ -26,18 +29,15 @@ impl Threads {
         if n <= 1 {
             return Ok(Self::one());
         }
-        let named = rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .thread_name(|i| format!("convoke-cpu-{i}"));
-        let pool = named.build().map_err(|e| {
+        let team = Team::new(n - 1).map_err(|e| {
             Error::new(ErrorKind::ResourceExhausted, format!("cannot start {n} threads: {e}"))
         })?;
-        Ok(Self { pool: Some(pool), n, scratch: Mutex::default() })
+        Ok(Self { team: Some(team), n, scratch: Mutex::default() })
     }
 
     /// The calling thread alone.
     pub fn one() -> Self {
-        Self { pool: None, n: 1, scratch: Mutex::default() }
+        Self { team: None, n: 1, scratch: Mutex::default() }
     }
 
     /// How many threads work at once.
@@ -47,14 +47,22 @@ impl Threads {
 
     /// True if all work is done on the calling thread.
     pub fn is_empty(&self) -> bool {
-        self.pool.is_none()
+        self.team.is_none()
     }
 
-    /// Runs `f` where rayon's calls use these threads, if there is more than one.
-    pub(crate) fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(f),
-            None => f(),
+    /// Calls `f` with each of `0..n_parts`, on all threads.
+    pub(crate) fn share(&self, n_parts: usize, f: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        let work = || loop {
+            let part = next.fetch_add(1, Ordering::Relaxed);
+            if part >= n_parts {
+                return;
+            }
+            f(part);
+        };
+        match &self.team {
+            Some(team) if n_parts > 1 && team.run(n_parts - 1, &work) => {}
+            _ => work(),
         }
     }
 
@@ -84,12 +92,37 @@ impl Threads {
         len: usize,
         f: &PartFn<'_>,
     ) -> Result<()> {
-        if !parallel || self.pool.is_none() || len <= grain {
+        if !parallel || self.team.is_none() || len <= grain {
             return f(0..len, outputs);
         }
-        let share = len.div_ceil(self.n * 4).next_multiple_of(grain.max(1));
-        let parts: Parts<'_> = outputs.iter_mut().map(|o| &mut **o).collect();
-        self.install(|| halve(share, parts, widths, 0..len, f))
+        let each = len.div_ceil(self.n * 4).next_multiple_of(grain.max(1));
+        let mut parts: SmallVec<[Mutex<Option<Part<'_>>>; 8]> = SmallVec::new();
+        let mut rest: Parts<'_> = outputs.iter_mut().map(|o| &mut **o).collect();
+        for start in (0..len).step_by(each) {
+            let range = start..(start + each).min(len);
+            let mut part = Parts::new();
+            for (rest, width) in rest.iter_mut().zip(widths) {
+                let (own, after) = std::mem::take(rest).split_at_mut(range.len() * width);
+                part.push(own);
+                *rest = after;
+            }
+            parts.push(Mutex::new(Some((range, part))));
+        }
+        let first_error: Mutex<Option<(usize, Error)>> = Mutex::default();
+        self.share(parts.len(), &|i| {
+            let part = parts[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some((range, mut outputs)) = part else { return };
+            if let Err(error) = f(range, &mut outputs) {
+                let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                if first.as_ref().is_none_or(|(at, _)| i < *at) {
+                    *first = Some((i, error));
+                }
+            }
+        });
+        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 
@@ -98,31 +131,7 @@ type PartFn<'f> = dyn Fn(Range<usize>, &mut [&mut [u8]]) -> Result<()> + Sync + 
 
 type Parts<'a> = SmallVec<[&'a mut [u8]; 2]>;
 
-fn halve(
-    share: usize,
-    mut parts: Parts<'_>,
-    widths: &[usize],
-    range: Range<usize>,
-    f: &PartFn<'_>,
-) -> Result<()> {
-    let n_shares = range.len().div_ceil(share);
-    if n_shares <= 1 {
-        return f(range, &mut parts);
-    }
-    let n_left = n_shares / 2 * share;
-    let middle = range.start + n_left;
-    let (mut left, mut right) = (Parts::new(), Parts::new());
-    for (part, width) in parts.into_iter().zip(widths) {
-        let (l, r) = part.split_at_mut(n_left * width);
-        left.push(l);
-        right.push(r);
-    }
-    let (l, r) = rayon::join(
-        || halve(share, left, widths, range.start..middle, f),
-        || halve(share, right, widths, middle..range.end, f),
-    );
-    l.and(r)
-}
+type Part<'a> = (Range<usize>, Parts<'a>);
 
 /// Scratch memory on loan.
 #[derive(Debug)]

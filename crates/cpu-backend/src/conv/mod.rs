@@ -14,7 +14,6 @@ use std::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Kernel, Program};
 use convoke_graph_core::{ConvGeometry, DType, ImageLayout, Result};
-use gemm::Parallelism;
 
 use crate::elements::{Stored, wide_bytes, with_stored};
 use crate::fast::{Gemm, Matrix, multiply_into};
@@ -142,14 +141,14 @@ impl Conv {
         match self.direction {
             Direction::Forward => {
                 let (xs, filters) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
-                self.images(filters, output, threads, &|n, filters, y, room, parallel| {
-                    self.image::<T>(image(xs, self.g.batch, n), filters, y, room, parallel)
+                self.images(filters, output, threads, &|n, filters, y, room, threads| {
+                    self.image::<T>(image(xs, self.g.batch, n), filters, y, room, threads)
                 })
             }
             Direction::Input => {
                 let (filters, dy) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
-                self.images(filters, output, threads, &|n, filters, dx, room, parallel| {
-                    self.input_image::<T>(filters, image(dy, self.g.batch, n), dx, room, parallel)
+                self.images(filters, output, threads, &|n, filters, dx, room, threads| {
+                    self.input_image::<T>(filters, image(dy, self.g.batch, n), dx, room, threads)
                 })
             }
             Direction::Filter => {
@@ -164,7 +163,7 @@ impl Conv {
         filters: &[T],
         output: &mut [u8],
         threads: &Threads,
-        f: &(impl Fn(usize, &[T], &mut [T], Room<'_, T>, Parallelism) -> Result<()> + Sync),
+        f: &(impl Fn(usize, &[T], &mut [T], Room<'_, T>, Option<&Threads>) -> Result<()> + Sync),
     ) -> Result<()> {
         let n_turned = if self.is_turned() { filters.len() } else { 0 };
         let mut turned = threads.scratch(n_turned * size_of::<T>())?;
@@ -176,19 +175,20 @@ impl Conv {
             filters
         };
         let (width, share) = (output.len() / self.g.batch, self.g.batch >= threads.len());
+        let within = (!share).then_some(threads);
         let mut outputs = [output];
         let images = |range: Range<usize>, outputs: &mut [&mut [u8]]| {
             let mut scratch = threads.scratch(self.n_scratch() * size_of::<T>())?;
             for (n, out) in range.zip(outputs[0].chunks_exact_mut(width)) {
                 let room = self.room(&mut scratch);
-                f(n, filters, cast_slice_mut(out), room, within(share, threads))?;
+                f(n, filters, cast_slice_mut(out), room, within)?;
             }
             Ok(())
         };
         if share {
             return threads.split(true, 1, (&mut outputs, &[width]), self.g.batch, &images);
         }
-        threads.install(|| images(0..self.g.batch, &mut outputs))
+        images(0..self.g.batch, &mut outputs)
     }
 
     /// One image of the output.
@@ -198,7 +198,7 @@ impl Conv {
         filters: &[T],
         y: &mut [T],
         room: Room<'_, T>,
-        parallel: Parallelism,
+        threads: Option<&Threads>,
     ) -> Result<()> {
         let x = self.frame.fill(x, room.frame);
         let target: &mut [T] = if self.is_turned() { &mut *room.output } else { &mut *y };
@@ -209,12 +209,8 @@ impl Conv {
             let out = (&mut *target, self.output_matrix(group, pixels.start));
             let k = self.g.out_channels / self.g.groups;
             inside(match self.g.layout {
-                ImageLayout::Nchw => {
-                    multiply_into([k, len, self.depth], out, f, c, false, parallel)
-                }
-                ImageLayout::Nhwc => {
-                    multiply_into([len, k, self.depth], out, c, f, false, parallel)
-                }
+                ImageLayout::Nchw => multiply_into([k, len, self.depth], out, f, c, false, threads),
+                ImageLayout::Nhwc => multiply_into([len, k, self.depth], out, c, f, false, threads),
             })?;
         }
         if self.is_turned() {
@@ -230,7 +226,7 @@ impl Conv {
         dy: &[T],
         dx: &mut [T],
         room: Room<'_, T>,
-        parallel: Parallelism,
+        threads: Option<&Threads>,
     ) -> Result<()> {
         let dy = self.turned(dy, room.output);
         let (framed, columns) = (!self.frame.is_image, room.columns);
@@ -250,10 +246,10 @@ impl Conv {
             };
             inside(match self.g.layout {
                 ImageLayout::Nchw => {
-                    multiply_into([self.depth, len, k], out, f, dy, false, parallel)
+                    multiply_into([self.depth, len, k], out, f, dy, false, threads)
                 }
                 ImageLayout::Nhwc => {
-                    multiply_into([len, self.depth, k], out, dy, f, false, parallel)
+                    multiply_into([len, self.depth, k], out, dy, f, false, threads)
                 }
             })?;
             if !self.frame.is_columns {
@@ -277,6 +273,7 @@ impl Conv {
         let (batch, width) = (self.g.batch, out.len());
         let n_parts = batch.min(PARTS).min((PARTIAL_BYTES / width).max(1));
         let share = n_parts >= threads.len();
+        let within = (!share).then_some(threads);
         let mut partial = threads.scratch(width * n_parts)?;
         let parts = &mut partial[..width * n_parts];
         let part = |range: Range<usize>, sums: &mut [&mut [u8]]| {
@@ -286,7 +283,7 @@ impl Conv {
                 for (i, n) in images.enumerate() {
                     let (x, dy) = (image(x, batch, n), image(dy, batch, n));
                     let (sum, room) = (cast_slice_mut(sum), self.room(&mut scratch));
-                    self.filter_image(x, dy, (sum, i > 0), room, within(share, threads))?;
+                    self.filter_image(x, dy, (sum, i > 0), room, within)?;
                 }
             }
             Ok(())
@@ -294,7 +291,7 @@ impl Conv {
         if share {
             threads.split(true, 1, (&mut [&mut *parts], &[width]), n_parts, &part)?;
         } else {
-            threads.install(|| part(0..n_parts, &mut [&mut *parts]))?;
+            part(0..n_parts, &mut [&mut *parts])?;
         }
         let (sum, others) = parts.split_at_mut(width);
         let sum: &mut [T] = cast_slice_mut(sum);
@@ -316,7 +313,7 @@ impl Conv {
         dy: &[T],
         (sum, adds): (&mut [T], bool),
         room: Room<'_, T>,
-        parallel: Parallelism,
+        threads: Option<&Threads>,
     ) -> Result<()> {
         let (x, dy) = (self.frame.fill(x, room.frame), self.turned(dy, room.output));
         for (group, pixels) in self.blocks() {
@@ -327,12 +324,8 @@ impl Conv {
             let out = (&mut *sum, self.filter_matrix(group));
             let k = self.g.out_channels / self.g.groups;
             inside(match self.g.layout {
-                ImageLayout::Nchw => {
-                    multiply_into([k, self.depth, len], out, dy, c, adds, parallel)
-                }
-                ImageLayout::Nhwc => {
-                    multiply_into([self.depth, k, len], out, c, dy, adds, parallel)
-                }
+                ImageLayout::Nchw => multiply_into([k, self.depth, len], out, dy, c, adds, threads),
+                ImageLayout::Nhwc => multiply_into([self.depth, k, len], out, c, dy, adds, threads),
             })?;
         }
         Ok(())
@@ -487,11 +480,6 @@ impl Float for f64 {}
 fn image<T>(xs: &[T], batch: usize, n: usize) -> &[T] {
     let len = xs.len() / batch;
     &xs[n * len..][..len]
-}
-
-/// How a product is shared, if images are, or are not.
-fn within(share: bool, threads: &Threads) -> Parallelism {
-    if share || threads.len() < 2 { Parallelism::None } else { Parallelism::Rayon(threads.len()) }
 }
 
 fn inside(done: bool) -> Result<()> {

@@ -92,7 +92,10 @@ fn random_products_do_not_depend_on_threads() {
         HostTensor::from(xs)
     };
     let layout = |dims: &[usize]| Layout::packed(shape(dims));
-    for [m, n, k] in [[300, 200, 700], [1000, 3, 600], [2, 900, 2000]] {
+    let mut sizes = vec![[300, 200, 700], [1000, 3, 600], [2, 900, 2000], [64, 64, 3000]];
+    // Above and below what `gemm` treats as small, and blocks with little left over.
+    sizes.extend((0..24).map(|i| [40 + i * 13 % 97, 33 + i * 29 % 131, 600 + 50 * i]));
+    for [m, n, k] in sizes {
         let inputs = vec![(noise(m * k), layout(&[m, k])), (noise(k * n), layout(&[k, n]))];
         Case::new(Kernel::Matmul, inputs, &[(DType::F32, shape(&[m, n]))]).run_with_threads();
     }
