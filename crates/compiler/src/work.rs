@@ -1,6 +1,6 @@
 //! How much a group computes and moves, for cost models and reports.
 
-use convoke_graph_core::{ConvGeometry, Elementwise, ImageLayout};
+use convoke_graph_core::{ConvGeometry, Elementwise, ImageLayout, Row};
 use convoke_placement::{Family, Work};
 
 use crate::{Arg, Fused, Group, Instr, Kernel, PoolKind, Reduction, Rows, Value};
@@ -45,7 +45,11 @@ impl Group {
         };
         let tail = self.tail.as_ref().map_or_else(Pointwise::default, |t| Pointwise::of(&t.fused));
         let Pointwise { simple, functions } = own.plus(tail);
-        Work { family, flops, lanes, pointwise: simple, functions, bytes }
+        let among = match &self.kernel {
+            Kernel::Gather { .. } => self.inputs.first().map_or(0, read),
+            _ => 0,
+        };
+        Work { family, flops, lanes, pointwise: simple, functions, bytes, among }
     }
 
     fn operations(&self, values: &[Value]) -> Operations {
@@ -59,7 +63,10 @@ impl Group {
         match &self.kernel {
             Kernel::Elementwise(_) => same(Family::Elementwise, 0),
             Kernel::Reduce(reduction) => same(self.reduction_family(reduction), first),
-            Kernel::Rows(rows) => rows_operations(rows),
+            Kernel::Rows(rows) => {
+                let elements = rows.fused.shape.len() as u64;
+                rows_operations(rows, self.outputs.iter().any(|&id| len(id) == elements))
+            }
             Kernel::Matmul => self.product(made),
             Kernel::Conv2d(g) | Kernel::Conv2dInput(g) | Kernel::Conv2dFilter(g) => {
                 convolution(&self.kernel, g)
@@ -126,8 +133,8 @@ impl Group {
     }
 }
 
-/// Each fold's elements, and each row's steps.
-fn rows_operations(rows: &Rows) -> Operations {
+/// Each fold's elements, and each row's steps. A GPU goes over the row once more if it stores elements.
+fn rows_operations(rows: &Rows, stores: bool) -> Operations {
     let fused = &rows.fused;
     let n_rows = rows.n_rows() as u64;
     let n_folds = rows.folds.len() as u64;
@@ -136,7 +143,9 @@ fn rows_operations(rows: &Rows) -> Operations {
         return (Family::Columns, folded, folded);
     }
     let steps = n_rows.saturating_mul(n_folds + fused.instrs.len() as u64);
-    (Family::Reduce, folded.saturating_add(steps.saturating_mul(ROW)), folded)
+    let last = if stores { fused.shape.len() as u64 } else { 0 };
+    let lanes = folded.saturating_add(last);
+    (Family::Reduce, folded.saturating_add(steps.saturating_mul(ROW)), lanes)
 }
 
 fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
@@ -179,8 +188,8 @@ impl Pointwise {
     /// What integers lack is a function of several steps.
     fn one(instr: &Instr) -> Self {
         match instr.op {
-            Elementwise::Row(row) if row.float.is_some() && row.int.is_none() => {
-                Self { simple: 0, functions: 1 }
+            Elementwise::Row(Row { float: Some(float), int: None, .. }) => {
+                Self { simple: 0, functions: float.steps.into() }
             }
             _ => Self { simple: 1, functions: 0 },
         }

@@ -153,10 +153,12 @@ pub struct Work {
     pub lanes: u64,
     /// Elementwise operations before and after.
     pub pointwise: u64,
-    /// Those of them that are functions.
+    /// Functions besides, each as the exponentials that it takes as long as.
     pub functions: u64,
     /// Bytes read and written.
     pub bytes: u64,
+    /// The bytes among which they lie, if those are more: the table of a gather. Caches help less there.
+    pub among: u64,
 }
 
 impl Work {
@@ -170,7 +172,7 @@ impl Work {
 
     /// So many operations of one family, and bytes read and written.
     pub const fn new(family: Family, flops: u64, bytes: u64) -> Self {
-        Self { family, flops, lanes: flops, pointwise: 0, functions: 0, bytes }
+        Self { family, flops, lanes: flops, pointwise: 0, functions: 0, bytes, among: 0 }
     }
 }
 
@@ -247,8 +249,17 @@ impl DeviceModel {
     pub fn cost(&self, work: &Work) -> Picoseconds {
         let own = self.arithmetic.of(work.family).time(self.operations(work));
         let arithmetic = own.saturating_add(self.pointwise(work));
-        let memory = self.memory.time(work.bytes);
+        let memory = self.memory(work);
         self.launch.saturating_add(arithmetic.max(memory))
+    }
+
+    /// What reading and writing takes here.
+    fn memory(&self, work: &Work) -> Picoseconds {
+        if work.among <= work.bytes {
+            return self.memory.time(work.bytes);
+        }
+        let all = u128::from(self.memory.time(work.among)) * u128::from(work.bytes);
+        Picoseconds::try_from(all / u128::from(work.among)).unwrap_or(Picoseconds::MAX)
     }
 
     /// The operations of its family that `work` takes here.

@@ -45,7 +45,8 @@ fn work(shapes: &[&[usize]], build: impl Fn(&[Tensor]) -> Tensor) -> Work {
 fn elementwise_work_counts_functions_apart() {
     let found = work(&[&[100], &[100]], |x| (&x[0] * &x[1] + 1.0).tanh());
     let none = Work::new(Family::Elementwise, 0, 1200);
-    assert_eq!(found, Work { pointwise: 200, functions: 100, ..none });
+    // A hyperbolic tangent is as dear as two exponentials.
+    assert_eq!(found, Work { pointwise: 200, functions: 200, ..none });
 }
 
 #[test]
@@ -75,7 +76,8 @@ fn a_tail_is_elementwise_work() {
 fn rows_count_each_fold_each_element_and_each_turn() {
     // exp(x - max x): a fold, a subtraction and an exponential.
     let found = work(&[&[8, 1000]], |x| (&x[0] - x[0].max_keep(1)).exp());
-    assert_eq!((found.family, found.lanes), (Family::Reduce, 8000));
+    // A GPU goes over the elements once more to store them.
+    assert_eq!((found.family, found.lanes), (Family::Reduce, 16_000));
     assert_eq!(found.flops, 8000 + 8 * 3 * 48);
     assert_eq!((found.pointwise, found.functions), (8000, 8000));
     assert_eq!(found.bytes, 64_000);

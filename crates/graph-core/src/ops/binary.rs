@@ -75,7 +75,7 @@ pub(crate) static BINARY: &[Row] = &[
         int: ints!(Same, "x % y", |x, y| x.remainder(y)),
         gradient: |b| both(b, |dy, x, y| [dy.clone(), -(dy * (x / y).trunc())]) },
     Row { name: "pow", arity: 2, int: None, bools: None, probe: POSITIVE,
-        float: floats!(Same, "pow(x, y)", |x, y| x.powf(y)),
+        float: floats!(Same, 14 steps, "pow(x, y)", |x, y| x.powf(y)),
         gradient: |b| both(b, |dy, x, y| [dy * y * x.pow(y - 1.0), dy * b.output(0) * x.log()]) },
     Row { name: "maximum", arity: 2, bools: None, probe: ANY,
         float: floats!(Same, "max(x, y)", |x, y| x.max_nan(y)),

@@ -49,6 +49,9 @@ pub struct FloatFns {
     pub f64: Block<f64>,
     /// The WGSL expression of `x` and `y`; `T` is the float type.
     pub wgsl: &'static str,
+    /// About how many exponentials it takes as long as on a CPU, where it is a function of several steps: placement's
+    /// measure of functions.
+    pub steps: u32,
 }
 
 /// What a row computes for integers: exact, then wrapped.
@@ -262,15 +265,20 @@ macro_rules! floats {
             f32: $crate::ops::row::block!(Test, u8, |$($x),+| $body),
             f64: $crate::ops::row::block!(Test, u8, |$($x),+| $body),
             wgsl: $wgsl,
+            steps: 1,
         })
     };
-    (Same, $wgsl:expr, |$($x:ident),+| $body:expr) => {
+    (Same, $steps:literal steps, $wgsl:expr, |$($x:ident),+| $body:expr) => {
         Some($crate::ops::FloatFns {
             reference: |a| { floats!(@bind a, $($x),+); $body },
             f32: $crate::ops::row::block!(Same, f32, |$($x),+| $body),
             f64: $crate::ops::row::block!(Same, f64, |$($x),+| $body),
             wgsl: $wgsl,
+            steps: $steps,
         })
+    };
+    (Same, $wgsl:expr, |$($x:ident),+| $body:expr) => {
+        floats!(Same, 1 steps, $wgsl, |$($x),+| $body)
     };
     (@bind $a:ident, $x:ident) => { let $x: f64 = $a[0]; };
     (@bind $a:ident, $x:ident, $y:ident) => { let ($x, $y): (f64, f64) = ($a[0], $a[1]); };
