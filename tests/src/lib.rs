@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use convoke::prelude::*;
-use convoke::{Calibrations, DeviceOptions, DevicePolicy, Error, Output, Result, Shape};
+use convoke::{
+    Calibrations, DeviceOptions, DevicePolicy, Error, Output, PipelineDir, Result, Shape,
+};
 
 /// A device that cases run on.
 pub struct TestDevice {
@@ -37,7 +39,7 @@ pub fn devices() -> &'static [TestDevice] {
         let named = std::env::var("CONVOKE_TEST_ADAPTERS").unwrap_or_default();
         let adapters = named.split(',').filter(|name| !name.is_empty()).map(|name| TestDevice {
             name: name.into(),
-            devices: open(name),
+            devices: open(name, DeviceOptions::default()),
             policy: DevicePolicy::Prefer("GPU:0".into()),
         });
         let all: Vec<TestDevice> = std::iter::once(cpu).chain(adapters).collect();
@@ -48,15 +50,17 @@ pub fn devices() -> &'static [TestDevice] {
     })
 }
 
-/// The CPU and the adapter of this name, with default speeds whatever was calibrated on this machine.
+/// The CPU and the adapter of this name, with default speeds whatever was calibrated on this machine, and with no
+/// pipelines of earlier runs.
 ///
 /// # Panics
 /// If it is not there.
-fn open(name: &str) -> Devices {
+fn open(name: &str, options: DeviceOptions) -> Devices {
     let options = DeviceOptions {
         name: Some(name.to_owned()),
         calibrations: Calibrations::Nowhere,
-        ..DeviceOptions::default()
+        pipeline_dir: PipelineDir::Nowhere,
+        ..options
     };
     Devices::with_options(&options).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
@@ -69,9 +73,17 @@ impl TestDevice {
     pub fn alone(&self) -> TestDevice {
         let devices = match self.devices.list().len() {
             1 => Devices::cpu(),
-            _ => open(&self.name),
+            _ => self.open(DeviceOptions::default()),
         };
         TestDevice { name: self.name.clone(), devices, policy: self.policy.clone() }
+    }
+
+    /// The CPU and this adapter, opened with other options.
+    ///
+    /// # Panics
+    /// If it cannot be opened.
+    pub fn open(&self, options: DeviceOptions) -> Devices {
+        open(&self.name, options)
     }
 
     /// A session on this device, where a kernel that the driver refuses is an error.

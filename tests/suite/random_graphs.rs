@@ -6,7 +6,7 @@
 //! shown; its steps are the test's message.
 
 use convoke::prelude::*;
-use convoke::{Calibrations, DeviceOptions, PipelineDir, Result, RunMetadata, Shape};
+use convoke::{DeviceOptions, Result, RunMetadata, Shape};
 use convoke_tests::{compare, devices, ramp, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -196,14 +196,9 @@ fn scattered(steps: &[Step]) {
     let outputs: Vec<_> = last.iter().map(Tensor::output).collect();
     let truth = reference(&g, &outputs, &fed).unwrap();
     for device in devices().iter().skip(1) {
-        let options = DeviceOptions {
-            name: Some(device.name.clone()),
-            virtual_devices: vec![vec![1 << 28; 2]],
-            pipeline_dir: PipelineDir::Nowhere,
-            calibrations: Calibrations::Nowhere,
-            ..DeviceOptions::default()
-        };
-        let session = Session::new(&g, &Devices::with_options(&options).unwrap()).unwrap();
+        let virtual_devices = vec![vec![1 << 28; 2]];
+        let devices = device.open(DeviceOptions { virtual_devices, ..DeviceOptions::default() });
+        let session = Session::new(&g, &devices).unwrap();
         session.run(&[], g.initializers()).unwrap();
         for _ in 0..2 {
             let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();

@@ -1,8 +1,8 @@
 //! Memory budgets: what is cheap is computed again where they ask for it; what does not fit is refused before it
 //! runs, and the next run is fine.
 
+use convoke::DeviceOptions;
 use convoke::prelude::*;
-use convoke::{Calibrations, DeviceOptions, PipelineDir};
 use convoke_tests::{devices, ramp};
 
 const N: usize = 128;
@@ -55,14 +55,7 @@ fn gpus_compute_again_rather_than_keep() {
         let g = Graph::new();
         let (x, out) = model(&g);
         let run = |gpu_budget_bytes: Option<u64>| {
-            let options = DeviceOptions {
-                name: Some(device.name.clone()),
-                gpu_budget_bytes,
-                pipeline_dir: PipelineDir::Nowhere,
-                calibrations: Calibrations::Nowhere,
-                ..DeviceOptions::default()
-            };
-            let devices = Devices::with_options(&options).unwrap();
+            let devices = device.open(DeviceOptions { gpu_budget_bytes, ..Default::default() });
             let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
             let session = Session::with_options(&g, &devices, options).unwrap();
             session.run_with(&[x.feed(ramp(&[N, N]))], &out, Default::default())
@@ -89,14 +82,7 @@ fn memory_that_no_run_uses_makes_room() {
         let sum = (&x * 2.0).matmul(g.constant(ramp(&[N, N]))).sum(());
         let step = v.assign_add(&sum).operation();
         let open = |gpu_budget_bytes: Option<u64>| {
-            let options = DeviceOptions {
-                name: Some(device.name.clone()),
-                gpu_budget_bytes,
-                pipeline_dir: PipelineDir::Nowhere,
-                calibrations: Calibrations::Nowhere,
-                ..DeviceOptions::default()
-            };
-            let devices = Devices::with_options(&options).unwrap();
+            let devices = device.open(DeviceOptions { gpu_budget_bytes, ..Default::default() });
             let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
             let session = Session::with_options(&g, &devices, options).unwrap();
             session.run(&[], g.initializers()).unwrap();

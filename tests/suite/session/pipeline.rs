@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
 use convoke::{
-    Backward, Calibrations, Class, CustomKernel, DeviceOptions, Fact, Facts, KernelShapes, Op,
-    OpError, PipelineDir, Result, TensorView, TensorViewMut, Values, Wgsl,
+    Backward, Class, CustomKernel, DeviceOptions, Fact, Facts, KernelShapes, Op, OpError, Result,
+    TensorView, TensorViewMut, Values, Wgsl,
 };
 use convoke_tests::{TestDevice, devices};
 
@@ -59,14 +59,7 @@ impl CustomKernel for Decode {
 
 /// A GPU that takes a stage's time for each segment, with no core of the host.
 fn stand_in(device: &TestDevice) -> Devices {
-    let options = DeviceOptions {
-        name: Some(device.name.clone()),
-        least_gpu_time: STAGE,
-        pipeline_dir: PipelineDir::Nowhere,
-        calibrations: Calibrations::Nowhere,
-        ..DeviceOptions::default()
-    };
-    Devices::with_options(&options).unwrap()
+    device.open(DeviceOptions { least_gpu_time: STAGE, ..DeviceOptions::default() })
 }
 
 #[test]

@@ -20,9 +20,7 @@ fn the_standard_cases() {
         case.run().unwrap()
     };
     for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
-        let name = Some(device.name.clone());
-        let options = DeviceOptions { name, gpu_limits, ..DeviceOptions::default() };
-        let small = Devices::with_options(&options).unwrap();
+        let small = device.open(DeviceOptions { gpu_limits, ..DeviceOptions::default() });
         for name in NAMES {
             let (expected, _) = run(name, &Devices::cpu(), SessionOptions::default());
             let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };

@@ -1,22 +1,15 @@
 //! One adapter split into several devices. TensorFlow: `virtual_device` of `python/framework/config_test.py`, by
 //! meaning.
 
+use convoke::DeviceOptions;
 use convoke::prelude::*;
-use convoke::{Calibrations, DeviceOptions, PipelineDir};
 use convoke_tests::{TestDevice, devices, ramp};
 
 const MIB: u64 = 1 << 20;
 
 /// Two devices of one adapter, with this many bytes each.
 fn halves(device: &TestDevice, bytes: u64) -> Devices {
-    let options = DeviceOptions {
-        name: Some(device.name.clone()),
-        virtual_devices: vec![vec![bytes; 2]],
-        pipeline_dir: PipelineDir::Nowhere,
-        calibrations: Calibrations::Nowhere,
-        ..DeviceOptions::default()
-    };
-    Devices::with_options(&options).unwrap()
+    device.open(DeviceOptions { virtual_devices: vec![vec![bytes; 2]], ..DeviceOptions::default() })
 }
 
 #[test]
