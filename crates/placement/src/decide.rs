@@ -174,6 +174,7 @@ impl Deciding<'_> {
         let candidate = |device: usize| Candidate {
             device,
             cost: self.problem.item_cost(item, device),
+            is_known: self.problem.known_cost(item, device).is_some(),
             excluded: self.why_excluded(item, device),
         };
         (0..self.problem.devices.len()).map(candidate).collect()

@@ -71,6 +71,8 @@ pub struct Candidate {
     pub device: usize,
     /// What the item by itself takes there.
     pub cost: Picoseconds,
+    /// Whether it took that in runs; else it is predicted.
+    pub is_known: bool,
     /// Why the item may not be there; `None` where it may.
     pub excluded: Option<String>,
 }
@@ -340,6 +342,9 @@ impl fmt::Display for ItemReport<'_> {
             let name = &labels.devices[candidate.device];
             match &candidate.excluded {
                 Some(why) => writeln!(f, "  {name}: excluded, {why}")?,
+                None if candidate.is_known => {
+                    writeln!(f, "  {name}: {} by itself in runs", Time(candidate.cost))?;
+                }
                 None => writeln!(f, "  {name}: {} by itself", Time(candidate.cost))?,
             }
         }

@@ -58,6 +58,9 @@ pub struct Item {
     pub refusals: Vec<Option<String>>,
     /// What it does. Ignored for a resource.
     pub work: Work,
+    /// For each device, what it has taken there in runs; `None` where only the model tells. Empty: nowhere. Ignored
+    /// for a resource.
+    pub known: Vec<Option<Picoseconds>>,
     /// A variable or another thing that stays: it takes no time, is there from the start, and a tensor
     /// that it consumes is stored in it at the end. The requested device of one that uses no other
     /// resource overrules those of its users; one that does, such as a store into a variable, is a user.
@@ -152,8 +155,18 @@ impl Problem {
 
     /// What an item takes on a device.
     pub(crate) fn item_cost(&self, item: usize, device: usize) -> Picoseconds {
+        let known = self.known_cost(item, device);
         let item = &self.items[item];
-        if item.is_resource { 0 } else { self.devices[device].cost(&item.work) }
+        match known {
+            _ if item.is_resource => 0,
+            Some(known) => known,
+            None => self.devices[device].cost(&item.work),
+        }
+    }
+
+    /// What an item has taken on a device in runs.
+    pub(crate) fn known_cost(&self, item: usize, device: usize) -> Option<Picoseconds> {
+        self.items[item].known.get(device).copied().flatten()
     }
 
     /// For each item, whether it uses what another holds.

@@ -89,6 +89,7 @@ fn item(name: &str, cpu_us: u64) -> Item {
         assigned: None,
         refusals: Vec::new(),
         work: Work::new(Family::Elementwise, cpu_us * 1000, 0),
+        known: Vec::new(),
         is_resource: false,
         now: None,
         location: None,

@@ -18,6 +18,7 @@ use convoke_wgpu_backend::{CompileError, GpuSegment};
 use gpu::{GpuWork, Leases, RunningWork, Works};
 use smallvec::SmallVec;
 
+use crate::autotune::Tuning;
 use crate::devices::Gpus;
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
@@ -37,6 +38,8 @@ pub(crate) struct Compiled {
     pub(crate) placed: Option<Placed>,
     /// How often each of the program's variables had moved when it was made.
     pub(crate) moves: Vec<u32>,
+    /// Its timed runs, where the session learns from them.
+    pub(crate) tuning: Option<Tuning>,
     slots: HostSlots,
     segments: Vec<SegmentWork>,
     places: Vec<Place>,
@@ -123,6 +126,7 @@ impl Compiled {
         let mut compiled = Self {
             placed: None,
             moves: Vec::new(),
+            tuning: None,
             slots,
             segments: Vec::new(),
             places: Vec::new(),
@@ -243,6 +247,17 @@ impl Compiled {
             metadata.predicted_transfers += 1;
             metadata.predicted_transfer_bytes += transfer.bytes;
         }
+    }
+
+    /// True if all items of both are on the same devices.
+    pub(crate) fn is_placed_as(&self, other: &Self) -> bool {
+        let devices = |compiled: &Self| compiled.placed.as_ref().map(|p| p.solution.device.clone());
+        devices(self) == devices(other)
+    }
+
+    /// True if the program is to be placed anew for what its runs took.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.tuning.as_ref().is_some_and(Tuning::is_stale)
     }
 
     /// True if every variable still lives where the program expects it.

@@ -9,6 +9,7 @@
 //! - A warm run allocates no device memory and builds no pipeline and no bind group.
 #![forbid(unsafe_code)]
 
+mod autotune;
 mod budget;
 mod cache;
 mod calibrate;

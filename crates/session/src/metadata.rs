@@ -170,6 +170,9 @@ pub struct RunMetadata {
     pub plan_cached: bool,
     /// Whether the program for these shapes was there already.
     pub program_cached: bool,
+    /// Whether its kernels were timed one by one, for the session to learn from it: see
+    /// [`SessionOptions::autotune`](crate::SessionOptions::autotune).
+    pub tunes: bool,
     /// What a recorded run has noted so far.
     pub(crate) notes: Notes,
 }
@@ -216,6 +219,13 @@ impl RunMetadata {
         let mut trace = Trace::new();
         trace.add("run", self);
         trace
+    }
+
+    /// Forgets what only [`Timings::Nodes`](crate::Timings::Nodes) asks for.
+    pub(crate) fn forget_times(&mut self) {
+        self.begun = None;
+        self.phases.clear();
+        self.notes = Notes::default();
     }
 
     /// The time since the run began, if it is recorded.

@@ -13,6 +13,7 @@ use convoke_placement::{
 };
 use rustc_hash::FxHashMap;
 
+use crate::autotune::Known;
 use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
@@ -41,6 +42,10 @@ pub(crate) struct Placing<'a> {
     pub(crate) state: &'a State,
     pub(crate) options: &'a SessionOptions,
     pub(crate) threads: usize,
+    /// What runs of the session took.
+    pub(crate) known: &'a Known,
+    /// Whether variables may leave the devices where they have settled.
+    pub(crate) unsettles: bool,
     /// Kernels that drivers refused to compile.
     pub(crate) refused: &'a [Refused],
     pub(crate) placed: OnceCell<Placed>,
@@ -157,7 +162,8 @@ impl Placing<'_> {
         let kept = self.state.lock();
         let entry = kept.variables.get(&variable).filter(|entry| entry.version > 0);
         let now = entry.map(|entry| entry.device.0 as usize);
-        let assigned = kept.settled(variable).map(|home| home.0 as usize);
+        let settled = kept.settled(variable).filter(|_| !self.unsettles);
+        let assigned = settled.map(|home| home.0 as usize);
         drop(kept);
         Ok(Item {
             assigned,
@@ -174,6 +180,7 @@ impl Placing<'_> {
             requested: self.requested(node.device.as_deref(), node.id)?,
             assigned: None,
             refusals: Vec::new(),
+            known: Vec::new(),
             work: Work::NONE,
             is_resource: true,
             now: None,
@@ -210,12 +217,14 @@ impl Placing<'_> {
         } else {
             format!("{} and {more} more", node.name)
         };
+        let work = group.work(&program.values);
         Ok(Item {
             name,
             requested,
             assigned: None,
             refusals,
-            work: group.work(&program.values),
+            known: self.known.of(self.devices.list().len(), &work),
+            work,
             is_resource: false,
             now: None,
             location: Some(location(node)),

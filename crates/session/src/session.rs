@@ -14,6 +14,7 @@ use convoke_graph_core::{
 };
 use convoke_placement::Objective;
 
+use crate::autotune::{Known, Tuning};
 use crate::budget;
 use crate::cache::Lru;
 use crate::calibrate::{Activity, Background, CalibrateOptions};
@@ -61,11 +62,16 @@ pub struct SessionOptions {
     /// nothing to do. A run that begins meanwhile may find a device busy for a fraction of a second, and its
     /// metadata may count what a probe makes on a GPU. Dropping the session waits for the probe at hand.
     pub calibrate: bool,
+    /// Whether what kernels took in the session's own runs replaces what the cost model predicts. Of each program
+    /// five runs are timed kernel by kernel, after two that are not; then it is placed anew, with its variables, and
+    /// timed again if it went elsewhere, in five rounds at most. The run after a round takes the time of compiling.
+    /// GPUs that have no timestamps teach nothing.
+    pub autotune: bool,
 }
 
 impl Default for SessionOptions {
     /// Automatic placement for the least total time, soft, one thread for each core, 64 plans, as much as there is
-    /// physical memory (16 GiB where the system does not tell), simplified and fused, no calibration by itself.
+    /// physical memory (16 GiB where the system does not tell), simplified and fused, no calibration and no tuning by itself.
     fn default() -> Self {
         Self {
             policy: DevicePolicy::Auto,
@@ -77,6 +83,7 @@ impl Default for SessionOptions {
             fuse: true,
             simplify: true,
             calibrate: false,
+            autotune: false,
         }
     }
 }
@@ -112,6 +119,8 @@ pub struct Session {
     threads: Threads,
     state: State,
     gpus: Gpus,
+    /// What kernels took in runs that were timed for it.
+    known: Known,
     plans: Mutex<Lru<Signature, Arc<Planned>>>,
     closed: AtomicBool,
     activity: Arc<Activity>,
@@ -167,6 +176,7 @@ impl Session {
             _background: background.transpose()?,
             state: State::default(),
             gpus: Gpus::new(devices),
+            known: Known::default(),
             plans: Mutex::new(Lru::new(options.plans)),
             closed: AtomicBool::new(false),
             options,
@@ -232,6 +242,7 @@ impl Session {
         self.check_open()?;
         let _active = self.activity.begin();
         let begun = (options.timings == Timings::Nodes).then_some(start);
+        let mut timings = options.timings;
         let mut metadata = RunMetadata { begun, ..RunMetadata::default() };
         let planning = metadata.now();
         let (list, planned) = self.planned(feeds, fetch, &mut metadata)?;
@@ -239,8 +250,18 @@ impl Session {
         let before = self.gpus.made();
         let compiled = self.compiled(&planned, &data, &mut metadata)?;
         metadata.note(PhaseKind::Plan, planning);
-        let values =
-            compiled.run(&data, &self.state, &self.threads, options.timings, &mut metadata)?;
+        metadata.tunes = compiled.tuning.as_ref().is_some_and(Tuning::begin);
+        if metadata.tunes {
+            (timings, metadata.begun) = (Timings::Nodes, Some(start));
+        }
+        let values = compiled.run(&data, &self.state, &self.threads, timings, &mut metadata)?;
+        if let Some(tuning) = compiled.tuning.as_ref().filter(|_| metadata.tunes) {
+            let models = self.devices.problem(self.threads.len()).devices;
+            tuning.end(&metadata.notes.kernels, &compiled.program, &models, &self.known);
+            if options.timings != Timings::Nodes {
+                metadata.forget_times();
+            }
+        }
         compiled.predict(&mut metadata);
         let [bytes, pipelines, alive] = self.gpus.made();
         metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
@@ -366,11 +387,13 @@ impl Session {
         metadata: &mut RunMetadata,
     ) -> Result<Arc<Compiled>> {
         let key = planned.key(data)?;
-        if let Some(compiled) = planned.programs().get(&key)
+        let before = planned.programs().get(&key);
+        if let Some(compiled) = &before
             && compiled.is_current(&self.state.lock())
+            && !compiled.is_stale()
         {
             metadata.program_cached = true;
-            return Ok(compiled);
+            return Ok(compiled.clone());
         }
         let facts = data.iter().zip(&planned.plan.shape_feeds);
         let facts = facts.map(|(data, &keeps)| {
@@ -380,7 +403,8 @@ impl Session {
         let inputs: Vec<InputFact> = facts.collect::<Result<_>>()?;
         let mut refused: Vec<Refused> = Vec::new();
         loop {
-            let error = match self.compile(planned, &inputs, &refused, metadata) {
+            let error = match self.compile(planned, &inputs, &refused, before.as_deref(), metadata)
+            {
                 Ok(compiled) => {
                     let compiled = Arc::new(compiled);
                     planned.programs().replace(key, compiled.clone());
@@ -402,12 +426,13 @@ impl Session {
         }
     }
 
-    /// A program with its kernels, not on devices that refused them.
+    /// A program with its kernels, not on devices that refused them. There may have been one `before` it.
     fn compile(
         &self,
         planned: &Planned,
         inputs: &[InputFact],
         refused: &[Refused],
+        before: Option<&Compiled>,
         metadata: &mut RunMetadata,
     ) -> std::result::Result<Compiled, Failure> {
         let (start, begun) = (Instant::now(), metadata.now());
@@ -418,6 +443,8 @@ impl Session {
             state: &self.state,
             options: &self.options,
             threads: self.threads.len(),
+            known: &self.known,
+            unsettles: before.is_some_and(Compiled::is_stale),
             refused,
             placed: std::cell::OnceCell::new(),
         };
@@ -435,6 +462,10 @@ impl Session {
         let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
         compiled.moves = placing.settle(&compiled.program, &self.gpus)?;
         compiled.placed = placing.placed.into_inner();
+        compiled.tuning = self.options.autotune.then(|| {
+            let before = before.and_then(|b| Some((b.tuning.as_ref()?, b.is_placed_as(&compiled))));
+            before.map_or_else(Tuning::default, |(tuning, is_same)| tuning.next(is_same))
+        });
         metadata.preparing += start.elapsed();
         metadata.note(PhaseKind::Prepare, begun);
         Ok(compiled)

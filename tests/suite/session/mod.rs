@@ -1,6 +1,7 @@
 //! Sessions by behaviour. Semantics: TensorFlow 1.x, `python/client/session_test.py` and
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
+mod autotune;
 mod budgets;
 mod checkpoints;
 mod counts;

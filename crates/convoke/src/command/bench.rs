@@ -1,5 +1,7 @@
 //! `convoke bench`: the standard cases, timed.
 
+mod versus;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,12 @@ pub(super) struct Options {
     /// Show what each case is predicted to take beside what it takes. `convoke explain --measure` shows each kernel.
     #[arg(long)]
     predict: bool,
+    /// Time automatic placement beside the CPU alone and the GPU of --device alone, in turns.
+    #[arg(long, conflicts_with_all = ["predict", "trace"])]
+    versus: bool,
+    /// Let sessions learn from their own runs before they are timed: `SessionOptions::autotune`.
+    #[arg(long)]
+    autotune: bool,
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
@@ -57,7 +65,7 @@ struct Timing {
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.first {
-        ready("D64", &options.device)?.0.run()?;
+        ready("D64", &options.device, options)?.0.run()?;
         return Ok(());
     }
     let mut names: Vec<&str> = Vec::new();
@@ -75,10 +83,18 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         if options.json { ProgressBar::hidden() } else { ProgressBar::new(names.len() as u64) };
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut timings = Vec::new();
+    let (mut timings, mut versus) = (Vec::new(), Vec::new());
     let mut trace = Trace::new();
     for name in names {
         bar.set_message(name.to_owned());
+        if options.versus {
+            // J is a process, whose start is no matter of placement.
+            if name != "J" {
+                versus.push(versus::time(name, options)?);
+            }
+            bar.inc(1);
+            continue;
+        }
         let timing = match name {
             "J" => time_start(options)?,
             _ => time(name, options, &mut trace)?,
@@ -91,8 +107,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         write_file(path, &trace.to_json())?;
     }
     if options.json {
-        let rows: Vec<serde_json::Value> = timings.iter().map(json).collect();
+        let versus = versus.iter().map(versus::json);
+        let rows: Vec<serde_json::Value> = timings.iter().map(json).chain(versus).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else if options.versus {
+        versus::print(&versus);
     } else if options.predict {
         print_predictions(&timings);
     } else {
@@ -102,21 +121,34 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// The case, and the name of the device that it prefers.
-fn ready(name: &str, device: &str) -> Result<(Ready, String), Failure> {
+fn ready(name: &str, device: &str, options: &Options) -> Result<(Ready, String), Failure> {
     let (devices, policy) = devices::choose(device)?;
     let device = match &policy {
         DevicePolicy::Prefer(name) => name.clone(),
         DevicePolicy::Auto => "auto".to_owned(),
     };
-    let options = SessionOptions { policy, ..SessionOptions::default() };
+    let autotune = options.autotune;
+    let options = SessionOptions { policy, autotune, ..SessionOptions::default() };
     Ok((Case::new(name)?.ready(&devices, options)?, device))
 }
 
-fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Failure> {
-    let (case, device) = ready(name, &options.device)?;
-    // Two runs compile everything and fill the pools.
+/// Runs the case until everything is compiled, pools are full and the session has learned what it wants to. Gives
+/// the first run.
+fn warm_up(case: &Ready, options: &Options) -> Result<RunMetadata, Failure> {
     let (_, first) = case.run()?;
-    let (_, mut last) = case.run()?;
+    let mut calm = 0;
+    // A session that learns has two runs that are not timed after each that compiled.
+    while calm < if options.autotune { 3 } else { 1 } {
+        let (_, run) = case.run()?;
+        calm = if run.tunes || !run.program_cached { 0 } else { calm + 1 };
+    }
+    Ok(first)
+}
+
+fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Failure> {
+    let (case, device) = ready(name, &options.device, options)?;
+    let first = warm_up(&case, options)?;
+    let mut last = first.clone();
     let (mut times, mut overheads, start) = (Vec::new(), Vec::new(), Instant::now());
     while times.len() < 5 || start.elapsed().as_secs_f64() < options.seconds {
         let begun = Instant::now();
@@ -143,7 +175,7 @@ fn median(times: &mut [Duration]) -> Duration {
 /// From process start to the first result.
 fn time_start(options: &Options) -> Result<Timing, Failure> {
     let program = std::env::current_exe()?;
-    let (_, device) = ready("D64", &options.device)?;
+    let (_, device) = ready("D64", &options.device, options)?;
     let mut times = Vec::new();
     for _ in 0..7 {
         let begun = Instant::now();

@@ -230,3 +230,31 @@ fn malformed_problems_are_refused() {
     let error = solve(&Problem::new(Vec::new())).unwrap_err();
     assert_eq!(error.kind(), convoke_graph_core::ErrorKind::FailedPrecondition);
 }
+
+#[test]
+fn what_is_picked_from_many_bytes_takes_what_the_many_do() {
+    let mut cpu = cpu();
+    cpu.launch = 0;
+    // A cache of 1000 bytes: 1 ps a byte inside, 10 beyond.
+    cpu.memory = Curve::through([(1000, 1000), (10_000, 100_000)]).unwrap();
+    let work = Work::new(Family::Move, 0, 500);
+    assert_eq!(cpu.cost(&work), 500);
+    assert_eq!(cpu.cost(&Work { among: 499, ..work }), 500);
+    assert_eq!(cpu.cost(&Work { among: 20_000, ..work }), 5000);
+}
+
+#[test]
+fn what_runs_took_is_what_an_item_takes() {
+    let mut problem = machine(1);
+    problem.items = vec![item("a", 100)];
+    assert_eq!(solve(&problem).unwrap().device, [1]);
+    problem.items[0].known = vec![None, Some(900 * US)];
+    let solution = solve(&problem).unwrap();
+    assert_eq!(solution.device, [0]);
+    let candidates = &solution.reasons[0].candidates;
+    let shown: Vec<(u64, bool)> = candidates.iter().map(|c| (c.cost / US, c.is_known)).collect();
+    assert_eq!(shown[1], (900, true));
+    assert!(!shown[0].1);
+    problem.items[0].known = vec![Some(1000 * US), Some(900 * US)];
+    assert_eq!(solve(&problem).unwrap().device, [1]);
+}

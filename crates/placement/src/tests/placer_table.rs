@@ -143,6 +143,7 @@ fn read_item(problem: &Problem, name: &str, rest: &str) -> Result<Item> {
         assigned: assigned.map(is_it),
         refusals: problem.devices.iter().map(refusal).collect(),
         work: Work::new(family, if kind == "tiny" { 0 } else { 100 }, 0),
+        known: Vec::new(),
         is_resource: kind.starts_with("var"),
         ..item(name, 0)
     })

@@ -25,7 +25,7 @@ impl Explanation {
     /// | `bound_us`, `proven` | no placement takes less, 0 if unknown; and whether this one is the best |
     /// | `devices` | `name`, `items`, `compute_us`, `submission_us`, `bytes`, `peak_bytes`, `measured_us` |
     /// | `items` | `id`, `kind` (`kernel`, `again`, `variable`), `name`, `nodes`, `location`, `device`, `segment`, `family`, `kernel`, `flops`, `bytes`, `cost_us`, `candidates`, `rule`, `why`, `neighbour`, `next_best`, `dropped`, `measured_us` |
-    /// | ... `candidates` | `device`, `cost_us`, `excluded`: null, or why it may not be there |
+    /// | ... `candidates` | `device`, `cost_us`, `known`: whether it took that in runs, `excluded`: null, or why it may not be there |
     /// | ... `rule`, `why` | what decided, as [`Decision::tag`] and in words |
     /// | ... `neighbour` | the tensor whose crossing decided, by name, else null |
     /// | ... `dropped` | colocations that soft placement gave up, in words |
@@ -136,6 +136,7 @@ impl Explanation {
             json!({
                 "device": self.device_name(candidate.device),
                 "cost_us": us(candidate.cost),
+                "known": candidate.is_known,
                 "excluded": candidate.excluded,
             })
         });

@@ -14,6 +14,8 @@ fn problem(g: &Graph, state: &State, options: &SessionOptions, targets: &[&Opera
     let plan = Plan::new(&graph, Signature { targets, ..Signature::default() }).unwrap();
     let devices = Devices::cpu();
     let placing = Placing {
+        known: &Known::default(),
+        unsettles: false,
         devices: &devices,
         graph: &graph,
         plan: &plan,

@@ -376,10 +376,10 @@ function itemDetails(into, item) {
     into.append(element("p", `predicted ${time(item.cost_us)}, measured ${time(item.measured_us)}`));
   }
   const candidates = item.candidates.map((candidate) => ({
-    cells: [candidate.device, candidate.excluded ? "" : time(candidate.cost_us), candidate.excluded || ""],
+    cells: [candidate.device, candidate.excluded ? "" : time(candidate.cost_us), candidate.known ? "in runs" : "", candidate.excluded || ""],
     cls: candidate.device === item.device ? "here" : "",
   }));
-  into.append(element("h3", "candidates, by themselves"), table(["device", "#cost", "excluded because"], candidates));
+  into.append(element("h3", "candidates, by themselves"), table(["device", "#cost", "", "excluded because"], candidates));
   if (item.kind === "variable") return into.append(element("p", item.location, "quiet"));
   into.append(element("h3", item.family), element("code", item.kernel));
   into.append(element("p", `${item.flops} flops, ${bytes(item.bytes)} read and written; rule: ${item.rule}`, "quiet"));
