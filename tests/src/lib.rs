@@ -6,6 +6,8 @@
 //! sets it.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
+mod slow;
+
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -13,6 +15,8 @@ use convoke::prelude::*;
 use convoke::{
     Calibrations, DeviceOptions, DevicePolicy, Error, Output, PipelineDir, Result, Shape,
 };
+
+pub use slow::{fails_while, slow, slow_on_host};
 
 /// A device that cases run on.
 pub struct TestDevice {

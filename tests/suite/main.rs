@@ -1,6 +1,7 @@
 //! One test binary: operations on every device, then sessions by behaviour.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod allocations;
 mod ops;
 mod random_graphs;
 mod reports;

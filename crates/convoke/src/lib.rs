@@ -40,13 +40,14 @@ pub use convoke_graph_core::{
     WgslParam, dims, ops, philox, train,
 };
 pub use convoke_session::{
-    AbsentNode, CalibrateOptions, Calibration, Calibrations, Candidate, Crossing, Curve, Decision,
-    DeviceInfo, DeviceKind, DeviceModel, DeviceOptions, DevicePolicy, DeviceTotal, Devices,
-    Explanation, Family, Fetch, FetchList, FetchResults, Gap, ItemKind, Link, Measured,
-    MeasuredCrossing, MeasuredDevice, MemoryUse, ModelKind, NextBest, NodeName, NodeReport,
-    NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment,
-    PlacedTensor, Prediction, Progress, Reason, Report, RunMetadata, RunOptions, Session,
-    SessionOptions, Timings, Trace, Transfer, TransferTime, VariableInfo, Work,
+    AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
+    Candidate, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions,
+    DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList, FetchResults, Gap,
+    ItemKind, Link, Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, ModelKind, NextBest,
+    NodeName, NodeReport, NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem,
+    PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RunHandle, RunMetadata,
+    RunOptions, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, VariableInfo,
+    Work,
 };
 pub use half;
 pub use ndarray;

@@ -155,6 +155,16 @@ impl<'a> TensorViewMut<'a> {
             .map_err(|e| Error::internal(format!("elements of {}: {e}", self.dtype)))
     }
 
+    /// Copies the bytes of another tensor of the dtype and sizes.
+    ///
+    /// # Errors
+    /// There are more bytes, or fewer.
+    pub fn copy_from(&mut self, bytes: &[u8]) -> Result<()> {
+        check_bytes(self.dtype, self.shape, bytes.len())?;
+        self.bytes.copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// The elements as an `ndarray` view.
     ///
     /// # Errors

@@ -11,7 +11,9 @@ use std::time::Instant;
 use convoke_compiler::memory::{HostSlots, host_slots};
 use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
-use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
+use convoke_graph_core::{
+    AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result, TensorViewMut,
+};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
@@ -19,6 +21,7 @@ use gpu::{GpuWork, Leases, RunningWork, Works};
 use smallvec::SmallVec;
 
 use crate::autotune::Tuning;
+use crate::cancel::Stop;
 use crate::devices::Gpus;
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
@@ -26,7 +29,7 @@ use crate::instance::{Instance, LEND_MIN};
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;
 use crate::session::Timings;
-use crate::state::{Kept, Snapshot, State};
+use crate::state::{Snapshot, State};
 
 /// How many instances of a program stay for later runs.
 const INSTANCES_MAX: usize = 8;
@@ -105,6 +108,59 @@ enum Place {
     Input(u32),
     /// On a device only.
     Device,
+}
+
+/// Where fetched elements go.
+pub(crate) enum Outputs<'o, 'b> {
+    /// Tensors of their own, one for each fetch of the program.
+    Tensors(&'o mut Vec<HostTensor>),
+    /// Memory of the caller, and for each piece, its place among the fetches of the program.
+    Into(&'o mut [TensorViewMut<'b>], &'o [usize]),
+}
+
+impl Outputs<'_, '_> {
+    /// # Errors
+    /// The caller's memory is for other tensors than `program` fetches.
+    pub(crate) fn check(&self, program: &Program) -> Result<()> {
+        let Self::Into(views, places) = self else { return Ok(()) };
+        if views.len() != places.len() {
+            let (n, given) = (places.len(), views.len());
+            return Err(Error::invalid(format!("expected memory for {n} tensors, got {given}")));
+        }
+        for (i, (view, &place)) in views.iter().zip(*places).enumerate() {
+            let fetched = fetch_of(program, place)?;
+            let (dtype, shape) = (program.value(fetched.value).dtype, fetched.layout.shape());
+            if view.dtype() != dtype || view.dims() != shape.dims() {
+                let (is, dims) = (view.dtype(), view.dims());
+                let message = format!(
+                    "expected memory for a tensor of {dtype}{shape} at place {i}, got {is}{dims:?}"
+                );
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fetch_of(program: &Program, place: usize) -> Result<&Operand> {
+    let fetched = program.fetches.get(place);
+    fetched.ok_or_else(|| Error::internal(format!("a program has no fetch {place}")))
+}
+
+/// What a run runs on, and what may end it.
+struct On<'a> {
+    state: &'a State,
+    threads: &'a Threads,
+    timings: Timings,
+    stop: Stop<'a>,
+}
+
+impl On<'_> {
+    /// # Errors
+    /// The run is to end, and nothing is stored yet.
+    fn check(&self, stores: bool) -> Result<()> {
+        if stores { Ok(()) } else { self.stop.check() }
+    }
 }
 
 /// What a run was given.
@@ -261,7 +317,11 @@ impl Compiled {
     }
 
     /// True if every variable still lives where the program expects it.
-    pub(crate) fn is_current(&self, kept: &Kept) -> bool {
+    pub(crate) fn is_current(&self, state: &State) -> bool {
+        if self.program.variables.is_empty() {
+            return true;
+        }
+        let kept = state.lock();
         let mut homes = self.program.variables.iter().zip(&self.moves);
         homes.all(|(&(variable, device), &moves)| {
             let entry = kept.variables.get(&variable);
@@ -280,19 +340,23 @@ impl Compiled {
     }
 
     /// Runs once. `feeds` are in the order of the plan's signature.
+    #[expect(clippy::too_many_arguments, reason = "all that a run is given and gives")]
     pub(crate) fn run(
         &self,
         feeds: &[FeedData<'_>],
         state: &State,
         threads: &Threads,
         timings: Timings,
+        stop: Stop<'_>,
+        outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
-    ) -> Result<Vec<HostTensor>> {
+    ) -> Result<()> {
         let start = metadata.now();
         let mut bound = self.bind(feeds, state)?;
         let mut instance = self.lease(metadata)?;
         metadata.note(PhaseKind::Bind, start);
-        let result = self.run_in(&mut instance, &mut bound, state, threads, timings, metadata);
+        let on = On { state, threads, timings, stop };
+        let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
         self.give_back(instance);
         result
     }
@@ -301,30 +365,64 @@ impl Compiled {
         &self,
         instance: &mut Instance,
         bound: &mut Bound<'_>,
-        state: &State,
-        threads: &Threads,
-        timings: Timings,
+        on: &On<'_>,
+        outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
-    ) -> Result<Vec<HostTensor>> {
-        #[cfg(not(feature = "gpu"))]
-        let _ = timings;
+    ) -> Result<()> {
         #[cfg(feature = "gpu")]
-        let mut running = Works::new();
+        {
+            let mut running = Works::new();
+            let done = self.run_segments(&mut running, instance, bound, on, metadata);
+            if done.is_err() {
+                // What a GPU was given it does, and its memory is not for others before.
+                for work in running {
+                    let _ = self.finish_gpu(work, instance, on.state, metadata);
+                }
+            }
+            done?;
+        }
+        #[cfg(not(feature = "gpu"))]
+        self.run_segments(instance, bound, on, metadata)?;
+        let start = metadata.now();
+        self.fetch_all(instance, bound, outputs)?;
+        metadata.note(PhaseKind::Fetch, start);
+        let start = metadata.now();
+        self.commit(instance, bound, on.state, on.threads)?;
+        metadata.note(PhaseKind::Commit, start);
+        metadata.host_bytes = self.slots.n_bytes();
+        metadata.planned_bytes += self.slots.n_bytes();
+        metadata.live_bytes += self.slots.live_bytes;
+        metadata.kernel_bytes = self.kernel_bytes;
+        Ok(())
+    }
+
+    /// Runs all segments, and waits for them. Once one is given to a GPU that stores into variables, nothing ends
+    /// the run any more.
+    fn run_segments<'a>(
+        &'a self,
+        #[cfg(feature = "gpu")] running: &mut Works<'a>,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        on: &On<'_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
         #[cfg(feature = "gpu")]
         let mut leases = Leases::new();
+        let mut stores = false;
         for (segment, work) in self.segments.iter().enumerate() {
             match work {
                 SegmentWork::Cpu(steps) => {
                     let (start, before) = (Instant::now(), metadata.gpu_wait);
                     #[cfg(feature = "gpu")]
                     if let Some(first) = steps.first() {
-                        self.wait_for_inputs(first, &mut running, instance, state, metadata)?;
+                        self.wait_for_inputs(first, running, instance, on.state, metadata)?;
                         metadata.overlaps += u64::from(!running.is_empty());
                     }
                     for step in steps {
                         #[cfg(feature = "gpu")]
-                        self.wait_for_inputs(step, &mut running, instance, state, metadata)?;
-                        self.run_step(step, segment, instance, bound, threads, metadata)?;
+                        self.wait_for_inputs(step, running, instance, on.state, metadata)?;
+                        on.check(stores)?;
+                        self.run_step(step, segment, instance, bound, on.threads, metadata)?;
                     }
                     let waited = metadata.gpu_wait.saturating_sub(before);
                     metadata.cpu += start.elapsed().saturating_sub(waited);
@@ -332,29 +430,19 @@ impl Compiled {
                 #[cfg(feature = "gpu")]
                 SegmentWork::Gpu(work) => {
                     let delays = |before: &RunningWork<'_>| before.delays(work);
-                    self.wait_for(delays, &mut running, instance, state, metadata)?;
+                    self.wait_for(delays, running, instance, on.state, metadata)?;
                     metadata.overlaps += u64::from(!running.is_empty());
+                    on.check(stores)?;
+                    stores |= !work.commits.is_empty();
                     let started =
-                        self.start_gpu(work, &mut leases, instance, bound, timings, metadata);
+                        self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
                     running.push(started?);
                 }
             }
         }
         #[cfg(feature = "gpu")]
-        for work in running {
-            self.finish_gpu(work, instance, state, metadata)?;
-        }
-        let start = metadata.now();
-        let fetches = self.fetches(instance, bound)?;
-        metadata.note(PhaseKind::Fetch, start);
-        let start = metadata.now();
-        self.commit(instance, bound, state, threads)?;
-        metadata.note(PhaseKind::Commit, start);
-        metadata.host_bytes = self.slots.n_bytes();
-        metadata.planned_bytes += self.slots.n_bytes();
-        metadata.live_bytes += self.slots.live_bytes;
-        metadata.kernel_bytes = self.kernel_bytes;
-        Ok(fetches)
+        self.wait_for(|_| true, running, instance, on.state, metadata)?;
+        on.check(stores)
     }
 
     fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {
@@ -449,8 +537,27 @@ impl Compiled {
         })
     }
 
-    fn fetches(&self, instance: &mut Instance, bound: &Bound<'_>) -> Result<Vec<HostTensor>> {
-        self.program.fetches.iter().map(|fetch| self.fetch(fetch, instance, bound)).collect()
+    fn fetch_all(
+        &self,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        outputs: &mut Outputs<'_, '_>,
+    ) -> Result<()> {
+        match outputs {
+            Outputs::Tensors(tensors) => {
+                tensors.reserve_exact(self.program.fetches.len());
+                for fetch in &self.program.fetches {
+                    tensors.push(self.fetch(fetch, instance, bound)?);
+                }
+            }
+            Outputs::Into(views, places) => {
+                for (view, &place) in views.iter_mut().zip(*places) {
+                    let fetched = fetch_of(&self.program, place)?;
+                    view.copy_from(self.bytes(fetched.value, instance, bound)?)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn fetch(

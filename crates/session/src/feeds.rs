@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use convoke_graph_core::{DType, Error, Fact, Feed, FeedValue, HostTensor, Result, Shape};
+use convoke_graph_core::{DType, Error, Fact, Feed, FeedValue, HostTensor, Result, Shape, Tensor};
 
 /// A feed's elements, in the dtype of the tensor that is fed.
 #[derive(Debug)]
@@ -31,6 +31,17 @@ impl FeedData<'_> {
         }
     }
 
+    /// The same with elements of its own.
+    ///
+    /// # Errors
+    /// There is no memory for a copy.
+    pub(crate) fn into_owned(self) -> Result<FeedData<'static>> {
+        Ok(FeedData::Tensor(match self {
+            Self::Tensor(tensor) => tensor,
+            borrowed @ Self::Borrowed(..) => borrowed.to_tensor()?,
+        }))
+    }
+
     /// As a tensor that lives on its own.
     pub(crate) fn to_tensor(&self) -> Result<HostTensor> {
         match self {
@@ -45,8 +56,17 @@ impl FeedData<'_> {
 
 /// Checks a feed against what is known of its tensor.
 pub(crate) fn check<'a>(feed: &'a Feed<'_>, fact: &Fact) -> Result<FeedData<'a>> {
-    let named = |e: Error| e.with_node(feed.tensor.name());
-    let value = feed.value.as_ref().map_err(|e| named(e.clone()))?;
+    check_value(&feed.value, fact, &feed.tensor)
+}
+
+/// Checks a value against what is known of the tensor that it is fed to.
+pub(crate) fn check_value<'a>(
+    value: &'a Result<FeedValue<'_>>,
+    fact: &Fact,
+    tensor: &Tensor,
+) -> Result<FeedData<'a>> {
+    let named = |e: Error| e.with_node(tensor.name());
+    let value = value.as_ref().map_err(|e| named(e.clone()))?;
     let data = convert(value, fact.dtype).map_err(named)?;
     if !fact.dims.admits(data.shape()) {
         let message = format!("expected a feed of shape {}, got {}", fact.dims, data.shape());

@@ -78,6 +78,11 @@ impl FetchList {
         Ok(())
     }
 
+    /// For each fetched tensor in order, its place among the signature's fetches.
+    pub(crate) fn into_places(self) -> Vec<usize> {
+        self.places
+    }
+
     /// The results of `values`, one for each fetch of the signature.
     pub(crate) fn results(self, values: Vec<HostTensor>) -> FetchResults {
         FetchResults { values, places: self.places.into_iter() }
@@ -85,6 +90,11 @@ impl FetchList {
 }
 
 impl FetchResults {
+    /// The results of `values` at these places.
+    pub(crate) fn new(values: Vec<HostTensor>, places: Vec<usize>) -> Self {
+        Self { values, places: places.into_iter() }
+    }
+
     /// The value of the next tensor.
     ///
     /// # Errors

@@ -13,7 +13,10 @@ mod autotune;
 mod budget;
 mod cache;
 mod calibrate;
+mod callable;
+mod cancel;
 mod checkpoint;
+mod core;
 mod devices;
 mod executor;
 mod explain;
@@ -24,11 +27,14 @@ mod metadata;
 mod place;
 mod session;
 mod state;
+mod submit;
 mod trace;
 
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,
 };
+pub use callable::{Arguments, Callable};
+pub use cancel::CancelToken;
 pub use checkpoint::CHECKPOINT_MAX_BYTES;
 pub use convoke_placement::{
     Candidate, Curve, Decision, DeviceKind as ModelKind, DeviceModel, DeviceTotal, Family, Link,
@@ -45,4 +51,5 @@ pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;
+pub use submit::RunHandle;
 pub use trace::Trace;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use convoke_compiler::ValueId;
 
+use crate::core::Request;
+use crate::session::Timings;
 use crate::trace::Trace;
 
 /// The time of one kernel.
@@ -219,6 +221,12 @@ impl RunMetadata {
         let mut trace = Trace::new();
         trace.add("run", self);
         trace
+    }
+
+    /// Records from now on, if the request asks for it.
+    pub(crate) fn begin(&mut self, request: &Request<'_>) {
+        let records = request.options.timings == Timings::Nodes;
+        self.begun = records.then_some(request.start);
     }
 
     /// Forgets what only [`Timings::Nodes`](crate::Timings::Nodes) asks for.

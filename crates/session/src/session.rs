@@ -1,31 +1,24 @@
 //! The session: plans, programs, variables, runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use convoke_compiler::{
-    CompileOptions, GroupLimits, HOST, InputFact, Plan, Program, Signature, compile,
-};
-use convoke_cpu_backend::Threads;
-use convoke_graph_core::{
-    AlignedBytes, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, NodeId, Result,
-    Shape, Variable,
-};
+use convoke_compiler::Program;
+#[expect(unused_imports, reason = "docs link to it")]
+use convoke_graph_core::ErrorKind;
+use convoke_graph_core::{Feed, Graph, HostTensor, NodeId, Result, Tensor, Variable};
 use convoke_placement::Objective;
 
-use crate::autotune::{Known, Tuning};
-use crate::budget;
-use crate::cache::Lru;
-use crate::calibrate::{Activity, Background, CalibrateOptions};
-use crate::devices::{Devices, Gpus};
-use crate::executor::{Compiled, Failure, Refused};
+use crate::callable::Callable;
+use crate::cancel::CancelToken;
+use crate::core::{Core, Request};
+use crate::devices::Devices;
+use crate::executor::Outputs;
 use crate::explain::Explanation;
-use crate::feeds::{self, FeedData};
-use crate::fetch::{Fetch, FetchList};
-use crate::metadata::{PhaseKind, RunMetadata};
-use crate::place::Placing;
+use crate::fetch::Fetch;
+use crate::metadata::RunMetadata;
 use crate::state::{State, VariableInfo};
+use crate::submit::RunHandle;
 
 /// Where groups go that no scope asks a device for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,11 +60,20 @@ pub struct SessionOptions {
     /// timed again if it went elsewhere, in five rounds at most. The run after a round takes the time of compiling.
     /// GPUs that have no timestamps teach nothing.
     pub autotune: bool,
+    /// How long a run may take, if its own options say nothing. See [`RunOptions::timeout`].
+    pub timeout: Option<Duration>,
+    /// Whether a graph that grows run after run is told of, once, through `tracing`: such a run is planned anew each
+    /// time.
+    pub warn_of_growth: bool,
+    /// Threads for submitted runs: so many run at once, the others wait in line. 0 is one for each core. They start
+    /// with the first [`Session::submit`].
+    pub runners: usize,
 }
 
 impl Default for SessionOptions {
     /// Automatic placement for the least total time, soft, one thread for each core, 64 plans, as much as there is
-    /// physical memory (16 GiB where the system does not tell), simplified and fused, no calibration and no tuning by itself.
+    /// physical memory (16 GiB where the system does not tell), simplified and fused, no calibration and no tuning by itself, no
+    /// timeout.
     fn default() -> Self {
         Self {
             policy: DevicePolicy::Auto,
@@ -84,15 +86,30 @@ impl Default for SessionOptions {
             simplify: true,
             calibrate: false,
             autotune: false,
+            timeout: None,
+            warn_of_growth: true,
+            runners: 0,
         }
     }
 }
 
-/// What to record of a run.
-#[derive(Debug, Clone, Copy, Default)]
+/// What to record of a run, and what may end it early.
+#[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     /// Which times.
     pub timings: Timings,
+    /// How long the run may take from its call, or, if it is submitted, from when it begins. It then ends with
+    /// [`ErrorKind::DeadlineExceeded`] where it would look for its cancelling: see [`CancelToken`].
+    pub timeout: Option<Duration>,
+    /// What cancels it.
+    pub cancel: Option<CancelToken>,
+}
+
+impl RunOptions {
+    /// With all times.
+    pub fn timed() -> Self {
+        Self { timings: Timings::Nodes, ..Self::default() }
+    }
 }
 
 /// Which times a run records.
@@ -111,36 +128,12 @@ pub enum Timings {
 
 /// Runs parts of a graph, and keeps its variables.
 ///
-/// `run` takes `&self`: many threads may run one session at once.
+/// A handle, as graphs and tensors are: clones are the same session, which ends with the last of them. `run` takes
+/// `&self`: many threads may run one session at once.
+#[derive(Clone)]
 pub struct Session {
-    graph: Graph,
-    devices: Devices,
-    options: SessionOptions,
-    threads: Threads,
-    state: State,
-    gpus: Gpus,
-    /// What kernels took in runs that were timed for it.
-    known: Known,
-    plans: Mutex<Lru<Signature, Arc<Planned>>>,
-    closed: AtomicBool,
-    activity: Arc<Activity>,
-    /// Ends with the session.
-    _background: Option<Background>,
+    pub(crate) core: Arc<Core>,
 }
-
-const fn is_shared<T: Send + Sync>() {}
-const _: () = is_shared::<Session>();
-
-/// A plan and its programs.
-struct Planned {
-    plan: Plan,
-    graph: GraphSnapshot,
-    feed_facts: Vec<Fact>,
-    programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
-}
-
-/// The shapes of the feeds, and the elements of those that shapes are computed from.
-type ProgramKey = Vec<(Shape, Option<Vec<i128>>)>;
 
 impl Session {
     /// A session with default options.
@@ -156,41 +149,18 @@ impl Session {
     /// # Errors
     /// Threads cannot be started, or the preferred device does not exist.
     pub fn with_options(graph: &Graph, devices: &Devices, options: SessionOptions) -> Result<Self> {
-        if let DevicePolicy::Prefer(name) = &options.policy {
-            devices.index_of(name)?;
-        }
-        let threads = Threads::new(match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        })?;
-        let activity = Arc::<Activity>::default();
-        let background = options.calibrate.then(|| {
-            let options = CalibrateOptions { threads: threads.len(), ..Default::default() };
-            Background::start(devices.clone(), options, activity.clone())
-        });
-        Ok(Self {
-            graph: graph.clone(),
-            devices: devices.clone(),
-            threads,
-            activity,
-            _background: background.transpose()?,
-            state: State::default(),
-            gpus: Gpus::new(devices),
-            known: Known::default(),
-            plans: Mutex::new(Lru::new(options.plans)),
-            closed: AtomicBool::new(false),
-            options,
-        })
+        let core = Arc::new(Core::new(graph, devices, options)?);
+        Ok(Self { core })
     }
 
     /// The graph.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.core.graph
     }
 
     /// The devices.
     pub fn devices(&self) -> &Devices {
-        &self.devices
+        &self.core.devices
     }
 
     /// Computes what `fetch` asks for, with these feeds. Only what the fetches need runs. See
@@ -203,7 +173,8 @@ impl Session {
     /// [`ErrorKind::InvalidArgument`] for feeds and fetches that do not fit, before any work;
     /// [`ErrorKind::FailedPrecondition`] for a variable without elements or a closed session;
     /// [`ErrorKind::ResourceExhausted`] where memory does not suffice, even after the session has freed what no
-    /// run uses; what operations refuse. Nothing has changed then.
+    /// run uses; [`ErrorKind::Cancelled`] where the session is closed meanwhile;
+    /// [`ErrorKind::DeadlineExceeded`] after the session's timeout; what operations refuse. Nothing has changed then.
     pub fn run<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<F::Output> {
         self.run_with(feeds, fetch, RunOptions::default()).map(|(output, _)| output)
     }
@@ -211,7 +182,7 @@ impl Session {
     /// As [`Self::run`], and says what the run did.
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// As [`Self::run`]; [`ErrorKind::Cancelled`] and [`ErrorKind::DeadlineExceeded`] as the options say.
     pub fn run_with<F: Fetch>(
         &self,
         feeds: &[Feed<'_>],
@@ -219,77 +190,49 @@ impl Session {
         options: RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
         let start = Instant::now();
-        let run = match self.attempt(feeds, &fetch, options, start) {
-            Err(e) if e.kind() == ErrorKind::ResourceExhausted && self.free_caches() => {
-                self.attempt(feeds, &fetch, options, start)
-            }
-            run => run,
+        self.core.check_open()?;
+        let mut metadata = RunMetadata::default();
+        let tensors = feeds.iter().map(|feed| &feed.tensor);
+        let (list, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
+        let data = planned.check_feeds(feeds)?;
+        let request = Request {
+            planned: &planned,
+            data: &data,
+            options: &options,
+            start,
+            token: None,
+            recent: None,
         };
-        let (list, values, mut metadata) = run?;
+        metadata.begin(&request);
+        let mut values = Vec::new();
+        self.core.run(&request, &mut Outputs::Tensors(&mut values), &mut metadata)?;
         let output = fetch.take(&mut list.results(values))?;
         metadata.wall = start.elapsed();
         Ok((output, metadata))
     }
 
-    /// A run that has changed nothing if it fails.
-    fn attempt<F: Fetch>(
-        &self,
-        feeds: &[Feed<'_>],
-        fetch: &F,
-        options: RunOptions,
-        start: Instant,
-    ) -> Result<(FetchList, Vec<HostTensor>, RunMetadata)> {
-        self.check_open()?;
-        let _active = self.activity.begin();
-        let begun = (options.timings == Timings::Nodes).then_some(start);
-        let mut timings = options.timings;
-        let mut metadata = RunMetadata { begun, ..RunMetadata::default() };
-        let planning = metadata.now();
-        let (list, planned) = self.planned(feeds, fetch, &mut metadata)?;
-        let data = planned.check_feeds(feeds)?;
-        let before = self.gpus.made();
-        let compiled = self.compiled(&planned, &data, &mut metadata)?;
-        metadata.note(PhaseKind::Plan, planning);
-        metadata.tunes = compiled.tuning.as_ref().is_some_and(Tuning::begin);
-        if metadata.tunes {
-            (timings, metadata.begun) = (Timings::Nodes, Some(start));
-        }
-        let values = compiled.run(&data, &self.state, &self.threads, timings, &mut metadata)?;
-        if let Some(tuning) = compiled.tuning.as_ref().filter(|_| metadata.tunes) {
-            let models = self.devices.problem(self.threads.len()).devices;
-            tuning.end(&metadata.notes.kernels, &compiled.program, &models, &self.known);
-            if options.timings != Timings::Nodes {
-                metadata.forget_times();
-            }
-        }
-        compiled.predict(&mut metadata);
-        let [bytes, pipelines, alive] = self.gpus.made();
-        metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
-        metadata.pipelines_built = pipelines.saturating_sub(before[1]);
-        metadata.device_bytes = alive;
-        compiled.describe(&mut metadata);
-        Ok((list, values, metadata))
+    /// Prepares a run that is made many times: what is fed is given by place, and nothing is looked up. See
+    /// [`Callable`].
+    ///
+    /// # Errors
+    /// As [`Self::run`], for what is found before feeds are known.
+    pub fn callable<F: Fetch>(&self, feeds: &[&Tensor], fetch: F) -> Result<Callable<F>> {
+        Callable::new(self.clone(), feeds, fetch)
     }
 
-    /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
-    /// whose constants take memory too. True if there was anything.
-    fn free_caches(&self) -> bool {
-        let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
-        let mut is_freed = false;
-        for planned in &plans {
-            for compiled in planned.programs().values() {
-                is_freed |= compiled.shrink();
-            }
-        }
-        if is_freed {
-            return true;
-        }
-        for planned in &plans {
-            let mut programs = planned.programs();
-            is_freed |= programs.len() > 0;
-            programs.clear();
-        }
-        is_freed
+    /// Starts a run and does not wait for it. See [`RunHandle`], which tells how it went: what [`Self::run`] refuses,
+    /// the handle does.
+    ///
+    /// Elements that are borrowed are copied first. Submitted runs start in the order in which they were submitted,
+    /// as many at once as [`SessionOptions::runners`] says; there is no order in which they end, or store what they
+    /// assign.
+    pub fn submit<F: Fetch>(
+        &self,
+        feeds: &[Feed<'_>],
+        fetch: F,
+        options: RunOptions,
+    ) -> RunHandle<F> {
+        RunHandle::start(self, feeds, fetch, options)
     }
 
     /// The program that a run with these feeds uses, to be printed.
@@ -297,11 +240,12 @@ impl Session {
     /// # Errors
     /// As [`Self::run`], for what is found before work begins.
     pub fn program<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Program> {
-        self.check_open()?;
+        self.core.check_open()?;
         let mut metadata = RunMetadata::default();
-        let (_, planned) = self.planned(feeds, &fetch, &mut metadata)?;
+        let tensors = feeds.iter().map(|feed| &feed.tensor);
+        let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         let data = planned.check_feeds(feeds)?;
-        Ok(self.compiled(&planned, &data, &mut metadata)?.program.clone())
+        Ok(self.core.compiled(&planned, &data, None, &mut metadata)?.program.clone())
     }
 
     /// Where a run with these feeds goes and why, with what it is predicted to take.
@@ -309,217 +253,48 @@ impl Session {
     /// # Errors
     /// As [`Self::run`], for what is found before work begins.
     pub fn explain<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Explanation> {
-        self.check_open()?;
+        self.core.check_open()?;
         let mut metadata = RunMetadata::default();
-        let (_, planned) = self.planned(feeds, &fetch, &mut metadata)?;
+        let tensors = feeds.iter().map(|feed| &feed.tensor);
+        let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         let data = planned.check_feeds(feeds)?;
-        let compiled = self.compiled(&planned, &data, &mut metadata)?;
+        let compiled = self.core.compiled(&planned, &data, None, &mut metadata)?;
         Explanation::of(&compiled, &planned.plan, &planned.graph)
     }
 
     /// The variables that runs have needed so far, by name.
     pub fn variables(&self) -> Vec<VariableInfo> {
-        let kept = self.state.lock();
+        let kept = self.core.state.lock();
         let mut all: Vec<VariableInfo> = kept.variables.values().map(|e| e.info()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
-    /// Ends the session: later runs are refused.
+    /// A digest of all that runs can change: the elements of variables, and how often random operations were drawn.
+    /// Equal before and after a run that fails. Which value a state has may differ between versions of Convoke.
+    ///
+    /// # Errors
+    /// [`ErrorKind::FailedPrecondition`] for a closed session; a device that does not give its elements.
+    pub fn state_digest(&self) -> Result<u64> {
+        self.core.digest()
+    }
+
+    /// Ends the session for all its handles: runs that are under way end with [`ErrorKind::Cancelled`] where they
+    /// would look for their cancelling, later ones are refused. Does not wait for them.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.plans().clear();
-    }
-
-    fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            let message = "the session is closed; make a new one";
-            return Err(Error::new(ErrorKind::FailedPrecondition, message));
-        }
-        Ok(())
-    }
-
-    fn plans(&self) -> MutexGuard<'_, Lru<Signature, Arc<Planned>>> {
-        self.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn planned<F: Fetch>(
-        &self,
-        feeds: &[Feed<'_>],
-        fetch: &F,
-        metadata: &mut RunMetadata,
-    ) -> Result<(FetchList, Arc<Planned>)> {
-        let mut list = FetchList::default();
-        fetch.collect(&mut list);
-        list.check_graph(self.graph.id())?;
-        for feed in feeds {
-            if feed.tensor.graph().id() != self.graph.id() {
-                let message = "a feed belongs to another graph than the session's";
-                return Err(Error::invalid(message).with_node(feed.tensor.name()));
-            }
-            list.signature.feeds.push(feed.tensor.output());
-        }
-        if let Some(planned) = self.plans().get(&list.signature) {
-            metadata.plan_cached = true;
-            metadata.graph_nodes = planned.plan.nodes.len() as u64;
-            return Ok((list, planned));
-        }
-        let start = Instant::now();
-        let graph = self.graph.snapshot();
-        let plan = Plan::new(&graph, list.signature.clone())?;
-        let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
-        let programs = Mutex::new(Lru::new(self.options.plans));
-        #[expect(
-            clippy::arc_with_non_send_sync,
-            reason = "the lint gives up on wgpu's types; is_shared::<Session> holds"
-        )]
-        let planned = Arc::new(Planned { plan, graph, feed_facts, programs });
-        metadata.graph_nodes = planned.plan.nodes.len() as u64;
-        let planned = self.plans().insert(list.signature.clone(), planned);
-        metadata.planning += start.elapsed();
-        Ok((list, planned))
-    }
-
-    fn compiled(
-        &self,
-        planned: &Planned,
-        data: &[FeedData<'_>],
-        metadata: &mut RunMetadata,
-    ) -> Result<Arc<Compiled>> {
-        let key = planned.key(data)?;
-        let before = planned.programs().get(&key);
-        if let Some(compiled) = &before
-            && compiled.is_current(&self.state.lock())
-            && !compiled.is_stale()
-        {
-            metadata.program_cached = true;
-            return Ok(compiled.clone());
-        }
-        let facts = data.iter().zip(&planned.plan.shape_feeds);
-        let facts = facts.map(|(data, &keeps)| {
-            let contents = keeps.then(|| data.to_tensor()).transpose()?;
-            Ok(InputFact { shape: data.shape().clone(), contents })
-        });
-        let inputs: Vec<InputFact> = facts.collect::<Result<_>>()?;
-        let mut refused: Vec<Refused> = Vec::new();
-        loop {
-            let error = match self.compile(planned, &inputs, &refused, before.as_deref(), metadata)
-            {
-                Ok(compiled) => {
-                    let compiled = Arc::new(compiled);
-                    planned.programs().replace(key, compiled.clone());
-                    return Ok(compiled);
-                }
-                Err(Failure::Error(error)) => return Err(error),
-                Err(Failure::Refused(error)) => error,
-            };
-            let Refused { device, node, reason, .. } = &error;
-            let device = self.devices.list().get(*device).map_or("?", |info| &*info.name);
-            if !self.options.soft_placement {
-                let error = Error::new(ErrorKind::Internal, reason.clone());
-                return Err(error.with_node(&**node).with_device(device));
-            }
-            tracing::warn!(
-                "{device} has no kernel for {node}, so that it runs elsewhere: {reason}"
-            );
-            refused.push(error);
-        }
-    }
-
-    /// A program with its kernels, not on devices that refused them. There may have been one `before` it.
-    fn compile(
-        &self,
-        planned: &Planned,
-        inputs: &[InputFact],
-        refused: &[Refused],
-        before: Option<&Compiled>,
-        metadata: &mut RunMetadata,
-    ) -> std::result::Result<Compiled, Failure> {
-        let (start, begun) = (Instant::now(), metadata.now());
-        let placing = Placing {
-            devices: &self.devices,
-            graph: &planned.graph,
-            plan: &planned.plan,
-            state: &self.state,
-            options: &self.options,
-            threads: self.threads.len(),
-            known: &self.known,
-            unsettles: before.is_some_and(Compiled::is_stale),
-            refused,
-            placed: std::cell::OnceCell::new(),
-        };
-        let limits =
-            if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
-        let simplify = self.options.simplify;
-        let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
-        let mut program =
-            compile(&planned.plan, inputs, &CompileOptions { limits, simplify, place: &place })?;
-        budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
-        metadata.planning += start.elapsed();
-        metadata.note(PhaseKind::Compile, begun);
-        let (start, begun) = (Instant::now(), metadata.now());
-        let feeds = &planned.plan.signature.feeds;
-        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
-        compiled.moves = placing.settle(&compiled.program, &self.gpus)?;
-        compiled.placed = placing.placed.into_inner();
-        compiled.tuning = self.options.autotune.then(|| {
-            let before = before.and_then(|b| Some((b.tuning.as_ref()?, b.is_placed_as(&compiled))));
-            before.map_or_else(Tuning::default, |(tuning, is_same)| tuning.next(is_same))
-        });
-        metadata.preparing += start.elapsed();
-        metadata.note(PhaseKind::Prepare, begun);
-        Ok(compiled)
+        self.core.close();
     }
 
     pub(crate) fn state(&self) -> &State {
-        &self.state
+        &self.core.state
     }
 
-    /// Stores elements of variables and draws of random nodes.
     pub(crate) fn set_variables(
         &self,
         values: Vec<(Variable, HostTensor)>,
         draws: Vec<(NodeId, u32)>,
     ) -> Result<()> {
-        self.check_open()?;
-        let mut kept = self.state.lock();
-        let mut elements = Vec::new();
-        for (variable, value) in values {
-            let node = variable.handle().node();
-            let entry = kept.entry(&node, HOST);
-            elements.push((node.id, entry.device, AlignedBytes::copy_of(value.bytes())?));
-        }
-        for (variable, device, elements) in elements {
-            if device == HOST {
-                kept.store(variable, elements);
-                continue;
-            }
-            #[cfg(feature = "gpu")]
-            {
-                self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
-                kept.stored_on_device(variable);
-            }
-        }
-        kept.draws = draws.into_iter().collect();
-        Ok(())
-    }
-}
-
-impl Planned {
-    fn programs(&self) -> MutexGuard<'_, Lru<ProgramKey, Arc<Compiled>>> {
-        self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn check_feeds<'a>(&self, feeds: &'a [Feed<'_>]) -> Result<Vec<FeedData<'a>>> {
-        feeds.iter().zip(&self.feed_facts).map(|(feed, fact)| feeds::check(feed, fact)).collect()
-    }
-
-    fn key(&self, data: &[FeedData<'_>]) -> Result<ProgramKey> {
-        let part = |(data, &keeps): (&FeedData<'_>, &bool)| {
-            let contents = if keeps { Some(data.to_tensor()?.to_i128s()?) } else { None };
-            Ok((data.shape().clone(), contents))
-        };
-        data.iter().zip(&self.plan.shape_feeds).map(part).collect()
+        self.core.set_variables(values, draws)
     }
 }
 
@@ -533,6 +308,11 @@ fn physical_memory() -> Option<u64> {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session of graph {} with {} plans", self.graph.id(), self.plans().len())
+        write!(
+            f,
+            "Session of graph {} with {} plans",
+            self.core.graph.id(),
+            self.core.plans().len()
+        )
     }
 }

@@ -175,7 +175,7 @@ fn measured_times_stand_beside_predicted_ones() {
         assert!(refused(&[]).contains("got none"));
         let plain = staged.session.run_with(&staged.feeds(), &staged.y, Default::default());
         assert!(refused(&[plain.unwrap().1]).contains("Timings::Nodes"));
-        let timed = convoke::RunOptions { timings: convoke::Timings::Nodes };
+        let timed = convoke::RunOptions::timed();
         let other = staged.session.run_with(&staged.feeds(), &staged.x.sum(()), timed).unwrap().1;
         assert!(refused(&[other]).contains("another program"));
     }
@@ -192,7 +192,7 @@ fn what_two_segments_of_a_device_share_does_not_cross_for_it() {
         let exact = g.scope("exact", || (first.cast(F64).sin() * 2.0).cast(F32));
         let last = g.scope("last", || exact.matmul(&v) + &first);
         let session = device.session_with(&g, SessionOptions::default());
-        let timed = convoke::RunOptions { timings: convoke::Timings::Nodes };
+        let timed = convoke::RunOptions::timed();
         let feeds = [x.feed(ramp(&[5, 8]))];
         let run = session.run_with(&feeds, &last, timed).unwrap().1;
         let explanation = session.explain(&feeds, &last).unwrap().measured([&run]).unwrap();
@@ -244,7 +244,7 @@ fn what_is_computed_again_says_so() {
     assert!(!kinds(&session(6 * small + 4)).contains(&ItemKind::Again));
     let tight = session(5 * small + 4);
     assert!(kinds(&tight).contains(&ItemKind::Again));
-    let timed = convoke::RunOptions { timings: convoke::Timings::Nodes };
+    let timed = convoke::RunOptions::timed();
     let run = tight.run_with(&feeds, &y, timed).unwrap().1;
     let explanation = tight.explain(&feeds, &y).unwrap().measured([&run]).unwrap();
     let node = explanation.node("doubled/mul").unwrap();

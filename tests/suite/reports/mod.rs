@@ -7,7 +7,7 @@ mod schema;
 mod traces;
 
 use convoke::prelude::*;
-use convoke::{Feed, RunMetadata, RunOptions, Timings};
+use convoke::{Feed, RunMetadata, RunOptions};
 use convoke_tests::{TestDevice, ramp};
 
 /// A product, a stage in f64, which no GPU has, and another product.
@@ -39,7 +39,7 @@ impl Staged {
     }
 
     fn run(&self) -> RunMetadata {
-        let timed = RunOptions { timings: Timings::Nodes };
+        let timed = RunOptions::timed();
         self.session.run_with(&self.feeds(), &self.y, timed).unwrap().1
     }
 }

@@ -115,7 +115,7 @@ fn a_plain_run_records_nothing() {
     for device in devices() {
         let staged = Staged::new(device);
         for timings in [Timings::Host, Timings::Devices] {
-            let options = RunOptions { timings };
+            let options = RunOptions { timings, ..RunOptions::default() };
             let run = staged.session.run_with(&staged.feeds(), &staged.y, options).unwrap().1;
             assert!(run.begun.is_none() && run.phases.is_empty() && run.transfers.is_empty());
             // It shows as a whole.
@@ -132,7 +132,7 @@ fn a_status_word_is_no_tensor_that_crosses() {
         let index = g.placeholder("index", I32, [1]);
         let row = g.constant(ramp(&[4])).gather(&index, 0);
         let session = device.session(&g);
-        let timed = RunOptions { timings: Timings::Nodes };
+        let timed = RunOptions::timed();
         let run = session.run_with(&[index.feed([2])], &row, timed).unwrap().1;
         check_run(&run);
         // One index, one float.

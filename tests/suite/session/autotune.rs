@@ -1,70 +1,12 @@
 //! Sessions that learn from their own runs.
 
-use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{
-    Backward, Class, CustomKernel, Fact, Facts, KernelShapes, Op, OpError, Result, RunMetadata,
-    RunOptions, TensorView, TensorViewMut, Values, Wgsl,
-};
-use convoke_tests::{devices, ramp};
-
-/// Adds 1 to the elements of a vector: on the host as if there were much to do, which nobody predicts.
-#[derive(Debug, Clone, Copy)]
-struct SlowOnHost;
+use convoke::{RunMetadata, RunOptions};
+use convoke_tests::{devices, ramp, slow, slow_on_host};
 
 const HOST_TIME: Duration = Duration::from_millis(30);
-
-impl Op for SlowOnHost {
-    fn name(&self) -> &str {
-        "slow_on_host"
-    }
-
-    fn infer(&self, inputs: &[Fact]) -> Result<Facts, OpError> {
-        Ok([inputs[0].clone()].into())
-    }
-
-    fn eval(&self, inputs: &[HostTensor]) -> Result<Values, OpError> {
-        let x: Vec<f64> = inputs[0].to_f64s()?.iter().map(|x| x + 1.0).collect();
-        Ok([HostTensor::from_f64s(F32, inputs[0].shape().clone(), &x)?].into())
-    }
-
-    fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {
-        vec![backward.dy()]
-    }
-
-    fn class(&self) -> Class<'_> {
-        Class::Custom(Arc::new(*self))
-    }
-}
-
-impl CustomKernel for SlowOnHost {
-    fn cpu(&self, inputs: &[TensorView<'_>], outputs: &mut [TensorViewMut<'_>]) -> Result<()> {
-        thread::sleep(HOST_TIME);
-        let y = outputs[0].as_slice_mut::<f32>()?;
-        for (y, x) in y.iter_mut().zip(inputs[0].as_slice::<f32>()?) {
-            *y = x + 1.0;
-        }
-        Ok(())
-    }
-
-    fn wgsl(&self, shapes: &KernelShapes) -> Option<Wgsl> {
-        Some(Wgsl {
-            name: "slow_on_host",
-            text: "@compute @workgroup_size(1)\n\
-                   fn main(@builtin(workgroup_id) group: vec3<u32>) {\n\
-                   store_0(group.x, load_0(group.x) + 1.0);\n}\n",
-            params: Vec::new(),
-            workgroups: shapes.inputs[0].1.len() as u64,
-        })
-    }
-
-    fn flops(&self, shapes: &KernelShapes) -> u64 {
-        shapes.inputs[0].1.len() as u64
-    }
-}
 
 fn options() -> SessionOptions {
     SessionOptions { autotune: true, ..SessionOptions::default() }
@@ -76,7 +18,7 @@ fn what_runs_took_decides_where_the_next_ones_go() {
         let g = Graph::new();
         let x = g.placeholder("x", F32, dims![None]);
         let v = g.variable("v", Init::Zeros, F32, [4]);
-        let y = x.apply(SlowOnHost, &[&x]) + &v;
+        let y = slow_on_host(&x, HOST_TIME) + &v;
         let step = v.assign_add(&y * 0.5).operation();
         let alone = device.alone();
         let session = Session::with_options(&g, &alone.devices, options()).unwrap();
@@ -97,15 +39,15 @@ fn what_runs_took_decides_where_the_next_ones_go() {
         }
         let again: Vec<usize> = (0..runs.len()).filter(|&i| !runs[i].program_cached).collect();
         assert_eq!(again, [0, 7, 14], "{}", device.name);
-        // The variable has moved along with what it was: v becomes 1.5 v + (x + 1) / 2 in each run.
+        // The variable has moved along with what it was: v becomes 1.5 v + x / 2 in each run.
         let v = session.run(&[], v.value()).unwrap().to_vec::<f32>().unwrap();
         for (v, x) in v.iter().zip(feed.to_vec::<f32>().unwrap()) {
-            let expected = (0..24).fold(0.0, |v, _| 1.5 * v + (f64::from(x) + 1.0) / 2.0);
+            let expected = (0..24).fold(0.0, |v, _| 1.5 * v + f64::from(x) / 2.0);
             let error = (f64::from(*v) - expected).abs();
             assert!(error <= 1e-5 * expected.abs().max(1.0), "{}: {v} for {expected}", device.name);
         }
         let explanation = session.explain(&[x.feed(&feed)], &step).unwrap();
-        let report = explanation.node("slow_on_host").unwrap().to_string();
+        let report = explanation.node("slow").unwrap().to_string();
         assert!(report.contains("CPU:0: 30.") && report.contains("in runs"), "{report}");
     }
 }
@@ -114,7 +56,7 @@ fn what_runs_took_decides_where_the_next_ones_go() {
 fn without_it_no_run_is_timed() {
     let g = Graph::new();
     let x = g.placeholder("x", F32, dims![None]);
-    let y = x.apply(SlowOnHost, &[&x]);
+    let y = slow(&x, Duration::from_millis(1));
     let session = Session::new(&g, &Devices::cpu()).unwrap();
     for _ in 0..4 {
         let (_, run) = session.run_with(&[x.feed(ramp(&[4]))], &y, Default::default()).unwrap();

@@ -3,11 +3,14 @@
 
 mod autotune;
 mod budgets;
+mod callables;
+mod cancelling;
 mod checkpoints;
 mod counts;
 mod determinism;
 mod devices;
 mod explain;
+mod failures;
 mod feeds;
 mod fetches;
 mod growth;
@@ -16,6 +19,7 @@ mod overlap;
 mod pipeline;
 mod small_devices;
 mod splits;
+mod submitted;
 mod variables;
 mod virtual_devices;
 mod warm;

@@ -111,7 +111,12 @@ fn times_of_nodes_and_devices() {
         let feeds = [c.images.feed(ramp(&[20, 64])), c.labels.feed(vec![3i32; 20])];
         let name = if device.devices.list().len() > 1 { "GPU:0" } else { "CPU:0" };
         let fetch = (&c.loss, &c.step);
-        let timed = |timings| session.run_with(&feeds, fetch, RunOptions { timings }).unwrap().1;
+        let timed = |timings| {
+            session
+                .run_with(&feeds, fetch, RunOptions { timings, ..RunOptions::default() })
+                .unwrap()
+                .1
+        };
         assert!(timed(Timings::Host).nodes.is_empty());
         assert!(timed(Timings::Devices).nodes.is_empty());
         let run = timed(Timings::Nodes);

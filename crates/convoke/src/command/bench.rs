@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
-use convoke::{DevicePolicy, RunMetadata, RunOptions, SessionOptions, Timings, Trace};
+use convoke::{DevicePolicy, RunMetadata, RunOptions, SessionOptions, Trace};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, devices, write_file};
@@ -157,9 +157,9 @@ fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Fail
         overheads.push(last.overhead());
     }
     if options.trace.is_some() {
-        let timed = RunOptions { timings: Timings::Nodes };
+        let timed = RunOptions::timed();
         for run in 1..=TRACED {
-            trace.add(&format!("{name}, run {run}"), &case.run_with(timed)?.1);
+            trace.add(&format!("{name}, run {run}"), &case.run_with(timed.clone())?.1);
         }
     }
     let overhead = median(&mut overheads);

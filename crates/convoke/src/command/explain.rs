@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
 use convoke::models::{Classifier, OptimizerKind};
-use convoke::{
-    Devices, Explanation, RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace,
-};
+use convoke::{Devices, Explanation, RunMetadata, RunOptions, Session, SessionOptions, Trace};
 
 use super::{Failure, ModelName, OptimizerName, devices, write_file};
 
@@ -143,7 +141,7 @@ impl Step {
     }
 
     fn run(&self) -> Result<RunMetadata, Failure> {
-        let timed = RunOptions { timings: Timings::Nodes };
+        let timed = RunOptions::timed();
         match self {
             Self::Case(ready) => Ok(ready.run_with(timed)?.1),
             Self::Model { classifier, session, batch } => {

@@ -181,7 +181,8 @@ fn train(
             let fetch = (&classifier.loss, &classifier.step);
             let traced = options.trace.is_some() && outcome.totals.steps < TRACED;
             let timings = if traced { Timings::Nodes } else { Timings::Devices };
-            let ((loss, ()), metadata) = session.run_with(&feeds, fetch, RunOptions { timings })?;
+            let ((loss, ()), metadata) =
+                session.run_with(&feeds, fetch, RunOptions { timings, ..RunOptions::default() })?;
             outcome.totals.add(&metadata, start);
             if traced {
                 outcome.trace.add(&format!("step {}", outcome.totals.steps), &metadata);

@@ -1,0 +1,168 @@
+//! Runs that are prepared once and made many times.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use convoke_graph_core::{Error, FeedValue, IntoFeed, Result, Tensor, TensorViewMut};
+use smallvec::SmallVec;
+
+use crate::core::{Planned, Recent, Request};
+use crate::executor::Outputs;
+use crate::feeds::{self, FeedData};
+use crate::fetch::{Fetch, FetchResults};
+use crate::metadata::RunMetadata;
+use crate::session::{RunOptions, Session};
+
+/// A run that is prepared: its feeds are given by place, and nothing is looked up while their shapes stay the same.
+///
+/// Many threads may call one callable at once. It keeps its session alive. Nodes that are added to the graph later
+/// are no part of it.
+///
+/// ```
+/// # use convoke_session::{Devices, Session};
+/// # use convoke_graph_core::{DType, Graph, dims};
+/// # fn main() -> convoke_graph_core::Result<()> {
+/// let g = Graph::new();
+/// let x = g.placeholder("x", DType::F32, dims![3]);
+/// let double = Session::new(&g, &Devices::cpu())?.callable(&[&x], &x * 2.0)?;
+/// assert_eq!(double.call([&[1.0f32, 2.0, 3.0]])?.to_vec::<f32>()?, [2.0, 4.0, 6.0]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Source: TensorFlow's `Session.make_callable`.
+pub struct Callable<F: Fetch> {
+    session: Session,
+    planned: Arc<Planned>,
+    feeds: Vec<Tensor>,
+    fetch: F,
+    /// For each fetched tensor in order, its place among the fetches of the program.
+    places: Vec<usize>,
+    recent: Recent,
+}
+
+impl<F: Fetch> Callable<F> {
+    pub(crate) fn new(session: Session, feeds: &[&Tensor], fetch: F) -> Result<Self> {
+        session.core.check_open()?;
+        let feeds: Vec<Tensor> = feeds.iter().map(|&tensor| tensor.clone()).collect();
+        let mut metadata = RunMetadata::default();
+        let (list, planned) = session.core.planned(feeds.iter(), &fetch, &mut metadata)?;
+        let places = list.into_places();
+        Ok(Self { session, planned, feeds, fetch, places, recent: Recent::default() })
+    }
+
+    /// Runs with these values for the tensors that the callable was made with, in their order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](convoke_graph_core::ErrorKind::InvalidArgument) for another number of values;
+    /// as [`Session::run`].
+    pub fn call<'a>(&self, values: impl Arguments<'a>) -> Result<F::Output> {
+        self.call_with(values, &RunOptions::default()).map(|(output, _)| output)
+    }
+
+    /// As [`Self::call`], with options, and says what the run did.
+    ///
+    /// # Errors
+    /// As [`Self::call`] and [`Session::run_with`].
+    pub fn call_with<'a>(
+        &self,
+        values: impl Arguments<'a>,
+        options: &RunOptions,
+    ) -> Result<(F::Output, RunMetadata)> {
+        let mut tensors = Vec::new();
+        let metadata = self.run(values, options, &mut Outputs::Tensors(&mut tensors))?;
+        let output = self.fetch.take(&mut FetchResults::new(tensors, self.places.clone()))?;
+        Ok((output, metadata))
+    }
+
+    /// As [`Self::call`], and copies what is fetched, tensor by tensor, into memory of the caller. Allocates nothing
+    /// where everything runs on the host.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; memory for other dtypes or sizes, before anything runs. What an error leaves in the
+    /// memory is not said.
+    pub fn call_into<'a>(
+        &self,
+        values: impl Arguments<'a>,
+        outputs: &mut [TensorViewMut<'_>],
+    ) -> Result<RunMetadata> {
+        let outputs = &mut Outputs::Into(outputs, &self.places);
+        self.run(values, &RunOptions::default(), outputs)
+    }
+
+    fn run<'a>(
+        &self,
+        values: impl Arguments<'a>,
+        options: &RunOptions,
+        outputs: &mut Outputs<'_, '_>,
+    ) -> Result<RunMetadata> {
+        let start = Instant::now();
+        let core = &self.session.core;
+        core.check_open()?;
+        let values = values.values();
+        if values.len() != self.feeds.len() {
+            let (n, given) = (self.feeds.len(), values.len());
+            return Err(Error::invalid(format!("expected values for {n} tensors, got {given}")));
+        }
+        let data = values.iter().zip(&self.feeds).zip(self.planned.feed_facts());
+        let data = data.map(|((value, tensor), fact)| feeds::check_value(value, fact, tensor));
+        let data: SmallVec<[FeedData<'_>; 4]> = data.collect::<Result<_>>()?;
+        let (planned, recent) = (&*self.planned, Some(&self.recent));
+        let request = Request { planned, data: &data, options, start, token: None, recent };
+        let mut metadata = RunMetadata::default();
+        metadata.begin(&request);
+        (metadata.plan_cached, metadata.graph_nodes) = (true, planned.plan.nodes.len() as u64);
+        core.run(&request, outputs, &mut metadata)?;
+        metadata.wall = start.elapsed();
+        Ok(metadata)
+    }
+}
+
+impl<F: Fetch> fmt::Debug for Callable<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (n, fetched) = (self.feeds.len(), self.places.len());
+        write!(f, "Callable of {n} tensors that fetches {fetched}")
+    }
+}
+
+/// The values of a callable's feeds, in order: an array, a vector, or a tuple where they are of several types.
+pub trait Arguments<'a> {
+    /// The values.
+    fn values(self) -> SmallVec<[Result<FeedValue<'a>>; 4]>;
+}
+
+impl<'a, V: IntoFeed<'a>, const N: usize> Arguments<'a> for [V; N] {
+    fn values(self) -> SmallVec<[Result<FeedValue<'a>>; 4]> {
+        self.into_iter().map(V::into_feed).collect()
+    }
+}
+
+impl<'a, V: IntoFeed<'a>> Arguments<'a> for Vec<V> {
+    fn values(self) -> SmallVec<[Result<FeedValue<'a>>; 4]> {
+        self.into_iter().map(V::into_feed).collect()
+    }
+}
+
+macro_rules! tuples {
+    ($(($($name:ident),*)),*) => { $(
+        impl<'a, $($name: IntoFeed<'a>),*> Arguments<'a> for ($($name,)*) {
+            #[expect(non_snake_case, reason = "a field is named like its type")]
+            fn values(self) -> SmallVec<[Result<FeedValue<'a>>; 4]> {
+                let ($($name,)*) = self;
+                [$($name.into_feed()),*].into_iter().collect()
+            }
+        }
+    )* };
+}
+
+tuples! {
+    (A), (A, B), (A, B, C), (A, B, C, D), (A, B, C, D, E), (A, B, C, D, E, F),
+    (A, B, C, D, E, F, G), (A, B, C, D, E, F, G, H)
+}
+
+impl<'a> Arguments<'a> for () {
+    fn values(self) -> SmallVec<[Result<FeedValue<'a>>; 4]> {
+        SmallVec::new()
+    }
+}

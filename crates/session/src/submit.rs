@@ -1,0 +1,323 @@
+//! Runs that nobody waits for yet: a few threads make them one after the other.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use convoke_graph_core::{Error, ErrorKind, Feed, HostTensor, Result};
+
+use crate::cancel::CancelToken;
+use crate::core::{Planned, Request};
+use crate::executor::Outputs;
+use crate::feeds::FeedData;
+use crate::fetch::{Fetch, FetchResults};
+use crate::metadata::RunMetadata;
+use crate::session::{RunOptions, Session};
+
+/// A run that was submitted: to be waited for, awaited, cancelled, or left alone.
+///
+/// Dropping it cancels the run, unless [`Self::detach`] has let it go. A session that is dropped while runs are
+/// submitted lives until they have ended.
+///
+/// As a future it gives what [`Session::run`] does, and needs no runtime of any kind.
+///
+/// ```
+/// # use convoke_session::{Devices, RunOptions, Session};
+/// # use convoke_graph_core::{DType, Graph, dims};
+/// # fn main() -> convoke_graph_core::Result<()> {
+/// let g = Graph::new();
+/// let x = g.placeholder("x", DType::F32, dims![]);
+/// let session = Session::new(&g, &Devices::cpu())?;
+/// let run = session.submit(&[x.feed(3.0)], &x * 2.0, RunOptions::default());
+/// assert_eq!(run.wait()?.scalar::<f32>()?, 6.0);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropping the handle cancels the run"]
+pub struct RunHandle<F: Fetch> {
+    fetch: F,
+    /// For each fetched tensor in order, its place among the fetches of the program.
+    places: Vec<usize>,
+    slot: Arc<Slot>,
+    token: CancelToken,
+    cancels: bool,
+}
+
+/// What a run gives: the fetched tensors, and what it did.
+type Given = Result<(Vec<HostTensor>, RunMetadata)>;
+
+/// Where a run leaves what it gives.
+#[derive(Default)]
+struct Slot {
+    state: Mutex<State>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    given: Option<Given>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fill(&self, given: Given) {
+        let mut state = self.lock();
+        state.given = Some(given);
+        let waker = state.waker.take();
+        drop(state);
+        self.done.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<F: Fetch> RunHandle<F> {
+    /// Submits a run.
+    pub(crate) fn start(
+        session: &Session,
+        feeds: &[Feed<'_>],
+        fetch: F,
+        options: RunOptions,
+    ) -> Self {
+        let token = CancelToken::new();
+        let slot = Arc::<Slot>::default();
+        let mut handle = Self { fetch, places: Vec::new(), slot, token, cancels: true };
+        if let Err(error) = handle.submit(session, feeds, options) {
+            handle.slot.fill(Err(error));
+        }
+        handle
+    }
+
+    fn submit(&mut self, session: &Session, feeds: &[Feed<'_>], options: RunOptions) -> Result<()> {
+        let core = session.core.clone();
+        core.check_open()?;
+        let mut metadata = RunMetadata::default();
+        let tensors = feeds.iter().map(|feed| &feed.tensor);
+        let (list, planned) = core.planned(tensors, &self.fetch, &mut metadata)?;
+        self.places = list.into_places();
+        let data = planned.check_feeds(feeds)?.into_iter().map(FeedData::into_owned);
+        let data: Vec<FeedData<'static>> = data.collect::<Result<_>>()?;
+        let (slot, token) = (self.slot.clone(), self.token.clone());
+        let own = core.clone();
+        let job = move || {
+            let given = catch_unwind(AssertUnwindSafe(|| {
+                run(&own, &planned, &data, &options, &token, metadata)
+            }));
+            slot.fill(given.unwrap_or_else(|_| Err(Error::internal("the run panicked"))));
+        };
+        core.runners.push(Box::new(job))
+    }
+
+    /// Waits for the run.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; [`ErrorKind::Cancelled`] if it was cancelled.
+    pub fn wait(self) -> Result<F::Output> {
+        self.wait_with().map(|(output, _)| output)
+    }
+
+    /// As [`Self::wait`], and says what the run did.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_with(mut self) -> Result<(F::Output, RunMetadata)> {
+        let slot = self.slot.clone();
+        let mut state = slot.lock();
+        let given = loop {
+            match state.given.take() {
+                Some(given) => break given,
+                None => state = slot.done.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(state);
+        self.taken(given)
+    }
+
+    /// Waits for the run for a while; gives the handle back if that is not enough. The run goes on.
+    ///
+    /// # Errors
+    /// The handle.
+    pub fn wait_for(self, time: Duration) -> std::result::Result<Result<F::Output>, Self> {
+        let end = Instant::now().checked_add(time);
+        let mut state = self.slot.lock();
+        while state.given.is_none() {
+            let left = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => break,
+                left => left.unwrap_or(Duration::MAX),
+            };
+            let waited = self.slot.done.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let is_done = state.given.is_some();
+        drop(state);
+        if is_done { Ok(self.wait()) } else { Err(self) }
+    }
+
+    /// Whether the run has ended, so that waiting takes no time.
+    pub fn is_done(&self) -> bool {
+        self.slot.lock().given.is_some()
+    }
+
+    /// Cancels the run, as [`CancelToken`] says. Other runs go on.
+    pub fn cancel(&self) {
+        self.token.cancel();
+    }
+
+    /// Lets the run go on by itself. What it gives, and why it fails if it does, is lost; what it assigns is stored.
+    pub fn detach(mut self) {
+        self.cancels = false;
+    }
+
+    fn taken(&mut self, given: Given) -> Result<(F::Output, RunMetadata)> {
+        self.cancels = false;
+        let (tensors, metadata) = given?;
+        let mut results = FetchResults::new(tensors, std::mem::take(&mut self.places));
+        Ok((self.fetch.take(&mut results)?, metadata))
+    }
+}
+
+fn run(
+    core: &crate::core::Core,
+    planned: &Planned,
+    data: &[FeedData<'_>],
+    options: &RunOptions,
+    token: &CancelToken,
+    mut metadata: RunMetadata,
+) -> Given {
+    let start = Instant::now();
+    let request = Request { planned, data, options, start, token: Some(token), recent: None };
+    metadata.begin(&request);
+    let mut tensors = Vec::new();
+    core.run(&request, &mut Outputs::Tensors(&mut tensors), &mut metadata)?;
+    metadata.wall = start.elapsed();
+    Ok((tensors, metadata))
+}
+
+impl<F: Fetch + Unpin> Future for RunHandle<F> {
+    type Output = Result<F::Output>;
+
+    /// # Panics
+    /// If it is polled after it was ready, as futures may.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut state = this.slot.lock();
+        let Some(given) = state.given.take() else {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        drop(state);
+        Poll::Ready(this.taken(given).map(|(output, _)| output))
+    }
+}
+
+impl<F: Fetch> Drop for RunHandle<F> {
+    fn drop(&mut self) {
+        if self.cancels {
+            self.token.cancel();
+        }
+    }
+}
+
+impl<F: Fetch> fmt::Debug for RunHandle<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RunHandle, {}", if self.is_done() { "done" } else { "not done" })
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads that make submitted runs.
+pub(crate) struct Runners {
+    n: usize,
+    line: Arc<Line>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The runs that wait.
+#[derive(Default)]
+struct Line {
+    jobs: Mutex<(VecDeque<Job>, Ends)>,
+    wake: Condvar,
+}
+
+/// Whether no more jobs come.
+type Ends = bool;
+
+impl Runners {
+    /// At most `n` threads, none yet.
+    pub fn new(n: usize) -> Self {
+        Self { n: n.max(1), line: Arc::default(), threads: Mutex::default() }
+    }
+
+    /// Puts a job at the end of the line.
+    ///
+    /// # Errors
+    /// The system refuses the first thread.
+    fn push(&self, job: Job) -> Result<()> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.len() < self.n {
+            let line = self.line.clone();
+            let name = format!("convoke-run-{}", threads.len());
+            match std::thread::Builder::new().name(name).spawn(move || line.work()) {
+                Ok(thread) => threads.push(thread),
+                Err(e) if threads.is_empty() => {
+                    let message = format!("cannot start a thread for submitted runs: {e}");
+                    return Err(Error::new(ErrorKind::ResourceExhausted, message));
+                }
+                // Those that there are do it.
+                Err(_) => {}
+            }
+        }
+        drop(threads);
+        self.line.lock().0.push_back(job);
+        self.line.wake.notify_one();
+        Ok(())
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Job>, Ends)> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a thread.
+    fn work(&self) {
+        loop {
+            let mut jobs = self.lock();
+            let job = loop {
+                match jobs.0.pop_front() {
+                    Some(job) => break job,
+                    None if jobs.1 => return,
+                    None => jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            drop(jobs);
+            job();
+        }
+    }
+}
+
+impl Drop for Runners {
+    /// Jobs keep the session that has the runners: there are none left.
+    fn drop(&mut self) {
+        self.line.lock().1 = true;
+        self.line.wake.notify_all();
+        let threads =
+            std::mem::take(self.threads.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let own = std::thread::current().id();
+        // The last job may have been the last to have the session.
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
+            let _ = thread.join();
+        }
+    }
+}
