@@ -1,8 +1,9 @@
-//! Records from files: pure Rust iterators that no session is needed for.
+//! Records from files and tensors from records: pure Rust iterators that no session is needed for.
 //!
 //! [`Records`] opens a file by path in any [`RecordFormat`] and gives [`Record`]s, each a key and a
 //! value. [`TfRecords`], [`Lines`], [`FixedRecords`] and [`WholeFile`] do the same from any
-//! [`std::io::Read`]; [`TfRecordWriter`] writes.
+//! [`std::io::Read`]; [`TfRecordWriter`] writes. [`CsvDecoder`] and [`decode_raw`] turn values into
+//! [`HostTensor`](convoke_graph_core::HostTensor)s.
 //!
 //! Read next: `source.rs` (bytes, decompressed on the way), then `tfrecord.rs` (one format, whole).
 //!
@@ -13,8 +14,10 @@
 //! - Offsets are bytes from the start of the content, after decompression.
 #![forbid(unsafe_code)]
 
+mod csv;
 mod fixed;
 mod lines;
+mod raw;
 mod reader;
 mod source;
 mod tfrecord;
@@ -23,8 +26,10 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+pub use csv::{CsvDecoder, CsvOptions};
 pub use fixed::{FixedOptions, FixedRecords};
 pub use lines::{LineOptions, Lines};
+pub use raw::{Endian, decode_raw, decode_raw_batch};
 pub use reader::{Position, Record, RecordFormat, Records};
 pub use source::{Compression, DEFAULT_LIMIT};
 pub use tfrecord::{TfRecordOptions, TfRecordWriter, TfRecords};

@@ -1,8 +1,10 @@
 //! Tests of the whole crate, and what they share.
 
 mod compression;
+mod csv;
 mod fixed;
 mod lines;
+mod raw;
 mod reader;
 mod tfrecord;
 
