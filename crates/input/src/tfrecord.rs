@@ -167,6 +167,7 @@ impl<R: Read> FusedIterator for TfRecords<R> {}
 #[derive(Debug)]
 pub struct TfRecordWriter<W: Write> {
     output: Output<W>,
+    name: Option<String>,
     written: u64,
     failed: bool,
 }
@@ -188,7 +189,7 @@ impl TfRecordWriter<File> {
         let file = File::create(path).map_err(|e| {
             Error::new(kind_of(&e), format!("cannot create {}: {e}", path.display()))
         })?;
-        Ok(Self::new(file, compression))
+        Ok(Self { name: Some(name_of(path)), ..Self::new(file, compression) })
     }
 }
 
@@ -201,7 +202,7 @@ impl<W: Write> TfRecordWriter<W> {
             Compression::Gzip => Output::Gzip(GzEncoder::new(writer, level)),
             Compression::Zlib => Output::Zlib(ZlibEncoder::new(writer, level)),
         };
-        Self { output, written: 0, failed: false }
+        Self { output, name: None, written: 0, failed: false }
     }
 
     /// Records written so far.
@@ -212,8 +213,8 @@ impl<W: Write> TfRecordWriter<W> {
     /// Appends a record.
     ///
     /// # Errors
-    /// What the writer reports; then the file may end within a record, and this and every later call
-    /// fails with [`ErrorKind::FailedPrecondition`] after the first.
+    /// What the writer reports. The file may then end within a record, so every later call is refused
+    /// with [`ErrorKind::FailedPrecondition`].
     pub fn write(&mut self, record: &[u8]) -> Result<()> {
         let len = (record.len() as u64).to_le_bytes();
         self.attempt(|output| {
@@ -234,29 +235,32 @@ impl<W: Write> TfRecordWriter<W> {
         self.attempt(|output| output.flush())
     }
 
-    /// Ends the file, and gives the writer back. A file is not synced to its disk.
+    /// Ends the file, flushes the writer and gives it back. A file is not synced to its disk.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub fn finish(mut self) -> Result<W> {
-        self.flush()?;
-        let written = self.written;
-        self.output.finish().map_err(|e| write_error(&e, written))
+    pub fn finish(self) -> Result<W> {
+        self.check_sound()?;
+        let Self { output, name, written, .. } = self;
+        output.finish().map_err(|e| write_error(&e, name.as_deref(), written))
+    }
+
+    fn check_sound(&self) -> Result<()> {
+        if !self.failed {
+            return Ok(());
+        }
+        let (name, written) = (self.name.as_deref().unwrap_or("output"), self.written);
+        let message = format!(
+            "{name}: an earlier write failed after {written} records; write the file again"
+        );
+        Err(Error::new(ErrorKind::FailedPrecondition, message))
     }
 
     fn attempt(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-        if self.failed {
-            return Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                format!(
-                    "an earlier write failed after {} records; write the file again",
-                    self.written
-                ),
-            ));
-        }
+        self.check_sound()?;
         write(self.output.writer()).map_err(|e| {
             self.failed = true;
-            write_error(&e, self.written)
+            write_error(&e, self.name.as_deref(), self.written)
         })
     }
 }
@@ -276,12 +280,15 @@ impl<W: Write> Output<W> {
             Self::Gzip(encoder) => encoder.finish()?,
             Self::Zlib(encoder) => encoder.finish()?,
         };
-        writer.into_inner().map_err(io::IntoInnerError::into_error)
+        let mut writer = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        writer.flush()?;
+        Ok(writer)
     }
 }
 
-fn write_error(e: &io::Error, written: u64) -> Error {
-    Error::new(kind_of(e), format!("cannot write after {written} records: {e}"))
+fn write_error(e: &io::Error, name: Option<&str>, written: u64) -> Error {
+    let name = name.unwrap_or("output");
+    Error::new(kind_of(e), format!("{name}: cannot write after {written} records: {e}"))
 }
 
 /// CRC32C turned and moved, so that the checksum of data that holds checksums stays good.

@@ -47,6 +47,13 @@ fn open(path: impl AsRef<Path>, format: &RecordFormat) -> Records {
 }
 
 #[test]
+fn readers_go_to_other_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Records>();
+    is_send::<TfRecordWriter<std::fs::File>>();
+}
+
+#[test]
 fn keys_begin_with_the_file() {
     for (file, format, expected) in samples() {
         let name = file.as_ref().to_string_lossy().into_owned();
