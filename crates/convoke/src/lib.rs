@@ -39,6 +39,8 @@ pub use convoke_graph_core::{
     Padding, Pool, Result, Shape, Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl,
     WgslParam, dims, ops, philox, train,
 };
+/// Records from files, and tensors from records, without a session.
+pub use convoke_input as input;
 pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions,

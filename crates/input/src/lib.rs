@@ -1,0 +1,36 @@
+//! Records from files and tensors from records: pure Rust iterators that no session is needed for.
+//!
+//! [`Records`] opens a file by path in any [`RecordFormat`] and gives [`Record`]s, each a key and a
+//! value. [`TfRecords`], [`Lines`], [`FixedRecords`] and [`WholeFile`] do the same from any
+//! [`std::io::Read`]; [`TfRecordWriter`] writes. [`CsvDecoder`] and [`decode_raw`] turn values into
+//! [`HostTensor`](convoke_graph_core::HostTensor)s.
+//!
+//! Read next: `source.rs` (bytes, decompressed on the way), then `tfrecord.rs` (one format, whole).
+//!
+//! Invariants
+//! - Memory grows with bytes that were read, up to a limit, and never with a size that a file claims.
+//! - Compressed files are streams: no more than a buffer of them is decompressed ahead.
+//! - After an error an iterator ends.
+//! - Offsets are bytes from the start of the content, after decompression.
+#![forbid(unsafe_code)]
+
+mod csv;
+mod fixed;
+mod lines;
+mod raw;
+mod reader;
+mod source;
+mod tfrecord;
+mod whole;
+
+#[cfg(test)]
+mod tests;
+
+pub use csv::{CsvDecoder, CsvOptions};
+pub use fixed::{FixedOptions, FixedRecords};
+pub use lines::{LineOptions, Lines};
+pub use raw::{Endian, decode_raw, decode_raw_batch};
+pub use reader::{Position, Record, RecordFormat, Records};
+pub use source::{Compression, DEFAULT_LIMIT};
+pub use tfrecord::{TfRecordOptions, TfRecordWriter, TfRecords};
+pub use whole::WholeFile;
