@@ -490,7 +490,11 @@ fn fold_small(
 ) -> SmallVec<[Fact; 1]> {
     let impure = matches!(
         op.class(),
-        Class::State(_) | Class::Random(_) | Class::Control(_) | Class::Host(Host::Placeholder)
+        Class::State(_)
+            | Class::Random(_)
+            | Class::Control(_)
+            | Class::Queue(_)
+            | Class::Host(Host::Placeholder)
     );
     let small =
         |f: &Fact| f.dtype.is_int() && f.shape().is_some_and(|s| s.len() <= Fact::CONTENTS_MAX);

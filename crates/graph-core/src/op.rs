@@ -6,8 +6,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    Backward, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, Row,
-    Shape, Tensor,
+    Backward, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, QueueOp,
+    Row, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -68,6 +68,8 @@ pub enum Class<'a> {
     Host(Host<'a>),
     /// Reads or changes what a session keeps.
     State(State),
+    /// Takes from a queue before a run, or puts into it after.
+    Queue(&'a QueueOp),
     /// Orders other operations.
     Control(Control),
     /// Work that only its own kernels know.
@@ -81,7 +83,7 @@ impl Class<'_> {
     /// # Errors
     /// A number of inputs or outputs, or a rank, that does not belong to the class.
     pub fn check(&self, inputs: &[Fact], outputs: &[Fact]) -> Result<(), OpError> {
-        let n_outputs = usize::from(!matches!(self, Self::Control(_)));
+        let n_outputs = usize::from(!matches!(self, Self::Control(_) | Self::Queue(_)));
         if outputs.len() < n_outputs {
             return Err(OpError::Invalid(format!("an operation of class {self:?} has an output")));
         }
@@ -149,7 +151,7 @@ impl Class<'_> {
             Self::State(State::Read | State::IsInitialized) => (1, 1),
             Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
-            Self::Control(_) | Self::Custom(_) => (0, ANY),
+            Self::Control(_) | Self::Queue(_) | Self::Custom(_) => (0, ANY),
         }
     }
 }

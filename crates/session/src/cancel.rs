@@ -1,7 +1,8 @@
 //! What ends a run early: cancelling, closing the session, a deadline.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use convoke_graph_core::{Error, ErrorKind, Result};
@@ -21,7 +22,18 @@ use convoke_graph_core::{Error, ErrorKind, Result};
 /// assert!(token.is_cancelled());
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_cancelled: AtomicBool,
+    bells: Mutex<Vec<Weak<dyn Bell>>>,
+}
+
+/// What wakes those who wait, so that they look whether they are cancelled.
+pub(crate) trait Bell: Send + Sync + fmt::Debug {
+    fn ring(&self);
+}
 
 impl CancelToken {
     /// A token that is not cancelled.
@@ -31,12 +43,28 @@ impl CancelToken {
 
     /// Cancels the runs that have it, and those that will be given it. There is no way back.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.is_cancelled.store(true, Ordering::SeqCst);
+        let bells: Vec<Arc<dyn Bell>> = self.bells().iter().filter_map(Weak::upgrade).collect();
+        bells.iter().for_each(|bell| bell.ring());
     }
 
     /// Whether it is cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.is_cancelled.load(Ordering::SeqCst)
+    }
+
+    fn bells(&self) -> MutexGuard<'_, Vec<Weak<dyn Bell>>> {
+        self.0.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rings `bell` when it is cancelled.
+    fn add(&self, bell: &Arc<dyn Bell>) {
+        let bell = Arc::downgrade(bell);
+        let mut bells = self.bells();
+        bells.retain(|other| other.strong_count() > 0);
+        if !bells.iter().any(|other| Weak::ptr_eq(other, &bell)) {
+            bells.push(bell);
+        }
     }
 }
 
@@ -52,6 +80,11 @@ pub(crate) struct Stop<'a> {
 }
 
 impl Stop<'_> {
+    /// Rings `bell` when a token is cancelled. Whoever closes the session rings it himself.
+    pub fn ring(&self, bell: &Arc<dyn Bell>) {
+        self.tokens.into_iter().flatten().for_each(|token| token.add(bell));
+    }
+
     /// # Errors
     /// `Cancelled` or `DeadlineExceeded`, if the run is to end.
     pub fn check(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -15,13 +16,14 @@ use crate::autotune::{Known, Tuning};
 use crate::budget;
 use crate::cache::Lru;
 use crate::calibrate::{Activity, Background, CalibrateOptions};
-use crate::cancel::{CancelToken, Stop};
+use crate::cancel::{Bell, CancelToken, Stop};
 use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Failure, Outputs, Refused};
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchList};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::place::Placing;
+use crate::queues::{Queues, Taken, Use, check_puts, with_queues};
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
 use crate::submit::Runners;
@@ -33,6 +35,7 @@ pub(crate) struct Core {
     pub options: SessionOptions,
     pub state: State,
     pub runners: Runners,
+    pub queues: Arc<Queues>,
     threads: Threads,
     gpus: Gpus,
     /// What kernels took in runs that were timed for it.
@@ -52,6 +55,8 @@ const _: () = is_shared::<Core>();
 pub(crate) struct Planned {
     pub plan: Plan,
     pub graph: GraphSnapshot,
+    /// What it does with queues. What it takes comes after what is fed, and what it puts after what is fetched.
+    pub uses: Vec<Use>,
     feed_facts: Vec<Fact>,
     programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
 }
@@ -135,6 +140,7 @@ impl Core {
             plans: Mutex::new(Lru::new(options.plans)),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
+            queues: Queues::new(),
             runners: Runners::new(or_cores(options.runners)),
             options,
         })
@@ -143,6 +149,7 @@ impl Core {
     /// Ends it: runs that are under way are cancelled, later ones refused.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.queues.ring();
         self.plans().clear();
     }
 
@@ -151,6 +158,44 @@ impl Core {
     /// # Errors
     /// As `Session::run`.
     pub fn run(
+        &self,
+        request: &Request<'_>,
+        outputs: &mut Outputs<'_, '_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        let uses = &request.planned.uses;
+        if uses.is_empty() {
+            return self.run_once(request, outputs, metadata);
+        }
+        let taken = self.queues.take(uses, &self.stop(request))?;
+        self.run_with(request, taken, outputs, metadata)
+    }
+
+    /// Runs with what was taken from queues, and gives it back if that fails.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with(
+        &self,
+        request: &Request<'_>,
+        mut taken: Taken,
+        outputs: &mut Outputs<'_, '_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        let values = std::mem::take(&mut taken.values).into_iter();
+        let mut data = request.data.to_vec();
+        data.extend(values.map(FeedData::Tensor));
+        let mut tensors = Vec::new();
+        let own = &mut Outputs::Tensors(&mut tensors);
+        if let Err(error) = self.run_once(&Request { data: &data, ..*request }, own, metadata) {
+            self.queues.give_back(taken);
+            return Err(error);
+        }
+        self.queues.put(&request.planned.uses, &tensors);
+        outputs.fill(tensors)
+    }
+
+    fn run_once(
         &self,
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
@@ -183,6 +228,7 @@ impl Core {
         let compiled = self.compiled(planned, data, recent, metadata)?;
         metadata.note(PhaseKind::Plan, metadata.begun.map(|_| Duration::ZERO));
         outputs.check(&compiled.program)?;
+        check_puts(&planned.uses, &compiled.program)?;
         let mut timings = options.timings;
         metadata.tunes = compiled.tuning.as_ref().is_some_and(Tuning::begin);
         if metadata.tunes {
@@ -211,7 +257,9 @@ impl Core {
     /// The session is closed, or a device does not give its elements.
     pub fn digest(&self) -> Result<u64> {
         self.check_open()?;
-        self.state.lock().digest(|variable, entry| {
+        let mut hasher = DefaultHasher::new();
+        let kept = self.state.lock();
+        kept.hash(&mut hasher, |variable, entry| {
             #[cfg(feature = "gpu")]
             {
                 let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
@@ -222,11 +270,13 @@ impl Core {
                 let message = format!("node {} has no elements on the host", variable.0);
                 Err(Error::internal(message).with_node(&*entry.name))
             }
-        })
+        })?;
+        self.queues.hash(&mut hasher);
+        Ok(hasher.finish())
     }
 
     /// What may end a run.
-    fn stop<'a>(&'a self, request: &Request<'a>) -> Stop<'a> {
+    pub fn stop<'a>(&'a self, request: &Request<'a>) -> Stop<'a> {
         let &Request { options, start, token, .. } = request;
         let timeout = options.timeout.or(self.options.timeout);
         let deadline = timeout.and_then(|timeout| Some((start.checked_add(timeout)?, timeout)));
@@ -295,20 +345,21 @@ impl Core {
         }
         let start = Instant::now();
         let graph = self.graph.snapshot();
+        let (signature, uses) = with_queues(&graph, &list.signature);
         if self.options.warn_of_growth {
             let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(warning) = growth.warning(&graph) {
                 tracing::warn!("{warning}");
             }
         }
-        let plan = Plan::new(&graph, list.signature.clone())?;
+        let plan = Plan::new(&graph, signature)?;
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Mutex::new(Lru::new(self.options.plans));
         #[expect(
             clippy::arc_with_non_send_sync,
             reason = "the lint gives up on wgpu's types; is_shared::<Core> holds"
         )]
-        let planned = Arc::new(Planned { plan, graph, feed_facts, programs });
+        let planned = Arc::new(Planned { plan, graph, uses, feed_facts, programs });
         metadata.graph_nodes = planned.plan.nodes.len() as u64;
         let planned = self.plans().insert(list.signature.clone(), planned);
         metadata.planning += start.elapsed();
@@ -490,6 +541,12 @@ impl Planned {
             Ok((data.shape().clone(), contents))
         };
         data.iter().zip(&self.plan.shape_feeds).map(part).collect()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.queues.end();
     }
 }
 

@@ -3,6 +3,7 @@
 mod commit;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod outputs;
 mod record;
 
 use std::sync::{Arc, Mutex};
@@ -11,14 +12,15 @@ use std::time::Instant;
 use convoke_compiler::memory::{HostSlots, host_slots};
 use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
-use convoke_graph_core::{
-    AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result, TensorViewMut,
-};
+use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
 use gpu::{GpuWork, Leases, RunningWork, Works};
 use smallvec::SmallVec;
+
+pub(crate) use outputs::Outputs;
+use outputs::fetch_of;
 
 use crate::autotune::Tuning;
 use crate::cancel::Stop;
@@ -108,43 +110,6 @@ enum Place {
     Input(u32),
     /// On a device only.
     Device,
-}
-
-/// Where fetched elements go.
-pub(crate) enum Outputs<'o, 'b> {
-    /// Tensors of their own, one for each fetch of the program.
-    Tensors(&'o mut Vec<HostTensor>),
-    /// Memory of the caller, and for each piece, its place among the fetches of the program.
-    Into(&'o mut [TensorViewMut<'b>], &'o [usize]),
-}
-
-impl Outputs<'_, '_> {
-    /// # Errors
-    /// The caller's memory is for other tensors than `program` fetches.
-    pub(crate) fn check(&self, program: &Program) -> Result<()> {
-        let Self::Into(views, places) = self else { return Ok(()) };
-        if views.len() != places.len() {
-            let (n, given) = (places.len(), views.len());
-            return Err(Error::invalid(format!("expected memory for {n} tensors, got {given}")));
-        }
-        for (i, (view, &place)) in views.iter().zip(*places).enumerate() {
-            let fetched = fetch_of(program, place)?;
-            let (dtype, shape) = (program.value(fetched.value).dtype, fetched.layout.shape());
-            if view.dtype() != dtype || view.dims() != shape.dims() {
-                let (is, dims) = (view.dtype(), view.dims());
-                let message = format!(
-                    "expected memory for a tensor of {dtype}{shape} at place {i}, got {is}{dims:?}"
-                );
-                return Err(Error::invalid(message));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn fetch_of(program: &Program, place: usize) -> Result<&Operand> {
-    let fetched = program.fetches.get(place);
-    fetched.ok_or_else(|| Error::internal(format!("a program has no fetch {place}")))
 }
 
 /// What a run runs on, and what may end it.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use convoke_graph_core::{DType, Error, Fact, Feed, FeedValue, HostTensor, Result, Shape, Tensor};
 
 /// A feed's elements, in the dtype of the tensor that is fed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum FeedData<'a> {
     /// Shared or converted.
     Tensor(HostTensor),

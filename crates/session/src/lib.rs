@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod autotune;
+mod batches;
 mod budget;
 mod cache;
 mod calibrate;
@@ -25,6 +26,7 @@ mod fetch;
 mod instance;
 mod metadata;
 mod place;
+mod queues;
 mod session;
 mod state;
 mod submit;

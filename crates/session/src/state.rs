@@ -1,7 +1,7 @@
 //! What a session keeps: the elements of variables on the host, which variables have elements, and how
 //! often random nodes were drawn.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use convoke_compiler::{DeviceIndex, HOST};
@@ -101,26 +101,26 @@ impl Kept {
         }
     }
 
-    /// A digest of all that is kept; `load` gives the elements of variables that are not on the host.
-    pub(crate) fn digest(
+    /// Adds all that is kept to a digest; `load` gives the elements of variables that are not on the host.
+    pub(crate) fn hash(
         &self,
+        hasher: &mut impl Hasher,
         mut load: impl FnMut(NodeId, &Entry) -> Result<AlignedBytes>,
-    ) -> Result<u64> {
-        let mut hasher = DefaultHasher::new();
+    ) -> Result<()> {
         let mut variables: Vec<(&NodeId, &Entry)> = self.variables.iter().collect();
         variables.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
         for (&variable, entry) in variables.into_iter().filter(|(_, entry)| entry.version > 0) {
-            (&entry.name, entry.dtype, entry.shape.dims()).hash(&mut hasher);
+            (&entry.name, entry.dtype, entry.shape.dims()).hash(hasher);
             let n_bytes = usize::try_from(entry.n_bytes()).unwrap_or(usize::MAX);
             match (&entry.elements, entry.device) {
-                (Some(elements), HOST) => elements.get(..n_bytes).hash(&mut hasher),
-                _ => load(variable, entry)?.get(..n_bytes).hash(&mut hasher),
+                (Some(elements), HOST) => elements.get(..n_bytes).hash(hasher),
+                _ => load(variable, entry)?.get(..n_bytes).hash(hasher),
             }
         }
         let mut draws: Vec<(&NodeId, &u32)> = self.draws.iter().filter(|(_, n)| **n > 0).collect();
         draws.sort_unstable();
-        draws.hash(&mut hasher);
-        Ok(hasher.finish())
+        draws.hash(hasher);
+        Ok(())
     }
 
     pub(crate) fn is_initialized(&self, variable: NodeId) -> bool {

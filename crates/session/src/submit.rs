@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use convoke_graph_core::{Error, ErrorKind, Feed, HostTensor, Result};
 
 use crate::cancel::CancelToken;
-use crate::core::{Planned, Request};
+use crate::core::{Core, Planned, Request};
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::fetch::{Fetch, FetchResults};
 use crate::metadata::RunMetadata;
+use crate::queues::{Attempt, Parked};
 use crate::session::{RunOptions, Session};
 
 /// A run that was submitted: to be waited for, awaited, cancelled, or left alone.
@@ -108,14 +109,10 @@ impl<F: Fetch> RunHandle<F> {
         let data = planned.check_feeds(feeds)?.into_iter().map(FeedData::into_owned);
         let data: Vec<FeedData<'static>> = data.collect::<Result<_>>()?;
         let (slot, token) = (self.slot.clone(), self.token.clone());
-        let own = core.clone();
-        let job = move || {
-            let given = catch_unwind(AssertUnwindSafe(|| {
-                run(&own, &planned, &data, &options, &token, metadata)
-            }));
-            slot.fill(given.unwrap_or_else(|_| Err(Error::internal("the run panicked"))));
-        };
-        core.runners.push(Box::new(job))
+        let begun = OnceLock::new();
+        let submitted =
+            Arc::new(Submitted { core, planned, data, options, token, slot, metadata, begun });
+        submitted.line_up(Attempt::default())
     }
 
     /// Waits for the run.
@@ -186,21 +183,78 @@ impl<F: Fetch> RunHandle<F> {
     }
 }
 
-fn run(
-    core: &crate::core::Core,
-    planned: &Planned,
-    data: &[FeedData<'_>],
-    options: &RunOptions,
-    token: &CancelToken,
-    mut metadata: RunMetadata,
-) -> Given {
-    let start = Instant::now();
-    let request = Request { planned, data, options, start, token: Some(token), recent: None };
-    metadata.begin(&request);
-    let mut tensors = Vec::new();
-    core.run(&request, &mut Outputs::Tensors(&mut tensors), &mut metadata)?;
-    metadata.wall = start.elapsed();
-    Ok((tensors, metadata))
+/// A run, until it is made.
+struct Submitted {
+    core: Arc<Core>,
+    planned: Arc<Planned>,
+    data: Vec<FeedData<'static>>,
+    options: RunOptions,
+    token: CancelToken,
+    slot: Arc<Slot>,
+    /// What planning noted.
+    metadata: RunMetadata,
+    /// When it first had a thread.
+    begun: OnceLock<Instant>,
+}
+
+impl Submitted {
+    /// Puts it at the end of the line.
+    fn line_up(self: Arc<Self>, attempt: Attempt) -> Result<()> {
+        let own = self.clone();
+        self.core.runners.push(Box::new(move || own.make(attempt)))
+    }
+
+    /// Makes the run, or lines up again when queues have changed.
+    fn make(self: Arc<Self>, attempt: Attempt) {
+        let given = catch_unwind(AssertUnwindSafe(|| self.try_make(attempt)));
+        match given.unwrap_or_else(|_| Err(Error::internal("the run panicked"))) {
+            Ok(None) => {}
+            Ok(Some(given)) => self.slot.fill(Ok(given)),
+            Err(error) => self.slot.fill(Err(error)),
+        }
+    }
+
+    /// What the run gives; nothing if it waits for queues.
+    fn try_make(
+        self: &Arc<Self>,
+        mut attempt: Attempt,
+    ) -> Result<Option<(Vec<HostTensor>, RunMetadata)>> {
+        let start = *self.begun.get_or_init(Instant::now);
+        let request = Request {
+            planned: &self.planned,
+            data: &self.data,
+            options: &self.options,
+            start,
+            token: Some(&self.token),
+            recent: None,
+        };
+        let mut metadata = self.metadata.clone();
+        metadata.begin(&request);
+        let mut tensors = Vec::new();
+        let outputs = &mut Outputs::Tensors(&mut tensors);
+        if self.planned.uses.is_empty() {
+            self.core.run(&request, outputs, &mut metadata)?;
+        } else {
+            let stop = self.core.stop(&request);
+            let deadline = stop.deadline.map(|(until, _)| until);
+            let park = |attempt| {
+                let own = self.clone();
+                let resume = Box::new(move || {
+                    let slot = own.slot.clone();
+                    if let Err(error) = own.line_up(attempt) {
+                        slot.fill(Err(error));
+                    }
+                });
+                Parked { deadline, resume }
+            };
+            let queues = &self.core.queues;
+            let taken = queues.try_take(&self.planned.uses, &mut attempt, &stop, park)?;
+            let Some(taken) = taken else { return Ok(None) };
+            self.core.run_with(&request, taken, outputs, &mut metadata)?;
+        }
+        metadata.wall = start.elapsed();
+        Ok(Some((tensors, metadata)))
+    }
 }
 
 impl<F: Fetch + Unpin> Future for RunHandle<F> {

@@ -17,6 +17,7 @@ mod growth;
 mod optimizers;
 mod overlap;
 mod pipeline;
+mod queues;
 mod small_devices;
 mod splits;
 mod submitted;

@@ -14,6 +14,7 @@ pub(crate) mod matmul;
 pub(crate) mod nn;
 pub(crate) mod pad;
 pub(crate) mod pool;
+pub(crate) mod queue;
 pub(crate) mod random;
 pub(crate) mod reduce;
 mod row;
@@ -26,6 +27,7 @@ pub(crate) mod window;
 pub use batch_norm::{BatchNorm, Normalized};
 pub use conv::Conv2d;
 pub use pool::Pool;
+pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
 pub use window::{ConvGeometry, ImageLayout, Padding, PoolGeometry};
 

@@ -251,6 +251,9 @@ fn why_absent(node: &Node) -> &'static str {
             "an assignment: what it stores is computed by others, and stored when the run commits"
         }
         Class::State(_) => "a read of a variable: its readers take the variable's elements",
+        Class::Queue(_) => {
+            "queues are the host's: what is taken is fed, and what is put is fetched"
+        }
         Class::Control(_) => "it orders others, and computes nothing",
         _ => {
             "folded into the program, shared with an equal operation, or left out since it changes nothing"

@@ -1,0 +1,281 @@
+//! The queues of a session: what runs take before they begin and put when they have succeeded, and who waits for it.
+//!
+//! A run takes and reserves all at once, under one lock, or waits. Who waits has a ticket; on each side of a queue,
+//! tickets are served in order. A run of the caller's thread waits there; a submitted one leaves its thread and comes
+//! back when something has changed.
+
+mod kept;
+mod serve;
+mod uses;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, Result};
+use rustc_hash::FxHashMap;
+
+use crate::batches;
+use crate::cancel::{Bell, Stop};
+use kept::{Item, Kept};
+pub(crate) use uses::{Use, check_puts, with_queues};
+
+/// What a run has taken: its fed values in order, and how to give all back.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// The values that are fed, in the order of the uses.
+    pub values: Vec<HostTensor>,
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+enum Undo {
+    /// Elements with the places that they were taken from, last taken last, and the draws before and after.
+    Elements {
+        queue: String,
+        items: Vec<(usize, Item)>,
+        draws: [u64; 2],
+    },
+    Room {
+        queue: String,
+    },
+}
+
+/// How a run waits.
+#[derive(Debug, Default)]
+pub(crate) struct Attempt {
+    ticket: Option<u64>,
+}
+
+/// A submitted run that waits for a change.
+pub(crate) struct Parked {
+    pub deadline: Option<Instant>,
+    pub resume: Box<dyn FnOnce() + Send>,
+}
+
+/// All queues of a session.
+pub(crate) struct Queues {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    own: Weak<Queues>,
+}
+
+#[derive(Default)]
+struct Inner {
+    queues: FxHashMap<String, Kept>,
+    next_ticket: u64,
+    parked: Vec<Parked>,
+    timer: bool,
+    ends: bool,
+}
+
+impl Queues {
+    pub fn new() -> Arc<Self> {
+        Arc::new_cyclic(|own| Self {
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            own: own.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes and reserves what `uses` say, and waits for it on this thread.
+    ///
+    /// # Errors
+    /// `OutOfRange` and `Cancelled` of closed queues, and what `stop` says.
+    pub fn take(&self, uses: &[Use], stop: &Stop<'_>) -> Result<Taken> {
+        let mut attempt = Attempt::default();
+        let bell: Arc<dyn Bell> = match self.own.upgrade() {
+            Some(own) => own,
+            None => return Err(Error::internal("queues without an owner")),
+        };
+        stop.ring(&bell);
+        let mut inner = self.lock();
+        loop {
+            match self.try_in(&mut inner, uses, &mut attempt, stop) {
+                Ok(Some(taken)) => return Ok(taken),
+                Err(error) => return Err(error),
+                Ok(None) => {}
+            }
+            let left =
+                stop.deadline.map(|(until, _)| until.saturating_duration_since(Instant::now()));
+            inner = match left {
+                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(inner, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// As [`Self::take`], but does not wait: calls `park` under the lock, so that no change is missed, and gives
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn try_take(
+        &self,
+        uses: &[Use],
+        attempt: &mut Attempt,
+        stop: &Stop<'_>,
+        park: impl FnOnce(Attempt) -> Parked,
+    ) -> Result<Option<Taken>> {
+        if let Some(own) = self.own.upgrade() {
+            let bell: Arc<dyn Bell> = own;
+            stop.ring(&bell);
+        }
+        let mut inner = self.lock();
+        let taken = self.try_in(&mut inner, uses, attempt, stop)?;
+        if taken.is_none() {
+            let parked = park(std::mem::take(attempt));
+            let waits = parked.deadline.is_some();
+            inner.parked.push(parked);
+            if waits {
+                self.start_timer(&mut inner)?;
+                self.changed.notify_all();
+            }
+        }
+        Ok(taken)
+    }
+
+    /// One try. Who fails gives up its ticket.
+    fn try_in(
+        &self,
+        inner: &mut Inner,
+        uses: &[Use],
+        attempt: &mut Attempt,
+        stop: &Stop<'_>,
+    ) -> Result<Option<Taken>> {
+        let had_ticket = attempt.ticket.is_some();
+        let outcome = stop.check().and_then(|()| inner.serve(uses, attempt));
+        let waits = matches!(outcome, Ok(None));
+        if !waits {
+            inner.forget(attempt);
+        }
+        // Who begins to wait for many elements makes room for them.
+        if !waits || !had_ticket {
+            self.wake(inner);
+        }
+        outcome
+    }
+
+    /// Puts what a run gives, and closes what it closes. `fetched` are the plan's fetches.
+    pub fn put(&self, uses: &[Use], fetched: &[HostTensor]) {
+        let mut inner = self.lock();
+        for used in uses {
+            let ticket = inner.next_ticket;
+            let Some(kept) = inner.queues.get_mut(&used.queue.name) else { continue };
+            let components = used.places.iter().filter_map(|&place| fetched.get(place).cloned());
+            match used.action {
+                QueueAction::Enqueue => kept.push(components.collect()),
+                QueueAction::EnqueueMany => {
+                    let components: Item = components.collect();
+                    let n_rows = components.first().and_then(|c| c.dims().first().copied());
+                    for row in 0..n_rows.unwrap_or(0) {
+                        // Shapes were checked before the run stored anything.
+                        let row = components.iter().map(|c| batches::row(c, row)).collect();
+                        if let Ok(item) = row {
+                            kept.push(item);
+                        }
+                    }
+                }
+                QueueAction::Close { cancel_pending } => {
+                    kept.closed = Some((ticket, cancel_pending))
+                }
+                _ => continue,
+            }
+            if matches!(used.action, QueueAction::Enqueue | QueueAction::EnqueueMany) {
+                kept.reserved -= 1;
+            }
+        }
+        self.wake(&mut inner);
+    }
+
+    /// Gives back what a run took that has failed.
+    pub fn give_back(&self, taken: Taken) {
+        let mut inner = self.lock();
+        inner.undo(taken);
+        self.wake(&mut inner);
+    }
+
+    /// Lets all who wait look again.
+    fn wake(&self, inner: &mut Inner) {
+        self.changed.notify_all();
+        for parked in inner.parked.drain(..) {
+            (parked.resume)();
+        }
+    }
+
+    /// A thread that resumes parked runs whose time is up.
+    fn start_timer(&self, inner: &mut Inner) -> Result<()> {
+        if std::mem::replace(&mut inner.timer, true) {
+            return Ok(());
+        }
+        let Some(own) = self.own.upgrade() else { return Ok(()) };
+        let named = std::thread::Builder::new().name("convoke-deadlines".to_owned());
+        let thread = named.spawn(move || own.keep_deadlines());
+        thread.map(|_| ()).map_err(|e| {
+            let message = format!("cannot start a thread for deadlines: {e}");
+            Error::new(ErrorKind::ResourceExhausted, message)
+        })
+    }
+
+    fn keep_deadlines(&self) {
+        let mut inner = self.lock();
+        while !inner.ends {
+            let now = Instant::now();
+            let is_due = |parked: &mut Parked| parked.deadline.is_some_and(|until| until <= now);
+            for parked in inner.parked.extract_if(.., is_due).collect::<Vec<_>>() {
+                (parked.resume)();
+            }
+            let next = inner.parked.iter().filter_map(|parked| parked.deadline).min();
+            inner = match next {
+                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(next) => {
+                    let waited =
+                        self.changed.wait_timeout(inner, next.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Ends what is left to end with the session.
+    pub fn end(&self) {
+        let mut inner = self.lock();
+        inner.ends = true;
+        self.changed.notify_all();
+    }
+
+    /// Adds what the queues hold to a digest.
+    pub fn hash(&self, hasher: &mut impl Hasher) {
+        let inner = self.lock();
+        let mut names: Vec<&String> = inner.queues.keys().collect();
+        names.sort_unstable();
+        for name in names {
+            let kept = &inner.queues[name];
+            (name, kept.draws, kept.closed.is_some(), kept.items.len()).hash(hasher);
+            for tensor in kept.items.iter().flatten() {
+                (tensor.dims(), tensor.bytes(), tensor.as_strings().ok()).hash(hasher);
+            }
+        }
+    }
+}
+
+impl Bell for Queues {
+    fn ring(&self) {
+        let mut inner = self.lock();
+        self.wake(&mut inner);
+    }
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} queues", self.lock().queues.len())
+    }
+}

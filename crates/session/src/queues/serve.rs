@@ -1,0 +1,227 @@
+//! Whether runs can have what they want of queues, and giving it to them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueKind, QueueSpec, Result};
+
+use super::kept::{Item, Kept};
+use super::{Attempt, Inner, Taken, Undo, Use};
+use crate::batches;
+
+/// Whether a use can be had.
+enum Can {
+    Now,
+    Later,
+    Never(Error),
+}
+
+impl Inner {
+    /// Takes and reserves everything, or gives nothing and keeps a ticket.
+    pub fn serve(&mut self, uses: &[Use], attempt: &mut Attempt) -> Result<Option<Taken>> {
+        for used in uses {
+            self.make(&used.queue)?;
+        }
+        let ticket = attempt.ticket.unwrap_or(self.next_ticket);
+        let mut now = true;
+        for (i, used) in uses.iter().enumerate() {
+            match self.can(uses, i, ticket) {
+                Can::Now => {}
+                Can::Later => now = false,
+                Can::Never(error) => return Err(error.with_node(&*used.node)),
+            }
+        }
+        if now {
+            return self.take_all(uses).map(Some);
+        }
+        if attempt.ticket.is_none() {
+            attempt.ticket = Some(ticket);
+            self.next_ticket += 1;
+            for used in uses {
+                let Some(kept) = self.queues.get_mut(&used.queue.name) else { continue };
+                match demand(used.action) {
+                    Some(n) => kept.takers.push_back((ticket, n)),
+                    None if puts(used.action) => kept.putters.push_back(ticket),
+                    None => {}
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The queue, made if there is none.
+    fn make(&mut self, spec: &Arc<QueueSpec>) -> Result<()> {
+        let kept = self.queues.entry(spec.name.clone()).or_insert_with(|| Kept {
+            spec: spec.clone(),
+            items: VecDeque::new(),
+            reserved: 0,
+            closed: None,
+            draws: 0,
+            takers: VecDeque::new(),
+            putters: VecDeque::new(),
+        });
+        if *kept.spec != **spec {
+            let message = format!(
+                "queue '{}' is shared, and another of the name differs: {:?}, and here {:?}",
+                spec.name, kept.spec, spec
+            );
+            return Err(Error::invalid(message));
+        }
+        Ok(())
+    }
+
+    /// Whether use `at` can be had with those before it.
+    fn can(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
+        let used = &uses[at];
+        let Some(kept) = self.queues.get(&used.queue.name) else { return Can::Later };
+        let same = uses[..at].iter().filter(|other| other.queue.name == used.queue.name);
+        let name = kept.label();
+        let is_first = |first: Option<u64>| first.is_none_or(|first| first >= ticket);
+        if let QueueAction::Close { .. } = used.action {
+            return match kept.closed {
+                Some(_) => Can::Never(cancelled(format!("{name} is already closed"))),
+                None => Can::Now,
+            };
+        }
+        if puts(used.action) {
+            let before = same.filter(|other| puts(other.action)).count();
+            return match kept.closed {
+                Some((closed, cancels)) if cancels || ticket >= closed => {
+                    Can::Never(cancelled(format!("{name} is closed")))
+                }
+                _ if !is_first(kept.putters.front().copied()) => Can::Later,
+                _ if kept.has_room(before) => Can::Now,
+                _ => Can::Later,
+            };
+        }
+        let Some(n) = demand(used.action) else { return Can::Now };
+        let before: usize = same.filter_map(|other| demand(other.action)).sum();
+        let there = kept.available().saturating_sub(before);
+        let is_turn = is_first(kept.takers.front().map(|(ticket, _)| *ticket));
+        if n == 0 || (there >= n && is_turn) {
+            return Can::Now;
+        }
+        if there >= n || !kept.is_final() {
+            return Can::Later;
+        }
+        match used.action {
+            QueueAction::DequeueUpTo(_) if there > 0 && is_turn => Can::Now,
+            QueueAction::DequeueUpTo(_) if there > 0 => Can::Later,
+            _ => Can::Never(Error::new(
+                ErrorKind::OutOfRange,
+                format!(
+                    "{name} is closed and has insufficient elements (requested {n}, current size {there})"
+                ),
+            )),
+        }
+    }
+
+    fn take_all(&mut self, uses: &[Use]) -> Result<Taken> {
+        let mut taken = Taken::default();
+        for used in uses {
+            let Some(kept) = self.queues.get_mut(&used.queue.name) else { continue };
+            let values = match used.action {
+                QueueAction::Size => {
+                    vec![HostTensor::from(i32::try_from(kept.items.len()).unwrap_or(i32::MAX))]
+                }
+                QueueAction::IsClosed => vec![HostTensor::from(kept.closed.is_some())],
+                QueueAction::Enqueue | QueueAction::EnqueueMany => {
+                    kept.reserved += 1;
+                    taken.undo.push(Undo::Room { queue: used.queue.name.clone() });
+                    Vec::new()
+                }
+                action => match demand(action) {
+                    Some(n) => {
+                        let before = kept.draws;
+                        let items = kept.pop(n);
+                        let values = values_of(&used.queue, action, &items);
+                        let draws = [before, kept.draws];
+                        let queue = used.queue.name.clone();
+                        taken.undo.push(Undo::Elements { queue, items, draws });
+                        match values {
+                            Ok(values) => values,
+                            Err(error) => {
+                                self.undo(taken);
+                                return Err(error.with_node(&*used.node));
+                            }
+                        }
+                    }
+                    None => Vec::new(),
+                },
+            };
+            let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
+            taken.values.extend(wanted);
+        }
+        Ok(taken)
+    }
+
+    /// Gives back what was taken.
+    pub fn undo(&mut self, taken: Taken) {
+        for undo in taken.undo.into_iter().rev() {
+            match undo {
+                Undo::Room { queue } => {
+                    if let Some(kept) = self.queues.get_mut(&queue) {
+                        kept.reserved -= 1;
+                    }
+                }
+                Undo::Elements { queue, items, draws: [before, after] } => {
+                    let Some(kept) = self.queues.get_mut(&queue) else { continue };
+                    for (at, item) in items.into_iter().rev() {
+                        kept.items.insert(at.min(kept.items.len()), item);
+                    }
+                    if kept.draws == after {
+                        kept.draws = before;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives up a ticket.
+    pub fn forget(&mut self, attempt: &mut Attempt) {
+        let Some(ticket) = attempt.ticket.take() else { return };
+        for kept in self.queues.values_mut() {
+            kept.takers.retain(|(other, _)| *other != ticket);
+            kept.putters.retain(|other| *other != ticket);
+        }
+    }
+}
+
+/// How many elements an action takes, if it takes any.
+fn demand(action: QueueAction) -> Option<usize> {
+    match action {
+        QueueAction::Dequeue => Some(1),
+        QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),
+        _ => None,
+    }
+}
+
+fn puts(action: QueueAction) -> bool {
+    matches!(action, QueueAction::Enqueue | QueueAction::EnqueueMany)
+}
+
+fn cancelled(message: String) -> Error {
+    Error::new(ErrorKind::Cancelled, message)
+}
+
+/// The outputs of an action that took these elements.
+fn values_of(
+    spec: &QueueSpec,
+    action: QueueAction,
+    items: &[(usize, Item)],
+) -> Result<Vec<HostTensor>> {
+    if action == QueueAction::Dequeue {
+        return Ok(items.first().map(|(_, item)| item.to_vec()).unwrap_or_default());
+    }
+    let pads = spec.kind == QueueKind::PaddingFifo;
+    let components = spec.components.iter().enumerate();
+    components
+        .map(|(c, (dtype, dims))| {
+            let column: Vec<&HostTensor> =
+                items.iter().filter_map(|(_, item)| item.get(c)).collect();
+            let least: Vec<usize> =
+                dims.dims().unwrap_or_default().iter().map(|d| d.known().unwrap_or(0)).collect();
+            batches::stacked(*dtype, &least, &column, pads)
+        })
+        .collect()
+}
