@@ -185,7 +185,7 @@ impl Queues {
                     }
                 }
                 QueueAction::Close { cancel_pending } => {
-                    kept.closed = Some((ticket, cancel_pending))
+                    kept.closed = Some((ticket, cancel_pending));
                 }
                 _ => continue,
             }
