@@ -15,8 +15,10 @@
 #![forbid(unsafe_code)]
 
 mod csv;
+mod ext;
 mod fixed;
 mod lines;
+mod prefetch;
 mod raw;
 mod reader;
 mod source;
@@ -27,8 +29,10 @@ mod whole;
 mod tests;
 
 pub use csv::{CsvDecoder, CsvOptions};
+pub use ext::InputExt;
 pub use fixed::{FixedOptions, FixedRecords};
 pub use lines::{LineOptions, Lines};
+pub use prefetch::Prefetch;
 pub use raw::{Endian, decode_raw, decode_raw_batch};
 pub use reader::{Position, Record, RecordFormat, Records};
 pub use source::{Compression, DEFAULT_LIMIT};

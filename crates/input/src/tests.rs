@@ -4,6 +4,7 @@ mod compression;
 mod csv;
 mod fixed;
 mod lines;
+mod prefetch;
 mod raw;
 mod reader;
 mod tfrecord;
