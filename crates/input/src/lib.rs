@@ -14,6 +14,7 @@
 //! - Offsets are bytes from the start of the content, after decompression.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod csv;
 mod ext;
 mod fixed;
@@ -21,6 +22,7 @@ mod lines;
 mod prefetch;
 mod raw;
 mod reader;
+mod shuffle;
 mod source;
 mod tfrecord;
 mod whole;
@@ -28,6 +30,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{Batches, Example};
 pub use csv::{CsvDecoder, CsvOptions};
 pub use ext::InputExt;
 pub use fixed::{FixedOptions, FixedRecords};
@@ -35,6 +38,7 @@ pub use lines::{LineOptions, Lines};
 pub use prefetch::Prefetch;
 pub use raw::{Endian, decode_raw, decode_raw_batch};
 pub use reader::{Position, Record, RecordFormat, Records};
+pub use shuffle::Shuffled;
 pub use source::{Compression, DEFAULT_LIMIT};
 pub use tfrecord::{TfRecordOptions, TfRecordWriter, TfRecords};
 pub use whole::WholeFile;

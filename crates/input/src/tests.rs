@@ -1,5 +1,6 @@
 //! Tests of the whole crate, and what they share.
 
+mod batch;
 mod compression;
 mod csv;
 mod fixed;
@@ -7,6 +8,7 @@ mod lines;
 mod prefetch;
 mod raw;
 mod reader;
+mod shuffle;
 mod tfrecord;
 
 use std::fs;
