@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod coordinator;
 mod csv;
 mod ext;
 mod fixed;
@@ -31,6 +32,7 @@ mod whole;
 mod tests;
 
 pub use batch::{Batches, Example};
+pub use coordinator::{Coordinator, Registered};
 pub use csv::{CsvDecoder, CsvOptions};
 pub use ext::InputExt;
 pub use fixed::{FixedOptions, FixedRecords};

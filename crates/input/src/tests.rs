@@ -2,6 +2,7 @@
 
 mod batch;
 mod compression;
+mod coordinator;
 mod csv;
 mod fixed;
 mod lines;
