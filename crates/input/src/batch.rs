@@ -2,7 +2,7 @@
 
 use std::iter::FusedIterator;
 
-use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, HostTensor, Result, Shape};
+use convoke_graph_core::{AlignedBytes, DType, Element, Error, HostTensor, Result, Shape};
 
 /// What can be put together into a batch.
 ///
@@ -33,7 +33,6 @@ impl Example for HostTensor {
             }
             return Self::strings(shape.dims(), strings);
         }
-        // Each is checked to have its share of the bytes, which a shape keeps within bounds.
         let n_bytes = shape.len().saturating_mul(dtype.n_bytes());
         let mut bytes = AlignedBytes::zeroed(n_bytes)?;
         let share = n_bytes.checked_div(examples.len()).unwrap_or(0);
@@ -67,7 +66,7 @@ fn empty() -> Error {
     Error::invalid("expected at least one example for a batch, got none")
 }
 
-macro_rules! examples {
+macro_rules! scalars {
     ($($t:ty),*) => {$(
         /// Each a scalar → `[n]`.
         impl Example for $t {
@@ -80,19 +79,19 @@ macro_rules! examples {
                 }
             }
         }
-
-        /// Each `[len]` → `[n, len]`.
-        impl Example for Vec<$t> {
-            type Batch = HostTensor;
-
-            fn batch(examples: Vec<Self>) -> Result<HostTensor> {
-                HostTensor::batch(examples.into_iter().map(HostTensor::from).collect())
-            }
-        }
     )*};
 }
 
-examples!(bool, u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+scalars!(bool, u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+
+/// Each `[len]` → `[n, len]`.
+impl<T: Element> Example for Vec<T> {
+    type Batch = HostTensor;
+
+    fn batch(examples: Vec<Self>) -> Result<HostTensor> {
+        HostTensor::batch(examples.into_iter().map(HostTensor::from).collect())
+    }
+}
 
 impl<A: Example, B: Example> Example for (A, B) {
     type Batch = (A::Batch, B::Batch);
@@ -164,7 +163,7 @@ impl<I: Iterator<Item: Example>> Iterator for Batches<I> {
         if self.n == 0 {
             self.source = None;
             let message = "expected batches of at least one example, got a size of 0";
-            return Some(Err(Error::new(ErrorKind::InvalidArgument, message)));
+            return Some(Err(Error::invalid(message)));
         }
         let examples = self.pull();
         let unwanted = self.drop_remainder && examples.len() < self.n;

@@ -23,7 +23,7 @@ const MAX_THREADS: usize = 256;
 /// Dropping it stops the threads and waits for them: that takes as long as the items which they are
 /// making, and for ever where the iterator waits for ever.
 ///
-/// ```
+/// ```no_run
 /// use convoke_input::{Endian, InputExt, RecordFormat, Records, decode_raw};
 /// use convoke_graph_core::{DType, Result};
 ///

@@ -118,14 +118,20 @@ fn dropped_while_full() {
 
 #[test]
 fn dropped_while_empty() {
-    let (send, source) = mpsc::channel::<Item>();
+    let (send, items) = mpsc::channel::<Item>();
+    let (pulled, is_pulled) = mpsc::channel();
     let (dropped, is_dropped) = mpsc::channel();
-    let prefetch = source.into_iter().prefetch(2);
+    let source = std::iter::from_fn(move || {
+        pulled.send(()).ok()?;
+        items.recv().ok()
+    });
+    let prefetch = source.prefetch(2);
+    is_pulled.recv().expect("it waits for its source");
     let dropping = thread::spawn(move || {
         drop(prefetch);
         dropped.send(()).expect("somebody listens");
     });
-    // What waits for its source is let go by the next item, and takes no other.
+    // The next item lets it go, or, if the drop had not begun then, one of the next.
     let given = (0..).take_while(|&n| {
         thread::sleep(Duration::from_millis(1));
         send.send(Item(n)).is_ok()
