@@ -265,14 +265,15 @@ impl<T> Shared<T> {
         !slots.unwrap_or_else(PoisonError::into_inner).ended
     }
 
-    /// Adds an empty slot for an item that is about to be made, and gives its number.
-    fn reserve(&self) -> usize {
+    /// Adds an empty slot, maybe the last, for an item that is about to be made, and gives its number.
+    fn reserve(&self, last: bool) -> usize {
         let mut slots = self.lock();
         let number = slots.front.wrapping_add(slots.line.len());
         // After a close nobody looks: the number is then that of no slot.
         if !slots.ended {
             slots.line.push_back(None);
         }
+        slots.ended |= last;
         number
     }
 
@@ -346,11 +347,8 @@ impl<I: Iterator, F: Fn(I::Item) -> T, T> Work<I, F, T> {
             self.shared.end();
             return None;
         };
-        let number = self.shared.reserve();
-        if item.is_err() {
-            // Before another thread pulls from an iterator that has panicked.
-            self.shared.end();
-        }
+        // A source that has panicked is not asked again, by no thread.
+        let number = self.shared.reserve(item.is_err());
         Some((number, item))
     }
 }

@@ -176,6 +176,28 @@ fn a_panic_of_the_function_comes_in_its_place() {
 }
 
 #[test]
+fn nothing_is_pulled_after_a_panic() {
+    // What other threads have pulled when the function panics can't be known.
+    for (of_source, threads) in [(true, 1), (true, 3), (false, 1)] {
+        let pulled = Arc::new(AtomicUsize::new(0));
+        let count = pulled.clone();
+        let two = |item: &Item, panics: bool| assert!(!panics || item.0 != 2, "two");
+        let source = items(20).inspect(move |item| {
+            count.fetch_add(1, SeqCst);
+            two(item, of_source);
+        });
+        let prefetch = source.prefetch_map(threads, 8, move |item| {
+            two(&item, !of_source);
+            item
+        });
+        until(|| prefetch.buffered() >= 3);
+        thread::sleep(Duration::from_millis(2));
+        drop(prefetch);
+        assert_eq!(pulled.load(SeqCst), 3, "of the source: {of_source}, {threads} threads");
+    }
+}
+
+#[test]
 fn a_panic_that_nobody_asks_for_is_dropped() {
     let source = items(10).inspect(|item| assert!(item.0 != 1, "one"));
     let prefetch = source.prefetch(4);
