@@ -1,11 +1,15 @@
 //! Tests of the whole crate, and what they share.
 
+mod batch;
 mod compression;
+mod coordinator;
 mod csv;
 mod fixed;
 mod lines;
+mod prefetch;
 mod raw;
 mod reader;
+mod shuffle;
 mod tfrecord;
 
 use std::fs;
