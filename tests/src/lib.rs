@@ -6,6 +6,8 @@
 //! sets it.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
+mod folder;
+
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -13,6 +15,8 @@ use convoke::prelude::*;
 use convoke::{
     Calibrations, DeviceOptions, DevicePolicy, Error, Output, PipelineDir, Result, Shape,
 };
+
+pub use folder::Folder;
 
 /// A device that cases run on.
 pub struct TestDevice {

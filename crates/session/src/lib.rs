@@ -29,7 +29,9 @@ mod trace;
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,
 };
-pub use checkpoint::CHECKPOINT_MAX_BYTES;
+pub use checkpoint::{
+    CHECKPOINT_MAX_BYTES, KeptVariable, Mismatch, Missing, RestoreOptions, RestoreReport, Unknown,
+};
 pub use convoke_placement::{
     Candidate, Curve, Decision, DeviceKind as ModelKind, DeviceModel, DeviceTotal, Family, Link,
     NextBest, Objective, Prediction, Reason, Transfer, Work,

@@ -475,11 +475,11 @@ impl Session {
         &self.state
     }
 
-    /// Stores elements of variables and draws of random nodes.
+    /// Stores elements of variables, and draws of random nodes if there are any to store.
     pub(crate) fn set_variables(
         &self,
         values: Vec<(Variable, HostTensor)>,
-        draws: Vec<(NodeId, u32)>,
+        draws: Option<Vec<(NodeId, u32)>>,
     ) -> Result<()> {
         self.check_open()?;
         let mut kept = self.state.lock();
@@ -500,7 +500,9 @@ impl Session {
                 kept.stored_on_device(variable);
             }
         }
-        kept.draws = draws.into_iter().collect();
+        if let Some(draws) = draws {
+            kept.draws = draws.into_iter().collect();
+        }
         Ok(())
     }
 }

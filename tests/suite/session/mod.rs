@@ -14,6 +14,7 @@ mod growth;
 mod optimizers;
 mod overlap;
 mod pipeline;
+mod restore;
 mod small_devices;
 mod splits;
 mod variables;
