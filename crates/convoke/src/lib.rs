@@ -40,14 +40,14 @@ pub use convoke_graph_core::{
     WgslParam, dims, ops, philox, train,
 };
 pub use convoke_session::{
-    AbsentNode, CalibrateOptions, Calibration, Calibrations, Candidate, Crossing, Curve, Decision,
-    DeviceInfo, DeviceKind, DeviceModel, DeviceOptions, DevicePolicy, DeviceTotal, Devices,
-    Explanation, Family, Fetch, FetchList, FetchResults, Gap, ItemKind, KeptVariable, Link,
-    Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelKind, NextBest,
-    NodeName, NodeReport, NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem,
-    PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RestoreOptions,
-    RestoreReport, RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace, Transfer,
-    TransferTime, Unknown, VariableInfo, Work,
+    AbsentNode, CalibrateOptions, Calibration, Calibrations, Candidate, Checkpoint, Crossing,
+    Curve, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions, DevicePolicy, DeviceTotal,
+    Devices, Explanation, Family, Fetch, FetchList, FetchResults, Gap, ItemKind, KeptVariable,
+    Link, Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelKind,
+    NextBest, NodeName, NodeReport, NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir,
+    PlacedItem, PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RestoreOptions,
+    RestoreReport, RunMetadata, RunOptions, Saver, Session, SessionOptions, Timings, Trace,
+    Transfer, TransferTime, Unknown, VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;

@@ -2,7 +2,7 @@
 //!
 //! A file is written beside its place, synced, renamed, and its folder synced: after `save` has returned,
 //! the new checkpoint is there whatever happens; before, the old one is. Restoring checks everything
-//! before it changes anything.
+//! before it changes anything. `saver.rs` keeps many of them.
 
 mod contents;
 mod file;
@@ -15,7 +15,8 @@ use convoke_graph_core::{Result, Variable};
 
 use crate::session::Session;
 use contents::Contents;
-use contents::{Named, write_single};
+pub(crate) use contents::{INDEX_SUFFIX, Named, write_sharded, write_single};
+pub(crate) use file::{folder_of, io, read_text, write_whole};
 pub use report::{KeptVariable, RestoreReport};
 use restore::Matching;
 pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
@@ -83,13 +84,13 @@ impl Session {
     }
 
     /// The elements of variables, by name, all of the same moment.
-    fn values(&self, variables: &[Variable]) -> Result<Vec<Named>> {
+    pub(crate) fn values(&self, variables: &[Variable]) -> Result<Vec<Named>> {
         let values = self.run(&[], variables)?;
         Ok(variables.iter().map(Variable::name).zip(values).collect())
     }
 
     /// How often random nodes were drawn, a line for each.
-    fn draws_text(&self) -> String {
+    pub(crate) fn draws_text(&self) -> String {
         let kept = self.state().lock();
         let mut lines: Vec<String> = kept
             .draws

@@ -22,6 +22,7 @@ mod fetch;
 mod instance;
 mod metadata;
 mod place;
+mod saver;
 mod session;
 mod state;
 mod trace;
@@ -45,6 +46,7 @@ pub use explain::{
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
+pub use saver::{Checkpoint, Saver};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;
 pub use trace::Trace;

@@ -15,6 +15,7 @@ mod optimizers;
 mod overlap;
 mod pipeline;
 mod restore;
+mod saver;
 mod small_devices;
 mod splits;
 mod variables;

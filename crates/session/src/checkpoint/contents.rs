@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use convoke_graph_core::{DType, Error, ErrorKind, HostTensor, Result, Shape};
 use safetensors::tensor::TensorInfo;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::file::{self, TensorFile, damaged, folder_of, read_text};
+use super::file::{self, TensorFile, damaged, folder_of, read_text, write_whole};
 
 /// How the names of indexes end.
 pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
@@ -99,6 +99,28 @@ impl Contents {
 /// Writes all tensors, and how often random nodes were drawn, to one file.
 pub(crate) fn write_single(path: &Path, tensors: Vec<Named>, draws: String) -> Result<()> {
     file::write(path, tensors, Some(HashMap::from([(DRAWS.to_owned(), draws)])))
+}
+
+/// Writes each shard to the file of its name beside the index, then the index.
+pub(crate) fn write_sharded(
+    index: &Path,
+    shards: Vec<(String, Vec<Named>)>,
+    draws: &str,
+) -> Result<()> {
+    let folder = folder_of(index);
+    let (mut map, mut n_bytes) = (Map::new(), 0u64);
+    for (name, tensors) in shards {
+        for (tensor, value) in &tensors {
+            map.insert(tensor.clone(), json!(name));
+            n_bytes = n_bytes.saturating_add(value.bytes().len() as u64);
+        }
+        file::write(&folder.join(name), tensors, None)?;
+    }
+    let text = json!({
+        "metadata": { "total_size": n_bytes, DRAWS: draws },
+        "weight_map": map,
+    });
+    write_whole(index, format!("{text:#}\n").as_bytes())
 }
 
 /// An index as read: the shard of each tensor.
