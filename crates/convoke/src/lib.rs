@@ -70,7 +70,7 @@ pub mod prelude {
     };
     pub use crate::{
         Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, Operation,
-        Session, SessionOptions, Tensor, Variable, dims,
+        Saver, Session, SessionOptions, Tensor, Variable, dims,
     };
     pub use convoke_graph_core::DType::{
         BF16, Bool, F16, F32, F64, I8, I16, I32, I64, String as Strings, U8, U16, U32, U64,

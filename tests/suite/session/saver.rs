@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{Missing, RestoreOptions, Saver};
+use convoke::{Missing, RestoreOptions};
 use convoke_tests::{Folder, devices};
 
 /// A session with `w [3]`, `b [2]` and `n`, each filled with what [`set`](Counting::set) gives.
@@ -252,6 +252,37 @@ fn an_index_reaches_no_other_folder() {
     }
     fs::write(&index, [0xff, 0xfe]).unwrap();
     assert_eq!(kind(model.session.restore(&index)), ErrorKind::DataLoss);
+}
+
+#[test]
+fn no_changed_byte_of_an_index_or_a_list_is_more_than_an_error() {
+    let folder = Folder::new("bytes");
+    let saver = Saver::new(folder.path().join("model")).shards(2);
+    save(&saver, &[5, 6]);
+    let model = Counting::new();
+    for name in ["model-6.safetensors.index.json", "model.checkpoints.json"] {
+        let path = folder.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        for (i, mask) in (0..whole.len()).flat_map(|i| [(i, 0x01), (i, 0x20), (i, 0x80)]) {
+            let mut changed = whole.clone();
+            changed[i] ^= mask;
+            fs::write(&path, changed).unwrap();
+            let before = model.values();
+            let refused = saver.restore_latest(&model.session);
+            if let Err(e) = refused {
+                assert!(
+                    matches!(e.kind(), ErrorKind::DataLoss | ErrorKind::InvalidArgument),
+                    "{e}"
+                );
+                assert_eq!(model.values(), before, "{name} {i} {mask}");
+            }
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    let mut files = folder.files();
+    assert_eq!(saver.restore_latest(&model.session).unwrap(), 6);
+    assert_eq!(model.values(), [6.0; 6]);
+    assert_eq!(files.split_off(6), ["model.checkpoints.json"], "restoring deletes nothing");
 }
 
 #[test]
