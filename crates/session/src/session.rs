@@ -486,8 +486,14 @@ impl Session {
         let mut elements = Vec::new();
         for (variable, value) in values {
             let node = variable.handle().node();
-            let entry = kept.entry(&node, HOST);
-            elements.push((node.id, entry.device, AlignedBytes::copy_of(value.bytes())?));
+            let device = kept.entry(&node, HOST).device;
+            // What there is no memory for is found before anything is stored.
+            #[cfg(feature = "gpu")]
+            if device != HOST {
+                let (_, variables) = self.gpus.get(device.0 as usize)?;
+                variables.buffer(node.id, value.bytes().len() as u64)?;
+            }
+            elements.push((node.id, device, AlignedBytes::copy_of(value.bytes())?));
         }
         for (variable, device, elements) in elements {
             if device == HOST {
