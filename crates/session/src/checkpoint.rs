@@ -28,9 +28,11 @@ impl Session {
     /// Writes all variables of the graph, and the state of its random operations, to `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::Unavailable`]
-    /// with the path and the system's reason if the file cannot be written. The old file is whole then.
+    /// [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::InvalidArgument`] if `path` is
+    /// no file's or ends as an index of shards; [`ErrorKind::Unavailable`] with the path and the system's reason if
+    /// the file cannot be written. The old file is whole then.
     ///
+    /// [`ErrorKind::InvalidArgument`]: convoke_graph_core::ErrorKind::InvalidArgument
     /// [`ErrorKind::FailedPrecondition`]: convoke_graph_core::ErrorKind::FailedPrecondition
     /// [`ErrorKind::Unavailable`]: convoke_graph_core::ErrorKind::Unavailable
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {

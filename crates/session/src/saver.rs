@@ -6,6 +6,7 @@
 mod folder;
 mod list;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -105,8 +106,8 @@ impl Saver {
     /// cannot be deleted is left, with a warning.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if there is no variable to save, one is of another graph, or the prefix has no
-    /// name; [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::NotFound`] if there is
+    /// [`ErrorKind::InvalidArgument`] if there is no variable to save, one is given twice or of another graph, or the
+    /// prefix has no name; [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::NotFound`] if there is
     /// no folder; [`ErrorKind::Unavailable`] or [`ErrorKind::ResourceExhausted`] with the system's reason if it
     /// cannot be written. No earlier checkpoint is lost then.
     pub fn save(&self, session: &Session, step: u64) -> Result<PathBuf> {
@@ -115,9 +116,7 @@ impl Saver {
         let is_all = self.variables.is_empty();
         let all = session.graph().global_variables();
         let variables = if is_all { &all } else { &self.variables };
-        if variables.is_empty() {
-            return Err(Error::invalid("the graph has no variables to save"));
-        }
+        check_names(variables)?;
         let values = session.values(variables)?;
         let draws = if is_all { session.draws_text() } else { String::new() };
         let _saving = SAVING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -145,7 +144,7 @@ impl Saver {
         Ok(entries.map(|e| Checkpoint { step: e.step, path: folder.path(&e.file) }).collect())
     }
 
-    /// The checkpoint that was saved last; none if nothing was saved.
+    /// The checkpoint that was saved last, whether or not its files are still there; none if nothing was saved.
     ///
     /// # Errors
     /// As [`Self::checkpoints`].
@@ -205,6 +204,18 @@ fn lost(error: &Error, latest: &Checkpoint, older: &[Checkpoint]) -> Error {
     let message =
         format!("the checkpoint of step {} is lost: {}; {help}", latest.step, error.message());
     Error::new(ErrorKind::DataLoss, message)
+}
+
+/// A file has each name once, and there is something to restore.
+fn check_names(variables: &[Variable]) -> Result<()> {
+    if variables.is_empty() {
+        return Err(Error::invalid("the graph has no variables to save"));
+    }
+    let mut names = BTreeSet::new();
+    match variables.iter().map(Variable::name).find(|name| !names.insert(name.clone())) {
+        Some(name) => Err(Error::invalid("the variable to save is given twice").with_node(name)),
+        None => Ok(()),
+    }
 }
 
 /// Which values go to which shard; none for one file without an index.

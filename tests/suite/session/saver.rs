@@ -439,7 +439,14 @@ fn there_must_be_variables_with_elements() {
     assert_eq!(kind(saver.save(&session, 1)), ErrorKind::InvalidArgument);
     g.variable("v", Init::Zeros, F32, []);
     assert_eq!(kind(saver.save(&session, 1)), ErrorKind::FailedPrecondition);
-    let foreign = saver.variables(Counting::new().variables);
+    let model = Counting::new();
+    let w = &model.variables[0];
+    let twice = saver.clone().variables([w.clone(), w.clone()]).shards(2);
+    let error = twice.save(&model.session, 1).unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("w")));
+    let as_index = folder.path().join("w.safetensors.index.json");
+    assert_eq!(kind(model.session.save(as_index)), ErrorKind::InvalidArgument);
+    let foreign = saver.variables(model.variables);
     session.run(&[], g.initializers()).unwrap();
     assert_eq!(kind(foreign.save(&session, 1)), ErrorKind::InvalidArgument);
     assert!(folder.files().is_empty());

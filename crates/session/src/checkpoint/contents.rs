@@ -34,8 +34,7 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.ends_with(INDEX_SUFFIX) { Self::sharded(path) } else { Self::single(path) }
+        if is_index(path) { Self::sharded(path) } else { Self::single(path) }
     }
 
     fn single(path: &Path) -> Result<Self> {
@@ -98,6 +97,12 @@ impl Contents {
 
 /// Writes all tensors, and how often random nodes were drawn, to one file.
 pub(crate) fn write_single(path: &Path, tensors: Vec<Named>, draws: String) -> Result<()> {
+    if is_index(path) {
+        return Err(Error::invalid(format!(
+            "{} would be read as the index of shards; end the name otherwise than in {INDEX_SUFFIX}",
+            path.display()
+        )));
+    }
     file::write(path, tensors, Some(HashMap::from([(DRAWS.to_owned(), draws)])))
 }
 
@@ -146,6 +151,11 @@ impl Index {
         let draws = index.get("metadata").and_then(|notes| notes.get(DRAWS)?.as_str());
         Ok(Self { shards, draws: draws.unwrap_or_default().to_owned() })
     }
+}
+
+fn is_index(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.ends_with(INDEX_SUFFIX))
 }
 
 /// True for the name of a file without a folder.
