@@ -6,6 +6,7 @@
 //! sets it.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test harness fails by panicking")]
 
+mod folder;
 mod slow;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use convoke::{
     Calibrations, DeviceOptions, DevicePolicy, Error, Output, PipelineDir, Result, Shape,
 };
 
+pub use folder::Folder;
 pub use slow::{fails_while, slow, slow_on_host};
 
 /// A device that cases run on.

@@ -43,12 +43,13 @@ pub use convoke_graph_core::{
 pub use convoke_input as input;
 pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
-    Candidate, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions,
-    DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList, FetchResults, Gap,
-    ItemKind, Link, Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, ModelKind, NextBest,
-    NodeName, NodeReport, NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem,
-    PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RunHandle, RunMetadata,
-    RunOptions, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, VariableInfo,
+    Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
+    DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList,
+    FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing, MeasuredDevice,
+    MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport, NodeTime, Objective,
+    Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction,
+    Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions,
+    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
     Work,
 };
 pub use half;
@@ -72,7 +73,7 @@ pub mod prelude {
     };
     pub use crate::{
         Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, Operation,
-        Session, SessionOptions, Tensor, Variable, dims,
+        Saver, Session, SessionOptions, Tensor, Variable, dims,
     };
     pub use convoke_graph_core::DType::{
         BF16, Bool, F16, F32, F64, I8, I16, I32, I64, String as Strings, U8, U16, U32, U64,

@@ -484,21 +484,28 @@ impl Core {
         Ok(compiled)
     }
 
-    /// Stores elements of variables and draws of random nodes.
+    /// Stores elements of variables, and draws of random nodes if there are any to store.
+    ///
     /// # Errors
     /// The session is closed, or a device has no memory.
     pub fn set_variables(
         &self,
         values: Vec<(Variable, HostTensor)>,
-        draws: Vec<(NodeId, u32)>,
+        draws: Option<Vec<(NodeId, u32)>>,
     ) -> Result<()> {
         self.check_open()?;
         let mut kept = self.state.lock();
         let mut elements = Vec::new();
         for (variable, value) in values {
             let node = variable.handle().node();
-            let entry = kept.entry(&node, HOST);
-            elements.push((node.id, entry.device, AlignedBytes::copy_of(value.bytes())?));
+            let device = kept.entry(&node, HOST).device;
+            // What there is no memory for is found before anything is stored.
+            #[cfg(feature = "gpu")]
+            if device != HOST {
+                let (_, variables) = self.gpus.get(device.0 as usize)?;
+                variables.buffer(node.id, value.bytes().len() as u64)?;
+            }
+            elements.push((node.id, device, AlignedBytes::copy_of(value.bytes())?));
         }
         for (variable, device, elements) in elements {
             if device == HOST {
@@ -511,7 +518,9 @@ impl Core {
                 kept.stored_on_device(variable);
             }
         }
-        kept.draws = draws.into_iter().collect();
+        if let Some(draws) = draws {
+            kept.draws = draws.into_iter().collect();
+        }
         Ok(())
     }
 }

@@ -27,6 +27,7 @@ mod instance;
 mod metadata;
 mod place;
 mod queues;
+mod saver;
 mod session;
 mod state;
 mod submit;
@@ -37,7 +38,9 @@ pub use calibrate::{
 };
 pub use callable::{Arguments, Callable};
 pub use cancel::CancelToken;
-pub use checkpoint::CHECKPOINT_MAX_BYTES;
+pub use checkpoint::{
+    CHECKPOINT_MAX_BYTES, KeptVariable, Mismatch, Missing, RestoreOptions, RestoreReport, Unknown,
+};
 pub use convoke_placement::{
     Candidate, Curve, Decision, DeviceKind as ModelKind, DeviceModel, DeviceTotal, Family, Link,
     NextBest, Objective, Prediction, Reason, Transfer, Work,
@@ -51,6 +54,7 @@ pub use explain::{
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
+pub use saver::{Checkpoint, Saver};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;
 pub use submit::RunHandle;

@@ -292,7 +292,7 @@ impl Session {
     pub(crate) fn set_variables(
         &self,
         values: Vec<(Variable, HostTensor)>,
-        draws: Vec<(NodeId, u32)>,
+        draws: Option<Vec<(NodeId, u32)>>,
     ) -> Result<()> {
         self.core.set_variables(values, draws)
     }

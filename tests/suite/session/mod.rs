@@ -18,6 +18,8 @@ mod optimizers;
 mod overlap;
 mod pipeline;
 mod queues;
+mod restore;
+mod saver;
 mod small_devices;
 mod splits;
 mod submitted;

@@ -1,0 +1,164 @@
+//! What a checkpoint has: the tensors of one file, or of the shards that an index names.
+//!
+//! An index is as Hugging Face's `model.safetensors.index.json`: `weight_map` gives the shard of each tensor. It
+//! is written after its shards, so that shards without an index are no checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use convoke_graph_core::{DType, Error, ErrorKind, HostTensor, Result, Shape};
+use safetensors::tensor::TensorInfo;
+use serde_json::{Map, Value, json};
+
+use super::file::{self, TensorFile, damaged, folder_of, read_text, write_whole};
+
+/// How the names of indexes end.
+pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
+/// The greatest index that is read.
+const INDEX_MAX_BYTES: u64 = 64 << 20;
+/// The key under which how often random nodes were drawn is kept.
+const DRAWS: &str = "convoke.draws";
+
+/// Tensors by name.
+pub(crate) type Named = (String, HostTensor);
+
+/// A checkpoint whose headers are read and whose files are whole.
+pub(super) struct Contents {
+    path: PathBuf,
+    files: Vec<TensorFile>,
+    /// The file of each tensor.
+    places: BTreeMap<String, usize>,
+    /// How often random nodes were drawn, a line for each.
+    pub(super) draws: String,
+}
+
+impl Contents {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        if is_index(path) { Self::sharded(path) } else { Self::single(path) }
+    }
+
+    fn single(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let places = file.names().into_iter().map(|name| (name, 0)).collect();
+        let draws = file.note(DRAWS).unwrap_or_default().to_owned();
+        Ok(Self { path: path.to_owned(), files: vec![file], places, draws })
+    }
+
+    fn sharded(path: &Path) -> Result<Self> {
+        let Index { shards, draws } = Index::read(path)?;
+        let names: BTreeSet<&str> = shards.values().map(String::as_str).collect();
+        let folder = folder_of(path);
+        let open = |name: &&str| {
+            TensorFile::open(&folder.join(name)).map_err(|e| match e.kind() {
+                ErrorKind::NotFound => damaged(path, &format!("its shard {name} is missing")),
+                _ => e,
+            })
+        };
+        let files: Vec<TensorFile> = names.iter().map(open).collect::<Result<_>>()?;
+        let mut places = BTreeMap::new();
+        for (shard, (name, file)) in names.iter().zip(&files).enumerate() {
+            for tensor in file.names() {
+                if shards.get(&tensor).map(String::as_str) != Some(*name) {
+                    let why =
+                        format!("{name} has {tensor:?}, which the index does not place there");
+                    return Err(damaged(path, &why));
+                }
+                places.insert(tensor, shard);
+            }
+        }
+        if let Some((tensor, shard)) = shards.iter().find(|(name, _)| !places.contains_key(*name)) {
+            return Err(damaged(path, &format!("its shard {shard} does not have {tensor:?}")));
+        }
+        Ok(Self { path: path.to_owned(), files, places, draws })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of its tensors, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.file(name)?.info(name)
+    }
+
+    pub(super) fn read(&self, name: &str, dtype: DType, shape: Shape) -> Result<HostTensor> {
+        let file = self.file(name).ok_or_else(|| damaged(&self.path, "a tensor is gone"))?;
+        file.read(name, dtype, shape)
+    }
+
+    fn file(&self, name: &str) -> Option<&TensorFile> {
+        self.files.get(*self.places.get(name)?)
+    }
+}
+
+/// Writes all tensors, and how often random nodes were drawn, to one file.
+pub(crate) fn write_single(path: &Path, tensors: Vec<Named>, draws: String) -> Result<()> {
+    if is_index(path) {
+        return Err(Error::invalid(format!(
+            "{} would be read as the index of shards; end the name otherwise than in {INDEX_SUFFIX}",
+            path.display()
+        )));
+    }
+    file::write(path, tensors, Some(HashMap::from([(DRAWS.to_owned(), draws)])))
+}
+
+/// Writes each shard to the file of its name beside the index, then the index.
+pub(crate) fn write_sharded(
+    index: &Path,
+    shards: Vec<(String, Vec<Named>)>,
+    draws: &str,
+) -> Result<()> {
+    let folder = folder_of(index);
+    let (mut map, mut n_bytes) = (Map::new(), 0u64);
+    for (name, tensors) in shards {
+        for (tensor, value) in &tensors {
+            map.insert(tensor.clone(), json!(name));
+            n_bytes = n_bytes.saturating_add(value.bytes().len() as u64);
+        }
+        file::write(&folder.join(name), tensors, None)?;
+    }
+    let text = json!({
+        "metadata": { "total_size": n_bytes, DRAWS: draws },
+        "weight_map": map,
+    });
+    write_whole(index, format!("{text:#}\n").as_bytes())
+}
+
+/// An index as read: the shard of each tensor.
+struct Index {
+    shards: BTreeMap<String, String>,
+    draws: String,
+}
+
+impl Index {
+    fn read(path: &Path) -> Result<Self> {
+        let index: Value = serde_json::from_str(&read_text(path, INDEX_MAX_BYTES)?)
+            .map_err(|e| damaged(path, &e.to_string()))?;
+        let map = index.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| damaged(path, "it has no object `weight_map`"))?;
+        let entry = |(tensor, shard): (&String, &Value)| match shard.as_str() {
+            Some(shard) if is_plain(shard) => Ok((tensor.clone(), shard.to_owned())),
+            _ => Err(Error::invalid(format!(
+                "{} places {tensor:?} in {shard}, which is no file's name in the same folder",
+                path.display()
+            ))),
+        };
+        let shards = map.iter().map(entry).collect::<Result<_>>()?;
+        let draws = index.get("metadata").and_then(|notes| notes.get(DRAWS)?.as_str());
+        Ok(Self { shards, draws: draws.unwrap_or_default().to_owned() })
+    }
+}
+
+fn is_index(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.ends_with(INDEX_SUFFIX))
+}
+
+/// True for the name of a file without a folder.
+fn is_plain(name: &str) -> bool {
+    !name.contains(['/', '\\', '\0']) && Path::new(name).file_name().is_some_and(|n| n == name)
+}

@@ -1,0 +1,289 @@
+//! Which variables a checkpoint gives elements to: by name, by mapped name, all or some.
+//!
+//! Everything is decided before anything is read, and everything is read before anything changes.
+//! Semantics: TensorFlow 1.x, `python/training/saver.py`, whose `var_list` may map names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use convoke_graph_core::{Error, Graph, HostTensor, NodeId, Result, Shape, Variable};
+
+use super::contents::Contents;
+use super::file::{damaged, dtype_of};
+use super::report::{KeptVariable, RestoreReport, listed};
+
+/// What of a checkpoint to restore, and what may differ. The default is strict: every variable of the graph, under
+/// its own name, and nothing else in the file.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// The variables to restore; all of the graph if there are none. If there are some, the state of random
+    /// operations stays, and what else the file has does not matter.
+    pub only: Vec<Variable>,
+    /// Pairs of a variable's name and its name in the file.
+    pub names: Vec<(String, String)>,
+    /// Pairs of how variables' names begin and how these begin in the file, for variables that [`Self::names`] does
+    /// not name. The longest that fits counts.
+    pub prefixes: Vec<(String, String)>,
+    /// What to do with a variable that the file does not have.
+    pub missing: Missing,
+    /// What to do with a name in the file that the graph does not have.
+    pub unknown: Unknown,
+    /// What to do with a variable of another shape or dtype than in the file.
+    pub mismatch: Mismatch,
+}
+
+/// What to do with a variable that a checkpoint does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// Refuse the checkpoint.
+    #[default]
+    Refuse,
+    /// Leave the variable as it is. One without elements stays so; the report says it.
+    Keep,
+}
+
+/// What to do with a name in a checkpoint that the graph does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// Refuse the checkpoint.
+    #[default]
+    Refuse,
+    /// Leave it; the report names it.
+    Ignore,
+}
+
+/// What to do with a variable whose shape or dtype is another than in a checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Refuse the checkpoint.
+    #[default]
+    Refuse,
+    /// Leave the variable as it is. One without elements stays so; the report says it.
+    Keep,
+    /// Take the elements in order if the dtype is the same and there are as many; refuse otherwise.
+    Reshape,
+}
+
+/// What to read for each variable, and what else there is to say.
+pub(super) struct Matching {
+    chosen: Vec<Chosen>,
+    pub(super) report: RestoreReport,
+    /// Variables that stay, in the order of the report's.
+    pub(super) kept: Vec<Variable>,
+}
+
+struct Chosen {
+    variable: Variable,
+    stored: String,
+    shape: Shape,
+}
+
+impl Matching {
+    pub(super) fn new(graph: &Graph, file: &Contents, options: &RestoreOptions) -> Result<Self> {
+        let stored = stored_names(graph, options)?;
+        let mut report = RestoreReport { path: file.path().to_owned(), ..Default::default() };
+        let taken: BTreeSet<&str> = stored.iter().map(|(_, name)| name.as_str()).collect();
+        report.ignored =
+            file.names().filter(|name| !taken.contains(name)).map(str::to_owned).collect();
+        if options.only.is_empty() && options.unknown == Unknown::Refuse {
+            refuse_unknown(file, &report.ignored)?;
+        }
+        if options.missing == Missing::Refuse {
+            refuse_missing(file, &stored)?;
+        }
+        let mut matching = Self { chosen: Vec::new(), report, kept: Vec::new() };
+        for (variable, stored) in stored {
+            matching.add(file, variable, stored, options.mismatch)?;
+        }
+        matching.refuse_nothing(file)?;
+        Ok(matching)
+    }
+
+    fn add(
+        &mut self,
+        file: &Contents,
+        variable: Variable,
+        stored: String,
+        mismatch: Mismatch,
+    ) -> Result<()> {
+        let name = variable.name();
+        match fit(file, &variable, &stored, mismatch)? {
+            Ok(shape) => {
+                if name != stored {
+                    self.report.mapped.push((name.clone(), stored.clone()));
+                }
+                self.report.restored.push(name);
+                self.chosen.push(Chosen { variable, stored, shape });
+            }
+            Err(reason) => {
+                self.report.kept.push(KeptVariable { name, reason, is_initialized: false });
+                self.kept.push(variable);
+            }
+        }
+        Ok(())
+    }
+
+    /// A checkpoint of which nothing fits is the wrong one, however much may differ.
+    fn refuse_nothing(&self, file: &Contents) -> Result<()> {
+        if self.chosen.is_empty() && !self.kept.is_empty() {
+            return Err(Error::invalid(format!(
+                "nothing in {} fits: the variables are {}, and it has {}",
+                file.path().display(),
+                listed(self.report.kept.iter().map(|kept| kept.name.as_str())),
+                listed(file.names()),
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&self, file: &Contents) -> Result<Vec<(Variable, HostTensor)>> {
+        let read = |Chosen { variable, stored, shape }: &Chosen| {
+            let value = file.read(stored, variable.dtype(), shape.clone());
+            Ok((variable.clone(), value.map_err(|e| e.with_node(variable.name()))?))
+        };
+        self.chosen.iter().map(read).collect()
+    }
+
+    /// How often random nodes were drawn.
+    pub(super) fn draws(
+        &mut self,
+        graph: &Graph,
+        file: &Contents,
+        unknown: Unknown,
+    ) -> Result<Vec<(NodeId, u32)>> {
+        let mut draws = Vec::new();
+        for line in file.draws.lines() {
+            let entry = line.split_once(' ').and_then(|(n, name)| Some((n.parse().ok()?, name)));
+            let (count, name): (u32, &str) = entry
+                .ok_or_else(|| damaged(file.path(), &format!("its random state has {line:?}")))?;
+            match (graph.operation(name), unknown) {
+                (Ok(node), _) => draws.push((node.id(), count)),
+                (Err(_), Unknown::Ignore) => self.report.ignored.push(name.to_owned()),
+                (Err(_), Unknown::Refuse) => {
+                    return Err(Error::invalid(format!(
+                        "{} has the state of the random operation {name:?}, which the graph does not have; \
+                         ignore it with Unknown::Ignore",
+                        file.path().display()
+                    )));
+                }
+            }
+        }
+        Ok(draws)
+    }
+}
+
+/// The variables to restore and their names in the file.
+fn stored_names(graph: &Graph, options: &RestoreOptions) -> Result<Vec<(Variable, String)>> {
+    if let Some(foreign) = options.only.iter().find(|v| v.graph().id() != graph.id()) {
+        let message = "the variable to restore belongs to another graph than the session's";
+        return Err(Error::invalid(message).with_node(foreign.name()));
+    }
+    let variables =
+        if options.only.is_empty() { graph.global_variables() } else { options.only.clone() };
+    let map = |variable: Variable| {
+        let stored = stored_name(&variable.name(), options);
+        (variable, stored)
+    };
+    let stored: Vec<(Variable, String)> = variables.into_iter().map(map).collect();
+    refuse_unused(&stored, options)?;
+    let mut owners: BTreeMap<&str, String> = BTreeMap::new();
+    for (variable, name) in &stored {
+        let variable = variable.name();
+        if let Some(other) = owners.insert(name, variable.clone()).filter(|o| *o != variable) {
+            return Err(Error::invalid(format!(
+                "{other} and {variable} would both be restored from {name:?}; restore them one after the other \
+                 with RestoreOptions::only"
+            )));
+        }
+    }
+    Ok(stored)
+}
+
+fn stored_name(name: &str, options: &RestoreOptions) -> String {
+    if let Some((_, stored)) = options.names.iter().find(|(variable, _)| variable == name) {
+        return stored.clone();
+    }
+    let fitting = options.prefixes.iter().filter_map(|(prefix, stored)| {
+        let rest = name.strip_prefix(prefix.as_str())?;
+        Some((prefix.len(), format!("{stored}{rest}")))
+    });
+    fitting.max_by_key(|(len, _)| *len).map_or_else(|| name.to_owned(), |(_, stored)| stored)
+}
+
+/// A mapping that concerns no variable is a slip of the pen.
+fn refuse_unused(stored: &[(Variable, String)], options: &RestoreOptions) -> Result<()> {
+    let has = |fits: &dyn Fn(&str) -> bool| stored.iter().any(|(v, _)| fits(&v.name()));
+    let name = options.names.iter().find(|(name, _)| !has(&|v| v == name));
+    let prefix = options.prefixes.iter().find(|(prefix, _)| !has(&|v| v.starts_with(prefix)));
+    let message = match (name, prefix) {
+        (None, None) => return Ok(()),
+        (Some((name, _)), _) => format!("the map names {name:?}, which is not to be restored"),
+        (_, Some((prefix, _))) => {
+            format!("the map has the prefix {prefix:?}, with which nothing to be restored begins")
+        }
+    };
+    let variables: Vec<String> = stored.iter().map(|(variable, _)| variable.name()).collect();
+    let variables = listed(variables.iter().map(String::as_str));
+    Err(Error::invalid(format!("{message}; to be restored are {variables}")))
+}
+
+fn refuse_unknown(file: &Contents, unknown: &[String]) -> Result<()> {
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let others = match unknown.len() - 1 {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    };
+    Err(Error::invalid(format!(
+        "{} has a variable {first:?}{others} that the graph does not have; was it written by another model or \
+         optimizer? Leave it with Unknown::Ignore",
+        file.path().display()
+    )))
+}
+
+fn refuse_missing(file: &Contents, stored: &[(Variable, String)]) -> Result<()> {
+    let missing: Vec<&(Variable, String)> =
+        stored.iter().filter(|(_, name)| file.info(name).is_none()).collect();
+    let Some((variable, name)) = missing.first() else { return Ok(()) };
+    let others = match missing.len() - 1 {
+        0 => String::new(),
+        n => format!(" (and {n} more are missing)"),
+    };
+    let message = format!(
+        "{} has no variable {name:?}{others}; it has {}. Map the name with RestoreOptions::names, or leave the \
+         variable as it is with Missing::Keep",
+        file.path().display(),
+        listed(file.names()),
+    );
+    Err(Error::invalid(message).with_node(variable.name()))
+}
+
+/// The shape to read `variable` with, or why it stays as it is.
+fn fit(
+    file: &Contents,
+    variable: &Variable,
+    name: &str,
+    mismatch: Mismatch,
+) -> Result<Result<Shape, String>> {
+    let Some(info) = file.info(name) else {
+        return Ok(Err(format!("the file has no {name:?}")));
+    };
+    let dims = variable.dims();
+    let is_dtype = dtype_of(info.dtype) == Some(variable.dtype());
+    let shape = Shape::new(&info.shape).ok();
+    if let Some(shape) = shape.filter(|shape| is_dtype && dims.admits(shape)) {
+        return Ok(Ok(shape));
+    }
+    let own = dims.shape();
+    let len = info.shape.iter().try_fold(1usize, |len, &n| len.checked_mul(n));
+    let differs = format!(
+        "expected {}{dims}, and {} has {:?}{:?}",
+        variable.dtype(),
+        file.path().display(),
+        info.dtype,
+        info.shape
+    );
+    match (mismatch, own) {
+        (Mismatch::Keep, _) => Ok(Err(format!("the file has {:?}{:?}", info.dtype, info.shape))),
+        (Mismatch::Reshape, Some(own)) if is_dtype && len == Some(own.len()) => Ok(Ok(own)),
+        _ => Err(Error::invalid(differs).with_node(variable.name())),
+    }
+}
