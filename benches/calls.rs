@@ -1,4 +1,4 @@
-//! What a run costs that does next to nothing: a scalar addition on the CPU, by each way of running it.
+//! What a run costs that does next to nothing: a scalar addition on the CPU, by each way of running it, and a queue.
 //! `cargo bench -p convoke-benches --bench calls`.
 
 use std::thread;
@@ -47,6 +47,9 @@ fn try_calls(criterion: &mut Criterion) -> convoke::Result<()> {
     let y = &a + &b;
     let session = Session::new(&g, &Devices::cpu())?;
     let callable = session.callable(&[&a, &b], &y)?;
+    let queue = g.fifo_queue("queue", 8, [(F32, dims![])]);
+    let put = session.callable(&[&a], queue.enqueue(&[&a]))?;
+    let take = session.callable(&[], queue.dequeue())?;
     let scalar = Shape::scalar();
     let mut group = criterion.benchmark_group("scalar add");
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
@@ -68,6 +71,9 @@ fn try_calls(criterion: &mut Criterion) -> convoke::Result<()> {
         let feeds = [a.feed(1.0), b.feed(2.0)];
         (0..n)
             .try_for_each(|_| session.submit(&feeds, &y, RunOptions::default()).wait().map(|_| ()))
+    });
+    bench("enqueue and dequeue, a run each", &|n| {
+        (0..n).try_for_each(|_| put.call([1.0]).and_then(|()| take.call(())).map(|_| ()))
     });
     for n_threads in [1, 2, 8] {
         bench(&format!("call/{n_threads} threads"), &|n| by_threads(&callable, n_threads, n));
