@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::core::{Planned, Recent, Request};
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
-use crate::fetch::{Fetch, FetchResults};
+use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
 use crate::session::{RunOptions, Session};
 
@@ -38,7 +38,7 @@ pub struct Callable<F: Fetch> {
     feeds: Vec<Tensor>,
     fetch: F,
     /// For each fetched tensor in order, its place among the fetches of the program.
-    places: Vec<usize>,
+    places: Places,
     recent: Recent,
 }
 

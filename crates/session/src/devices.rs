@@ -351,6 +351,9 @@ impl Gpus {
     pub(crate) fn made(&self) -> [u64; 3] {
         #[cfg(feature = "gpu")]
         {
+            if self.devices.list().len() < 2 {
+                return [0; 3];
+            }
             let variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let opened = variables.keys().filter_map(|&index| self.devices.gpu(index).ok());
             opened.fold([0; 3], |[bytes, pipelines, alive], gpu| {

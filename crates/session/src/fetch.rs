@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hash};
 use convoke_compiler::Signature;
 use convoke_graph_core::{Error, HostTensor, Operation, Output, Result, Tensor, Variable};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 /// What can be fetched: tensors give host tensors, variables their elements at the start of the run,
 /// operations `()`; tuples, arrays, vectors, maps and options of them give the same structure back.
@@ -28,12 +29,14 @@ pub trait Fetch {
     fn take(&self, results: &mut FetchResults) -> Result<Self::Output>;
 }
 
+/// For each fetched tensor in order, its place among the signature's fetches.
+pub(crate) type Places = SmallVec<[usize; 4]>;
+
 /// What a run needs.
 #[derive(Debug, Default)]
 pub struct FetchList {
     pub(crate) signature: Signature,
-    /// For each fetched tensor in order, its place among the signature's fetches.
-    places: Vec<usize>,
+    places: Places,
     known: FxHashMap<Output, usize>,
     graph: Option<u64>,
     mixed: bool,
@@ -43,7 +46,7 @@ pub struct FetchList {
 #[derive(Debug)]
 pub struct FetchResults {
     values: Vec<HostTensor>,
-    places: std::vec::IntoIter<usize>,
+    places: smallvec::IntoIter<[usize; 4]>,
 }
 
 impl FetchList {
@@ -78,8 +81,8 @@ impl FetchList {
         Ok(())
     }
 
-    /// For each fetched tensor in order, its place among the signature's fetches.
-    pub(crate) fn into_places(self) -> Vec<usize> {
+    /// The places of the fetched tensors.
+    pub(crate) fn into_places(self) -> Places {
         self.places
     }
 
@@ -91,7 +94,7 @@ impl FetchList {
 
 impl FetchResults {
     /// The results of `values` at these places.
-    pub(crate) fn new(values: Vec<HostTensor>, places: Vec<usize>) -> Self {
+    pub(crate) fn new(values: Vec<HostTensor>, places: Places) -> Self {
         Self { values, places: places.into_iter() }
     }
 

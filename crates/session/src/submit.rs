@@ -15,7 +15,7 @@ use crate::cancel::CancelToken;
 use crate::core::{Core, Planned, Request};
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
-use crate::fetch::{Fetch, FetchResults};
+use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
 use crate::queues::{Attempt, Parked};
 use crate::session::{RunOptions, Session};
@@ -43,7 +43,7 @@ use crate::session::{RunOptions, Session};
 pub struct RunHandle<F: Fetch> {
     fetch: F,
     /// For each fetched tensor in order, its place among the fetches of the program.
-    places: Vec<usize>,
+    places: Places,
     slot: Arc<Slot>,
     token: CancelToken,
     cancels: bool,
@@ -92,7 +92,7 @@ impl<F: Fetch> RunHandle<F> {
     ) -> Self {
         let token = CancelToken::new();
         let slot = Arc::<Slot>::default();
-        let mut handle = Self { fetch, places: Vec::new(), slot, token, cancels: true };
+        let mut handle = Self { fetch, places: Places::new(), slot, token, cancels: true };
         if let Err(error) = handle.submit(session, feeds, options) {
             handle.slot.fill(Err(error));
         }
