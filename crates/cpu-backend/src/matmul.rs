@@ -130,8 +130,9 @@ impl Matmul {
         }
         // Many small products are shared out whole; a large one is shared in itself.
         let each = (2 * m * n).saturating_mul(k);
-        let share_batches =
-            self.n_batches >= threads.len() * 2 && each.saturating_mul(self.n_batches) >= PARALLEL;
+        let share_batches = self.n_batches > 1
+            && each.saturating_mul(self.n_batches) >= PARALLEL
+            && (self.n_batches >= threads.len() * 2 || each < PARALLEL);
         let n_bytes = [m * n * self.dtype.n_bytes()];
         threads.split(share_batches, 1, (outputs, &n_bytes), self.n_batches, &|range, outputs| {
             let products = outputs[0].chunks_exact_mut(n_bytes[0]);

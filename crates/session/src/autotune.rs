@@ -23,6 +23,12 @@ const TIMED: u32 = 5;
 /// How often a program is placed at most.
 const ROUNDS: u32 = 5;
 
+/// How much work is known at most: of more, all is forgotten.
+const KNOWN_MAX: usize = 1 << 16;
+
+/// How often a variable moves for the sake of what was learned.
+pub(crate) const MOVES_MAX: u32 = 8;
+
 /// What work has taken on devices.
 #[derive(Debug, Default)]
 pub(crate) struct Known(Mutex<FxHashMap<(usize, Work), Picoseconds>>);
@@ -46,8 +52,8 @@ impl Known {
 pub(crate) struct Tuning {
     round: u32,
     runs: AtomicU32,
-    /// The times of each group.
-    times: Mutex<FxHashMap<u32, Vec<Duration>>>,
+    /// For each group, what it took in each run, and in how many steps.
+    times: Mutex<FxHashMap<u32, Vec<(Duration, u64)>>>,
     n_timed: AtomicU32,
     /// Whether the program is to be placed anew.
     is_stale: AtomicBool,
@@ -74,7 +80,12 @@ impl Tuning {
 
     /// Whether the program is to be placed anew.
     pub fn is_stale(&self) -> bool {
-        self.is_stale.load(Ordering::Relaxed)
+        self.is_stale.load(Ordering::Acquire)
+    }
+
+    /// The placement that its runs suggest can't be had: it stays as it is.
+    pub fn give_up(&self) {
+        self.is_stale.store(false, Ordering::Release);
     }
 
     /// Takes the times of a run; after the last one that is wanted, they become known.
@@ -86,15 +97,19 @@ impl Tuning {
         known: &Known,
     ) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run: FxHashMap<u32, (Duration, u64)> = FxHashMap::default();
         for note in notes {
             if let Some(group) = note.group {
-                times.entry(group).or_default().push(note.time);
+                let (time, steps) = run.entry(group).or_default();
+                *time += note.time;
+                *steps += 1;
             }
         }
+        run.into_iter().for_each(|(group, took)| times.entry(group).or_default().push(took));
         if self.n_timed.fetch_add(1, Ordering::Relaxed) + 1 != TIMED {
             return;
         }
-        let mut by_work: FxHashMap<(usize, Work), Vec<Duration>> = FxHashMap::default();
+        let mut by_work: FxHashMap<(usize, Work), Vec<(Duration, u64)>> = FxHashMap::default();
         for segment in &program.segments {
             let device = segment.device.0 as usize;
             for &group in &segment.groups {
@@ -103,17 +118,25 @@ impl Tuning {
                 by_work.entry((device, work)).or_default().extend(times);
             }
         }
-        // Where nothing could be timed, nothing is to be tried.
-        self.is_stale.store(!by_work.is_empty(), Ordering::Relaxed);
         let mut known = known.lock();
-        for ((device, work), mut times) in by_work {
-            times.sort_unstable();
-            let median = times[times.len() / 2].as_nanos().saturating_mul(1000);
-            let median = Picoseconds::try_from(median).unwrap_or(Picoseconds::MAX);
-            // A GPU's clock tells of the kernel, not of what starting it takes.
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        let learns = !by_work.is_empty();
+        for ((device, work), times) in by_work {
+            // A GPU's clock tells of the steps, not of what starting them takes.
             let launch = devices.get(device).filter(|model| model.kind != DeviceKind::Cpu);
             let launch = launch.map_or(0, |model| model.launch);
-            known.insert((device, work), median.saturating_add(launch));
+            let whole = |(time, steps): (Duration, u64)| {
+                let time = time.as_nanos().saturating_mul(1000);
+                let time = Picoseconds::try_from(time).unwrap_or(Picoseconds::MAX);
+                time.saturating_add(launch.saturating_mul(steps))
+            };
+            let mut times: Vec<Picoseconds> = times.into_iter().map(whole).collect();
+            times.sort_unstable();
+            known.insert((device, work), times[times.len() / 2]);
         }
+        // Where nothing could be timed, nothing is to be tried. Whoever sees it finds the times known.
+        self.is_stale.store(learns, Ordering::Release);
     }
 }

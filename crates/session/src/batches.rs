@@ -1,6 +1,6 @@
 //! Rows of tensors, and tensors of rows.
 
-use convoke_graph_core::{AlignedBytes, DType, Error, HostTensor, Result, Shape};
+use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, HostTensor, Result, Shape};
 
 /// Row `at` of a tensor: its elements where the first coordinate is `at`.
 ///
@@ -50,7 +50,12 @@ pub(crate) fn stacked(
     all.extend(&sizes);
     let shape = Shape::new(&all)?;
     if dtype == DType::String {
-        let mut strings: Vec<Vec<u8>> = vec![Vec::new(); shape.len()];
+        let mut strings: Vec<Vec<u8>> = Vec::new();
+        strings.try_reserve_exact(shape.len()).map_err(|_| {
+            let message = format!("no memory for a batch of {} strings", shape.len());
+            Error::new(ErrorKind::ResourceExhausted, message)
+        })?;
+        strings.resize(shape.len(), Vec::new());
         for (i, tensor) in tensors.iter().enumerate() {
             let own = tensor.as_strings()?;
             copy_runs(tensor.dims(), &sizes, |from, to, len| {

@@ -7,11 +7,12 @@ use std::time::Instant;
 use convoke_graph_core::{Error, FeedValue, IntoFeed, Result, Tensor, TensorViewMut};
 use smallvec::SmallVec;
 
-use crate::core::{Planned, Recent, Request};
+use crate::core::{Planned, Request};
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
+use crate::recent::Recent;
 use crate::session::{RunOptions, Session};
 
 /// A run that is prepared: its feeds are given by place, and nothing is looked up while their shapes stay the same.

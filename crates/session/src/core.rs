@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::{CompileOptions, GroupLimits, HOST, InputFact, Plan, Signature, compile};
@@ -21,9 +21,11 @@ use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Failure, Outputs, Refused};
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchList};
+use crate::growth::Growth;
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::place::Placing;
 use crate::queues::{Queues, Taken, Use, check_puts, with_queues};
+use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
 use crate::submit::Runners;
@@ -43,6 +45,8 @@ pub(crate) struct Core {
     plans: Mutex<Lru<Signature, Arc<Planned>>>,
     closed: AtomicBool,
     growth: Mutex<Growth>,
+    /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
+    moves: RwLock<()>,
     activity: Arc<Activity>,
     /// Ends with the session.
     _background: Option<Background>,
@@ -62,43 +66,7 @@ pub(crate) struct Planned {
 }
 
 /// The shapes of the feeds, and the elements of those that shapes are computed from.
-type ProgramKey = Vec<(Shape, Option<Vec<i128>>)>;
-
-/// How the graph grows from plan to plan.
-#[derive(Default)]
-struct Growth {
-    n_nodes: usize,
-    /// How many plans in a row found more nodes.
-    plans: usize,
-    is_told: bool,
-}
-
-/// Plans in a row that find more nodes, each of which may have its reason.
-const GROWTH_MAX: usize = 16;
-
-impl Growth {
-    /// What to say of a graph that is planned for, once.
-    fn warning(&mut self, graph: &GraphSnapshot) -> Option<String> {
-        let n_nodes = graph.nodes.len();
-        self.plans = if n_nodes > self.n_nodes { self.plans + 1 } else { 0 };
-        let before = std::mem::replace(&mut self.n_nodes, n_nodes);
-        if self.is_told || self.plans < GROWTH_MAX {
-            return None;
-        }
-        self.is_told = true;
-        let newest = graph.node(NodeId(u32::try_from(n_nodes - 1).ok()?));
-        Some(format!(
-            "the graph has grown before each of the last {GROWTH_MAX} runs that were planned, now from {before} to {n_nodes} \
-             nodes; the newest is {}, of {}. Build the graph once, and feed what differs: then a run is planned once; \
-             graph.finalize() finds what adds to it",
-            newest.name, newest.location,
-        ))
-    }
-}
-
-/// The program that was used last, where all runs have one plan.
-#[derive(Default)]
-pub(crate) struct Recent(Mutex<Option<(ProgramKey, Arc<Compiled>)>>);
+pub(crate) type ProgramKey = Vec<(Shape, Option<Vec<i128>>)>;
 
 /// What a run is of.
 pub(crate) struct Request<'a> {
@@ -140,6 +108,7 @@ impl Core {
             plans: Mutex::new(Lru::new(options.plans)),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
+            moves: RwLock::default(),
             queues: Queues::new(),
             runners: Runners::new(or_cores(options.runners)),
             options,
@@ -165,7 +134,7 @@ impl Core {
     ) -> Result<()> {
         let uses = &request.planned.uses;
         if uses.is_empty() {
-            return self.run_once(request, outputs, metadata);
+            return self.run_once(request, outputs, None, metadata);
         }
         let taken = self.queues.take(uses, &self.stop(request))?;
         self.run_with(request, taken, outputs, metadata)
@@ -185,30 +154,35 @@ impl Core {
         let values = std::mem::take(&mut taken.values).into_iter();
         let mut data = request.data.to_vec();
         data.extend(values.map(FeedData::Tensor));
+        let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        if let Err(error) = self.run_once(&Request { data: &data, ..*request }, own, metadata) {
-            self.queues.give_back(taken);
-            return Err(error);
-        }
-        self.queues.put(&request.planned.uses, &tensors);
+        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), metadata)?;
+        held.put(&request.planned.uses, &tensors);
         outputs.fill(tensors)
     }
 
+    /// `others` are to fit what the program fetches, too.
     fn run_once(
         &self,
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
+        others: Option<&Outputs<'_, '_>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
         let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
-        match self.attempt(request, outputs, metadata) {
-            Err(e) if e.kind() == ErrorKind::ResourceExhausted && self.free_caches() => {
+        match self.attempt(request, outputs, others, metadata) {
+            // What a GPU has stored already would be stored twice.
+            Err(e)
+                if e.kind() == ErrorKind::ResourceExhausted
+                    && !metadata.stores
+                    && self.free_caches() =>
+            {
                 *metadata = RunMetadata::default();
                 metadata.begin(request);
                 (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
-                self.attempt(request, outputs, metadata)
+                self.attempt(request, outputs, others, metadata)
             }
             run => run,
         }
@@ -219,18 +193,29 @@ impl Core {
         &self,
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
+        others: Option<&Outputs<'_, '_>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let &Request { planned, data, options, start, recent, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
         let before = self.gpus.made();
-        let compiled = self.compiled(planned, data, recent, metadata)?;
+        let mut compiled = self.compiled(planned, data, recent, metadata)?;
+        // Nothing moves variables from here on; where something has, there is another program.
+        let mut stays = self.options.autotune.then(|| self.read_moves());
+        while stays.is_some() && !compiled.is_current(&self.state) {
+            drop(stays.take());
+            compiled = self.compiled(planned, data, recent, metadata)?;
+            stays = Some(self.read_moves());
+        }
         metadata.note(PhaseKind::Plan, metadata.begun.map(|_| Duration::ZERO));
         outputs.check(&compiled.program)?;
+        others.map_or(Ok(()), |others| others.check(&compiled.program))?;
         check_puts(&planned.uses, &compiled.program)?;
         let mut timings = options.timings;
-        metadata.tunes = compiled.tuning.as_ref().is_some_and(Tuning::begin);
+        // Beside others a kernel takes longer than by itself.
+        let tuning = compiled.tuning.as_ref().filter(|_| self.activity.is_alone());
+        metadata.tunes = tuning.is_some_and(Tuning::begin);
         if metadata.tunes {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
@@ -249,6 +234,10 @@ impl Core {
         metadata.device_bytes = alive;
         compiled.describe(metadata);
         Ok(())
+    }
+
+    fn read_moves(&self) -> RwLockReadGuard<'_, ()> {
+        self.moves.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A digest of all that is kept from run to run.
@@ -355,10 +344,6 @@ impl Core {
         let plan = Plan::new(&graph, signature)?;
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Mutex::new(Lru::new(self.options.plans));
-        #[expect(
-            clippy::arc_with_non_send_sync,
-            reason = "the lint gives up on wgpu's types; is_shared::<Core> holds"
-        )]
         let planned = Arc::new(Planned { plan, graph, uses, feed_facts, programs });
         metadata.graph_nodes = planned.plan.nodes.len() as u64;
         let planned = self.plans().insert(list.signature.clone(), planned);
@@ -415,6 +400,17 @@ impl Core {
         });
         let inputs: Vec<InputFact> = facts.collect::<Result<_>>()?;
         let mut refused: Vec<Refused> = Vec::new();
+        let stale = before.as_ref().filter(|before| before.is_stale());
+        if let Some(before) = stale {
+            match self.compile_anew(planned, &inputs, before, metadata) {
+                Some(compiled) => {
+                    planned.programs().replace(key, compiled.clone());
+                    return Ok(compiled);
+                }
+                None if before.is_current(&self.state) => return Ok(before.clone()),
+                None => {}
+            }
+        }
         loop {
             let error = match self.compile(planned, &inputs, &refused, before.as_deref(), metadata)
             {
@@ -436,6 +432,32 @@ impl Core {
                 "{device} has no kernel for {node}, so that it runs elsewhere: {reason}"
             );
             refused.push(error);
+        }
+    }
+
+    /// The program that its runs suggest instead of a stale one; nothing if it can't be had. The stale one is not
+    /// stale any more then.
+    fn compile_anew(
+        &self,
+        planned: &Planned,
+        inputs: &[InputFact],
+        before: &Compiled,
+        metadata: &mut RunMetadata,
+    ) -> Option<Arc<Compiled>> {
+        let _alone = self.moves.write().unwrap_or_else(PoisonError::into_inner);
+        match self.compile(planned, inputs, &[], Some(before), metadata) {
+            Ok(compiled) => Some(Arc::new(compiled)),
+            Err(failure) => {
+                let reason = match failure {
+                    Failure::Refused(refused) => refused.reason,
+                    Failure::Error(error) => error.to_string(),
+                };
+                tracing::warn!("what runs took suggests another placement, which fails: {reason}");
+                if let Some(tuning) = &before.tuning {
+                    tuning.give_up();
+                }
+                None
+            }
         }
     }
 
@@ -556,25 +578,5 @@ impl Planned {
 impl Drop for Core {
     fn drop(&mut self) {
         self.queues.end();
-    }
-}
-
-impl Recent {
-    fn lock(&self) -> MutexGuard<'_, Option<(ProgramKey, Arc<Compiled>)>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The program, if it is for feeds like these.
-    fn get(&self, data: &[FeedData<'_>]) -> Option<Arc<Compiled>> {
-        let kept = self.lock();
-        let (key, compiled) = kept.as_ref()?;
-        let is_like = |((shape, contents), data): (&(Shape, Option<Vec<i128>>), &FeedData<'_>)| {
-            contents.is_none() && shape == data.shape()
-        };
-        key.iter().zip(data).all(is_like).then(|| compiled.clone())
-    }
-
-    fn set(&self, key: ProgramKey, compiled: Arc<Compiled>) {
-        *self.lock() = Some((key, compiled));
     }
 }

@@ -399,6 +399,7 @@ impl Compiled {
                     metadata.overlaps += u64::from(!running.is_empty());
                     on.check(stores)?;
                     stores |= !work.commits.is_empty();
+                    metadata.stores = stores;
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
                     running.push(started?);
@@ -510,6 +511,7 @@ impl Compiled {
     ) -> Result<()> {
         match outputs {
             Outputs::Tensors(tensors) => {
+                tensors.clear(); // An attempt before may have failed on the way.
                 tensors.reserve_exact(self.program.fetches.len());
                 for fetch in &self.program.fetches {
                     tensors.push(self.fetch(fetch, instance, bound)?);

@@ -8,6 +8,7 @@
 //! - A run that fails changes nothing.
 //! - A warm run allocates no device memory and builds no pipeline and no bind group.
 #![forbid(unsafe_code)]
+#![recursion_limit = "256"]
 
 mod autotune;
 mod batches;
@@ -23,10 +24,12 @@ mod executor;
 mod explain;
 mod feeds;
 mod fetch;
+mod growth;
 mod instance;
 mod metadata;
 mod place;
 mod queues;
+mod recent;
 mod saver;
 mod session;
 mod state;

@@ -175,6 +175,8 @@ pub struct RunMetadata {
     /// Whether its kernels were timed one by one, for the session to learn from it: see
     /// [`SessionOptions::autotune`](crate::SessionOptions::autotune).
     pub tunes: bool,
+    /// Whether a segment was started that stores into variables.
+    pub(crate) stores: bool,
     /// What a recorded run has noted so far.
     pub(crate) notes: Notes,
 }

@@ -13,7 +13,7 @@ use convoke_placement::{
 };
 use rustc_hash::FxHashMap;
 
-use crate::autotune::Known;
+use crate::autotune::{Known, MOVES_MAX};
 use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
@@ -162,7 +162,9 @@ impl Placing<'_> {
         let kept = self.state.lock();
         let entry = kept.variables.get(&variable).filter(|entry| entry.version > 0);
         let now = entry.map(|entry| entry.device.0 as usize);
-        let settled = kept.settled(variable).filter(|_| !self.unsettles);
+        let moves = kept.variables.get(&variable).map_or(0, |entry| entry.moves);
+        let stays = !self.unsettles || moves >= MOVES_MAX;
+        let settled = kept.settled(variable).filter(|_| stays);
         let assigned = settled.map(|home| home.0 as usize);
         drop(kept);
         Ok(Item {

@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use crate::batches;
 use crate::cancel::{Bell, Stop};
-use kept::{Item, Kept};
+use kept::{Item, Kept, Popped};
 pub(crate) use uses::{Use, check_puts, with_queues};
 
 /// What a run has taken: its fed values in order, and how to give all back.
@@ -29,12 +29,34 @@ pub(crate) struct Taken {
     undo: Vec<Undo>,
 }
 
+/// What was taken for a run that is under way: given back when it is dropped, also by a panic.
+pub(crate) struct Held<'a> {
+    queues: &'a Queues,
+    taken: Option<Taken>,
+}
+
+impl Held<'_> {
+    /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
+    pub fn put(mut self, uses: &[Use], fetched: &[HostTensor]) {
+        self.taken = None;
+        self.queues.put(uses, fetched);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            self.queues.give_back(taken);
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Undo {
     /// Elements with the places that they were taken from, last taken last, and the draws before and after.
     Elements {
         queue: String,
-        items: Vec<(usize, Item)>,
+        items: Vec<Popped>,
         draws: [u64; 2],
     },
     Room {
@@ -67,6 +89,8 @@ struct Inner {
     next_ticket: u64,
     parked: Vec<Parked>,
     timer: bool,
+    /// Whether somebody has come into a line or left one since it was last looked.
+    moved: bool,
     ends: bool,
 }
 
@@ -131,16 +155,19 @@ impl Queues {
         }
         let mut inner = self.lock();
         let taken = self.try_in(&mut inner, uses, attempt, stop)?;
-        if taken.is_none() {
-            let parked = park(std::mem::take(attempt));
-            let waits = parked.deadline.is_some();
-            inner.parked.push(parked);
-            if waits {
-                self.start_timer(&mut inner)?;
-                self.changed.notify_all();
-            }
+        if taken.is_some() {
+            return Ok(taken);
         }
-        Ok(taken)
+        if stop.deadline.is_some()
+            && let Err(error) = self.start_timer(&mut inner)
+        {
+            inner.forget(attempt);
+            self.wake(&mut inner);
+            return Err(error);
+        }
+        inner.parked.push(park(std::mem::take(attempt)));
+        self.changed.notify_all();
+        Ok(None)
     }
 
     /// One try. Who fails gives up its ticket.
@@ -151,21 +178,25 @@ impl Queues {
         attempt: &mut Attempt,
         stop: &Stop<'_>,
     ) -> Result<Option<Taken>> {
-        let had_ticket = attempt.ticket.is_some();
         let outcome = stop.check().and_then(|()| inner.serve(uses, attempt));
         let waits = matches!(outcome, Ok(None));
         if !waits {
             inner.forget(attempt);
         }
-        // Who begins to wait for many elements makes room for them.
-        if !waits || !had_ticket {
+        // Others may have their turn now, or room for what somebody waits for.
+        if std::mem::take(&mut inner.moved) || !waits {
             self.wake(inner);
         }
         outcome
     }
 
+    /// Keeps what was taken until the run has succeeded.
+    pub fn hold(&self, taken: Taken) -> Held<'_> {
+        Held { queues: self, taken: Some(taken) }
+    }
+
     /// Puts what a run gives, and closes what it closes. `fetched` are the plan's fetches.
-    pub fn put(&self, uses: &[Use], fetched: &[HostTensor]) {
+    fn put(&self, uses: &[Use], fetched: &[HostTensor]) {
         let mut inner = self.lock();
         for used in uses {
             let ticket = inner.next_ticket;
@@ -177,15 +208,17 @@ impl Queues {
                     let components: Item = components.collect();
                     let n_rows = components.first().and_then(|c| c.dims().first().copied());
                     for row in 0..n_rows.unwrap_or(0) {
-                        // Shapes were checked before the run stored anything.
-                        let row = components.iter().map(|c| batches::row(c, row)).collect();
-                        if let Ok(item) = row {
-                            kept.push(item);
+                        let item = components.iter().map(|c| batches::row(c, row)).collect();
+                        match item {
+                            Ok(item) => kept.push(item),
+                            // Shapes were checked before: there is no memory for a copy.
+                            Err(error) => tracing::error!("{}: a row is lost: {error}", used.node),
                         }
                     }
                 }
                 QueueAction::Close { cancel_pending } => {
-                    kept.closed = Some((ticket, cancel_pending));
+                    let (first, cancels) = kept.closed.unwrap_or((ticket, false));
+                    kept.closed = Some((first, cancels || cancel_pending));
                 }
                 _ => continue,
             }
@@ -197,7 +230,7 @@ impl Queues {
     }
 
     /// Gives back what a run took that has failed.
-    pub fn give_back(&self, taken: Taken) {
+    fn give_back(&self, taken: Taken) {
         let mut inner = self.lock();
         inner.undo(taken);
         self.wake(&mut inner);
@@ -213,16 +246,15 @@ impl Queues {
 
     /// A thread that resumes parked runs whose time is up.
     fn start_timer(&self, inner: &mut Inner) -> Result<()> {
-        if std::mem::replace(&mut inner.timer, true) {
-            return Ok(());
-        }
-        let Some(own) = self.own.upgrade() else { return Ok(()) };
+        let Some(own) = self.own.upgrade().filter(|_| !inner.timer) else { return Ok(()) };
         let named = std::thread::Builder::new().name("convoke-deadlines".to_owned());
         let thread = named.spawn(move || own.keep_deadlines());
-        thread.map(|_| ()).map_err(|e| {
+        thread.map_err(|e| {
             let message = format!("cannot start a thread for deadlines: {e}");
             Error::new(ErrorKind::ResourceExhausted, message)
-        })
+        })?;
+        inner.timer = true;
+        Ok(())
     }
 
     fn keep_deadlines(&self) {
@@ -259,8 +291,12 @@ impl Queues {
         names.sort_unstable();
         for name in names {
             let kept = &inner.queues[name];
+            // A queue that was only looked at is as one that nobody has used.
+            if kept.items.is_empty() && kept.draws == 0 && kept.closed.is_none() {
+                continue;
+            }
             (name, kept.draws, kept.closed.is_some(), kept.items.len()).hash(hasher);
-            for tensor in kept.items.iter().flatten() {
+            for tensor in kept.items.iter().flat_map(|(_, item)| item) {
                 (tensor.dims(), tensor.bytes(), tensor.as_strings().ok()).hash(hasher);
             }
         }

@@ -23,7 +23,7 @@ use crate::session::{RunOptions, Session};
 /// A run that was submitted: to be waited for, awaited, cancelled, or left alone.
 ///
 /// Dropping it cancels the run, unless [`Self::detach`] has let it go. A session that is dropped while runs are
-/// submitted lives until they have ended.
+/// submitted lives until they have ended: close it where detached ones may wait for a queue for ever.
 ///
 /// As a future it gives what [`Session::run`] does, and needs no runtime of any kind.
 ///
@@ -62,6 +62,7 @@ struct Slot {
 #[derive(Default)]
 struct State {
     given: Option<Given>,
+    is_taken: bool,
     waker: Option<Waker>,
 }
 
@@ -265,10 +266,12 @@ impl<F: Fetch + Unpin> Future for RunHandle<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let mut state = this.slot.lock();
+        assert!(!state.is_taken, "the handle of a run was polled after it was ready");
         let Some(given) = state.given.take() else {
             state.waker = Some(context.waker().clone());
             return Poll::Pending;
         };
+        state.is_taken = true;
         drop(state);
         Poll::Ready(this.taken(given).map(|(output, _)| output))
     }
@@ -356,7 +359,8 @@ impl Line {
                 }
             };
             drop(jobs);
-            job();
+            // A waker may panic; the thread is for others too.
+            let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
 }

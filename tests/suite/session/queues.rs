@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
 use convoke::{CancelToken, Dims, Queue, QueueKind, QueueOptions, RunHandle, RunOptions};
-use convoke_tests::{devices, fails_while};
+use convoke_tests::{devices, fails_while, slow};
 
 const A_WHILE: Duration = Duration::from_millis(15);
 
@@ -558,4 +558,120 @@ fn feeding_and_calling() {
     // Running the operation for its effect alone takes one as well.
     session.run(&[], s.get.operation()).unwrap();
     assert_eq!(s.size(&session), 0);
+}
+
+/// A run that takes and puts stands in line only where something is lacking, so that others can go on.
+#[test]
+fn a_run_that_takes_and_puts_lets_others_by() {
+    for capacity in [None, Some(1)] {
+        let s = Scalars::new(QueueOptions { capacity, ..QueueOptions::default() });
+        let session = s.session();
+        let next = s.q.enqueue(&[&(&s.get + 1.0)]);
+        // It waits for an element, and puts none before: who puts goes first.
+        let first = s.submit(&session, &next);
+        thread::sleep(A_WHILE);
+        s.put(&session, 1.0).unwrap();
+        first.wait().unwrap();
+        // The room for what it puts is that of what it takes.
+        session.run(&[], &next).unwrap();
+        assert_eq!((s.size(&session), s.get(&session).unwrap()), (1, 3.0));
+        // Nobody else could put an element when the queue is closed, and neither could it.
+        let last = s.submit(&session, &next).wait_for(A_WHILE).expect_err("there is none");
+        session.run(&[], s.q.close()).unwrap();
+        assert_eq!(kind(last.wait()), ErrorKind::OutOfRange);
+    }
+}
+
+#[test]
+fn a_run_waits_for_nothing_that_others_could_have() {
+    let g = Graph::new();
+    let (a, b) = (g.fifo_queue("a", 9, [(F32, dims![])]), g.fifo_queue("b", 9, [(F32, dims![])]));
+    let x = g.placeholder("x", F32, dims![]);
+    let (put_a, put_b) = (a.enqueue(&[&x]), b.enqueue(&[&x]));
+    let both = (a.dequeue(), b.dequeue());
+    let over = b.enqueue(&[&a.dequeue()[0]]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    for i in 0..2 {
+        session.run(&[x.feed(i as f32)], &put_a).unwrap();
+    }
+    let waits = session.submit(&[], &both, RunOptions::default());
+    let waits = waits.wait_for(A_WHILE).expect_err("b is empty");
+    session.run(&[], &over).unwrap();
+    let (from_a, from_b) = waits.wait().unwrap();
+    assert_eq!((floats(&from_a[0]), floats(&from_b[0])), (vec![1.0], vec![0.0]));
+    session.run(&[x.feed(1.0)], &put_b).unwrap();
+}
+
+/// More of one queue in a run than there is room for, in parts.
+#[test]
+fn several_elements_of_one_queue_in_a_run() {
+    let s = Scalars::fifo(1);
+    let session = s.session();
+    let (first, second) = (s.q.dequeue().remove(0), s.q.dequeue().remove(0));
+    let again = s.q.enqueue(&[&(&s.x * 2.0)]);
+    session.run(&[s.x.feed(1.0)], (&s.put, &again)).unwrap();
+    assert_eq!(s.size(&session), 2);
+    let sum = &first + &second * 10.0 + s.q.size().cast(F32) * 100.0;
+    assert_eq!(session.run(&[], &sum).unwrap().scalar::<f32>().unwrap(), 221.0);
+    let both = s.submit(&session, (&first, &second));
+    thread::sleep(A_WHILE);
+    s.put(&session, 5.0).unwrap();
+    // It looks at the first one, and still waits for room for two.
+    thread::sleep(A_WHILE);
+    s.put(&session, 6.0).unwrap();
+    let (first, second) = both.wait().unwrap();
+    assert_eq!((floats(&first), floats(&second)), (vec![5.0], vec![6.0]));
+}
+
+/// What comes meanwhile does not change the order in which elements that were given back leave.
+#[test]
+fn what_is_given_back_has_its_place() {
+    let fails = std::sync::Arc::default();
+    for queue_kind in [QueueKind::Fifo, QueueKind::Priority] {
+        let g = Graph::new();
+        let options = QueueOptions { kind: queue_kind, ..QueueOptions::default() };
+        let q = g.queue("q", [(I64, dims![])], options);
+        let x = g.placeholder("x", I64, dims![]);
+        let put = q.enqueue(&[&x]);
+        let taken = q.dequeue().remove(0).cast(F32).reshape(&[1]);
+        let bad = fails_while(&slow(&taken, 4 * A_WHILE), &fails);
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        let run = |i: i64| session.run(&[x.feed(i)], &put).unwrap();
+        run(5);
+        run(6);
+        fails.store(true, std::sync::atomic::Ordering::Relaxed);
+        // The second begins a little later and fails a little later.
+        let first = session.submit(&[], &bad, RunOptions::default());
+        thread::sleep(A_WHILE);
+        let second = session.submit(&[], &bad, RunOptions::default());
+        thread::sleep(A_WHILE);
+        run(1);
+        assert_eq!(
+            (kind(first.wait()), kind(second.wait())),
+            (ErrorKind::Aborted, ErrorKind::Aborted)
+        );
+        let left = session.run(&[], q.dequeue_many(3)).unwrap().remove(0).to_vec::<i64>().unwrap();
+        let expected = if queue_kind == QueueKind::Fifo { [5, 6, 1] } else { [1, 5, 6] };
+        assert_eq!(left, expected);
+    }
+}
+
+#[test]
+fn a_run_that_fails_early_leaves_no_trace() {
+    let s = Scalars::fifo(4);
+    let session = s.session();
+    let digest = || session.state_digest().unwrap();
+    let empty = digest();
+    let timeout = RunOptions { timeout: Some(Duration::from_millis(1)), ..RunOptions::default() };
+    assert_eq!(kind(session.run_with(&[], &s.get, timeout)), ErrorKind::DeadlineExceeded);
+    assert_eq!(digest(), empty);
+    // Memory for another tensor is refused before anything is taken.
+    s.put(&session, 1.0).unwrap();
+    let one = digest();
+    let get = session.callable(&[], &s.get).unwrap();
+    let (mut memory, shape) = ([0u8; 4], convoke::Shape::scalar());
+    let wrong = convoke::TensorViewMut::new(I32, &shape, &mut memory).unwrap();
+    assert_eq!(kind(get.call_into((), &mut [wrong])), ErrorKind::InvalidArgument);
+    assert_eq!(kind(get.call_into((), &mut [])), ErrorKind::InvalidArgument);
+    assert_eq!(digest(), one);
 }

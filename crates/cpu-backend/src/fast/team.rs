@@ -101,7 +101,9 @@ impl Team {
         }
         let panicked = AtomicBool::new(false);
         let guarded = || {
-            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+                // Dropping it might panic again.
+                std::mem::forget(payload);
                 panicked.store(true, Relaxed);
             }
         };
@@ -226,6 +228,8 @@ fn look_out(is_so: impl Fn() -> bool) -> bool {
             }
             spin_loop();
         }
+        // Where there are fewer cores than threads, one of them may be whom this one waits for.
+        thread::yield_now();
     }
     is_so()
 }

@@ -131,7 +131,7 @@ impl Graph {
     ///
     /// # Errors
     /// Recorded: a queue of no components or no room, one by priority whose first component is no scalar of i64, one
-    /// that keeps back more elements than it has room for, a shared name that begins with `_`.
+    /// that keeps back more elements than it has room for.
     #[track_caller]
     pub fn queue<D: Into<Dims>>(
         &self,
@@ -146,7 +146,8 @@ impl Graph {
         let op = QueueOp { queue: Arc::new(spec.clone()), action: QueueAction::Make };
         let node = self.apply_named(op, &[], name).node();
         spec.name = match shared_name {
-            Some(shared) => format!("shared/{shared}"),
+            // No node has a name like that.
+            Some(shared) => format!("shared: {shared}"),
             None => node.name.to_string(),
         };
         Queue { graph: self.clone(), spec: Arc::new(spec) }
@@ -288,7 +289,7 @@ impl QueueSpec {
             };
             let sizes: SmallVec<[Dim; 6]> =
                 std::iter::once(first).chain(sizes.iter().copied()).collect();
-            Ok(Fact::new(*dtype, Dims::Known(sizes)))
+            Ok(Fact::new(*dtype, Dims::Known(sizes).checked()?))
         };
         self.components.iter().map(fact).collect()
     }

@@ -35,6 +35,11 @@ impl Activity {
         Active(self)
     }
 
+    /// Whether no more than one run is under way.
+    pub fn is_alone(&self) -> bool {
+        self.running.load(Ordering::Relaxed) <= 1
+    }
+
     /// Waits until the session has run once and does nothing now; breaks off when it ends.
     fn wait_until_idle(&self) -> ControlFlow<()> {
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);

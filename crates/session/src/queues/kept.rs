@@ -12,16 +12,24 @@ pub(super) type Item = SmallVec<[HostTensor; 2]>;
 /// One queue.
 pub(super) struct Kept {
     pub spec: Arc<QueueSpec>,
-    pub items: VecDeque<Item>,
+    /// The elements, each with its number in the order in which they came.
+    pub items: VecDeque<(u64, Item)>,
+    /// The number of the next element.
+    pub next: u64,
     /// Elements that runs under way will put.
     pub reserved: usize,
     /// The first ticket that came after it was closed, and whether those before it were cancelled.
     pub closed: Option<(u64, bool)>,
     /// How often an element was drawn at random.
     pub draws: u64,
+    /// Tickets that wait for elements, and for how many.
     pub takers: VecDeque<(u64, usize)>,
+    /// Tickets that wait for room.
     pub putters: VecDeque<u64>,
 }
+
+/// An element, the place that it was taken from, and its number.
+pub(super) type Popped = (usize, u64, Item);
 
 impl Kept {
     /// The kind and the name, for errors.
@@ -35,14 +43,15 @@ impl Kept {
         format!("{kind} '{}'", self.spec.name)
     }
 
-    /// Whether one more element has room beside `before` others. Who waits for more elements than there is room for
-    /// makes room.
-    pub fn has_room(&self, before: usize) -> bool {
-        let wanted = self.takers.front().map_or(0, |(_, n)| *n);
-        let behind = self.kept_back();
-        let capacity =
-            self.spec.capacity.map(|capacity| capacity.max(wanted.saturating_add(behind)));
-        capacity.is_none_or(|capacity| self.items.len() + self.reserved + before < capacity)
+    /// Whether one more element of a run has room beside `before` others of it, once the run has taken what it takes.
+    /// Who waits for more elements than there is room for makes room, and so does who puts more.
+    pub fn has_room(&self, before: usize, taken: usize) -> bool {
+        let Some(capacity) = self.spec.capacity else { return true };
+        let first = self.takers.front().map(|(ticket, _)| *ticket);
+        let own = self.takers.iter().take_while(|(ticket, _)| Some(*ticket) == first);
+        let wanted = own.fold(self.kept_back(), |sum, (_, n)| sum.saturating_add(*n));
+        let left = self.items.len().saturating_sub(taken).saturating_add(self.reserved);
+        left.saturating_add(before) < capacity.max(wanted).max(before.saturating_add(1))
     }
 
     /// How many elements a random choice is made among besides those that are taken.
@@ -63,23 +72,47 @@ impl Kept {
     /// Whether no element can come any more.
     pub fn is_final(&self) -> bool {
         let Some((closed, cancels)) = self.closed else { return false };
-        let waits = self.putters.iter().any(|&ticket| ticket < closed);
+        // Who waits for elements of this queue puts none before it has them.
+        let takes = |ticket: u64| self.takers.iter().any(|(other, _)| *other == ticket);
+        let waits = self.putters.iter().any(|&ticket| ticket < closed && !takes(ticket));
         self.reserved == 0 && (cancels || !waits)
     }
 
     /// Puts an element.
     pub fn push(&mut self, item: Item) {
-        if self.spec.kind != QueueKind::Priority {
-            return self.items.push_back(item);
-        }
-        let priority = |item: &Item| item.first().and_then(|first| first.scalar::<i64>().ok());
-        let own = priority(&item);
-        let at = self.items.partition_point(|other| priority(other) <= own);
-        self.items.insert(at, item);
+        let number = self.next;
+        self.next += 1;
+        self.insert(number, item);
     }
 
-    /// Up to `n` elements, each with the place that it was taken from.
-    pub fn pop(&mut self, n: usize) -> Vec<(usize, Item)> {
+    fn insert(&mut self, number: u64, item: Item) {
+        let by_priority = self.spec.kind == QueueKind::Priority;
+        let key = |number: u64, item: &Item| {
+            let first = item.first().filter(|_| by_priority);
+            (first.and_then(|first| first.scalar::<i64>().ok()), number)
+        };
+        let own = key(number, &item);
+        let at = self.items.partition_point(|(number, other)| key(*number, other) < own);
+        self.items.insert(at, (number, item));
+    }
+
+    /// Puts elements back that were taken, as if they had not been.
+    pub fn put_back(&mut self, popped: Vec<Popped>, [before, after]: [u64; 2]) {
+        for (at, number, item) in popped.into_iter().rev() {
+            match self.spec.kind {
+                QueueKind::RandomShuffle { .. } => {
+                    self.items.insert(at.min(self.items.len()), (number, item));
+                }
+                _ => self.insert(number, item),
+            }
+        }
+        if self.draws == after {
+            self.draws = before;
+        }
+    }
+
+    /// Up to `n` elements.
+    pub fn pop(&mut self, n: usize) -> Vec<Popped> {
         let mut items = Vec::new();
         for _ in 0..n.min(self.items.len()) {
             let at = match self.spec.kind {
@@ -92,8 +125,8 @@ impl Kept {
                 }
                 _ => 0,
             };
-            if let Some(item) = self.items.remove(at) {
-                items.push((at, item));
+            if let Some((number, item)) = self.items.remove(at) {
+                items.push((at, number, item));
             }
         }
         items

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueKind, QueueSpec, Result};
 
-use super::kept::{Item, Kept};
+use super::kept::{Kept, Popped};
 use super::{Attempt, Inner, Taken, Undo, Use};
+use smallvec::SmallVec;
+
 use crate::batches;
 
 /// Whether a use can be had.
@@ -23,30 +25,52 @@ impl Inner {
             self.make(&used.queue)?;
         }
         let ticket = attempt.ticket.unwrap_or(self.next_ticket);
-        let mut now = true;
+        let mut lacks: SmallVec<[usize; 4]> = SmallVec::new();
         for (i, used) in uses.iter().enumerate() {
             match self.can(uses, i, ticket) {
                 Can::Now => {}
-                Can::Later => now = false,
+                Can::Later => lacks.push(i),
                 Can::Never(error) => return Err(error.with_node(&*used.node)),
             }
         }
-        if now {
+        if lacks.is_empty() {
             return self.take_all(uses).map(Some);
         }
         if attempt.ticket.is_none() {
             attempt.ticket = Some(ticket);
             self.next_ticket += 1;
-            for used in uses {
-                let Some(kept) = self.queues.get_mut(&used.queue.name) else { continue };
-                match demand(used.action) {
-                    Some(n) => kept.takers.push_back((ticket, n)),
-                    None if puts(used.action) => kept.putters.push_back(ticket),
-                    None => {}
-                }
-            }
         }
+        self.stand(uses, &lacks, ticket);
         Ok(None)
+    }
+
+    /// Stands in line where something is lacking, and nowhere else: what could be had is for others meanwhile.
+    fn stand(&mut self, uses: &[Use], lacks: &[usize], ticket: u64) {
+        let mut lines: SmallVec<[(&str, Option<usize>); 4]> = SmallVec::new();
+        lines.extend(lacks.iter().map(|&i| (&*uses[i].queue.name, demand(uses[i].action))));
+        for (name, kept) in &mut self.queues {
+            let own = lines.iter().filter(|(other, _)| other == name);
+            // Room is made for all that it takes there, also for what it could have already.
+            let takes_here = own.clone().any(|(_, n)| n.is_some());
+            let here = uses.iter().filter(|used| takes_here && used.queue.name == *name);
+            let takes: SmallVec<[usize; 4]> = here.filter_map(|used| demand(used.action)).collect();
+            let puts = own.filter(|(_, n)| n.is_none()).count();
+            let stood = kept.takers.iter().filter(|(other, _)| *other == ticket).map(|(_, n)| *n);
+            let is_same = stood.eq(takes.iter().copied())
+                && kept.putters.iter().filter(|other| **other == ticket).count() == puts;
+            if is_same {
+                continue;
+            }
+            self.moved = true;
+            kept.takers.retain(|(other, _)| *other != ticket);
+            kept.putters.retain(|other| *other != ticket);
+            let at = kept.takers.partition_point(|(other, _)| *other < ticket);
+            for (i, n) in takes.into_iter().enumerate() {
+                kept.takers.insert(at + i, (ticket, n));
+            }
+            let at = kept.putters.partition_point(|other| *other < ticket);
+            (0..puts).for_each(|_| kept.putters.insert(at, ticket));
+        }
     }
 
     /// The queue, made if there is none.
@@ -54,6 +78,7 @@ impl Inner {
         let kept = self.queues.entry(spec.name.clone()).or_insert_with(|| Kept {
             spec: spec.clone(),
             items: VecDeque::new(),
+            next: 0,
             reserved: 0,
             closed: None,
             draws: 0,
@@ -85,17 +110,20 @@ impl Inner {
         }
         if puts(used.action) {
             let before = same.filter(|other| puts(other.action)).count();
+            let here = uses.iter().filter(|other| other.queue.name == used.queue.name);
+            let takes = here.filter_map(|other| demand(other.action));
+            let taken = takes.fold(0, usize::saturating_add);
             return match kept.closed {
                 Some((closed, cancels)) if cancels || ticket >= closed => {
                     Can::Never(cancelled(format!("{name} is closed")))
                 }
                 _ if !is_first(kept.putters.front().copied()) => Can::Later,
-                _ if kept.has_room(before) => Can::Now,
+                _ if kept.has_room(before, taken) => Can::Now,
                 _ => Can::Later,
             };
         }
         let Some(n) = demand(used.action) else { return Can::Now };
-        let before: usize = same.filter_map(|other| demand(other.action)).sum();
+        let before = same.filter_map(|other| demand(other.action)).fold(0, usize::saturating_add);
         let there = kept.available().saturating_sub(before);
         let is_turn = is_first(kept.takers.front().map(|(ticket, _)| *ticket));
         if n == 0 || (there >= n && is_turn) {
@@ -118,11 +146,15 @@ impl Inner {
 
     fn take_all(&mut self, uses: &[Use]) -> Result<Taken> {
         let mut taken = Taken::default();
-        for used in uses {
+        // As they are when the run begins, whatever it takes.
+        let size =
+            |used: &Use| self.queues.get(&used.queue.name).map_or(0, |kept| kept.items.len());
+        let sizes: SmallVec<[usize; 4]> = uses.iter().map(size).collect();
+        for (used, size) in uses.iter().zip(sizes) {
             let Some(kept) = self.queues.get_mut(&used.queue.name) else { continue };
             let values = match used.action {
                 QueueAction::Size => {
-                    vec![HostTensor::from(i32::try_from(kept.items.len()).unwrap_or(i32::MAX))]
+                    vec![HostTensor::from(i32::try_from(size).unwrap_or(i32::MAX))]
                 }
                 QueueAction::IsClosed => vec![HostTensor::from(kept.closed.is_some())],
                 QueueAction::Enqueue | QueueAction::EnqueueMany => {
@@ -164,13 +196,9 @@ impl Inner {
                         kept.reserved -= 1;
                     }
                 }
-                Undo::Elements { queue, items, draws: [before, after] } => {
-                    let Some(kept) = self.queues.get_mut(&queue) else { continue };
-                    for (at, item) in items.into_iter().rev() {
-                        kept.items.insert(at.min(kept.items.len()), item);
-                    }
-                    if kept.draws == after {
-                        kept.draws = before;
+                Undo::Elements { queue, items, draws } => {
+                    if let Some(kept) = self.queues.get_mut(&queue) {
+                        kept.put_back(items, draws);
                     }
                 }
             }
@@ -180,6 +208,7 @@ impl Inner {
     /// Gives up a ticket.
     pub fn forget(&mut self, attempt: &mut Attempt) {
         let Some(ticket) = attempt.ticket.take() else { return };
+        self.moved = true;
         for kept in self.queues.values_mut() {
             kept.takers.retain(|(other, _)| *other != ticket);
             kept.putters.retain(|other| *other != ticket);
@@ -205,20 +234,16 @@ fn cancelled(message: String) -> Error {
 }
 
 /// The outputs of an action that took these elements.
-fn values_of(
-    spec: &QueueSpec,
-    action: QueueAction,
-    items: &[(usize, Item)],
-) -> Result<Vec<HostTensor>> {
+fn values_of(spec: &QueueSpec, action: QueueAction, items: &[Popped]) -> Result<Vec<HostTensor>> {
     if action == QueueAction::Dequeue {
-        return Ok(items.first().map(|(_, item)| item.to_vec()).unwrap_or_default());
+        return Ok(items.first().map(|(.., item)| item.to_vec()).unwrap_or_default());
     }
     let pads = spec.kind == QueueKind::PaddingFifo;
     let components = spec.components.iter().enumerate();
     components
         .map(|(c, (dtype, dims))| {
             let column: Vec<&HostTensor> =
-                items.iter().filter_map(|(_, item)| item.get(c)).collect();
+                items.iter().filter_map(|(.., item)| item.get(c)).collect();
             let least: Vec<usize> =
                 dims.dims().unwrap_or_default().iter().map(|d| d.known().unwrap_or(0)).collect();
             batches::stacked(*dtype, &least, &column, pads)
