@@ -398,11 +398,11 @@ impl Compiled {
                     self.wait_for(delays, running, instance, on.state, metadata)?;
                     metadata.overlaps += u64::from(!running.is_empty());
                     on.check(stores)?;
-                    stores |= !work.commits.is_empty();
-                    metadata.stores = stores;
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
                     running.push(started?);
+                    stores |= !work.commits.is_empty();
+                    metadata.stores = stores;
                 }
             }
         }

@@ -363,7 +363,9 @@ fn who_waits_can_be_cancelled_in_each_way() {
         let here = scope.spawn(|| s.get(&session));
         thread::sleep(A_WHILE);
         session.close();
-        assert_eq!(kind(here.join().unwrap()), ErrorKind::Cancelled);
+        // A thread that the system starts late finds the session closed.
+        let ended = kind(here.join().unwrap());
+        assert!(matches!(ended, ErrorKind::Cancelled | ErrorKind::FailedPrecondition), "{ended:?}");
     });
     assert_eq!(kind(submitted.wait()), ErrorKind::Cancelled);
 }
