@@ -66,6 +66,22 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl State {
+    fn is_done(&self) -> bool {
+        self.given.is_some() || self.is_taken
+    }
+
+    /// What the run gave, if it is done; an error if it was taken before.
+    fn take(&mut self) -> Option<Given> {
+        if self.is_taken {
+            let message = "what the run gave was taken by an earlier poll";
+            return Some(Err(Error::new(ErrorKind::FailedPrecondition, message)));
+        }
+        self.is_taken = self.given.is_some();
+        self.given.take()
+    }
+}
+
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -132,7 +148,7 @@ impl<F: Fetch> RunHandle<F> {
         let slot = self.slot.clone();
         let mut state = slot.lock();
         let given = loop {
-            match state.given.take() {
+            match state.take() {
                 Some(given) => break given,
                 None => state = slot.done.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
@@ -148,7 +164,7 @@ impl<F: Fetch> RunHandle<F> {
     pub fn wait_for(self, time: Duration) -> std::result::Result<Result<F::Output>, Self> {
         let end = Instant::now().checked_add(time);
         let mut state = self.slot.lock();
-        while state.given.is_none() {
+        while !state.is_done() {
             let left = match end.map(|end| end.saturating_duration_since(Instant::now())) {
                 Some(Duration::ZERO) => break,
                 left => left.unwrap_or(Duration::MAX),
@@ -156,14 +172,14 @@ impl<F: Fetch> RunHandle<F> {
             let waited = self.slot.done.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let is_done = state.given.is_some();
+        let is_done = state.is_done();
         drop(state);
         if is_done { Ok(self.wait()) } else { Err(self) }
     }
 
     /// Whether the run has ended, so that waiting takes no time.
     pub fn is_done(&self) -> bool {
-        self.slot.lock().given.is_some()
+        self.slot.lock().is_done()
     }
 
     /// Cancels the run, as [`CancelToken`] says. Other runs go on.
@@ -261,17 +277,14 @@ impl Submitted {
 impl<F: Fetch + Unpin> Future for RunHandle<F> {
     type Output = Result<F::Output>;
 
-    /// # Panics
-    /// If it is polled after it was ready, as futures may.
+    /// After it was ready, a future gives `FailedPrecondition`.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let mut state = this.slot.lock();
-        assert!(!state.is_taken, "the handle of a run was polled after it was ready");
-        let Some(given) = state.given.take() else {
+        let Some(given) = state.take() else {
             state.waker = Some(context.waker().clone());
             return Poll::Pending;
         };
-        state.is_taken = true;
         drop(state);
         Poll::Ready(this.taken(given).map(|(output, _)| output))
     }

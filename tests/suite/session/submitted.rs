@@ -81,8 +81,13 @@ fn a_run_is_waited_for_awaited_and_polled() {
         let (y, [again]) = submit(&[1.0, 2.0]).wait().unwrap();
         assert_eq!(y.to_vec::<f32>().unwrap(), [2.0, 4.0], "{}", device.name);
         assert_eq!(again.to_vec::<f32>().unwrap(), [1.0, 2.0]);
-        let (y, _) = block_on(submit(&[4.0])).unwrap();
+        let mut run = submit(&[4.0]);
+        let (y, _) = block_on(&mut run).unwrap();
         assert_eq!(y.to_vec::<f32>().unwrap(), [8.0]);
+        // It gives that once, and nobody waits for it for ever.
+        assert!(run.is_done());
+        assert_eq!(block_on(&mut run).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+        assert_eq!(run.wait().unwrap_err().kind(), ErrorKind::FailedPrecondition);
         let run = submit(&[5.0]);
         while !run.is_done() {
             thread::yield_now();

@@ -33,9 +33,7 @@ impl Outputs<'_, '_> {
         }
         Ok(())
     }
-}
 
-impl Outputs<'_, '_> {
     /// Gives tensors that a run fetched, and maybe more.
     ///
     /// # Errors
