@@ -116,6 +116,7 @@ enum Place {
 struct On<'a> {
     state: &'a State,
     threads: &'a Threads,
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "the host is always timed"))]
     timings: Timings,
     stop: Stop<'a>,
 }
@@ -373,7 +374,6 @@ impl Compiled {
     ) -> Result<()> {
         #[cfg(feature = "gpu")]
         let mut leases = Leases::new();
-        let mut stores = false;
         for (segment, work) in self.segments.iter().enumerate() {
             match work {
                 SegmentWork::Cpu(steps) => {
@@ -386,7 +386,7 @@ impl Compiled {
                     for step in steps {
                         #[cfg(feature = "gpu")]
                         self.wait_for_inputs(step, running, instance, on.state, metadata)?;
-                        on.check(stores)?;
+                        on.check(metadata.stores)?;
                         self.run_step(step, segment, instance, bound, on.threads, metadata)?;
                     }
                     let waited = metadata.gpu_wait.saturating_sub(before);
@@ -397,18 +397,17 @@ impl Compiled {
                     let delays = |before: &RunningWork<'_>| before.delays(work);
                     self.wait_for(delays, running, instance, on.state, metadata)?;
                     metadata.overlaps += u64::from(!running.is_empty());
-                    on.check(stores)?;
+                    on.check(metadata.stores)?;
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
                     running.push(started?);
-                    stores |= !work.commits.is_empty();
-                    metadata.stores = stores;
+                    metadata.stores |= !work.commits.is_empty();
                 }
             }
         }
         #[cfg(feature = "gpu")]
         self.wait_for(|_| true, running, instance, on.state, metadata)?;
-        on.check(stores)
+        on.check(metadata.stores)
     }
 
     fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {
