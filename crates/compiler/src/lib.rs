@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod apart;
+pub mod flow;
 mod group;
 mod lower;
 pub mod memory;

@@ -110,6 +110,13 @@ impl Lowering<'_> {
     fn feeds(&mut self, inputs: &[InputFact]) -> Result<()> {
         for (&feed, input) in self.plan.signature.feeds.iter().zip(inputs) {
             let dtype = self.feed_dtype(feed)?;
+            if self.plan.handles.contains(&feed) {
+                let form = self.source(dtype, input.shape.clone(), Source::Feed(feed));
+                if let Form::Operand(operand) = form {
+                    self.variables.insert(feed.node, operand.value);
+                }
+                continue;
+            }
             let mut fact = Fact::new(dtype, &input.shape);
             if let Some(contents) = &input.contents {
                 fact = Fact::of(contents);
@@ -187,7 +194,8 @@ impl Lowering<'_> {
     /// Takes the result of an equal operation, if there was one.
     fn reuse(&mut self, node: &Node) -> bool {
         let pure = match node.op.class() {
-            Class::State(_) | Class::Random(_) | Class::Control(_) | Class::Queue(_) => false,
+            Class::State(_) | Class::Random(_) | Class::Control(_) => false,
+            Class::Queue(_) | Class::Flow(_) => false,
             Class::Host(Host::Constant(tensor)) => tensor.len() <= 16,
             Class::Host(Host::Placeholder) => false,
             _ => true,

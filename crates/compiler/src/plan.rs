@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, Contract, DType, Error, ErrorKind, GraphSnapshot, Host, Move, Node, NodeId, OpError,
-    Output, ReduceAxes, Result, State, View, Window,
+    BodyId, Class, Contract, DType, Error, ErrorKind, GraphSnapshot, Host, Move, Node, NodeId,
+    OpError, Output, ReduceAxes, Result, State, View, Window,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -34,6 +34,8 @@ pub struct Plan {
     pub feed_dtypes: Vec<DType>,
     /// For each feed, whether shapes may be computed from its elements.
     pub shape_feeds: Vec<bool>,
+    /// The feeds that are elements of variables, which the run holds.
+    pub(crate) handles: Vec<Output>,
     /// For each assignment, and each read that follows one: the assignment before it, if any.
     pub(crate) after: FxHashMap<NodeId, NodeId>,
     /// For each variable that is assigned, its assignments in order.
@@ -48,21 +50,62 @@ impl Plan {
     /// tensor that is fed twice or cannot be fed, or two assignments of one variable without an order.
     pub fn new(graph: &GraphSnapshot, signature: Signature) -> Result<Self> {
         check_feeds(graph, &signature)?;
-        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
-        let nodes = needed_nodes(graph, &signature, &fed);
-        check_nodes(&nodes, &fed)?;
-        let shape_feeds = shape_feeds(graph, &nodes, &signature);
-        let feed_dtypes = signature.feeds.iter().map(|&f| graph.fact(f).dtype).collect();
-        let mut plan = Self {
+        Self::within(graph, signature, &|_| true)
+    }
+
+    /// A plan of a signature that does nothing: what it is to give comes from elsewhere.
+    pub fn bare(graph: &GraphSnapshot, signature: Signature) -> Self {
+        let feed_dtypes = signature.feeds.iter().map(|&feed| graph.fact(feed).dtype).collect();
+        Self {
+            shape_feeds: vec![false; signature.feeds.len()],
             signature,
             feed_dtypes,
-            nodes,
-            shape_feeds,
+            nodes: Vec::new(),
+            handles: Vec::new(),
             after: FxHashMap::default(),
             assigns: FxHashMap::default(),
-        };
+        }
+    }
+
+    /// As [`Self::new`], where only some controls are part of it: the others have run before.
+    pub(crate) fn within(
+        graph: &GraphSnapshot,
+        signature: Signature,
+        is_own: &dyn Fn(NodeId) -> bool,
+    ) -> Result<Self> {
+        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+        let nodes = needed_nodes(graph, &signature, &fed, is_own);
+        check_nodes(&nodes, &fed)?;
+        let shape_feeds = shape_feeds(graph, &nodes, &signature);
+        let mut plan = Self { nodes, shape_feeds, ..Self::bare(graph, signature) };
         plan.order_state(graph, &fed)?;
         Ok(plan)
+    }
+
+    /// Leaves the storing of some variables to whoever runs the plan. For each that it touches, says whether it needs
+    /// the elements at its start, and which assignment gives those at its end.
+    pub(crate) fn hold(&mut self, is_held: impl Fn(NodeId) -> bool) -> Vec<HeldVariable> {
+        let mut found: Vec<HeldVariable> = Vec::new();
+        for node in &self.nodes {
+            let (Class::State(state), Some(handle)) = (node.op.class(), node.inputs.first()) else {
+                continue;
+            };
+            let variable = handle.node;
+            if !is_held(variable) {
+                continue;
+            }
+            let is_fed = self.signature.feeds.contains(&Output { node: node.id, index: 0 });
+            let at_start = !self.after.contains_key(&node.id) && !is_fed;
+            let needs = at_start && !matches!(state, State::Assign | State::IsInitialized);
+            match found.iter_mut().find(|held| held.node == variable) {
+                Some(held) => held.is_read |= needs,
+                None => found.push(HeldVariable { node: variable, is_read: needs, assigned: None }),
+            }
+        }
+        for held in &mut found {
+            held.assigned = self.assigns.remove(&held.node).and_then(|all| all.last().copied());
+        }
+        found
     }
 
     /// Finds the assignment that each assignment and each later read follows.
@@ -94,7 +137,28 @@ impl Plan {
     }
 }
 
-fn check_feeds(graph: &GraphSnapshot, signature: &Signature) -> Result<()> {
+/// What a plan does with a variable that it does not store itself.
+pub(crate) struct HeldVariable {
+    pub node: NodeId,
+    pub is_read: bool,
+    pub assigned: Option<NodeId>,
+}
+
+/// # Errors
+/// A tensor that is fed twice or cannot be fed, or a fetch, feed or target that is part of a branch or loop.
+pub(crate) fn check_feeds(graph: &GraphSnapshot, signature: &Signature) -> Result<()> {
+    let fetches = signature.fetches.iter().map(|fetch| (fetch.node, "fetched"));
+    let targets = signature.targets.iter().map(|&target| (target, "run by itself"));
+    let feeds = signature.feeds.iter().map(|feed| (feed.node, "fed"));
+    for (id, what) in fetches.chain(targets).chain(feeds) {
+        let node = graph.node(id);
+        if node.body != BodyId::GRAPH {
+            let message = format!(
+                "what is built inside of a branch or loop cannot be {what}; return it from the closure"
+            );
+            return Err(Error::invalid(message).with_node(&*node.name));
+        }
+    }
     let mut seen = FxHashSet::default();
     for &feed in &signature.feeds {
         let node = graph.node(feed.node);
@@ -116,13 +180,16 @@ fn needed_nodes(
     graph: &GraphSnapshot,
     signature: &Signature,
     fed: &FxHashSet<Output>,
+    is_own: &dyn Fn(NodeId) -> bool,
 ) -> Vec<Arc<Node>> {
     let mut needed: FxHashSet<NodeId> = FxHashSet::default();
     let fetched = signature.fetches.iter().filter(|f| !fed.contains(f)).map(|f| f.node);
     let mut stack: Vec<NodeId> = fetched.chain(signature.targets.iter().copied()).collect();
     while let Some(id) = stack.pop() {
         if needed.insert(id) {
-            stack.extend(inputs_of(graph.node(id), fed));
+            let node = graph.node(id);
+            let controls = node.controls.iter().filter(|control| is_own(**control));
+            stack.extend(unfed_inputs(node, fed).chain(controls.copied()));
         }
     }
     let mut ids: Vec<NodeId> = needed.into_iter().collect();
@@ -132,11 +199,19 @@ fn needed_nodes(
 
 /// The nodes that run before `node`: its controls, and the producers of inputs that are not fed.
 fn inputs_of<'a>(node: &'a Node, fed: &'a FxHashSet<Output>) -> impl Iterator<Item = NodeId> + 'a {
-    let inputs = node.inputs.iter().filter(|input| !fed.contains(input)).map(|input| input.node);
-    inputs.chain(node.controls.iter().copied())
+    unfed_inputs(node, fed).chain(node.controls.iter().copied())
 }
 
-fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
+fn unfed_inputs<'a>(
+    node: &'a Node,
+    fed: &'a FxHashSet<Output>,
+) -> impl Iterator<Item = NodeId> + 'a {
+    node.inputs.iter().filter(|input| !fed.contains(input)).map(|input| input.node)
+}
+
+/// # Errors
+/// A refused operation, or a placeholder that is not fed.
+pub(crate) fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
     // The first refused node is the cause of those that are built on it.
     let root = nodes.iter().find(|n| !matches!(n.invalid, None | Some(OpError::InvalidInput(_))));
     if let Some(error) = root.and_then(|node| node.error()) {
@@ -157,7 +232,7 @@ fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
     Ok(())
 }
 
-fn is_assign(node: &Node) -> bool {
+pub(crate) fn is_assign(node: &Node) -> bool {
     matches!(node.op.class(), Class::State(State::Assign | State::AssignAdd | State::AssignSub))
 }
 
@@ -179,7 +254,17 @@ fn follows(
     seen
 }
 
-fn unordered(graph: &GraphSnapshot, variable: NodeId, a: NodeId, b: NodeId) -> Error {
+/// Whether `node` depends on `effect`.
+pub(crate) fn effect_follows(
+    graph: &GraphSnapshot,
+    fed: &FxHashSet<Output>,
+    node: &Node,
+    effect: NodeId,
+) -> bool {
+    follows(graph, fed, node, &[effect]).contains(&effect)
+}
+
+pub(crate) fn unordered(graph: &GraphSnapshot, variable: NodeId, a: NodeId, b: NodeId) -> Error {
     let name = |id| &graph.node(id).name;
     let message = format!(
         "{} and {} both assign {} in one run, and neither follows the other; build one inside of \

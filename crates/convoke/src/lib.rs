@@ -33,10 +33,11 @@ pub mod models;
 pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error,
-    ErrorKind, Fact, Facts, Feed, Graph, GraphSnapshot, HostTensor, ImageLayout, Init, IntoFeed,
-    IntoTensor, KernelShapes, Layout, Node, NodeId, NodeList, Op, OpError, Operation, Output,
-    Padding, Pool, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Result, Shape,
+    AssertOp, Backward, BatchNorm, Body, BodyId, BranchOp, Build, Class, Collection, Conv2d,
+    CustomKernel, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, Flow, Graph,
+    GraphSnapshot, HostTensor, ImageLayout, Init, IntoFeed, IntoTensor, KernelShapes, Layout,
+    LoopOp, LoopOptions, Node, NodeId, NodeList, Op, OpError, Operation, Output, Padding, Pool,
+    Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Result, Shape, Structure,
     Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.

@@ -1,5 +1,7 @@
 //! Gradients, built as nodes of the graph, so that they can be differentiated again.
 
+use std::panic::Location;
+
 use rustc_hash::FxHashMap;
 
 use crate::{Graph, GraphSnapshot, Node, NodeId, Output, Tensor, Variable};
@@ -42,6 +44,11 @@ impl Backward<'_> {
     pub fn name(&self) -> &str {
         &self.node.name
     }
+
+    /// The caller's line of the node.
+    pub(crate) fn location(&self) -> &'static Location<'static> {
+        self.node.location
+    }
 }
 
 impl Tensor {
@@ -53,7 +60,7 @@ impl Tensor {
     pub fn gradients(&self, xs: &[&Tensor]) -> Vec<Option<Tensor>> {
         let graph = self.graph();
         let ones = graph.scope("gradients", || self.like(1.0).broadcast_like(self));
-        gradients(graph, self, ones, xs)
+        graph.gradients_from(vec![(self.clone(), ones)], xs, NodeId(0))
     }
 
     /// As [`Self::gradients`], of variables.
@@ -64,47 +71,63 @@ impl Tensor {
     }
 }
 
-#[track_caller]
-fn gradients(graph: &Graph, y: &Tensor, dy: Tensor, xs: &[&Tensor]) -> Vec<Option<Tensor>> {
-    let snapshot = graph.snapshot();
-    let between = nodes_between(&snapshot, xs, y.output().node);
-    let mut grads: FxHashMap<Output, Vec<Tensor>> = FxHashMap::default();
-    grads.insert(y.output(), vec![dy]);
-    let mut results: FxHashMap<Output, Tensor> = FxHashMap::default();
-    graph.scope("gradients", || {
-        for id in between.into_iter().rev() {
-            let node = snapshot.node(id);
-            let outputs: Vec<Option<Tensor>> = (0..node.facts.len() as u32)
-                .map(|index| total(grads.remove(&Output { node: id, index })))
-                .collect();
-            for (index, grad) in outputs.iter().enumerate() {
-                if let Some(grad) = grad {
-                    results.insert(Output { node: id, index: index as u32 }, grad.clone());
-                }
-            }
-            if outputs.iter().all(Option::is_none) || node.invalid.is_some() {
-                continue;
-            }
-            let tensor = |output: Output| Tensor::new(graph.clone(), output);
-            let own = (0..node.facts.len() as u32).map(|index| Output { node: id, index });
-            let backward = Backward {
-                node,
-                inputs: node.inputs.iter().copied().map(tensor).collect(),
-                outputs: own.map(tensor).collect(),
-                grads: &outputs,
-            };
-            for (&input, grad) in node.inputs.iter().zip(node.op.gradient(&backward)) {
-                if let Some(grad) = grad {
-                    grads.entry(input).or_default().push(grad);
-                }
-            }
+impl Graph {
+    /// For each of `xs`, the gradient of the `ys`, which have gradients themselves, by way of the nodes from `from` on.
+    pub(crate) fn gradients_from(
+        &self,
+        ys: Vec<(Tensor, Tensor)>,
+        xs: &[&Tensor],
+        from: NodeId,
+    ) -> Vec<Option<Tensor>> {
+        let snapshot = self.snapshot();
+        let last: Vec<NodeId> = ys.iter().map(|(y, _)| y.output().node).collect();
+        let between = nodes_between(&snapshot, xs, &last, from);
+        let mut grads: FxHashMap<Output, Vec<Tensor>> = FxHashMap::default();
+        for (y, dy) in ys {
+            grads.entry(y.output()).or_default().push(dy);
         }
-    });
-    let of = |x: &&Tensor| {
-        let same_graph = x.graph().id() == graph.id();
-        results.get(&x.output()).filter(|_| same_graph).cloned()
-    };
-    xs.iter().map(of).collect()
+        let mut results: FxHashMap<Output, Tensor> = FxHashMap::default();
+        self.scope("gradients", || {
+            for id in between.into_iter().rev() {
+                let node = snapshot.node(id);
+                let outputs: Vec<Option<Tensor>> = (0..node.facts.len() as u32)
+                    .map(|index| total(grads.remove(&Output { node: id, index })))
+                    .collect();
+                for (index, grad) in outputs.iter().enumerate() {
+                    if let Some(grad) = grad {
+                        results.insert(Output { node: id, index: index as u32 }, grad.clone());
+                    }
+                }
+                if outputs.iter().all(Option::is_none) || node.invalid.is_some() {
+                    continue;
+                }
+                let tensor = |output: Output| Tensor::new(self.clone(), output);
+                let own = (0..node.facts.len() as u32).map(|index| Output { node: id, index });
+                let backward = Backward {
+                    node,
+                    inputs: node.inputs.iter().copied().map(tensor).collect(),
+                    outputs: own.map(tensor).collect(),
+                    grads: &outputs,
+                };
+                for (&input, grad) in node.inputs.iter().zip(node.op.gradient(&backward)) {
+                    if let Some(grad) = grad {
+                        grads.entry(input).or_default().push(grad);
+                    }
+                }
+            }
+            // What lies before `from` is only given its gradient.
+            for x in xs.iter().filter(|x| x.output().node < from) {
+                if let Some(grad) = total(grads.remove(&x.output())) {
+                    results.insert(x.output(), grad);
+                }
+            }
+        });
+        let of = |x: &&Tensor| {
+            let same_graph = x.graph().id() == self.id();
+            results.get(&x.output()).filter(|_| same_graph).cloned()
+        };
+        xs.iter().map(of).collect()
+    }
 }
 
 /// The sum of the gradients that an output received.
@@ -112,27 +135,35 @@ fn total(grads: Option<Vec<Tensor>>) -> Option<Tensor> {
     grads?.into_iter().reduce(|sum, grad| sum + grad)
 }
 
-/// The nodes on the ways from `xs` to `y`, in order.
-fn nodes_between(snapshot: &GraphSnapshot, xs: &[&Tensor], y: NodeId) -> Vec<NodeId> {
-    let n = y.0 as usize + 1;
+/// The nodes from `from` on that lie on the ways from `xs` to `ys`, in order.
+fn nodes_between(
+    snapshot: &GraphSnapshot,
+    xs: &[&Tensor],
+    ys: &[NodeId],
+    from: NodeId,
+) -> Vec<NodeId> {
+    let n = ys.iter().max().map_or(0, |y| y.0 as usize + 1);
+    let first = (from.0 as usize).min(n);
     let mut reached = vec![false; n];
     for x in xs {
         if let Some(reached) = reached.get_mut(x.output().node.0 as usize) {
             *reached = true;
         }
     }
-    for node in snapshot.nodes.iter().take(n) {
-        let from_x = node.inputs.iter().any(|input| reached[input.node.0 as usize]);
-        reached[node.id.0 as usize] |= from_x;
+    for id in first..n {
+        let inputs = &snapshot.nodes[id].inputs;
+        reached[id] |= inputs.iter().any(|input| reached[input.node.0 as usize]);
     }
     let mut needed = vec![false; n];
-    needed[n - 1] = true;
-    for id in (0..n).rev().filter(|&id| reached[id]) {
+    for y in ys {
+        needed[y.0 as usize] = true;
+    }
+    for id in (first..n).rev().filter(|&id| reached[id]) {
         if needed[id] {
             for input in &snapshot.nodes[id].inputs {
                 needed[input.node.0 as usize] = true;
             }
         }
     }
-    (0..n).filter(|&id| reached[id] && needed[id]).map(|id| NodeId(id as u32)).collect()
+    (first..n).filter(|&id| reached[id] && needed[id]).map(|id| NodeId(id as u32)).collect()
 }

@@ -1,5 +1,7 @@
 //! The append-only graph: nodes, names, scopes and collections.
 
+mod infer;
+
 use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +10,14 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use infer::{fold_small, op_controls};
+
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
-use crate::{
-    Class, Contents, DType, Dim, Dims, Error, ErrorKind, Fact, Host, HostTensor, NodeList, Op,
-    OpError, Operation, Result, Tensor,
-};
+use crate::{Dim, Error, ErrorKind, Fact, NodeList, OpError, Operation, Result, Tensor};
+
+/// How deep branches and loops may lie in each other.
+const DEPTH_MAX: u32 = 32;
 
 /// A graph of tensor operations. Clones are handles to the same graph.
 #[derive(Clone)]
@@ -36,11 +40,22 @@ struct GraphState {
     seed: u64,
     next_symbol: u32,
     finalized: bool,
+    /// For each body but the graph itself, the one around it and how deep it lies.
+    bodies: Vec<(BodyId, u32)>,
 }
 
 /// The index of a node in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
+
+/// A part of a graph that a branch or a loop runs; 0 is the graph itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct BodyId(pub u32);
+
+impl BodyId {
+    /// The graph itself.
+    pub const GRAPH: Self = Self(0);
+}
 
 /// One output of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,6 +101,8 @@ pub struct Node {
     pub device: Option<Arc<str>>,
     /// Nodes that it must share a device with.
     pub colocated: SmallVec<[NodeId; 1]>,
+    /// The branch or loop that it is built in.
+    pub body: BodyId,
     /// The caller's line.
     pub location: &'static Location<'static>,
     /// Why it was refused, if it was.
@@ -129,6 +146,9 @@ enum Scope {
     Device(Arc<str>),
     Control(SmallVec<[NodeId; 1]>),
     Colocate(NodeId),
+    /// What is built inside belongs to a branch or loop. What comes before that does so once, so that controls of
+    /// scopes around it are none of its nodes'.
+    Body(BodyId),
     /// An operation of another graph was named: what is built inside is refused.
     Foreign(Arc<str>),
 }
@@ -346,16 +366,20 @@ impl Graph {
         let scopes = self.scopes();
         let mut controls: SmallVec<[NodeId; 1]> = SmallVec::new();
         let (mut device, mut colocated) = (None, SmallVec::new());
+        let mut body = BodyId::GRAPH;
         for scope in &scopes {
             match scope {
                 Scope::Name(_) | Scope::Foreign(_) => {}
+                Scope::Body(id) => {
+                    body = *id;
+                    controls.clear();
+                    colocated.clear();
+                }
                 Scope::Device(name) => device = Some(name.clone()),
                 Scope::Control(ids) => controls.extend_from_slice(ids),
                 Scope::Colocate(id) => colocated.push(*id),
             }
         }
-        controls.sort_unstable();
-        controls.dedup();
         let prefix = scopes.iter().rev().find_map(|s| match s {
             Scope::Name(name) => Some(format!("{name}/")),
             _ => None,
@@ -368,14 +392,66 @@ impl Graph {
             Scope::Foreign(name) => Some(name),
             _ => None,
         });
-        let (facts, invalid) = state.infer(self.id(), &*op, inputs, foreign);
+        let (facts, invalid) = state.infer(self.id(), body, &*op, inputs, foreign);
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());
         let inputs = own.map(Tensor::output).collect();
         state.names.insert(name.clone(), id);
-        let node =
-            Node { id, name, op, inputs, controls, facts, device, colocated, location, invalid };
+        // Of what is built again elsewhere, what came before has no place there.
+        let is_around = |id: &&NodeId| state.encloses(state.nodes[id.0 as usize].body, body);
+        controls.extend(op_controls(&*op).iter().filter(is_around).copied());
+        controls.sort_unstable();
+        controls.dedup();
+        let node = Node {
+            id,
+            name,
+            op,
+            inputs,
+            controls,
+            facts,
+            device,
+            colocated,
+            body,
+            location,
+            invalid,
+        };
         state.nodes.push(Arc::new(node));
         id
+    }
+
+    /// Builds what a branch or loop runs; `build` is given its id.
+    pub(crate) fn enter_body<R>(&self, build: impl FnOnce(BodyId) -> R) -> R {
+        let around = self.body();
+        let mut state = self.write();
+        let depth = state.depth(around).saturating_add(1);
+        state.bodies.push((around, depth));
+        let id = BodyId(state.bodies.len() as u32);
+        drop(state);
+        self.enter(Scope::Body(id), || build(id))
+    }
+
+    /// # Errors
+    /// A body lies deeper than [`DEPTH_MAX`].
+    pub(crate) fn check_depth(&self, body: BodyId) -> std::result::Result<(), OpError> {
+        let depth = self.read().depth(body);
+        if depth > DEPTH_MAX {
+            let message = format!("branches and loops lie {depth} deep; the limit is {DEPTH_MAX}");
+            return Err(OpError::Invalid(message));
+        }
+        Ok(())
+    }
+
+    /// The id of the node that comes next, if no other thread builds.
+    pub(crate) fn next_id(&self) -> NodeId {
+        NodeId(self.len() as u32)
+    }
+
+    /// The branch or loop that is being built.
+    pub(crate) fn body(&self) -> BodyId {
+        let body = self.scopes().into_iter().rev().find_map(|scope| match scope {
+            Scope::Body(id) => Some(id),
+            _ => None,
+        });
+        body.unwrap_or_default()
     }
 
     fn controls<'a>(&self, operations: impl IntoIterator<Item = &'a Operation>) -> Scope {
@@ -420,6 +496,22 @@ impl Graph {
 }
 
 impl GraphState {
+    /// How many bodies a body lies in, itself included.
+    fn depth(&self, body: BodyId) -> u32 {
+        let at = (body.0 as usize).checked_sub(1);
+        at.and_then(|at| self.bodies.get(at)).map_or(0, |(_, depth)| *depth)
+    }
+
+    /// Whether `inner` is `outer` or lies in it.
+    fn encloses(&self, outer: BodyId, mut inner: BodyId) -> bool {
+        // A body has a smaller id than those that lie in it.
+        while inner > outer {
+            let at = inner.0 as usize - 1;
+            inner = self.bodies.get(at).map_or(BodyId::GRAPH, |(around, _)| *around);
+        }
+        inner == outer
+    }
+
     fn unique_name(&mut self, base: &str) -> String {
         let count = self.counts.entry(base.to_owned()).or_insert(0);
         loop {
@@ -430,90 +522,6 @@ impl GraphState {
             }
         }
     }
-
-    /// The facts of an operation's outputs, and the reason if it is refused. A refused operation has
-    /// one output of which nothing is known.
-    fn infer(
-        &self,
-        graph_id: u64,
-        op: &dyn Op,
-        inputs: &[Tensor],
-        foreign: Option<&Arc<str>>,
-    ) -> (SmallVec<[Fact; 1]>, Option<OpError>) {
-        let own = match foreign {
-            Some(name) => Err(OpError::Invalid(format!("{name} belongs to another graph"))),
-            None => Ok(()),
-        };
-        let result = own.and_then(|()| self.input_facts(graph_id, inputs)).and_then(|facts| {
-            let outputs = op.infer(&facts)?;
-            op.class().check(&facts, &outputs)?;
-            Ok(fold_small(op, &facts, outputs))
-        });
-        match result {
-            Ok(facts) => (facts, None),
-            Err(reason) => {
-                let contents = Contents::Invalid(reason.to_string().into());
-                let fact = Fact { dtype: DType::F32, dims: Dims::UnknownRank, contents };
-                (SmallVec::from_iter([fact]), Some(reason))
-            }
-        }
-    }
-
-    fn input_facts(&self, graph_id: u64, inputs: &[Tensor]) -> Result<Vec<Fact>, OpError> {
-        if self.finalized {
-            return Err(OpError::Invalid(
-                "the graph is finalized; build everything before finalize()".into(),
-            ));
-        }
-        let fact = |tensor: &Tensor| {
-            if tensor.graph().id() != graph_id {
-                let name = tensor.name();
-                return Err(OpError::Invalid(format!("input {name} belongs to another graph")));
-            }
-            let output = tensor.output();
-            let node = &self.nodes[output.node.0 as usize];
-            match &node.invalid {
-                Some(_) => Err(OpError::InvalidInput(node.name.to_string())),
-                None => Ok(node.facts[output.index as usize].clone()),
-            }
-        };
-        inputs.iter().map(fact).collect()
-    }
-}
-
-/// Computes the contents of small integer results of small known integers, so that shapes that are
-/// computed from shapes stay known.
-fn fold_small(
-    op: &dyn Op,
-    inputs: &[Fact],
-    mut outputs: SmallVec<[Fact; 1]>,
-) -> SmallVec<[Fact; 1]> {
-    let impure = matches!(
-        op.class(),
-        Class::State(_)
-            | Class::Random(_)
-            | Class::Control(_)
-            | Class::Queue(_)
-            | Class::Host(Host::Placeholder)
-    );
-    let small =
-        |f: &Fact| f.dtype.is_int() && f.shape().is_some_and(|s| s.len() <= Fact::CONTENTS_MAX);
-    if impure || inputs.is_empty() || !outputs.iter().all(small) {
-        return outputs;
-    }
-    let values: Option<Vec<HostTensor>> = inputs
-        .iter()
-        .map(|f| match &f.contents {
-            Contents::Known(tensor) => Some(tensor.clone()),
-            _ => None,
-        })
-        .collect();
-    if let Some(results) = values.and_then(|values| op.eval(&values).ok()) {
-        for (fact, result) in outputs.iter_mut().zip(results) {
-            *fact = Fact::of(&result);
-        }
-    }
-    outputs
 }
 
 /// A name part without the characters that separate parts.

@@ -15,6 +15,7 @@
 //! - This crate does no I/O and knows no device.
 #![forbid(unsafe_code)]
 
+pub mod batches;
 mod custom;
 mod dtype;
 mod error;
@@ -41,16 +42,17 @@ pub use error::{Error, ErrorKind, OpError, Result};
 pub use fact::{Contents, Dim, Dims, Fact};
 pub use feed::{Feed, FeedValue, IntoFeed};
 pub use gradient::Backward;
-pub use graph::{Collection, Graph, GraphSnapshot, Node, NodeId, Output};
+pub use graph::{BodyId, Collection, Graph, GraphSnapshot, Node, NodeId, Output};
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
 pub use node_list::NodeList;
 pub use op::{
-    Class, Contract, Control, Distribution, Elementwise, Facts, Host, Move, Op, Random, Reduce,
-    ReduceAxes, ReduceKind, State, Values, View, Window,
+    Class, Contract, Control, Distribution, Elementwise, Facts, Flow, Host, Move, Op, Random,
+    Reduce, ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
-    BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Queue,
-    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, init::Init,
+    AssertOp, BatchNorm, Body, BranchOp, Build, Conv2d, ConvGeometry, ImageLayout, LoopOp,
+    LoopOptions, Normalized, Padding, Pool, PoolGeometry, Queue, QueueAction, QueueKind, QueueOp,
+    QueueOptions, QueueSpec, Row, Structure, index_of, init::Init,
 };
 pub use shape::{Layout, MAX_RANK, Shape};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    Backward, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, QueueOp,
-    Row, Shape, Tensor,
+    AssertOp, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout,
+    LoopOp, OpError, Pool, QueueOp, Row, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -72,6 +72,8 @@ pub enum Class<'a> {
     Queue(&'a QueueOp),
     /// Orders other operations.
     Control(Control),
+    /// Runs bodies as the data says, or ends the run.
+    Flow(Flow<'a>),
     /// Work that only its own kernels know.
     Custom(Arc<dyn CustomKernel>),
 }
@@ -83,7 +85,8 @@ impl Class<'_> {
     /// # Errors
     /// A number of inputs or outputs, or a rank, that does not belong to the class.
     pub fn check(&self, inputs: &[Fact], outputs: &[Fact]) -> Result<(), OpError> {
-        let n_outputs = usize::from(!matches!(self, Self::Control(_) | Self::Queue(_)));
+        let n_outputs =
+            usize::from(!matches!(self, Self::Control(_) | Self::Queue(_) | Self::Flow(_)));
         if outputs.len() < n_outputs {
             return Err(OpError::Invalid(format!("an operation of class {self:?} has an output")));
         }
@@ -151,7 +154,7 @@ impl Class<'_> {
             Self::State(State::Read | State::IsInitialized) => (1, 1),
             Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
-            Self::Control(_) | Self::Queue(_) | Self::Custom(_) => (0, ANY),
+            Self::Control(_) | Self::Queue(_) | Self::Custom(_) | Self::Flow(_) => (0, ANY),
         }
     }
 }
@@ -405,6 +408,18 @@ pub enum State {
 pub enum Control {
     /// Does nothing, after its controls.
     NoOp,
+}
+
+/// What runs as the data says.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Flow<'a> {
+    /// One of several bodies.
+    Branch(&'a BranchOp),
+    /// A body, again and again.
+    Loop(&'a LoopOp),
+    /// Nothing, or the run fails.
+    Assert(&'a AssertOp),
 }
 
 /// One output fact.

@@ -113,7 +113,7 @@ impl<F: Fetch> Callable<F> {
         let request = Request { planned, data: &data, options, start, token: None, recent };
         let mut metadata = RunMetadata::default();
         metadata.begin(&request);
-        (metadata.plan_cached, metadata.graph_nodes) = (true, planned.plan.nodes.len() as u64);
+        (metadata.plan_cached, metadata.graph_nodes) = (true, planned.n_nodes());
         core.run(&request, outputs, &mut metadata)?;
         metadata.wall = start.elapsed();
         Ok(metadata)

@@ -1,33 +1,36 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
+mod programs;
+
+use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use convoke_compiler::{CompileOptions, GroupLimits, HOST, InputFact, Plan, Signature, compile};
+use convoke_compiler::flow::{FlowPlan, has_flow};
+use convoke_compiler::{HOST, Plan, Signature};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
-    AlignedBytes, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, NodeId, Result,
-    Shape, Tensor, Variable,
+    AlignedBytes, DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Node,
+    NodeId, Result, Shape, Tensor, Variable,
 };
 
 use crate::autotune::{Known, Tuning};
-use crate::budget;
 use crate::cache::Lru;
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::devices::{Devices, Gpus};
-use crate::executor::{Compiled, Failure, Outputs, Refused};
+use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchList};
+use crate::flow::{self, Flowing, Journal};
 use crate::growth::Growth;
 use crate::metadata::{PhaseKind, RunMetadata};
-use crate::place::Placing;
 use crate::queues::{Queues, Taken, Use, check_puts, with_queues};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
-use crate::state::State;
+use crate::state::{Kept, State};
 use crate::submit::Runners;
 
 /// A session, without the handle.
@@ -61,6 +64,8 @@ pub(crate) struct Planned {
     pub graph: GraphSnapshot,
     /// What it does with queues. What it takes comes after what is fed, and what it puts after what is fetched.
     pub uses: Vec<Use>,
+    /// If the plan has branches, loops or assertions, what runs instead of a program.
+    pub flow: Option<Flowing>,
     feed_facts: Vec<Fact>,
     programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
 }
@@ -200,18 +205,24 @@ impl Core {
         let stop = self.stop(request);
         stop.check()?;
         let before = self.gpus.made();
-        let mut compiled = self.compiled(planned, data, recent, metadata)?;
-        // Nothing moves variables from here on; where something has, there is another program.
-        let mut stays = self.options.autotune.then(|| self.read_moves());
-        while stays.is_some() && !compiled.is_current(&self.state) {
-            drop(stays.take());
-            compiled = self.compiled(planned, data, recent, metadata)?;
-            stays = Some(self.read_moves());
+        if let Some(flow) = &planned.flow {
+            let check = |shapes: &[(DType, &Shape)]| {
+                let shape = |place: usize| shapes.get(place).copied();
+                outputs.check(&shape)?;
+                others.map_or(Ok(()), |others| others.check(&shape))?;
+                check_puts(&planned.uses, &shape)
+            };
+            let tensors = flow::run(self, flow, request, &check, metadata)?;
+            outputs.fill(tensors)?;
+            self.count(before, metadata);
+            return Ok(());
         }
+        let (compiled, _stays) = self.current(planned, data, recent, metadata)?;
         metadata.note(PhaseKind::Plan, metadata.begun.map(|_| Duration::ZERO));
-        outputs.check(&compiled.program)?;
-        others.map_or(Ok(()), |others| others.check(&compiled.program))?;
-        check_puts(&planned.uses, &compiled.program)?;
+        let shape = |place: usize| compiled.fetched(place);
+        outputs.check(&shape)?;
+        others.map_or(Ok(()), |others| others.check(&shape))?;
+        check_puts(&planned.uses, &shape)?;
         let mut timings = options.timings;
         // Beside others a kernel takes longer than by itself.
         let tuning = compiled.tuning.as_ref().filter(|_| self.activity.is_alone());
@@ -219,7 +230,7 @@ impl Core {
         if metadata.tunes {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
-        compiled.run(data, &self.state, &self.threads, timings, stop, outputs, metadata)?;
+        compiled.run(data, self.run_state(None), timings, stop, outputs, metadata)?;
         if let Some(tuning) = compiled.tuning.as_ref().filter(|_| metadata.tunes) {
             let models = self.devices.problem(self.threads.len()).devices;
             tuning.end(&metadata.notes.kernels, &compiled.program, &models, &self.known);
@@ -228,12 +239,22 @@ impl Core {
             }
         }
         compiled.predict(metadata);
+        self.count(before, metadata);
+        compiled.describe(metadata);
+        Ok(())
+    }
+
+    /// Notes what GPUs made since `before`.
+    fn count(&self, before: [u64; 3], metadata: &mut RunMetadata) {
         let [bytes, pipelines, alive] = self.gpus.made();
         metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
         metadata.pipelines_built = pipelines.saturating_sub(before[1]);
         metadata.device_bytes = alive;
-        compiled.describe(metadata);
-        Ok(())
+    }
+
+    /// What programs run on.
+    pub fn run_state<'a>(&'a self, journal: Option<&'a RefCell<Journal>>) -> RunState<'a> {
+        RunState { state: &self.state, threads: &self.threads, journal }
     }
 
     fn read_moves(&self) -> RwLockReadGuard<'_, ()> {
@@ -277,7 +298,7 @@ impl Core {
     fn free_caches(&self) -> bool {
         let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
         let mut is_freed = false;
-        for planned in &plans {
+        for planned in plans.iter().flat_map(|planned| planned.all()) {
             for compiled in planned.programs().values() {
                 is_freed |= compiled.shrink();
             }
@@ -285,7 +306,7 @@ impl Core {
         if is_freed {
             return true;
         }
-        for planned in &plans {
+        for planned in plans.iter().flat_map(|planned| planned.all()) {
             let mut programs = planned.programs();
             is_freed |= programs.len() > 0;
             programs.clear();
@@ -329,7 +350,7 @@ impl Core {
         }
         if let Some(planned) = self.plans().get(&list.signature) {
             metadata.plan_cached = true;
-            metadata.graph_nodes = planned.plan.nodes.len() as u64;
+            metadata.graph_nodes = planned.n_nodes();
             return Ok((list, planned));
         }
         let start = Instant::now();
@@ -341,169 +362,75 @@ impl Core {
                 tracing::warn!("{warning}");
             }
         }
-        let plan = Plan::new(&graph, signature)?;
-        let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
-        let programs = Mutex::new(Lru::new(self.options.plans));
-        let planned = Arc::new(Planned { plan, graph, uses, feed_facts, programs });
-        metadata.graph_nodes = planned.plan.nodes.len() as u64;
+        let n = self.options.plans;
+        let planned = if has_flow(&graph, &signature) {
+            let flow = Flowing::new(FlowPlan::new(&graph, &signature)?, &graph, n);
+            let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
+            Planned { uses, flow: Some(flow), ..bare }
+        } else {
+            Planned { uses, ..Planned::of(Plan::new(&graph, signature)?, graph, n) }
+        };
+        let planned = Arc::new(planned);
+        metadata.graph_nodes = planned.n_nodes();
         let planned = self.plans().insert(list.signature.clone(), planned);
         metadata.planning += start.elapsed();
         Ok((list, planned))
     }
 
-    /// The program for these feeds.
+    /// The elements of a variable that lives on a GPU.
     ///
     /// # Errors
-    /// What compiling refuses.
-    pub fn compiled(
-        &self,
-        planned: &Planned,
-        data: &[FeedData<'_>],
-        recent: Option<&Recent>,
-        metadata: &mut RunMetadata,
-    ) -> Result<Arc<Compiled>> {
-        if let Some(compiled) = recent.and_then(|recent| recent.get(data))
-            && compiled.is_current(&self.state)
-            && !compiled.is_stale()
+    /// The device does not give them.
+    pub fn load(&self, node: &Node) -> Result<AlignedBytes> {
+        let kept = self.state.lock();
+        let entry = kept.variables.get(&node.id);
+        let entry = entry.ok_or_else(|| Error::internal("a variable is not kept"))?;
+        if let (HOST, Some(elements)) = (entry.device, &entry.elements) {
+            return AlignedBytes::copy_of(elements);
+        }
+        #[cfg(feature = "gpu")]
         {
-            metadata.program_cached = true;
-            return Ok(compiled);
+            let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
+            variables.load(node.id, entry.n_bytes())
         }
-        let key = planned.key(data)?;
-        let compiled = self.looked_up(planned, data, key.clone(), metadata)?;
-        if let Some(recent) = recent {
-            recent.set(key, compiled.clone());
-        }
-        Ok(compiled)
+        #[cfg(not(feature = "gpu"))]
+        Err(Error::internal("a variable has no elements on the host").with_node(&*node.name))
     }
 
-    /// The program of a key: one that is there, or a new one.
-    fn looked_up(
-        &self,
-        planned: &Planned,
-        data: &[FeedData<'_>],
-        key: ProgramKey,
-        metadata: &mut RunMetadata,
-    ) -> Result<Arc<Compiled>> {
-        let before = planned.programs().get(&key);
-        if let Some(compiled) = &before
-            && compiled.is_current(&self.state)
-            && !compiled.is_stale()
-        {
-            metadata.program_cached = true;
-            return Ok(compiled.clone());
-        }
-        let facts = data.iter().zip(&planned.plan.shape_feeds);
-        let facts = facts.map(|(data, &keeps)| {
-            let contents = keeps.then(|| data.to_tensor()).transpose()?;
-            Ok(InputFact { shape: data.shape().clone(), contents })
-        });
-        let inputs: Vec<InputFact> = facts.collect::<Result<_>>()?;
-        let mut refused: Vec<Refused> = Vec::new();
-        let stale = before.as_ref().filter(|before| before.is_stale());
-        if let Some(before) = stale {
-            match self.compile_anew(planned, &inputs, before, metadata) {
-                Some(compiled) => {
-                    planned.programs().replace(key, compiled.clone());
-                    return Ok(compiled);
-                }
-                None if before.is_current(&self.state) => return Ok(before.clone()),
-                None => {}
+    /// Sees to it that variables have memory where they live.
+    ///
+    /// # Errors
+    /// A device has none.
+    pub fn make_room<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> Result<()> {
+        let mut kept = self.state.lock();
+        for node in nodes {
+            let entry = kept.entry(node, HOST);
+            #[cfg(feature = "gpu")]
+            if entry.device != HOST {
+                let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
+                variables.buffer(node.id, entry.n_bytes())?;
             }
+            #[cfg(not(feature = "gpu"))]
+            let _ = entry;
         }
-        loop {
-            let error = match self.compile(planned, &inputs, &refused, before.as_deref(), metadata)
-            {
-                Ok(compiled) => {
-                    let compiled = Arc::new(compiled);
-                    planned.programs().replace(key, compiled.clone());
-                    return Ok(compiled);
-                }
-                Err(Failure::Error(error)) => return Err(error),
-                Err(Failure::Refused(error)) => error,
-            };
-            let Refused { device, node, reason, .. } = &error;
-            let device = self.devices.list().get(*device).map_or("?", |info| &*info.name);
-            if !self.options.soft_placement {
-                let error = Error::new(ErrorKind::Internal, reason.clone());
-                return Err(error.with_node(&**node).with_device(device));
-            }
-            tracing::warn!(
-                "{device} has no kernel for {node}, so that it runs elsewhere: {reason}"
-            );
-            refused.push(error);
-        }
+        Ok(())
     }
 
-    /// The program that its runs suggest instead of a stale one; nothing if it can't be had. The stale one is not
-    /// stale any more then.
-    fn compile_anew(
-        &self,
-        planned: &Planned,
-        inputs: &[InputFact],
-        before: &Compiled,
-        metadata: &mut RunMetadata,
-    ) -> Option<Arc<Compiled>> {
-        let _alone = self.moves.write().unwrap_or_else(PoisonError::into_inner);
-        match self.compile(planned, inputs, &[], Some(before), metadata) {
-            Ok(compiled) => Some(Arc::new(compiled)),
-            Err(failure) => {
-                let reason = match failure {
-                    Failure::Refused(refused) => refused.reason,
-                    Failure::Error(error) => error.to_string(),
-                };
-                tracing::warn!("what runs took suggests another placement, which fails: {reason}");
-                if let Some(tuning) = &before.tuning {
-                    tuning.give_up();
-                }
-                None
-            }
+    /// Stores elements of a variable where it lives.
+    ///
+    /// # Errors
+    /// Its device does not take them.
+    pub fn store(&self, kept: &mut Kept, variable: NodeId, elements: AlignedBytes) -> Result<()> {
+        let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
+        #[cfg(feature = "gpu")]
+        if device != HOST {
+            self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
+            kept.stored_on_device(variable);
+            return Ok(());
         }
-    }
-
-    /// A program with its kernels, not on devices that refused them. There may have been one `before` it.
-    fn compile(
-        &self,
-        planned: &Planned,
-        inputs: &[InputFact],
-        refused: &[Refused],
-        before: Option<&Compiled>,
-        metadata: &mut RunMetadata,
-    ) -> std::result::Result<Compiled, Failure> {
-        let (start, begun) = (Instant::now(), metadata.now());
-        let placing = Placing {
-            devices: &self.devices,
-            graph: &planned.graph,
-            plan: &planned.plan,
-            state: &self.state,
-            options: &self.options,
-            threads: self.threads.len(),
-            known: &self.known,
-            unsettles: before.is_some_and(Compiled::is_stale),
-            refused,
-            placed: std::cell::OnceCell::new(),
-        };
-        let limits =
-            if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
-        let simplify = self.options.simplify;
-        let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
-        let mut program =
-            compile(&planned.plan, inputs, &CompileOptions { limits, simplify, place: &place })?;
-        budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
-        metadata.planning += start.elapsed();
-        metadata.note(PhaseKind::Compile, begun);
-        let (start, begun) = (Instant::now(), metadata.now());
-        let feeds = &planned.plan.signature.feeds;
-        let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
-        compiled.moves = placing.settle(&compiled.program, &self.gpus)?;
-        compiled.placed = placing.placed.into_inner();
-        compiled.tuning = self.options.autotune.then(|| {
-            let before = before.and_then(|b| Some((b.tuning.as_ref()?, b.is_placed_as(&compiled))));
-            before.map_or_else(Tuning::default, |(tuning, is_same)| tuning.next(is_same))
-        });
-        metadata.preparing += start.elapsed();
-        metadata.note(PhaseKind::Prepare, begun);
-        Ok(compiled)
+        let _ = device;
+        kept.store(variable, elements);
+        Ok(())
     }
 
     /// Stores elements of variables, and draws of random nodes if there are any to store.
@@ -516,29 +443,15 @@ impl Core {
         draws: Option<Vec<(NodeId, u32)>>,
     ) -> Result<()> {
         self.check_open()?;
+        let nodes: Vec<Arc<Node>> =
+            values.iter().map(|(variable, _)| variable.handle().node()).collect();
+        // What there is no memory for is found before anything is stored.
+        self.make_room(nodes.iter())?;
+        let copies = values.iter().map(|(_, value)| AlignedBytes::copy_of(value.bytes()));
+        let copies: Vec<AlignedBytes> = copies.collect::<Result<_>>()?;
         let mut kept = self.state.lock();
-        let mut elements = Vec::new();
-        for (variable, value) in values {
-            let node = variable.handle().node();
-            let device = kept.entry(&node, HOST).device;
-            // What there is no memory for is found before anything is stored.
-            #[cfg(feature = "gpu")]
-            if device != HOST {
-                let (_, variables) = self.gpus.get(device.0 as usize)?;
-                variables.buffer(node.id, value.bytes().len() as u64)?;
-            }
-            elements.push((node.id, device, AlignedBytes::copy_of(value.bytes())?));
-        }
-        for (variable, device, elements) in elements {
-            if device == HOST {
-                kept.store(variable, elements);
-                continue;
-            }
-            #[cfg(feature = "gpu")]
-            {
-                self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
-                kept.stored_on_device(variable);
-            }
+        for (node, elements) in nodes.iter().zip(copies) {
+            self.store(&mut kept, node.id, elements)?;
         }
         if let Some(draws) = draws {
             kept.draws = draws.into_iter().collect();
@@ -548,6 +461,34 @@ impl Core {
 }
 
 impl Planned {
+    /// A plan without programs yet, of which so many are kept.
+    pub fn of(plan: Plan, graph: GraphSnapshot, n_programs: usize) -> Self {
+        let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
+        let programs = Mutex::new(Lru::new(n_programs));
+        Self { plan, graph, uses: Vec::new(), flow: None, feed_facts, programs }
+    }
+
+    /// Itself and the plans of its parts.
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.flow.iter().flat_map(Flowing::programs))
+    }
+
+    /// How many nodes it runs.
+    pub fn n_nodes(&self) -> u64 {
+        self.all().map(|planned| planned.plan.nodes.len() as u64).sum()
+    }
+
+    /// # Errors
+    /// It has branches or loops.
+    pub fn check_is_program(&self) -> Result<()> {
+        if self.flow.is_some() {
+            let message = "unsupported: the program of a run with branches, loops or assertions, \
+                           which has several";
+            return Err(Error::new(ErrorKind::Unimplemented, message));
+        }
+        Ok(())
+    }
+
     fn programs(&self) -> MutexGuard<'_, Lru<ProgramKey, Arc<Compiled>>> {
         self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

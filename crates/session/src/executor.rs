@@ -5,14 +5,16 @@ mod commit;
 mod gpu;
 mod outputs;
 mod record;
+mod turns;
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use convoke_compiler::memory::{HostSlots, host_slots};
-use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
+use convoke_compiler::{HOST, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
-use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, HostTensor, NodeId, Output, Result};
+use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
@@ -20,14 +22,14 @@ use gpu::{GpuWork, Leases, RunningWork, Works};
 use smallvec::SmallVec;
 
 pub(crate) use outputs::Outputs;
-use outputs::fetch_of;
 
 use crate::autotune::Tuning;
 use crate::cancel::Stop;
 use crate::devices::Gpus;
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
-use crate::instance::{Instance, LEND_MIN};
+use crate::flow::Journal;
+use crate::instance::Instance;
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;
 use crate::session::Timings;
@@ -112,10 +114,20 @@ enum Place {
     Device,
 }
 
+/// What a session's programs run on.
+#[derive(Clone, Copy)]
+pub(crate) struct RunState<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) threads: &'a Threads,
+    /// What the run keeps to itself, if the program is only a part of it.
+    pub(crate) journal: Option<&'a RefCell<Journal>>,
+}
+
 /// What a run runs on, and what may end it.
 struct On<'a> {
     state: &'a State,
     threads: &'a Threads,
+    journal: Option<&'a RefCell<Journal>>,
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "the host is always timed"))]
     timings: Timings,
     stop: Stop<'a>,
@@ -306,22 +318,21 @@ impl Compiled {
     }
 
     /// Runs once. `feeds` are in the order of the plan's signature.
-    #[expect(clippy::too_many_arguments, reason = "all that a run is given and gives")]
     pub(crate) fn run(
         &self,
         feeds: &[FeedData<'_>],
-        state: &State,
-        threads: &Threads,
+        run: RunState<'_>,
         timings: Timings,
         stop: Stop<'_>,
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let start = metadata.now();
-        let mut bound = self.bind(feeds, state)?;
+        let mut bound = self.bind(feeds, run)?;
         let mut instance = self.lease(metadata)?;
         metadata.note(PhaseKind::Bind, start);
-        let on = On { state, threads, timings, stop };
+        let RunState { state, threads, journal } = run;
+        let on = On { state, threads, journal, timings, stop };
         let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
         self.give_back(instance);
         result
@@ -353,12 +364,12 @@ impl Compiled {
         self.fetch_all(instance, bound, outputs)?;
         metadata.note(PhaseKind::Fetch, start);
         let start = metadata.now();
-        self.commit(instance, bound, on.state, on.threads)?;
+        self.commit(instance, bound, on)?;
         metadata.note(PhaseKind::Commit, start);
-        metadata.host_bytes = self.slots.n_bytes();
+        metadata.host_bytes = metadata.host_bytes.max(self.slots.n_bytes());
         metadata.planned_bytes += self.slots.n_bytes();
         metadata.live_bytes += self.slots.live_bytes;
-        metadata.kernel_bytes = self.kernel_bytes;
+        metadata.kernel_bytes += self.kernel_bytes;
         Ok(())
     }
 
@@ -410,21 +421,26 @@ impl Compiled {
         on.check(metadata.stores)
     }
 
-    fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {
+    fn bind<'a>(&self, feeds: &'a [FeedData<'a>], run: RunState<'_>) -> Result<Bound<'a>> {
         let mut bound = Bound { feeds, variables: SmallVec::new(), inputs: SmallVec::new() };
         if self.variables.is_empty() && self.inputs.is_empty() {
             return Ok(bound);
         }
-        let kept = state.lock();
+        let kept = run.state.lock();
+        let journal = run.journal.map(RefCell::borrow);
         for (variable, name) in &self.variables {
             bound.variables.push(kept.read(*variable, name)?);
         }
         for input in &self.inputs {
             bound.inputs.push(match input {
                 Source::Initialized(variable) => {
-                    [u8::from(kept.is_initialized(*variable)), 0, 0, 0]
+                    let own = journal.as_ref().and_then(|j| j.is_initialized(*variable));
+                    [u8::from(own.unwrap_or_else(|| kept.is_initialized(*variable))), 0, 0, 0]
                 }
-                Source::Draws(node) => kept.draws(*node).to_ne_bytes(),
+                Source::Draws(node) => {
+                    let own = journal.as_ref().map_or(0, |journal| journal.draws(*node));
+                    kept.draws(*node).wrapping_add(own).to_ne_bytes()
+                }
                 _ => [0; 4],
             });
         }
@@ -502,64 +518,6 @@ impl Compiled {
         })
     }
 
-    fn fetch_all(
-        &self,
-        instance: &mut Instance,
-        bound: &Bound<'_>,
-        outputs: &mut Outputs<'_, '_>,
-    ) -> Result<()> {
-        match outputs {
-            Outputs::Tensors(tensors) => {
-                tensors.clear(); // An attempt before may have failed on the way.
-                tensors.reserve_exact(self.program.fetches.len());
-                for fetch in &self.program.fetches {
-                    tensors.push(self.fetch(fetch, instance, bound)?);
-                }
-            }
-            Outputs::Into(views, places) => {
-                for (view, &place) in views.iter_mut().zip(*places) {
-                    let fetched = fetch_of(&self.program, place)?;
-                    view.copy_from(self.bytes(fetched.value, instance, bound)?)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn fetch(
-        &self,
-        fetch: &Operand,
-        instance: &mut Instance,
-        bound: &Bound<'_>,
-    ) -> Result<HostTensor> {
-        let (value, shape) = (self.program.value(fetch.value), fetch.layout.shape().clone());
-        match (&value.source, self.places[fetch.value.0 as usize]) {
-            (Source::Constant(tensor), _) => tensor.reshaped(shape),
-            (Source::Feed(_), Place::Feed(at)) => {
-                bound.feeds[at as usize].to_tensor()?.reshaped(shape)
-            }
-            (_, Place::Variable(at)) => match &bound.variables[at as usize].elements {
-                Some(elements) => HostTensor::from_shared(value.dtype, shape, elements.clone()),
-                None => Err(Error::internal("a variable is not on the host")),
-            },
-            (_, Place::Slot(slot))
-                if value.n_bytes() >= LEND_MIN && !self.is_committed(fetch.value) =>
-            {
-                HostTensor::from_shared(value.dtype, shape, instance.lend(slot as usize))
-            }
-            _ => {
-                let bytes = self.bytes(fetch.value, instance, bound)?;
-                HostTensor::from_bytes(value.dtype, shape, AlignedBytes::copy_of(bytes)?)
-            }
-        }
-    }
-
-    /// Whether a variable of the host takes the value's slot.
-    fn is_committed(&self, value: ValueId) -> bool {
-        let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
-        on_host.flat_map(|segment| &segment.commits).any(|commit| commit.value == value)
-    }
-
     fn cpu_steps(&self) -> impl Iterator<Item = &CpuStep> {
         self.segments.iter().flat_map(|work| match work {
             SegmentWork::Cpu(steps) => steps.iter(),
@@ -572,7 +530,7 @@ impl Compiled {
         let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut instance = pool.pop().unwrap_or_default();
         drop(pool);
-        metadata.host_bytes_allocated = instance.prepare(&self.slots.sizes)?;
+        metadata.host_bytes_allocated += instance.prepare(&self.slots.sizes)?;
         Ok(instance)
     }
 

@@ -11,7 +11,6 @@
 #![recursion_limit = "256"]
 
 mod autotune;
-mod batches;
 mod budget;
 mod cache;
 mod calibrate;
@@ -24,6 +23,7 @@ mod executor;
 mod explain;
 mod feeds;
 mod fetch;
+mod flow;
 mod growth;
 mod instance;
 mod metadata;

@@ -16,8 +16,8 @@ use std::time::Instant;
 use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, Result};
 use rustc_hash::FxHashMap;
 
-use crate::batches;
 use crate::cancel::{Bell, Stop};
+use convoke_graph_core::batches;
 use kept::{Item, Kept, Popped};
 pub(crate) use uses::{Use, check_puts, with_queues};
 

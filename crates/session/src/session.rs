@@ -244,6 +244,7 @@ impl Session {
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
+        planned.check_is_program()?;
         let data = planned.check_feeds(feeds)?;
         Ok(self.core.compiled(&planned, &data, None, &mut metadata)?.program.clone())
     }
@@ -257,6 +258,7 @@ impl Session {
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
+        planned.check_is_program()?;
         let data = planned.check_feeds(feeds)?;
         let compiled = self.core.compiled(&planned, &data, None, &mut metadata)?;
         Explanation::of(&compiled, &planned.plan, &planned.graph)

@@ -2,6 +2,7 @@
 
 mod custom;
 mod elementwise;
+mod flow;
 mod half;
 mod layout;
 mod matmul;

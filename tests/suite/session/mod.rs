@@ -13,6 +13,7 @@ mod explain;
 mod failures;
 mod feeds;
 mod fetches;
+mod flow;
 mod growth;
 mod optimizers;
 mod overlap;

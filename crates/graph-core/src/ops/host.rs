@@ -72,9 +72,9 @@ impl Tensor {
 }
 
 #[derive(Debug, Clone)]
-struct Placeholder {
-    dtype: DType,
-    dims: Dims,
+pub(crate) struct Placeholder {
+    pub(crate) dtype: DType,
+    pub(crate) dims: Dims,
 }
 
 impl Op for Placeholder {

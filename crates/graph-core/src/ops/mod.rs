@@ -1,14 +1,19 @@
 //! The operations, one room each; elementwise ones are rows of `unary.rs` and `binary.rs`.
 
+pub(crate) mod assert;
 pub(crate) mod batch_norm;
 pub(crate) mod binary;
+pub(crate) mod body;
+pub(crate) mod branch;
 pub(crate) mod cast;
 pub(crate) mod concat;
 pub(crate) mod control;
 pub(crate) mod conv;
+pub(crate) mod flow;
 pub(crate) mod gather;
 pub(crate) mod host;
 pub mod init;
+pub(crate) mod loops;
 pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod nn;
@@ -24,8 +29,13 @@ pub(crate) mod unary;
 pub(crate) mod view;
 pub(crate) mod window;
 
+pub use assert::AssertOp;
 pub use batch_norm::{BatchNorm, Normalized};
+pub use body::Body;
+pub use branch::{BranchOp, index_of};
 pub use conv::Conv2d;
+pub use flow::{Build, LoopOptions, Structure};
+pub use loops::LoopOp;
 pub use pool::Pool;
 pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};

@@ -7,9 +7,9 @@ use convoke_cpu_backend::Threads;
 use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
 use smallvec::SmallVec;
 
-use super::{Bound, Compiled, Place};
+use super::{Bound, Compiled, On, Place};
 use crate::instance::Instance;
-use crate::state::{Kept, State};
+use crate::state::Kept;
 
 impl Compiled {
     /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
@@ -18,23 +18,27 @@ impl Compiled {
         &self,
         instance: &mut Instance,
         bound: &mut Bound<'_>,
-        state: &State,
-        threads: &Threads,
+        on: &On<'_>,
     ) -> Result<()> {
         let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
         let commits: SmallVec<[&Commit; 8]> =
             on_host.flat_map(|segment| &segment.commits).collect();
-        if commits.is_empty() && self.program.random.is_empty() {
+        let draws = if on.journal.is_some() { &[][..] } else { &self.program.random };
+        if let Some(journal) = on.journal {
+            let mut journal = journal.borrow_mut();
+            self.program.random.iter().for_each(|&node| journal.draw(node));
+        }
+        if commits.is_empty() && draws.is_empty() {
             return Ok(());
         }
-        let mut kept = state.lock();
+        let mut kept = on.state.lock();
         let again = |commit: &&Commit| self.current_if_changed(commit, bound, &kept).is_some();
         let (again, plain): (SmallVec<[&Commit; 8]>, SmallVec<[&Commit; 8]>) =
             commits.iter().copied().partition(|commit| again(commit));
         let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
         for commit in again {
             if let Some(current) = self.current_if_changed(commit, bound, &kept) {
-                let elements = self.again(commit, &current, instance, bound, threads)?;
+                let elements = self.again(commit, &current, instance, bound, on.threads)?;
                 stores.push((commit.variable, elements, None));
             }
         }
@@ -61,7 +65,7 @@ impl Compiled {
                 instance.slots[slot] = old.filter(|old| old.len() >= size).unwrap_or_default();
             }
         }
-        for &node in &self.program.random {
+        for &node in draws {
             *kept.draws.entry(node).or_insert(0) += 1;
         }
         Ok(())

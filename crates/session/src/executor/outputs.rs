@@ -1,7 +1,10 @@
 //! Where fetched elements go: into tensors of their own, or memory of the caller.
 
-use convoke_compiler::{Operand, Program};
-use convoke_graph_core::{Error, HostTensor, Result, TensorViewMut};
+use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
+use convoke_graph_core::{AlignedBytes, DType, Error, HostTensor, Result, Shape, TensorViewMut};
+
+use super::{Bound, Compiled, Place};
+use crate::instance::{Instance, LEND_MIN};
 
 /// Where fetched elements go.
 pub(crate) enum Outputs<'o, 'b> {
@@ -13,16 +16,18 @@ pub(crate) enum Outputs<'o, 'b> {
 
 impl Outputs<'_, '_> {
     /// # Errors
-    /// The caller's memory is for other tensors than `program` fetches.
-    pub(crate) fn check(&self, program: &Program) -> Result<()> {
+    /// The caller's memory is for other tensors than those fetched, of which `fetched` knows dtypes and shapes.
+    pub(crate) fn check<'s>(
+        &self,
+        fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
+    ) -> Result<()> {
         let Self::Into(views, places) = self else { return Ok(()) };
         if views.len() != places.len() {
             let (n, given) = (places.len(), views.len());
             return Err(Error::invalid(format!("expected memory for {n} tensors, got {given}")));
         }
         for (i, (view, &place)) in views.iter().zip(*places).enumerate() {
-            let fetched = fetch_of(program, place)?;
-            let (dtype, shape) = (program.value(fetched.value).dtype, fetched.layout.shape());
+            let (dtype, shape) = fetched(place).ok_or_else(|| no_fetch(place))?;
             if view.dtype() != dtype || view.dims() != shape.dims() {
                 let (is, dims) = (view.dtype(), view.dims());
                 let message = format!(
@@ -57,7 +62,77 @@ impl Outputs<'_, '_> {
 ///
 /// # Errors
 /// There is none.
-pub(super) fn fetch_of(program: &Program, place: usize) -> Result<&Operand> {
+fn fetch_of(program: &Program, place: usize) -> Result<&Operand> {
     let fetched = program.fetches.get(place);
-    fetched.ok_or_else(|| Error::internal(format!("a program has no fetch {place}")))
+    fetched.ok_or_else(|| no_fetch(place))
+}
+
+fn no_fetch(place: usize) -> Error {
+    Error::internal(format!("a run has no fetch {place}"))
+}
+
+impl Compiled {
+    /// The dtype and shape of a fetch.
+    pub(crate) fn fetched(&self, place: usize) -> Option<(DType, &Shape)> {
+        let fetch = self.program.fetches.get(place)?;
+        Some((self.program.value(fetch.value).dtype, fetch.layout.shape()))
+    }
+
+    pub(super) fn fetch_all(
+        &self,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+        outputs: &mut Outputs<'_, '_>,
+    ) -> Result<()> {
+        match outputs {
+            Outputs::Tensors(tensors) => {
+                tensors.clear(); // An attempt before may have failed on the way.
+                tensors.reserve_exact(self.program.fetches.len());
+                for fetch in &self.program.fetches {
+                    tensors.push(self.fetch(fetch, instance, bound)?);
+                }
+            }
+            Outputs::Into(views, places) => {
+                for (view, &place) in views.iter_mut().zip(*places) {
+                    let fetched = fetch_of(&self.program, place)?;
+                    view.copy_from(self.bytes(fetched.value, instance, bound)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(
+        &self,
+        fetch: &Operand,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+    ) -> Result<HostTensor> {
+        let (value, shape) = (self.program.value(fetch.value), fetch.layout.shape().clone());
+        match (&value.source, self.places[fetch.value.0 as usize]) {
+            (Source::Constant(tensor), _) => tensor.reshaped(shape),
+            (Source::Feed(_), Place::Feed(at)) => {
+                bound.feeds[at as usize].to_tensor()?.reshaped(shape)
+            }
+            (_, Place::Variable(at)) => match &bound.variables[at as usize].elements {
+                Some(elements) => HostTensor::from_shared(value.dtype, shape, elements.clone()),
+                None => Err(Error::internal("a variable is not on the host")),
+            },
+            (_, Place::Slot(slot))
+                if value.n_bytes() >= LEND_MIN && !self.is_committed(fetch.value) =>
+            {
+                HostTensor::from_shared(value.dtype, shape, instance.lend(slot as usize))
+            }
+            _ => {
+                let bytes = self.bytes(fetch.value, instance, bound)?;
+                HostTensor::from_bytes(value.dtype, shape, AlignedBytes::copy_of(bytes)?)
+            }
+        }
+    }
+
+    /// Whether a variable of the host takes the value's slot.
+    fn is_committed(&self, value: ValueId) -> bool {
+        let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
+        on_host.flat_map(|segment| &segment.commits).any(|commit| commit.value == value)
+    }
 }

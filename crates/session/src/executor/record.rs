@@ -12,8 +12,9 @@ impl Compiled {
     pub(crate) fn describe(&self, metadata: &mut RunMetadata) {
         let mut notes = std::mem::take(&mut metadata.notes);
         notes.kernels.sort_by_key(|note| note.start);
-        metadata.nodes = notes.kernels.iter().map(|note| self.node_time(note)).collect();
-        metadata.transfers = notes.transfers.iter().map(|note| self.transfer_time(note)).collect();
+        metadata.nodes.extend(notes.kernels.iter().map(|note| self.node_time(note)));
+        let transfers = notes.transfers.iter().map(|note| self.transfer_time(note));
+        metadata.transfers.extend(transfers);
     }
 
     fn device_of(&self, segment: usize) -> Arc<str> {

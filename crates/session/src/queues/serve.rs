@@ -9,7 +9,7 @@ use super::kept::{Kept, Popped};
 use super::{Attempt, Inner, Taken, Undo, Use};
 use smallvec::SmallVec;
 
-use crate::batches;
+use convoke_graph_core::batches;
 
 /// Whether a use can be had.
 enum Can {

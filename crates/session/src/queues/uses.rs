@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use convoke_compiler::{Program, Signature};
+use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Class, Error, GraphSnapshot, NodeId, Output, QueueAction, QueueSpec, Result, Shape,
+    Class, DType, Error, GraphSnapshot, NodeId, Output, QueueAction, QueueSpec, Result, Shape,
 };
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
@@ -74,16 +74,18 @@ pub(crate) fn with_queues(graph: &GraphSnapshot, signature: &Signature) -> (Sign
     (signature, uses)
 }
 
-/// Checks the shapes of what a program puts, before it runs.
+/// Checks the shapes of what a run puts, before it stores anything. `fetched` knows dtypes and shapes of what it fetches.
 ///
 /// # Errors
 /// Sizes that a queue does not take, or rows of different numbers.
-pub(crate) fn check_puts(uses: &[Use], program: &Program) -> Result<()> {
+pub(crate) fn check_puts<'s>(
+    uses: &[Use],
+    fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
+) -> Result<()> {
     for used in uses {
         let shapes: SmallVec<[&Shape; 4]> = match used.action {
             QueueAction::Enqueue | QueueAction::EnqueueMany => {
-                let fetches = used.places.iter().filter_map(|&place| program.fetches.get(place));
-                fetches.map(|fetch| fetch.layout.shape()).collect()
+                used.places.iter().filter_map(|&place| Some(fetched(place)?.1)).collect()
             }
             _ => continue,
         };

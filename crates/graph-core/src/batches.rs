@@ -1,12 +1,12 @@
 //! Rows of tensors, and tensors of rows.
 
-use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, HostTensor, Result, Shape};
+use crate::{AlignedBytes, DType, Error, ErrorKind, HostTensor, Result, Shape};
 
 /// Row `at` of a tensor: its elements where the first coordinate is `at`.
 ///
 /// # Errors
 /// There is no such row.
-pub(crate) fn row(tensor: &HostTensor, at: usize) -> Result<HostTensor> {
+pub fn row(tensor: &HostTensor, at: usize) -> Result<HostTensor> {
     let Some((&n, rest)) = tensor.dims().split_first().filter(|(n, _)| at < **n) else {
         let message = format!("expected a row {at} of {}{}", tensor.dtype(), tensor.shape());
         return Err(Error::internal(message));
@@ -26,7 +26,7 @@ pub(crate) fn row(tensor: &HostTensor, at: usize) -> Result<HostTensor> {
 ///
 /// # Errors
 /// Tensors of several dtypes or ranks, or sizes if it does not pad; no memory.
-pub(crate) fn stacked(
+pub fn stacked(
     dtype: DType,
     least: &[usize],
     tensors: &[&HostTensor],

@@ -1,0 +1,390 @@
+//! How parts are made: stages, the program of each, and the steps between them.
+
+use std::sync::Arc;
+
+use convoke_graph_core::{
+    BodyId, BranchOp, Class, Error, Flow, GraphSnapshot, Host, LoopOp, Node, NodeId, Output,
+    Result, State,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
+
+use super::{
+    BranchStep, Held, LoopStep, Part, Place, ProgramStep, Step, ancestors, assigned, check_order,
+    is_flow, near, roots,
+};
+use crate::plan::{effect_follows, is_assign};
+use crate::{Plan, Signature};
+
+/// What makes parts.
+pub(super) struct Planner<'a> {
+    pub graph: &'a GraphSnapshot,
+    pub plans: Vec<Plan>,
+    pub held: FxHashMap<NodeId, Held>,
+}
+
+/// A part while it is made.
+struct Making<'a> {
+    /// The nodes that it needs, in order.
+    nodes: Vec<&'a Arc<Node>>,
+    /// For each, the stage in which it runs: a program's, or after that of a branch, loop or assertion.
+    stages: FxHashMap<NodeId, usize>,
+    slots: FxHashMap<Output, usize>,
+    part: Part,
+}
+
+impl Making<'_> {
+    fn slot(&mut self, output: Output) -> usize {
+        let n_slots = &mut self.part.n_slots;
+        *self.slots.entry(output).or_insert_with(|| {
+            *n_slots += 1;
+            *n_slots - 1
+        })
+    }
+}
+
+impl<'a> Planner<'a> {
+    /// Finds the variables that have to be held: those that a branch or loop assigns, or what one of them needs.
+    pub fn hold(&mut self, nodes: &[Arc<Node>]) {
+        let mut early: FxHashSet<NodeId> = FxHashSet::default();
+        for node in nodes.iter().rev() {
+            if is_flow(node) || early.contains(&node.id) {
+                early.extend(node.inputs.iter().map(|input| input.node));
+                early.extend(node.controls.iter().copied());
+            }
+        }
+        let (mut all, mut found) = (Vec::new(), FxHashSet::default());
+        for node in nodes {
+            let before = all.len();
+            assigned(node, &mut all);
+            if is_flow(node) || early.contains(&node.id) {
+                found.extend(all[before..].iter().map(|(variable, _)| *variable));
+            }
+        }
+        for &variable in &found {
+            let accumulates = all.iter().filter(|(v, _)| *v == variable).all(|(_, adds)| *adds);
+            let variable = self.graph.node(variable).clone();
+            self.held.insert(variable.id, Held { variable, accumulates });
+        }
+    }
+
+    /// Whether a node has the same value in every program that computes it, at no cost.
+    fn is_free(&self, node: &Node) -> bool {
+        let is_one = match node.op.class() {
+            Class::Host(Host::Constant(_)) | Class::State(State::Variable) => true,
+            Class::State(State::Read) => !self.held.contains_key(&node.inputs[0].node),
+            _ => false,
+        };
+        is_one && node.controls.is_empty()
+    }
+
+    /// Gives each node its stage, as late as its users allow. Gives the last one.
+    fn stages(&self, making: &mut Making<'_>) -> usize {
+        let mut depths: FxHashMap<NodeId, usize> = FxHashMap::default();
+        let mut last = 0;
+        for node in &making.nodes {
+            let before = node.inputs.iter().map(|input| &input.node).chain(&node.controls);
+            let depth = |id: &NodeId| {
+                let after = usize::from(is_flow(self.graph.node(*id)));
+                Some(depths.get(id)? + after)
+            };
+            let depth = before.filter_map(depth).max().unwrap_or(0);
+            last = last.max(depth + usize::from(is_flow(node)));
+            depths.insert(node.id, depth);
+        }
+        for node in making.nodes.iter().rev() {
+            let known = making.stages.get(&node.id).copied().unwrap_or(last);
+            let stage =
+                if is_flow(node) || self.is_prompt(node) { depths[&node.id] } else { known };
+            making.stages.insert(node.id, stage);
+            let inputs = node.inputs.iter().map(|input| input.node);
+            for before in inputs.chain(node.controls.iter().copied()) {
+                let known = making.stages.entry(before).or_insert(stage);
+                *known = (*known).min(stage);
+            }
+        }
+        last
+    }
+
+    /// Whether a node sees a held variable as it is when the node runs, so that it must not wait for later stores.
+    fn is_prompt(&self, node: &Node) -> bool {
+        matches!(node.op.class(), Class::State(State::Read | State::IsInitialized))
+            && self.held.contains_key(&node.inputs[0].node)
+    }
+
+    /// For each input of a branch, loop or assertion, where it comes from. What bodies capture and compute by
+    /// themselves is left out.
+    fn data_inputs(&self, node: &Node) -> SmallVec<[Option<Output>; 4]> {
+        let captures: (usize, &[Output]) = match node.op.class() {
+            Class::Flow(Flow::Branch(op)) => (1, &op.captures),
+            Class::Flow(Flow::Loop(op)) => (op.inputs_at()[2], &op.body.captures),
+            _ => (node.inputs.len(), &[]),
+        };
+        let is_free = |at: usize| {
+            let own = at.checked_sub(captures.0).and_then(|at| captures.1.get(at));
+            own.is_some_and(|own| self.is_free(self.graph.node(own.node)))
+        };
+        let inputs = node.inputs.iter().enumerate();
+        inputs.map(|(at, &input)| (!is_free(at)).then_some(input)).collect()
+    }
+
+    pub fn part(
+        &mut self,
+        body: BodyId,
+        given: &[Output],
+        results: &[Output],
+        targets: &[NodeId],
+    ) -> Result<Part> {
+        let graph = self.graph;
+        let is_fed = |output: &Output| !self.is_free(graph.node(output.node));
+        let fed: FxHashSet<Output> = given.iter().copied().filter(is_fed).collect();
+        let roots = results.iter().filter(|result| !fed.contains(result)).map(|result| result.node);
+        let roots: Vec<NodeId> = roots.chain(targets.iter().copied()).collect();
+        let nodes: Vec<&Arc<Node>> =
+            ancestors(graph, &roots, &fed, body).into_iter().map(|id| graph.node(id)).collect();
+        check_order(graph, &nodes, &fed)?;
+        let part = Part::default();
+        let (stages, slots) = (FxHashMap::default(), FxHashMap::default());
+        let mut making = Making { nodes, stages, slots, part };
+        for &output in given {
+            let is_given = fed.contains(&output);
+            let slot = is_given.then(|| making.slot(output));
+            making.part.given.push(slot);
+        }
+        let last = self.stages(&mut making);
+        self.take_starts(&mut making, &fed);
+        for stage in 0..=last {
+            self.program(&mut making, stage, results, targets)?;
+            let flows: Vec<&Arc<Node>> = (making.nodes.iter().copied())
+                .filter(|node| is_flow(node) && making.stages[&node.id] == stage)
+                .collect();
+            for node in flows {
+                let step = self.flow_step(&mut making, node, results)?;
+                making.part.steps.push(step);
+            }
+        }
+        for &result in results {
+            let slot = self.read(&mut making, result);
+            making.part.results.push(slot);
+        }
+        Ok(making.part)
+    }
+
+    /// Gives slots to reads of held variables that see them as they are when the part begins.
+    fn take_starts(&self, making: &mut Making<'_>, fed: &FxHashSet<Output>) {
+        for node in making.nodes.clone() {
+            let Class::State(State::Read) = node.op.class() else { continue };
+            let output = Output { node: node.id, index: 0 };
+            let variable = node.inputs[0].node;
+            if !self.held.contains_key(&variable) || making.slots.contains_key(&output) {
+                continue;
+            }
+            let follows = !node.controls.is_empty()
+                && making.nodes.iter().any(|other| {
+                    let mut found = Vec::new();
+                    assigned(other, &mut found);
+                    let assigns = found.iter().any(|(v, _)| *v == variable);
+                    assigns && effect_follows(self.graph, fed, node, other.id)
+                });
+            if !follows {
+                let slot = making.slot(output);
+                making.part.starts.push((variable, slot));
+            }
+        }
+    }
+
+    /// Where a step finds a value. One that never changes is kept by the part.
+    fn read(&self, making: &mut Making<'_>, output: Output) -> usize {
+        let node = self.graph.node(output.node);
+        let is_new = !making.slots.contains_key(&output);
+        let slot = making.slot(output);
+        if let (Class::Host(Host::Constant(tensor)), true) = (node.op.class(), is_new) {
+            making.part.constants.push((slot, tensor.clone()));
+        }
+        slot
+    }
+
+    /// The program of a stage, if it has one.
+    fn program(
+        &mut self,
+        making: &mut Making<'_>,
+        stage: usize,
+        results: &[Output],
+        targets: &[NodeId],
+    ) -> Result<()> {
+        let graph = self.graph;
+        let is_here = |making: &Making<'_>, id: NodeId| {
+            making.stages.get(&id) == Some(&stage) && !is_flow(graph.node(id))
+        };
+        let mut signature = Signature::default();
+        let mut wanted: FxHashSet<Output> = FxHashSet::default();
+        for node in &making.nodes {
+            let is_user = is_flow(node) || making.stages[&node.id] > stage;
+            match is_flow(node) {
+                true => wanted.extend(self.data_inputs(node).into_iter().flatten()),
+                false => wanted.extend(node.inputs.iter().filter(|_| is_user)),
+            }
+            let pred = |control: &&NodeId| is_user && is_here(making, **control);
+            signature.targets.extend(node.controls.iter().filter(pred));
+        }
+        wanted.extend(results);
+        let constant = |id: NodeId| {
+            let node = graph.node(id);
+            matches!(node.op.class(), Class::Host(Host::Constant(_))) && node.controls.is_empty()
+        };
+        let mut wanted: Vec<Output> = (wanted.into_iter())
+            .filter(|output| is_here(making, output.node) && !making.slots.contains_key(output))
+            .filter(|output| !constant(output.node) && !graph.fact(*output).is_variable())
+            .collect();
+        wanted.sort_unstable();
+        let own = making.nodes.iter().filter(|node| is_assign(node) && is_here(making, node.id));
+        signature.targets.extend(own.map(|node| node.id));
+        signature.targets.extend(targets.iter().filter(|id| is_here(making, **id)));
+        signature.targets.sort_unstable();
+        signature.targets.dedup();
+        signature.fetches.clone_from(&wanted);
+        if signature.fetches.is_empty() && signature.targets.is_empty() {
+            return Ok(());
+        }
+        let mut feeds: Vec<Place> = Vec::new();
+        let roots = roots(&signature);
+        let known = making.slots.keys().copied().filter(|known| !constant(known.node)).collect();
+        let mut used: Vec<Output> = Vec::new();
+        let within = |control: NodeId| is_here(making, control);
+        for id in near(graph, &roots, &known, &within) {
+            used.extend(graph.node(id).inputs.iter().filter(|input| known.contains(*input)));
+        }
+        used.sort_unstable();
+        used.dedup();
+        for output in used {
+            signature.feeds.push(output);
+            feeds.push(Place::Slot(making.slots[&output]));
+        }
+        let mut plan = Plan::within(graph, signature, &within)?;
+        let mut fetches: Vec<Place> =
+            wanted.iter().map(|&output| Place::Slot(making.slot(output))).collect();
+        self.take_held(&mut plan, &mut feeds, &mut fetches);
+        self.plans.push(plan);
+        let plan = self.plans.len() - 1;
+        making.part.steps.push(Step::Program(ProgramStep { plan, feeds, fetches }));
+        Ok(())
+    }
+
+    /// Has a program take held variables from the run and give them to it.
+    fn take_held(&self, plan: &mut Plan, feeds: &mut Vec<Place>, fetches: &mut Vec<Place>) {
+        let graph = self.graph;
+        for variable in plan.hold(|variable| self.held.contains_key(&variable)) {
+            let handle = Output { node: variable.node, index: 0 };
+            if variable.is_read {
+                plan.signature.feeds.push(handle);
+                plan.handles.push(handle);
+                plan.feed_dtypes.push(graph.fact(handle).dtype);
+                plan.shape_feeds.push(false);
+                feeds.push(Place::Variable(variable.node));
+            }
+            if let Some(last) = variable.assigned {
+                plan.signature.fetches.push(Output { node: last, index: 0 });
+                fetches.push(Place::Variable(variable.node));
+            }
+        }
+    }
+
+    fn flow_step(
+        &mut self,
+        making: &mut Making<'_>,
+        node: &Arc<Node>,
+        results: &[Output],
+    ) -> Result<Step> {
+        let inputs: Vec<Option<usize>> = (self.data_inputs(node).into_iter())
+            .map(|input| input.map(|input| self.read(making, input)))
+            .collect();
+        let users = making.nodes.iter().flat_map(|user| match is_flow(user) {
+            true => self.data_inputs(user).into_iter().flatten().collect(),
+            false => user.inputs.clone(),
+        });
+        let used: FxHashSet<u32> = users
+            .chain(results.iter().copied())
+            .filter(|output| output.node == node.id)
+            .map(|output| output.index)
+            .collect();
+        let mut used: Vec<u32> = used.into_iter().collect();
+        used.sort_unstable();
+        let slot = |making: &mut Making<'_>, index: u32| {
+            (index as usize, making.slot(Output { node: node.id, index }))
+        };
+        let outputs: Vec<(usize, usize)> =
+            used.into_iter().map(|index| slot(making, index)).collect();
+        match node.op.class() {
+            Class::Flow(Flow::Branch(op)) => {
+                Ok(Step::Branch(self.branch(node, op, &inputs, outputs)?))
+            }
+            Class::Flow(Flow::Loop(op)) => {
+                Ok(Step::Loop(Box::new(self.repeated(node, op, &inputs, outputs)?)))
+            }
+            Class::Flow(Flow::Assert(_)) => {
+                Ok(Step::Assert(node.clone(), inputs.into_iter().flatten().collect()))
+            }
+            class => Err(Error::internal(format!("{class:?} is no step"))),
+        }
+    }
+
+    fn branch(
+        &mut self,
+        node: &Arc<Node>,
+        op: &BranchOp,
+        inputs: &[Option<usize>],
+        outputs: Vec<(usize, usize)>,
+    ) -> Result<BranchStep> {
+        let mut branches = Vec::new();
+        for (at, body) in op.branches.iter().enumerate() {
+            let own: Vec<Option<usize>> =
+                outputs.iter().map(|&(output, _)| op.result_of(at, output)).collect();
+            let results: Vec<Output> =
+                own.iter().flatten().map(|&result| body.results[result]).collect();
+            let part = self.part(body.id, &op.captures, &results, &[])?;
+            let mut next = 0;
+            let place = |own: Option<usize>| {
+                own.map(|_| {
+                    next += 1;
+                    next - 1
+                })
+            };
+            branches.push((part, own.into_iter().map(place).collect()));
+        }
+        let missing = || Error::internal("a branch has no index");
+        let (index, captures) = inputs.split_first().ok_or_else(missing)?;
+        let (index, captures) = (index.ok_or_else(missing)?, captures.to_vec());
+        Ok(BranchStep { node: node.clone(), index, captures, branches, outputs })
+    }
+
+    fn repeated(
+        &mut self,
+        node: &Arc<Node>,
+        op: &LoopOp,
+        inputs: &[Option<usize>],
+        outputs: Vec<(usize, usize)>,
+    ) -> Result<LoopStep> {
+        let (pred, count, carried, scanned, captures) = op.split(inputs);
+        let body = &op.body;
+        let mut results = body.results[..op.next_at() + op.n_carried].to_vec();
+        let mut stacked = Vec::new();
+        for &(output, _) in &outputs {
+            if let Some(result) = op.collects(output) {
+                stacked.push((output, results.len()));
+                results.push(body.results[result]);
+            }
+        }
+        let given: Vec<Output> = body.params.iter().chain(&body.captures).copied().collect();
+        Ok(LoopStep {
+            node: node.clone(),
+            pred: pred.copied().flatten(),
+            count: count.copied().flatten(),
+            carried: carried.iter().copied().flatten().collect(),
+            scanned: scanned.iter().copied().flatten().collect(),
+            captures: captures.to_vec(),
+            body: self.part(body.id, &given, &results, &[])?,
+            stacked,
+            outputs,
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! What a new node is known to give, or why it is refused.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{BodyId, GraphState, NodeId};
+use crate::{
+    Class, Contents, DType, Dims, Fact, Flow, Host, HostTensor, Op, OpError, State, Tensor,
+};
+
+impl GraphState {
+    /// The facts of an operation's outputs, and the reason if it is refused. A refused operation has
+    /// one output of which nothing is known.
+    pub(super) fn infer(
+        &self,
+        graph_id: u64,
+        body: BodyId,
+        op: &dyn Op,
+        inputs: &[Tensor],
+        foreign: Option<&Arc<str>>,
+    ) -> (SmallVec<[Fact; 1]>, Option<OpError>) {
+        let own = match foreign {
+            Some(name) => Err(OpError::Invalid(format!("{name} belongs to another graph"))),
+            None => Ok(()),
+        };
+        let result =
+            own.and_then(|()| self.input_facts(graph_id, body, inputs)).and_then(|facts| {
+                check_in_body(body, op)?;
+                let outputs = op.infer(&facts)?;
+                op.class().check(&facts, &outputs)?;
+                Ok(fold_small(op, &facts, outputs))
+            });
+        match result {
+            Ok(facts) => (facts, None),
+            Err(reason) => {
+                let contents = Contents::Invalid(reason.to_string().into());
+                let fact = Fact { dtype: DType::F32, dims: Dims::UnknownRank, contents };
+                (SmallVec::from_iter([fact]), Some(reason))
+            }
+        }
+    }
+
+    fn input_facts(
+        &self,
+        graph_id: u64,
+        body: BodyId,
+        inputs: &[Tensor],
+    ) -> Result<Vec<Fact>, OpError> {
+        if self.finalized {
+            return Err(OpError::Invalid(
+                "the graph is finalized; build everything before finalize()".into(),
+            ));
+        }
+        let fact = |tensor: &Tensor| {
+            if tensor.graph().id() != graph_id {
+                let name = tensor.name();
+                return Err(OpError::Invalid(format!("input {name} belongs to another graph")));
+            }
+            let output = tensor.output();
+            let node = &self.nodes[output.node.0 as usize];
+            if !self.encloses(node.body, body) {
+                let message = format!(
+                    "{} is built inside of a branch or loop and has no value outside of it; return it \
+                     from the closure",
+                    node.name
+                );
+                return Err(OpError::Invalid(message));
+            }
+            match &node.invalid {
+                Some(_) => Err(OpError::InvalidInput(node.name.to_string())),
+                None => Ok(node.facts[output.index as usize].clone()),
+            }
+        };
+        inputs.iter().map(fact).collect()
+    }
+}
+
+/// Nodes that an operation itself needs to run after.
+pub(super) fn op_controls(op: &dyn Op) -> &[NodeId] {
+    match op.class() {
+        Class::Flow(Flow::Branch(branch)) => &branch.before,
+        Class::Flow(Flow::Loop(repeated)) => &repeated.body.before,
+        _ => &[],
+    }
+}
+
+/// Refuses what sessions keep by itself inside of a branch or loop.
+fn check_in_body(body: BodyId, op: &dyn Op) -> Result<(), OpError> {
+    let what = match op.class() {
+        _ if body == BodyId::GRAPH => return Ok(()),
+        Class::State(State::Variable) => "a variable made",
+        Class::Queue(_) => "queue operations",
+        _ => return Ok(()),
+    };
+    Err(OpError::Unsupported(format!("{what} inside of a branch or loop; build it outside")))
+}
+
+/// Computes the contents of small integer results of small known integers, so that shapes that are
+/// computed from shapes stay known.
+pub(super) fn fold_small(
+    op: &dyn Op,
+    inputs: &[Fact],
+    mut outputs: SmallVec<[Fact; 1]>,
+) -> SmallVec<[Fact; 1]> {
+    let impure = matches!(
+        op.class(),
+        Class::State(_)
+            | Class::Random(_)
+            | Class::Control(_)
+            | Class::Queue(_)
+            | Class::Flow(_)
+            | Class::Host(Host::Placeholder)
+    );
+    let small =
+        |f: &Fact| f.dtype.is_int() && f.shape().is_some_and(|s| s.len() <= Fact::CONTENTS_MAX);
+    if impure || inputs.is_empty() || !outputs.iter().all(small) {
+        return outputs;
+    }
+    let values: Option<Vec<HostTensor>> = inputs
+        .iter()
+        .map(|f| match &f.contents {
+            Contents::Known(tensor) => Some(tensor.clone()),
+            _ => None,
+        })
+        .collect();
+    if let Some(results) = values.and_then(|values| op.eval(&values).ok()) {
+        for (fact, result) in outputs.iter_mut().zip(results) {
+            *fact = Fact::of(&result);
+        }
+    }
+    outputs
+}

@@ -1,0 +1,274 @@
+//! How a loop is built: from a body that a closure builds, and again from a body that there is.
+
+use std::panic::Location;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{LoopOp, check_pred};
+use crate::ops::body::{Body, Built, Map, mapped, rebuild};
+use crate::ops::branch::outputs;
+use crate::{DType, Dim, Dims, Fact, Graph, OpError, Tensor};
+
+/// What a loop is to be built of.
+pub(crate) struct LoopSpec {
+    pub pred: Option<Tensor>,
+    pub count: Option<Tensor>,
+    pub carried: Vec<Tensor>,
+    /// What is known of the shape of each carried tensor in every iteration; nothing for those that keep the shape that
+    /// they have first.
+    pub invariants: Vec<Option<Dims>>,
+    pub scanned: Vec<Tensor>,
+    pub max: Option<u64>,
+    pub reverse: bool,
+    pub trips: Option<u64>,
+}
+
+/// What one iteration gives.
+pub(crate) struct Iteration {
+    pub pred: Option<Tensor>,
+    pub carried: Vec<Tensor>,
+    pub collected: Vec<Tensor>,
+}
+
+/// A loop's outputs, and what `build` gives beside an iteration.
+pub(crate) fn repeat<R>(
+    graph: &Graph,
+    spec: LoopSpec,
+    at: &'static Location<'static>,
+    build: impl FnOnce(&[Tensor], &[Tensor]) -> (Iteration, R),
+) -> (Vec<Tensor>, R) {
+    let mut inputs: Vec<Tensor> = spec.pred.iter().chain(&spec.count).cloned().collect();
+    inputs.extend(spec.carried.iter().chain(&spec.scanned).cloned());
+    let n = spec.carried.len();
+    let (expected, length, problem) = spec.expected();
+    let mut counts = (false, 0);
+    let (built, more) = Built::new(graph, expected.clone(), at, |params| {
+        let (carried, slices) = params.split_at(n);
+        let (iteration, more) = build(carried, slices);
+        counts = (iteration.pred.is_some(), iteration.carried.len());
+        let Iteration { pred, carried, collected } = iteration;
+        (pred.into_iter().chain(carried).chain(collected).collect(), more)
+    });
+    let op = match problem {
+        Some(problem) => Err(problem),
+        None => LoopOp::build(graph, &spec, expected, length, built, counts),
+    };
+    let op = op.unwrap_or_else(LoopOp::refused);
+    inputs.extend(op.body.captures.iter().map(|&output| Tensor::new(graph.clone(), output)));
+    (outputs(graph, Arc::new(op), &inputs, "while", at), more)
+}
+
+impl LoopSpec {
+    /// What the body's parameters are like, the number of slices, and what is wrong with the inputs.
+    fn expected(&self) -> (Vec<Fact>, Dim, Option<OpError>) {
+        let mut problem = None;
+        let mut expected: Vec<Fact> = Vec::new();
+        for (at, tensor) in self.carried.iter().enumerate() {
+            let own = tensor.dims();
+            let dims = match self.invariants.get(at).cloned().flatten() {
+                Some(dims) if !is_within(&own, &dims) => {
+                    problem = Some(OpError::Invalid(format!(
+                        "loop variable {at} begins as {own}, which its invariant {dims} does not admit"
+                    )));
+                    own
+                }
+                Some(dims) => dims,
+                None => own,
+            };
+            expected.push(Fact::new(tensor.dtype(), dims));
+        }
+        let (n, given) = (self.carried.len(), self.invariants.len());
+        if given > n {
+            problem = Some(OpError::Invalid(format!("{n} loop variables and {given} invariants")));
+        }
+        let mut length = Dim::Unknown;
+        for tensor in &self.scanned {
+            let fact = tensor.fact();
+            let (slice, wrong) = match fact.dims.dims() {
+                None => (Dims::UnknownRank, None),
+                Some([]) => {
+                    (fact.dims.clone(), Some("is a scalar; a loop goes over axis 0".to_owned()))
+                }
+                Some([size, rest @ ..]) => {
+                    let slice = Dims::Known(rest.into());
+                    match length.unify(*size) {
+                        Some(both) => {
+                            length = both;
+                            (slice, None)
+                        }
+                        None => {
+                            (slice, Some(format!("has {size} slices, and another has {length}")))
+                        }
+                    }
+                }
+            };
+            if let Some(wrong) = wrong {
+                problem = Some(OpError::Invalid(format!("{} {wrong}", tensor.name())));
+            }
+            expected.push(Fact::new(fact.dtype, slice));
+        }
+        (expected, length, problem)
+    }
+}
+
+impl LoopOp {
+    fn refused(reason: OpError) -> Self {
+        let body = Body {
+            id: crate::BodyId::GRAPH,
+            params: Vec::new(),
+            results: Vec::new(),
+            facts: Vec::new(),
+            nodes: Vec::new(),
+            captures: Vec::new(),
+            before: Vec::new(),
+        };
+        Self {
+            body,
+            has_pred: false,
+            has_count: false,
+            n_carried: 0,
+            n_scanned: 0,
+            n_collected: 0,
+            max: None,
+            reverse: false,
+            trips: None,
+            outputs: SmallVec::new(),
+            expected: Vec::new(),
+            refused: Some(reason),
+        }
+    }
+
+    fn build(
+        graph: &Graph,
+        spec: &LoopSpec,
+        expected: Vec<Fact>,
+        length: Dim,
+        built: Built,
+        (has_pred, n_next): (bool, usize),
+    ) -> Result<Self, OpError> {
+        let n = spec.carried.len();
+        let carried = &expected[..n];
+        let (body, n_results) = built.finish(graph)?;
+        if n_next != n {
+            let message = format!("a loop of {n} variables gives {n_next} for the next iteration");
+            return Err(OpError::Invalid(message));
+        }
+        let next_at = usize::from(has_pred);
+        check_next(carried, &body.facts[next_at..])?;
+        if let Some(pred) = body.facts.first().filter(|_| has_pred) {
+            check_pred(pred)?;
+        }
+        let trips = spec.trips.or(match (has_pred, &spec.count, spec.max, length) {
+            (false, None, None, Dim::Known(n)) => Some(n as u64),
+            (false, None, Some(max), Dim::Known(n)) => Some(max.min(n as u64)),
+            _ => None,
+        });
+        let bounded = has_pred || spec.count.is_some() || spec.max.is_some();
+        if !bounded && spec.scanned.is_empty() {
+            return Err(OpError::Invalid("nothing ends the loop".into()));
+        }
+        let size = trips.and_then(|n| usize::try_from(n).ok()).map(Dim::Known);
+        let goes_over_all = !has_pred && spec.max.is_none() && length != Dim::Unknown;
+        let size = size.unwrap_or_else(|| if goes_over_all { length } else { graph.symbol() });
+        let stacked = |fact: &Fact| {
+            let dims = fact.dims.dims().map_or(Dims::UnknownRank, |dims| {
+                std::iter::once(size).chain(dims.iter().copied()).collect()
+            });
+            Fact::new(fact.dtype, dims)
+        };
+        let n_collected = n_results - next_at - n;
+        let collected = &body.facts[next_at + n..n_results];
+        let count = [Fact::new(DType::I64, Vec::new())];
+        let outputs = (carried.iter().cloned())
+            .chain(collected.iter().map(stacked))
+            .chain(count)
+            .chain(carried.iter().map(stacked))
+            .chain(body.facts[n_results..].iter().map(stacked))
+            .collect();
+        Ok(Self {
+            body,
+            has_pred,
+            has_count: spec.count.is_some(),
+            n_carried: n,
+            n_scanned: spec.scanned.len(),
+            n_collected,
+            max: spec.max,
+            reverse: spec.reverse,
+            trips,
+            outputs,
+            expected,
+            refused: None,
+        })
+    }
+}
+
+/// # Errors
+/// What is carried next is not like what is carried.
+fn check_next(carried: &[Fact], next: &[Fact]) -> Result<(), OpError> {
+    for (at, (next, fact)) in next.iter().zip(carried).enumerate() {
+        if next.dtype != fact.dtype {
+            let message =
+                format!("loop variable {at} is {} and becomes {}", fact.dtype, next.dtype);
+            return Err(OpError::Invalid(message));
+        }
+        if fact.dims.unify(&next.dims).is_err() {
+            let message = format!(
+                "loop variable {at} is {} and becomes {}; give it a shape that is both in \
+                 LoopOptions::invariants",
+                fact.dims, next.dims
+            );
+            return Err(OpError::Invalid(message));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every shape of `inner` is one of `outer`.
+fn is_within(inner: &Dims, outer: &Dims) -> bool {
+    match (inner.dims(), outer.dims()) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(inner), Some(outer)) => {
+            let fits = |(a, b): (&Dim, &Dim)| *b == Dim::Unknown || a == b;
+            inner.len() == outer.len() && inner.iter().zip(outer).all(fits)
+        }
+    }
+}
+
+/// The outputs of a loop whose body takes what it gave before instead of what gives something else each time. `given`
+/// are its residuals.
+pub(crate) fn replay_loop(
+    graph: &Graph,
+    op: &LoopOp,
+    inputs: &[Tensor],
+    given: &[Tensor],
+    at: &'static Location<'static>,
+) -> Vec<Tensor> {
+    let (pred, count, carried, scanned, captures) = op.split(inputs);
+    let expected = op.expected.iter().take(op.n_carried);
+    let spec = LoopSpec {
+        pred: pred.cloned(),
+        count: count.cloned(),
+        carried: carried.to_vec(),
+        invariants: expected.map(|fact| Some(fact.dims.clone())).collect(),
+        scanned: scanned.iter().chain(given).cloned().collect(),
+        max: op.max,
+        reverse: op.reverse,
+        trips: op.trips,
+    };
+    let body = &op.body;
+    let n_own = body.results.len() - given.len();
+    let (outputs, ()) = repeat(graph, spec, at, |carried, slices| {
+        let (slices, residuals) = slices.split_at(op.n_scanned);
+        let mut map: Map = body.captures.iter().copied().zip(captures.iter().cloned()).collect();
+        map.extend(body.params.iter().copied().zip(carried.iter().chain(slices).cloned()));
+        map.extend(body.results[n_own..].iter().copied().zip(residuals.iter().cloned()));
+        rebuild(graph, body, &body.results[..n_own], &mut map);
+        let mut results = body.results[..n_own].iter().map(|&result| mapped(graph, &map, result));
+        let pred = if op.has_pred { results.next() } else { None };
+        let carried = results.by_ref().take(op.n_carried).collect();
+        (Iteration { pred, carried, collected: results.collect() }, ())
+    });
+    outputs
+}

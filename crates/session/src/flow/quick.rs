@@ -1,0 +1,258 @@
+//! Loops whose body is one program on the host and whose shapes stay: nothing is looked up or allocated in an iteration.
+
+use convoke_compiler::flow::{Place, Step};
+use convoke_graph_core::{
+    AlignedBytes, DType, Error, ErrorKind, HostTensor, LoopOp, Result, Shape,
+};
+use smallvec::SmallVec;
+
+use super::repeat::{Kept, Repeat, Repeated};
+use super::{Running, named};
+use crate::executor::Compiled;
+use crate::feeds::FeedData;
+
+/// Where a feed of the body's program comes from.
+enum Source {
+    Carried(usize),
+    Slice(usize),
+    Fixed(HostTensor),
+}
+
+/// How the values of a loop go through its program.
+struct Ways {
+    feeds: Vec<Source>,
+    /// For each result of the body, the fetch of the program that it is.
+    results: Vec<usize>,
+}
+
+impl Ways {
+    /// Nothing if the body is more than a program.
+    fn new(repeat: &Repeat<'_>) -> Option<Self> {
+        let body = &repeat.step.body;
+        let ([Step::Program(program)], []) = (&body.steps[..], &body.starts[..]) else {
+            return None;
+        };
+        let n = repeat.carried.len();
+        let feed = |place: &Place| {
+            let Place::Slot(slot) = *place else { return None };
+            let fixed = body.constants.iter().find(|(own, _)| *own == slot);
+            if let Some((_, constant)) = fixed {
+                return Some(Source::Fixed(constant.clone()));
+            }
+            match body.given.iter().position(|given| *given == Some(slot))? {
+                at if at < n => Some(Source::Carried(at)),
+                at if at < n + repeat.scanned.len() => Some(Source::Slice(at - n)),
+                at => {
+                    let capture = repeat.captures.get(at - n - repeat.scanned.len())?.clone()?;
+                    Some(Source::Fixed(capture))
+                }
+            }
+        };
+        let result =
+            |&slot: &usize| program.fetches.iter().position(|fetch| *fetch == Place::Slot(slot));
+        Some(Self {
+            feeds: program.feeds.iter().map(feed).collect::<Option<_>>()?,
+            results: body.results.iter().map(result).collect::<Option<_>>()?,
+        })
+    }
+
+    /// Whether strings go through the loop, which have no bytes of one size.
+    fn has_strings(&self, repeat: &Repeat<'_>) -> bool {
+        let is_string = |tensor: &HostTensor| tensor.dtype() == DType::String;
+        repeat.carried.iter().chain(&repeat.scanned).any(is_string)
+            || self.feeds.iter().any(|feed| matches!(feed, Source::Fixed(t) if is_string(t)))
+    }
+
+    /// The feeds of an iteration.
+    fn data<'a>(
+        &'a self,
+        carried: &'a [Carried],
+        scanned: &'a [Scanned<'a>],
+        row: usize,
+    ) -> SmallVec<[FeedData<'a>; 4]> {
+        let feed = |source: &'a Source| match source {
+            Source::Carried(at) => {
+                let Carried { dtype, shape, now, .. } = &carried[*at];
+                FeedData::Borrowed(*dtype, shape.clone(), now)
+            }
+            Source::Slice(at) => scanned[*at].slice(row),
+            Source::Fixed(tensor) => {
+                FeedData::Borrowed(tensor.dtype(), tensor.shape().clone(), tensor.bytes())
+            }
+        };
+        self.feeds.iter().map(feed).collect()
+    }
+}
+
+/// What is carried: now, and where it is put next.
+struct Carried {
+    dtype: DType,
+    shape: Shape,
+    now: AlignedBytes,
+    next: AlignedBytes,
+}
+
+/// A tensor of which each iteration takes a slice.
+struct Scanned<'a> {
+    dtype: DType,
+    shape: Shape,
+    bytes: &'a [u8],
+}
+
+impl<'a> Scanned<'a> {
+    fn slice(&self, row: usize) -> FeedData<'a> {
+        let n_bytes = self.shape.len() * self.dtype.n_bytes();
+        let bytes = self.bytes.get(row * n_bytes..).and_then(|rest| rest.get(..n_bytes));
+        FeedData::Borrowed(self.dtype, self.shape.clone(), bytes.unwrap_or(&[]))
+    }
+}
+
+/// Slices one after the other.
+struct Stack {
+    output: usize,
+    dtype: DType,
+    row: Shape,
+    bytes: AlignedBytes,
+    kept: Kept,
+}
+
+impl Stack {
+    /// Puts a slice at its place. The memory doubles where it ends.
+    fn put(&mut self, at: usize, slice: &[u8], limit: Option<u64>) -> Result<()> {
+        let too_large = || {
+            let message = format!("no memory for {at} slices of {} bytes", slice.len());
+            Error::new(ErrorKind::ResourceExhausted, message)
+        };
+        let from = at.checked_mul(slice.len()).ok_or_else(too_large)?;
+        let to = from.checked_add(slice.len()).ok_or_else(too_large)?;
+        if to > self.bytes.len() {
+            let most = limit.and_then(|n| usize::try_from(n).ok()?.checked_mul(slice.len()));
+            let doubled = to.checked_mul(2).ok_or_else(too_large)?;
+            let mut more = AlignedBytes::zeroed(most.map_or(doubled, |most| doubled.min(most)))?;
+            more[..self.bytes.len()].copy_from_slice(&self.bytes);
+            self.bytes = more;
+        }
+        self.bytes[from..to].copy_from_slice(slice);
+        Ok(())
+    }
+
+    fn finish(self, op: &LoopOp, trips: usize) -> Result<HostTensor> {
+        if trips == 0 {
+            return op.none_collected(self.output);
+        }
+        let mut dims = vec![trips];
+        dims.extend_from_slice(self.row.dims());
+        HostTensor::from_shared(self.dtype, Shape::new(&dims)?, self.bytes.into())
+    }
+}
+
+impl Running<'_> {
+    /// Runs a loop whose body is one program on the host; nothing if that is not so, or shapes change.
+    pub(super) fn quickly(&mut self, repeat: &Repeat<'_>) -> Result<Option<Repeated>> {
+        let (step, op, limit) = (repeat.step, repeat.op, repeat.limit);
+        let Some(ways) = Ways::new(repeat) else { return Ok(None) };
+        let [Step::Program(program)] = &step.body.steps[..] else { return Ok(None) };
+        let (planned, recent) = &self.flow.programs[program.plan];
+        if limit == Some(0) || planned.plan.shape_feeds.contains(&true) || ways.has_strings(repeat)
+        {
+            return Ok(None);
+        }
+        let mut carried = carried(&repeat.carried)?;
+        let scanned = scanned(&repeat.scanned)?;
+        let data = ways.data(&carried, &scanned, 0);
+        let (compiled, _stays) = self.core.current(planned, &data, Some(recent), self.metadata)?;
+        drop(data);
+        let Some(mut stacks) = stacks(repeat, &ways, &compiled) else { return Ok(None) };
+        let (run, timings) =
+            (self.core.run_state(Some(&self.journal)), self.request.options.timings);
+        let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
+            return Ok(None);
+        };
+        let (mut trips, mut goes_on) = (0usize, true);
+        while goes_on && limit.is_none_or(|limit| (trips as u64) < limit) {
+            self.stop.check()?;
+            let row = op.slice_of(trips, limit);
+            for stack in &mut stacks {
+                if let Kept::History(at) = stack.kept {
+                    stack.put(row, &carried[at].now, limit)?;
+                }
+            }
+            // What is fed is borrowed from what is carried, so that what comes next leaves it meanwhile.
+            let mut next: SmallVec<[AlignedBytes; 4]> =
+                carried.iter_mut().map(|carried| std::mem::take(&mut carried.next)).collect();
+            let data = ways.data(&carried, &scanned, row);
+            turns.turn(&data, self.metadata, |fetch, bytes| {
+                for (result, _) in ways.results.iter().enumerate().filter(|(_, f)| **f == fetch) {
+                    match result.checked_sub(op.next_at()) {
+                        None => goes_on = bytes.first() == Some(&1),
+                        Some(at) if at < op.n_carried => next[at].copy_from_slice(bytes),
+                        Some(_) => {}
+                    }
+                    for stack in &mut stacks {
+                        if matches!(stack.kept, Kept::Collected(own) if own == result) {
+                            stack.put(row, bytes, limit)?;
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            drop(data);
+            for (carried, next) in carried.iter_mut().zip(next) {
+                carried.next = std::mem::replace(&mut carried.now, next);
+            }
+            trips += 1;
+        }
+        drop(turns);
+        compiled.describe(self.metadata);
+        let refused = |e| named(e, &step.node);
+        let tensor = |c: Carried| HostTensor::from_bytes(c.dtype, c.shape, c.now);
+        let carried = carried.into_iter().map(tensor).collect::<Result<_>>()?;
+        let stacks = stacks.into_iter().map(|stack| stack.finish(op, trips).map_err(refused));
+        Ok(Some(Repeated { carried, trips, stacks: stacks.collect::<Result<_>>()? }))
+    }
+}
+
+fn carried(tensors: &[HostTensor]) -> Result<Vec<Carried>> {
+    let carried = |tensor: &HostTensor| {
+        Ok(Carried {
+            dtype: tensor.dtype(),
+            shape: tensor.shape().clone(),
+            now: AlignedBytes::copy_of(tensor.bytes())?,
+            next: AlignedBytes::zeroed(tensor.bytes().len())?,
+        })
+    };
+    tensors.iter().map(carried).collect()
+}
+
+fn scanned(tensors: &[HostTensor]) -> Result<Vec<Scanned<'_>>> {
+    let mut all = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let shape = Shape::new(tensor.dims().get(1..).unwrap_or(&[]))?;
+        all.push(Scanned { dtype: tensor.dtype(), shape, bytes: tensor.bytes() });
+    }
+    Ok(all)
+}
+
+/// What is stacked; nothing if the program gives something else than what is carried.
+fn stacks(repeat: &Repeat<'_>, ways: &Ways, compiled: &Compiled) -> Option<Vec<Stack>> {
+    let op = repeat.op;
+    let given = |result: usize| compiled.fetched(*ways.results.get(result)?);
+    for (at, tensor) in repeat.carried.iter().enumerate() {
+        if given(op.next_at() + at)? != (tensor.dtype(), tensor.shape()) {
+            return None;
+        }
+    }
+    let stack = |(output, kept): (usize, Kept)| {
+        let (dtype, row) = match kept {
+            Kept::History(at) => {
+                let tensor = &repeat.carried[at];
+                (tensor.dtype(), tensor.shape())
+            }
+            Kept::Collected(result) => given(result)?,
+            Kept::Carried(_) | Kept::Trips => return None,
+        };
+        let (row, bytes) = (row.clone(), AlignedBytes::default());
+        (dtype != DType::String).then_some(Stack { output, dtype, row, bytes, kept })
+    };
+    repeat.stacked().map(stack).collect()
+}

@@ -1,0 +1,758 @@
+//! Branches, loops and assertions. TensorFlow: `python/kernel_tests/control_flow_ops_py_test.py`, by meaning.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use convoke::prelude::*;
+use convoke::{Build, CancelToken, LoopOptions, RunOptions, Shape, Structure};
+use convoke_tests::{devices, fails_while};
+
+fn on_host(g: &Graph) -> Session {
+    Session::new(g, &Devices::cpu()).unwrap()
+}
+
+fn number(session: &Session, x: &Tensor) -> f32 {
+    session.run(&[], x).unwrap().scalar::<f32>().unwrap()
+}
+
+fn whole(session: &Session, x: &Tensor) -> i32 {
+    session.run(&[], x).unwrap().scalar::<i32>().unwrap()
+}
+
+/// A loop of `n` iterations over one tensor.
+fn times(g: &Graph, n: i32, x: &Tensor, body: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+    let start = (g.constant(0i32), x.clone());
+    g.while_loop(start, |(i, _)| i.less(n), |(i, x)| (i + 1, body(x))).1
+}
+
+#[test]
+fn cond_1_runs_the_taken_branch_only() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(7.0), F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let y = g.cond(&p, || v.assign(1.0), || g.constant(-1.0f32));
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let run = |p_: bool| session.run(&[p.feed(p_)], &y).unwrap().scalar::<f32>().unwrap();
+    assert_eq!(run(false), -1.0);
+    assert_eq!(number(&session, v.value()), 7.0);
+    assert_eq!(run(true), 1.0);
+    assert_eq!(number(&session, v.value()), 1.0);
+}
+
+#[test]
+fn cond_on_devices() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None]);
+        let w = g.variable("w", Init::Constant(3.0), F32, [4]);
+        let y = g.cond(&x.sum(()).greater(0.0), || &x * &w, || -(&x));
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let run = |x_: [f32; 4]| session.run(&[x.feed(x_)], &y).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(run([1.0, 2.0, -1.0, 0.5]), [3.0, 6.0, -3.0, 1.5], "{}", device.name);
+        assert_eq!(run([-1.0, -2.0, 1.0, 0.5]), [1.0, 2.0, -1.0, -0.5], "{}", device.name);
+    }
+}
+
+#[test]
+fn cond_outputs_keep_their_structure() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let branch = |x: f32| {
+        let c = |k: f32| g.constant(x * k);
+        (
+            vec![c(1.0), c(2.0)],
+            [c(3.0)],
+            BTreeMap::from([("a", c(4.0)), ("b", c(5.0))]),
+            Some(c(6.0)),
+        )
+    };
+    let (list, [one], map, some) = g.cond(&p, || branch(1.0), || branch(-1.0));
+    let session = on_host(&g);
+    let all = (list, one, map.into_values().collect::<Vec<_>>(), some);
+    let (list, one, map, some) = session.run(&[p.feed(false)], &all).unwrap();
+    let x = |t: &HostTensor| t.scalar::<f32>().unwrap();
+    assert_eq!(list.iter().map(x).collect::<Vec<_>>(), [-1.0, -2.0]);
+    assert_eq!((x(&one), x(&map[0]), x(&map[1]), x(&some.unwrap())), (-3.0, -4.0, -5.0, -6.0));
+}
+
+#[test]
+fn cond_branches_that_disagree_are_refused() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let x = g.placeholder("x", F32, dims![2]);
+    let error = |y: &Tensor| y.node().error().unwrap().message().to_owned();
+    let y = g.cond(&p, || x.clone(), || x.cast(I32));
+    assert_eq!(error(&y), "result 0 is i32 in branch 0 and f32 in branch 1; cast one of them");
+    let y = g.cond(&p, || vec![x.clone(), x.clone()], || vec![x.clone()]);
+    assert_eq!(error(&y[0]), "branch 0 gives 1 tensors and branch 1 2");
+    let y = g.cond(&x, || x.clone(), || x.clone());
+    let refused = "the condition of cond needs a tensor of bool, got f32; cast it first";
+    assert!(g.check().iter().any(|error| error.message() == refused), "{:?}", g.check());
+    let session = on_host(&g);
+    let error = session.run(&[p.feed(true), x.feed([1.0f32, 2.0])], &y).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.location().is_some());
+}
+
+#[test]
+fn cond_shapes_that_differ_are_not_known() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let y = g.cond(&p, || g.constant([1.0f32, 2.0]), || g.constant([1.0f32, 2.0, 3.0]));
+    assert_eq!(y.dims().to_string(), "[?]");
+    let double = &y * 2.0;
+    let session = on_host(&g);
+    assert_eq!(session.run(&[p.feed(true)], &double).unwrap().dims(), [2]);
+    assert_eq!(session.run(&[p.feed(false)], &double).unwrap().dims(), [3]);
+}
+
+#[test]
+fn cond_pruning() {
+    let g = Graph::new();
+    let v1 = g.variable("v1", Init::Constant(7.0), F32, []);
+    let v2 = g.variable("v2", Init::Constant(7.0), F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let both = g.cond(&p, || (v1.assign(1.0), v2.assign(2.0)), || (v1.read(), v2.read()));
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    assert_eq!(session.run(&[p.feed(true)], &both.1).unwrap().scalar::<f32>().unwrap(), 2.0);
+    assert_eq!(number(&session, v1.value()), 7.0);
+    assert_eq!(number(&session, v2.value()), 2.0);
+}
+
+#[test]
+fn cond_of_operations() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let step = g.cond(&p, || v.assign_add(1.0).operation(), || g.no_op());
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    for p_ in [true, false, true] {
+        session.run(&[p.feed(p_)], &step).unwrap();
+    }
+    assert_eq!(number(&session, v.value()), 3.0);
+}
+
+#[test]
+fn uninitialized_ref_identity() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let y = g.cond(&v.is_initialized(), || v.read(), || v.assign(5.0));
+    let session = on_host(&g);
+    assert_eq!(number(&session, &y), 5.0);
+    assert_eq!(number(&session, &(&y + 0.0)), 5.0);
+}
+
+#[test]
+fn case_takes_the_first_that_is_true() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let when = |limit: f32, y: f32| -> (Tensor, Build<'_, Tensor>) {
+        let g = g.clone();
+        (x.less(limit), Box::new(move || g.constant(y)))
+    };
+    let y = g.case(vec![when(0.0, -1.0), when(10.0, 1.0)], || g.constant(2.0f32));
+    let session = on_host(&g);
+    for (x_, expected) in [(-5.0f32, -1.0f32), (3.0, 1.0), (30.0, 2.0)] {
+        assert_eq!(session.run(&[x.feed(x_)], &y).unwrap().scalar::<f32>().unwrap(), expected);
+    }
+}
+
+#[test]
+fn switch_case_beyond_the_last_is_the_default() {
+    let g = Graph::new();
+    let i = g.placeholder("i", I32, dims![]);
+    let branch = |y: f32| -> Build<'_, Tensor> {
+        let g = g.clone();
+        Box::new(move || g.constant(y))
+    };
+    let y = g.switch_case(&i, vec![branch(0.0), branch(1.0)], || g.constant(9.0f32));
+    let session = on_host(&g);
+    for (i_, expected) in [(0i32, 0.0f32), (1, 1.0), (2, 9.0), (-1, 9.0)] {
+        assert_eq!(session.run(&[i.feed(i_)], &y).unwrap().scalar::<f32>().unwrap(), expected);
+    }
+}
+
+#[test]
+fn fetchable_and_feedable() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let x = g.placeholder("x", F32, dims![]);
+    let mut inner = None;
+    let y = g.cond(
+        &p,
+        || {
+            let own = &x * 2.0;
+            inner = Some(own.clone());
+            own
+        },
+        || x.clone(),
+    );
+    let inner = inner.unwrap();
+    let session = on_host(&g);
+    let feeds = [p.feed(true), x.feed(1.0f32)];
+    let message = |e: convoke::Error| e.message().to_owned();
+    assert!(message(session.run(&feeds, &inner).unwrap_err()).contains("cannot be fetched"));
+    let feeds = [p.feed(true), inner.feed(1.0f32)];
+    assert!(message(session.run(&feeds, &y).unwrap_err()).contains("cannot be fed"));
+    let outside = &inner + 1.0;
+    let error = outside.node().error().unwrap();
+    assert!(error.message().contains("return it from the closure"), "{error}");
+}
+
+#[test]
+fn while_1() {
+    let g = Graph::new();
+    let n = g.while_loop(g.constant(0i32), |n| n.less(10_000), |n| n + 1);
+    assert_eq!(whole(&on_host(&g), &n), 10_000);
+}
+
+#[test]
+fn while_with_maximum_iterations() {
+    let g = Graph::new();
+    let options = LoopOptions { max_iterations: Some(10), ..LoopOptions::default() };
+    let n = g.while_loop_with(g.constant(0i32), |n| n.less(10_000), |n| n + 1, options);
+    assert_eq!(whole(&on_host(&g), &n), 10);
+}
+
+#[test]
+fn while_on_devices() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 3]);
+        let w = g.variable("w", Init::Constant(0.5), F32, [3, 3]);
+        let n = g.placeholder("n", I32, dims![]);
+        let start = (g.constant(0i32), x.clone());
+        let (i, y) = g.while_loop(start, |(i, _)| i.less(&n), |(i, y)| (i + 1, y.matmul(&w)));
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        for (n_, expected) in [(3, 3.375f32), (0, 1.0)] {
+            let feeds = [x.feed([[1.0f32, 1.0, 1.0]]), n.feed(n_)];
+            let (i, y) = session.run(&feeds, (&i, &y)).unwrap();
+            assert_eq!(i.scalar::<i32>().unwrap(), n_);
+            assert_eq!(y.to_vec::<f32>().unwrap(), [expected; 3], "{}", device.name);
+        }
+    }
+}
+
+#[test]
+fn while_external_control_dependencies() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(0.0), F32, []);
+    let add = v.assign_add(1.0).operation();
+    let n = g.after(&[&add], || g.while_loop(g.constant(0i32), |n| n.less(10), |n| n + 1));
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    assert_eq!(whole(&session, &n), 10);
+    assert_eq!(number(&session, v.value()), 1.0);
+}
+
+#[test]
+fn while_update_variable() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Constant(1.0), F32, [2]);
+        let start = (g.constant(0i32), g.constant(0.0f32));
+        let (_, seen) = g.while_loop(
+            start,
+            |(i, _)| i.less(5),
+            |(i, _)| {
+                let now = v.assign_add(2.0);
+                (i + 1, now.sum(()))
+            },
+        );
+        let again = &v.value().sum(()) * 1.0;
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        // Once it lives where it is read.
+        assert_eq!(number(&session, &again), 2.0);
+        assert_eq!(number(&session, &seen), 22.0, "{}", device.name);
+        assert_eq!(number(&session, &again), 22.0, "{}", device.name);
+    }
+}
+
+#[test]
+fn while_conditions_see_effects() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(0.0), F32, []);
+    let n = g.while_loop(
+        g.constant(0i32),
+        |_| v.read().less(4.5),
+        |n| {
+            let add = v.assign_add(1.0).operation();
+            g.after(&[&add], || n + 1)
+        },
+    );
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    assert_eq!(whole(&session, &n), 5);
+    assert_eq!(number(&session, v.value()), 5.0);
+}
+
+#[test]
+fn reads_outside_see_the_start_unless_they_follow() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let double = times(&g, 3, &g.constant(0.0f32), |_| v.assign(v.read() * 2.0));
+    let after = g.after(&[&double.operation()], || v.read());
+    let last = g.after(&[&double.operation()], || v.assign(after + 100.0));
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let (start, double, last) = session.run(&[], (&v, &double, &last)).unwrap();
+    let x = |t: HostTensor| t.scalar::<f32>().unwrap();
+    assert_eq!((x(start), x(double), x(last)), (1.0, 8.0, 108.0));
+    assert_eq!(number(&session, v.value()), 108.0);
+}
+
+#[test]
+fn effects_without_an_order_are_refused() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let looped = times(&g, 3, &g.constant(0.0f32), |_| v.assign_add(1.0));
+    let other = v.assign(5.0);
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let error = session.run(&[], (&looped, &other)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.message().contains("neither follows the other"), "{error}");
+    assert_eq!(session.state_digest().unwrap(), before);
+}
+
+#[test]
+fn while_shape_invariants() {
+    let g = Graph::new();
+    let x = g.constant([1.0f32]);
+    let grow = |t: &Tensor| g.concat(&[t, &x], 0);
+    let start = || (g.constant(0i32), x.clone());
+    let options = |dims| LoopOptions { invariants: vec![None, Some(dims)], ..Default::default() };
+    let next = |(i, t): &(Tensor, Tensor)| (i + 1, grow(t));
+    let good = g.while_loop_with(start(), |(i, _)| i.less(3), next, options(dims![None]));
+    assert_eq!(on_host(&g).run(&[], &good.1).unwrap().dims(), [4]);
+    let error = |t: &Tensor| t.node().error().unwrap().message().to_owned();
+    let bad = g.while_loop(start(), |(i, _)| i.less(3), next);
+    assert_eq!(
+        error(&bad.1),
+        "loop variable 1 is [1] and becomes [2]; give it a shape that is both in \
+         LoopOptions::invariants"
+    );
+    let bad = g.while_loop_with(start(), |(i, _)| i.less(3), next, options(dims![2]));
+    assert_eq!(
+        error(&bad.1),
+        "loop variable 1 begins as [1], which its invariant [2] does not admit"
+    );
+}
+
+#[test]
+fn nested_while_1() {
+    let g = Graph::new();
+    // Of TensorFlow's: ((1 + 1 + .. five times) doubled ..) = 225.
+    let n = g.constant(0i32);
+    let (_, s) = g.while_loop(
+        (n.clone(), g.constant(0i32)),
+        |(i, _)| i.less(15),
+        |(i, s)| {
+            let inner = g.while_loop(
+                (g.constant(0i32), s.clone()),
+                |(j, _)| j.less(15),
+                |(j, s)| (j + 1, s + 1),
+            );
+            (i + 1, inner.1)
+        },
+    );
+    assert_eq!(whole(&on_host(&g), &s), 225);
+}
+
+#[test]
+fn nested_while_2() {
+    for device in devices() {
+        let g = Graph::new();
+        let s = g.constant(2.0f32);
+        // Squared as often as the inner loop says, 2 ^ 20 in the end.
+        let y = times(&g, 2, &s, |s| times(&g, 2, s, |s| s * s));
+        let y = times(&g, 1, &y, |y| y * 16.0);
+        assert_eq!(number(&device.session(&g), &y), 1_048_576.0, "{}", device.name);
+    }
+}
+
+#[test]
+fn while_with_a_branch_inside_and_outside() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let y = g.cond(
+        &p,
+        || {
+            let start = (g.constant(0i32), g.constant(0i32));
+            g.while_loop(
+                start,
+                |(i, _)| i.less(10),
+                |(i, s)| {
+                    let small = i.less(5);
+                    (i + 1, g.cond(&small, || s + 1, || s + 10))
+                },
+            )
+            .1
+        },
+        || g.constant(-1i32),
+    );
+    let session = on_host(&g);
+    assert_eq!(session.run(&[p.feed(true)], &y).unwrap().scalar::<i32>().unwrap(), 55);
+    assert_eq!(session.run(&[p.feed(false)], &y).unwrap().scalar::<i32>().unwrap(), -1);
+}
+
+#[test]
+fn while_grad_ys_xs() {
+    let g = Graph::new();
+    let (x, y) = (g.constant(3.0f32), g.constant(2.0f32));
+    let (rx, ry) = g.while_loop(
+        (x.clone(), y.clone()),
+        |(x, _)| x.less(100.0),
+        |(x, y)| {
+            let y = x + y;
+            (x * &y, y)
+        },
+    );
+    let session = on_host(&g);
+    let grad = |z: &Tensor, x: &Tensor| number(&session, z.gradients(&[x])[0].as_ref().unwrap());
+    let both = &rx + &ry;
+    assert_eq!(grad(&both, &x), 304.0);
+    assert_eq!(grad(&both, &y), 124.0);
+    assert_eq!(grad(&rx, &x), 295.0);
+    assert_eq!(grad(&rx, &y), 120.0);
+}
+
+#[test]
+fn while_grad_in_cond() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let y = g.cond(
+        &x.greater(0.0),
+        || {
+            let y = times(&g, 3, &x, |y| y * &x);
+            y.gradients(&[&x]).remove(0).unwrap()
+        },
+        || g.constant(0.0f32),
+    );
+    // x^4 by a loop: 4 x^3.
+    let y = on_host(&g).run(&[x.feed(2.0f32)], &y).unwrap();
+    assert_eq!(y.scalar::<f32>().unwrap(), 32.0);
+}
+
+#[test]
+fn while_grad_in_while() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    // Each iteration takes the gradient of y^2 * x by an inner loop: 2 x y.
+    let y = times(&g, 2, &x, |y| {
+        let square = times(&g, 1, y, |z| z * z * &x);
+        square.gradients(&[y]).remove(0).unwrap()
+    });
+    // 2*3*3 = 18, then 2*3*18.
+    let y = on_host(&g).run(&[x.feed(3.0f32)], &y).unwrap();
+    assert_eq!(y.scalar::<f32>().unwrap(), 108.0);
+}
+
+#[test]
+fn nested_resource_access() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Constant(3.0), F32, []);
+        let x = g.constant(0.0f32);
+        let y = times(&g, 2, &x, |y| y + times(&g, 3, y, |z| z + v.value() * v.value()));
+        let grads = y.gradients(&[&x, v.value()]);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let at_x = number(&session, grads[0].as_ref().unwrap());
+        let at_v = number(&session, grads[1].as_ref().unwrap());
+        // y' = 2 y + 3 v^2, twice: 81, and d/dv 9 v^2 = 54.
+        assert_eq!((number(&session, &y), at_x, at_v), (81.0, 4.0, 54.0), "{}", device.name);
+    }
+}
+
+#[test]
+fn while_grad_of_variables_trains() {
+    for device in devices() {
+        let g = Graph::new();
+        let xs = g.placeholder("xs", F32, dims![None, 4, 2]);
+        let target = g.placeholder("target", F32, dims![4, 3]);
+        let w = g.variable("w", Init::Constant(0.1), F32, [2, 3]);
+        let u = g.variable("u", Init::Constant(0.2), F32, [3, 3]);
+        let state = g.fill(&[4, 3], 0.0f32);
+        let (last, ()) =
+            g.scan(state, xs.clone(), |s, x| ((x.matmul(&w) + s.matmul(&u)).tanh(), ()));
+        let error = &last - &target;
+        let loss = (&error * &error).mean(());
+        let train = Sgd::new(0.5).minimize(&loss);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let data = HostTensor::new(&[5, 4, 2], (0..40).map(|i| (i % 7) as f32 * 0.1).collect());
+        let data = data.unwrap();
+        let goal = HostTensor::new(&[4, 3], vec![0.5f32; 12]).unwrap();
+        let step = || {
+            let feeds = [xs.feed(&data), target.feed(&goal)];
+            let (loss, ()) = session.run(&feeds, (&loss, &train)).unwrap();
+            loss.scalar::<f32>().unwrap()
+        };
+        let first = step();
+        let last = (0..60).fold(first, |_, _| step());
+        assert!(last < first * 0.05, "{}: from {first} to {last}", device.name);
+    }
+}
+
+#[test]
+fn random_draws_differ_by_iteration_and_run() {
+    let g = Graph::with_seed(3);
+    let xs = g.constant([0.0f32; 4]);
+    let draws = g.map(xs, |x| x + g.random_uniform(&[2], F32, 1));
+    let session = on_host(&g);
+    let run = || session.run(&[], &draws).unwrap().to_vec::<f32>().unwrap();
+    let (first, second) = (run(), run());
+    let mut all: Vec<u32> = first.iter().chain(&second).map(|x| x.to_bits()).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 16);
+    let again = on_host(&g);
+    assert_eq!(again.run(&[], &draws).unwrap().to_vec::<f32>().unwrap(), first);
+}
+
+#[test]
+fn gradients_see_the_draws_of_the_way_there() {
+    for device in devices() {
+        let g = Graph::with_seed(11);
+        let w = g.placeholder("w", F32, dims![8]);
+        let xs = g.constant(HostTensor::new(&[3, 8], vec![1.0f32; 24]).unwrap());
+        // Nested: the mask is drawn in a loop in a branch in a loop.
+        let (sum, masks) = g.scan(g.fill(&[8], 0.0f32), xs, |sum, x| {
+            let y = g.cond(
+                &x.sum(()).greater(0.0),
+                || times(&g, 2, &(x * &w), |y| y * g.random_uniform(&[8], F32, 1)),
+                || x.clone(),
+            );
+            (sum + &y, y)
+        });
+        let grad = sum.gradients(&[&w]).remove(0).unwrap();
+        let session = device.session(&g);
+        let feed = HostTensor::new(&[8], vec![2.0f32; 8]).unwrap();
+        for _ in 0..2 {
+            let (masks, grad) = session.run(&[w.feed(&feed)], (&masks, &grad)).unwrap();
+            let masks = masks.to_vec::<f32>().unwrap();
+            // Of w times the product of two draws: the gradient is that product.
+            for (i, grad) in grad.to_vec::<f32>().unwrap().into_iter().enumerate() {
+                let expected: f32 = (0..3).map(|row| masks[row * 8 + i] / 2.0).sum();
+                assert!((grad - expected).abs() < 1e-6, "{}: {grad} {expected}", device.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn asserts_fail_the_run_and_nothing_changes() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Constant(1.0), F32, [3]);
+        let x = g.placeholder("x", F32, dims![None]);
+        let ok = g.assert(&x.sum(()).less(10.0), "the sum is too large", &[&x]);
+        let step = g.after(&[&ok], || v.assign_add(1.0));
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[x.feed([1.0f32, 2.0])], &step).unwrap();
+        let before = session.state_digest().unwrap();
+        let error = session.run(&[x.feed([9.0f32, 8.0, 7.0, 6.0])], &step).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(error.message(), "assertion failed: the sum is too large; f32[4] [9, 8, 7, ..]");
+        assert!(error.location().is_some());
+        assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
+        let v = session.run(&[], &v).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(v, [2.0; 3], "{}", device.name);
+    }
+}
+
+#[test]
+fn failing_iterations_change_nothing() {
+    for device in devices() {
+        let g = Graph::with_seed(5);
+        let v = g.variable("v", Init::Constant(0.0), F32, [2]);
+        let w = g.variable("w", Init::Constant(0.0), F32, [2]);
+        let limit = g.placeholder("limit", I32, dims![]);
+        let last = g.while_loop(
+            g.constant(0i32),
+            |i| i.less(8),
+            |i| {
+                let add = v.assign_add(g.random_uniform(&[2], F32, 1)).operation();
+                let ok = g.assert(&i.less(&limit), "enough", &[i]);
+                g.after(&[&add, &ok], || i + 1)
+            },
+        );
+        let also = g.after(&[&last.operation()], || w.assign_add(1.0));
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[limit.feed(8)], (&last, &also)).unwrap();
+        let before = session.state_digest().unwrap();
+        let error = session.run(&[limit.feed(5)], (&last, &also)).unwrap_err();
+        assert!(error.message().contains("enough; i32[] [5]"), "{error}");
+        assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
+        session.run(&[limit.feed(8)], (&last, &also)).unwrap();
+        assert_ne!(session.state_digest().unwrap(), before);
+    }
+}
+
+#[test]
+fn updates_of_concurrent_loops_add_up() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(0.0), F32, []);
+    let step = times(&g, 10, &g.constant(0.0f32), |_| v.assign_add(1.0)).operation();
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..50).for_each(|_| session.run(&[], &step).unwrap()));
+        }
+    });
+    assert_eq!(number(&session, v.value()), 2000.0);
+}
+
+#[test]
+fn a_loop_that_never_ends_ends_with_its_deadline() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(0.0), F32, []);
+    let n = g.while_loop(
+        g.constant(0i64),
+        |n| n.greater_equal(g.constant(0i64)),
+        |n| {
+            let add = v.assign_add(1.0).operation();
+            g.after(&[&add], || n + 0)
+        },
+    );
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let timeout = Some(Duration::from_millis(20));
+    let options = RunOptions { timeout, ..RunOptions::default() };
+    let error = session.run_with(&[], &n, options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(session.state_digest().unwrap(), before);
+    let token = CancelToken::new();
+    let options = RunOptions { cancel: Some(token.clone()), ..RunOptions::default() };
+    let error = thread::scope(|scope| {
+        let run = scope.spawn(|| session.run_with(&[], &n, options).unwrap_err());
+        thread::sleep(Duration::from_millis(10));
+        token.cancel();
+        run.join().unwrap()
+    });
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(session.state_digest().unwrap(), before);
+}
+
+#[test]
+fn callables_and_submitted_runs_have_loops() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let y = times(&g, 3, &x, |y| y * 2.0);
+    let session = on_host(&g);
+    let callable = session.callable(&[&x], &y).unwrap();
+    assert_eq!(callable.call([1.5f32]).unwrap().scalar::<f32>().unwrap(), 12.0);
+    let handle = session.submit(&[x.feed(2.0f32)], y.clone(), RunOptions::default());
+    assert_eq!(handle.wait().unwrap().scalar::<f32>().unwrap(), 16.0);
+}
+
+#[test]
+fn queues_feed_loops() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 4, [(F32, dims![])]);
+    let x = g.placeholder("x", F32, dims![]);
+    let put = q.enqueue(&[&times(&g, 2, &x, |y| y + 1.0)]);
+    let get = times(&g, 3, &q.dequeue().remove(0), |y| y * 2.0);
+    let session = on_host(&g);
+    session.run(&[x.feed(1.0f32)], &put).unwrap();
+    assert_eq!(number(&session, &get), 24.0);
+}
+
+#[test]
+fn what_fails_in_a_branch_is_named() {
+    let g = Graph::new();
+    let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let x = g.placeholder("x", F32, dims![2]);
+    let p = g.placeholder("p", Bool, dims![]);
+    let y = g.cond(&p, || g.scope("inner", || fails_while(&x, &fails)), || x.clone());
+    let session = on_host(&g);
+    session.run(&[x.feed([1.0f32, 2.0]), p.feed(false)], &y).unwrap();
+    let error = session.run(&[x.feed([1.0f32, 2.0]), p.feed(true)], &y).unwrap_err();
+    assert!(error.node().unwrap().starts_with("inner/"), "{error}");
+}
+
+#[test]
+fn too_deep_is_refused() {
+    fn nest(g: &Graph, x: &Tensor, depth: usize) -> Tensor {
+        match depth {
+            0 => x + 1.0,
+            _ => times(g, 1, x, |x| nest(g, x, depth - 1)),
+        }
+    }
+    let g = Graph::new();
+    let x = g.constant(1.0f32);
+    assert_eq!(number(&on_host(&g), &nest(&g, &x, 32)), 2.0);
+    let error = nest(&g, &x, 33).node().error().unwrap();
+    let errors = g.check();
+    assert!(errors.iter().any(|e| e.message().contains("the limit is 32")), "{error}");
+}
+
+#[test]
+fn variables_and_queues_are_made_outside() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let y = g.cond(
+        &p,
+        || g.variable("v", Init::Constant(1.0), F32, []).value().clone(),
+        || g.constant(1.0f32),
+    );
+    assert!(y.node().invalid.is_some());
+    let message = "unsupported: a variable made inside of a branch or loop; build it outside";
+    assert!(g.check().iter().any(|error| error.message() == message), "{:?}", g.check());
+}
+
+#[test]
+fn while_nested_input() {
+    #[derive(Clone)]
+    struct Named {
+        a: Tensor,
+        b: (Tensor, Tensor),
+    }
+    impl Structure for Named {
+        fn flatten(&self, parts: &mut Vec<Tensor>) {
+            self.a.flatten(parts);
+            self.b.flatten(parts);
+        }
+        fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
+            Self { a: self.a.rebuild(parts), b: self.b.rebuild(parts) }
+        }
+    }
+    let g = Graph::new();
+    let c = |x: f32| g.constant(x);
+    let init = Named { a: c(0.0), b: (c(2.0), c(3.0)) };
+    let out = g.while_loop(
+        init,
+        |n| n.a.less(100.0),
+        |n| Named { a: &n.a + &n.b.0, b: (&n.b.0 + 1.0, n.b.1.clone()) },
+    );
+    let session = on_host(&g);
+    // 2 + 3 + .. + 14 = 104.
+    assert_eq!(number(&session, &out.a), 104.0);
+    assert_eq!(number(&session, &out.b.0), 15.0);
+    assert_eq!(number(&session, &out.b.1), 3.0);
+}
+
+#[test]
+fn scans_over_nothing_give_nothing() {
+    let g = Graph::new();
+    let xs = g.placeholder("xs", F32, dims![None, 2]);
+    let (sum, all) = g.scan(g.fill(&[2], 5.0f32), xs.clone(), |s, x| (s + x, s * 2.0));
+    let session = on_host(&g);
+    let none = HostTensor::zeros(F32, Shape::new(&[0, 2]).unwrap()).unwrap();
+    let (sum, all) = session.run(&[xs.feed(&none)], (&sum, &all)).unwrap();
+    assert_eq!(sum.to_vec::<f32>().unwrap(), [5.0, 5.0]);
+    assert_eq!(all.dims(), [0, 2]);
+}
