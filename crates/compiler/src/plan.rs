@@ -158,7 +158,7 @@ fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
 }
 
 fn is_assign(node: &Node) -> bool {
-    matches!(node.op.class(), Class::State(State::Assign | State::AssignAdd | State::AssignSub))
+    matches!(node.op.class(), Class::State(state) if state.is_assign())
 }
 
 /// Those of `assigns` that `node` depends on.

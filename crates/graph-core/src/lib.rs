@@ -51,6 +51,6 @@ pub use op::{
 };
 pub use ops::{
     BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Queue,
-    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, init::Init,
+    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, Scatter, init::Init,
 };
 pub use shape::{Layout, MAX_RANK, Shape};

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::{
     Backward, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, QueueOp,
-    Row, Shape, Tensor,
+    Row, Scatter, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -150,6 +150,7 @@ impl Class<'_> {
             Self::Host(Host::Constant(_)) | Self::State(State::Variable) => (0, 0),
             Self::State(State::Read | State::IsInitialized) => (1, 1),
             Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
+            Self::State(State::Scatter(_)) => (3, 3),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
             Self::Control(_) | Self::Queue(_) | Self::Custom(_) => (0, ANY),
         }
@@ -395,6 +396,8 @@ pub enum State {
     AssignAdd,
     /// Input 1 is subtracted from the elements at commit. The output is what is stored.
     AssignSub,
+    /// Slices at the indices of input 1 are changed by those of input 2 at commit. The output is what is stored.
+    Scatter(Scatter),
     /// Whether the variable has elements.
     IsInitialized,
 }
@@ -405,6 +408,21 @@ pub enum State {
 pub enum Control {
     /// Does nothing, after its controls.
     NoOp,
+}
+
+impl State {
+    /// Whether it gives the variable new elements.
+    pub fn is_assign(self) -> bool {
+        match self {
+            Self::Assign | Self::AssignAdd | Self::AssignSub | Self::Scatter(_) => true,
+            Self::Variable | Self::Read | Self::IsInitialized => false,
+        }
+    }
+
+    /// Whether it is an assignment that applies to the elements that are current when the run commits.
+    pub fn accumulates(self) -> bool {
+        matches!(self, Self::AssignAdd | Self::AssignSub | Self::Scatter(_))
+    }
 }
 
 /// One output fact.

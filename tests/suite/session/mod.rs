@@ -20,6 +20,7 @@ mod pipeline;
 mod queues;
 mod restore;
 mod saver;
+mod scatter;
 mod small_devices;
 mod splits;
 mod submitted;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result, Shape,
-    State, ops,
+    Class, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result, Scatter,
+    Shape, State, ops,
 };
+use smallvec::smallvec;
 
 use super::{Form, Lowered, Lowering};
-use crate::{Commit, Operand, Source};
+use crate::{Arg, Check, Commit, Fused, Kernel, Operand, Source};
 
 impl Lowering<'_> {
     pub(super) fn state(
@@ -40,8 +41,45 @@ impl Lowering<'_> {
                 let args = [&current, &forms[1]];
                 self.elementwise(node.id, Elementwise::Row(row), &args, dtype, shape)
             }
+            (State::Scatter(scatter), before) => {
+                let current = self.current(variable, before, dtype, shape)?;
+                self.scatter(node, scatter, [&current, &forms[1], &forms[2]], shape)
+            }
             _ => Err(Error::internal(format!("no lowering of {state:?}"))),
         }
+    }
+
+    /// The elements of a variable, changed at indices. A GPU's kernel does not check them itself.
+    fn scatter(
+        &mut self,
+        node: &Node,
+        scatter: Scatter,
+        [current, indices, updates]: [&Form; 3],
+        shape: &Shape,
+    ) -> Result<Form> {
+        let dtypes = [current, indices, updates].map(|form| self.dtype(form));
+        let [Some(dtype), Some(index), Some(_)] = dtypes else {
+            return Err(Error::internal("a scatter has operands without elements"));
+        };
+        let rows = shape.dims().first().copied().unwrap_or(0);
+        let mut indices = self.packed(node.id, indices, index)?;
+        if let (DType::I32, Ok(below)) = (index, u32::try_from(rows)) {
+            let fused = Fused {
+                shape: indices.layout.shape().clone(),
+                input_dtypes: smallvec![index],
+                constants: Vec::new(),
+                instrs: Vec::new(),
+                stores: smallvec![Arg::Input(0)],
+                check: Some(Check { arg: Arg::Input(0), below, node: node.id }),
+            };
+            let (kernel, shape) = (Kernel::Elementwise(fused), indices.layout.shape().clone());
+            let checked = self.group(node.id, kernel, smallvec![indices], index, &shape);
+            indices = self.operand(&checked)?;
+        }
+        let current = self.packed(node.id, current, dtype)?;
+        let updates = self.packed(node.id, updates, dtype)?;
+        let kernel = Kernel::Custom(Arc::new(scatter));
+        Ok(self.group(node.id, kernel, smallvec![current, indices, updates], dtype, shape))
     }
 
     /// The elements of a variable after `assign`, or at the start of the run.
@@ -99,9 +137,7 @@ impl Lowering<'_> {
 
     fn accumulates(&self, assign: NodeId) -> bool {
         let node = self.plan.nodes.iter().find(|node| node.id == assign);
-        let adds = |node: &Arc<Node>| {
-            matches!(node.op.class(), Class::State(State::AssignAdd | State::AssignSub))
-        };
+        let adds = |node: &Arc<Node>| matches!(node.op.class(), Class::State(state) if state.accumulates());
         node.is_some_and(adds)
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod queue;
 pub(crate) mod random;
 pub(crate) mod reduce;
 mod row;
+pub(crate) mod scatter;
 pub(crate) mod select;
 pub(crate) mod state;
 pub(crate) mod unary;
@@ -29,6 +30,7 @@ pub use conv::Conv2d;
 pub use pool::Pool;
 pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
+pub use scatter::Scatter;
 pub use window::{ConvGeometry, ImageLayout, Padding, PoolGeometry};
 
 /// Every row of the elementwise tables.

@@ -49,7 +49,7 @@ impl Graph {
     }
 }
 
-fn no_value() -> OpError {
+pub(crate) fn no_value() -> OpError {
     OpError::Invalid("a variable has no value outside of a session".into())
 }
 
@@ -86,7 +86,7 @@ impl Op for VariableOp {
 }
 
 /// The variable that an operation's first input must be.
-fn handle(fact: &Fact) -> Result<&Fact, OpError> {
+pub(crate) fn handle(fact: &Fact) -> Result<&Fact, OpError> {
     if fact.is_variable() {
         Ok(fact)
     } else {
