@@ -65,6 +65,13 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Whether it takes the next number of a variable.
+    pub fn counts(&self) -> bool {
+        let counts =
+            |node: &Arc<Node>| matches!(node.op.class(), Class::State(State::Count { .. }));
+        self.nodes.iter().any(counts)
+    }
+
     /// Finds the assignment that each assignment and each later read follows.
     fn order_state(&mut self, graph: &GraphSnapshot, fed: &FxHashSet<Output>) -> Result<()> {
         for node in self.nodes.iter().filter(|node| is_assign(node)) {

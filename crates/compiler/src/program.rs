@@ -82,10 +82,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// Whether what the data holds can fail the run.
+    /// Whether what the data holds can fail the run, as it may in a user's own kernel.
     pub fn can_fail(&self) -> bool {
         match &self.kernel {
-            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => true,
+            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } | Kernel::Custom(_) => true,
             _ => self.check().is_some(),
         }
     }

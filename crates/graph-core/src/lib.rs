@@ -50,7 +50,8 @@ pub use op::{
     ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
-    BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Queue,
-    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, Scatter, init::Init,
+    BatchNorm, Conv2d, ConvGeometry, Counting, ImageLayout, Normalized, Padding, Pool,
+    PoolGeometry, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, Scatter,
+    init::Init,
 };
 pub use shape::{Layout, MAX_RANK, Shape};

@@ -148,7 +148,7 @@ impl Class<'_> {
             Self::Move(Move::ScatterAdd { .. }) => (3, 3),
             Self::Host(Host::Placeholder) => (0, 1),
             Self::Host(Host::Constant(_)) | Self::State(State::Variable) => (0, 0),
-            Self::State(State::Read | State::IsInitialized) => (1, 1),
+            Self::State(State::Read | State::IsInitialized | State::Count { .. }) => (1, 1),
             Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
             Self::State(State::Scatter(_)) => (3, 3),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
@@ -398,6 +398,11 @@ pub enum State {
     AssignSub,
     /// Slices at the indices of input 1 are changed by those of input 2 at commit. The output is what is stored.
     Scatter(Scatter),
+    /// One more than the elements, which are below `limit`. The output is what is stored.
+    Count {
+        /// The first number that is not given.
+        limit: i64,
+    },
     /// Whether the variable has elements.
     IsInitialized,
 }
@@ -414,7 +419,11 @@ impl State {
     /// Whether it gives the variable new elements.
     pub fn is_assign(self) -> bool {
         match self {
-            Self::Assign | Self::AssignAdd | Self::AssignSub | Self::Scatter(_) => true,
+            Self::Assign
+            | Self::AssignAdd
+            | Self::AssignSub
+            | Self::Scatter(_)
+            | Self::Count { .. } => true,
             Self::Variable | Self::Read | Self::IsInitialized => false,
         }
     }

@@ -29,6 +29,7 @@ use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
 use crate::submit::Runners;
+use crate::turn::Turn;
 
 /// A session, without the handle.
 pub(crate) struct Core {
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
+    /// Runs that count follow one another.
+    turn: Arc<Turn>,
     activity: Arc<Activity>,
     /// Ends with the session.
     _background: Option<Background>,
@@ -62,6 +65,8 @@ pub(crate) struct Planned {
     /// What it does with queues. What it takes comes after what is fed, and what it puts after what is fetched.
     pub uses: Vec<Use>,
     feed_facts: Vec<Fact>,
+    /// Whether it takes the next number of a variable.
+    counts: bool,
     programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
 }
 
@@ -109,6 +114,7 @@ impl Core {
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
+            turn: Arc::default(),
             queues: Queues::new(),
             runners: Runners::new(or_cores(options.runners)),
             options,
@@ -119,6 +125,7 @@ impl Core {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.queues.ring();
+        self.turn.ring();
         self.plans().clear();
     }
 
@@ -199,6 +206,7 @@ impl Core {
         let &Request { planned, data, options, start, recent, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
+        let _turn = planned.counts.then(|| self.turn.take(&stop)).transpose()?;
         let before = self.gpus.made();
         let mut compiled = self.compiled(planned, data, recent, metadata)?;
         // Nothing moves variables from here on; where something has, there is another program.
@@ -344,7 +352,8 @@ impl Core {
         let plan = Plan::new(&graph, signature)?;
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Mutex::new(Lru::new(self.options.plans));
-        let planned = Arc::new(Planned { plan, graph, uses, feed_facts, programs });
+        let planned =
+            Arc::new(Planned { counts: plan.counts(), plan, graph, uses, feed_facts, programs });
         metadata.graph_nodes = planned.plan.nodes.len() as u64;
         let planned = self.plans().insert(list.signature.clone(), planned);
         metadata.planning += start.elapsed();

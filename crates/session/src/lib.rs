@@ -35,6 +35,7 @@ mod session;
 mod state;
 mod submit;
 mod trace;
+mod turn;
 
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result, Scatter,
-    Shape, State, ops,
+    Class, Counting, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result,
+    Scatter, Shape, State, ops,
 };
 use smallvec::smallvec;
 
@@ -40,6 +40,12 @@ impl Lowering<'_> {
                 let row = row.ok_or_else(|| Error::internal(format!("no row {name}")))?;
                 let args = [&current, &forms[1]];
                 self.elementwise(node.id, Elementwise::Row(row), &args, dtype, shape)
+            }
+            (State::Count { limit }, before) => {
+                let current = self.current(variable, before, dtype, shape)?;
+                let current = self.packed(node.id, &current, dtype)?;
+                let kernel = Kernel::Custom(Arc::new(Counting { limit }));
+                Ok(self.group(node.id, kernel, smallvec![current], dtype, shape))
             }
             (State::Scatter(scatter), before) => {
                 let current = self.current(variable, before, dtype, shape)?;

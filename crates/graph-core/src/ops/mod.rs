@@ -6,6 +6,7 @@ pub(crate) mod cast;
 pub(crate) mod concat;
 pub(crate) mod control;
 pub(crate) mod conv;
+pub(crate) mod count;
 pub(crate) mod gather;
 pub(crate) mod host;
 pub mod init;
@@ -27,6 +28,7 @@ pub(crate) mod window;
 
 pub use batch_norm::{BatchNorm, Normalized};
 pub use conv::Conv2d;
+pub use count::Counting;
 pub use pool::Pool;
 pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
