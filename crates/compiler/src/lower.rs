@@ -14,7 +14,7 @@ use convoke_graph_core::{
     Class, Contract, Control, CustomKernel, DType, Dims, Elementwise, Error, ErrorKind, Fact, Host,
     HostTensor, Layout, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, View,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
 
 use fold::{fold, splat};
@@ -46,6 +46,8 @@ pub struct Lowered {
     pub fetches: Vec<Operand>,
     /// What variables get.
     pub commits: Vec<Commit>,
+    /// Variables that may have no elements.
+    pub optional: Vec<NodeId>,
     /// Random nodes.
     pub random: Vec<NodeId>,
     /// For values, why those who compute and read them are not one kernel.
@@ -70,6 +72,8 @@ struct Lowering<'a> {
     out: Lowered,
     forms: FxHashMap<Output, (Fact, Form)>,
     variables: FxHashMap<NodeId, ValueId>,
+    /// Variables that must have elements.
+    required: FxHashSet<NodeId>,
     /// The device that the node at hand asks for.
     device: Option<Arc<str>>,
     /// Equal operations, by their text and inputs.
@@ -89,6 +93,7 @@ pub(crate) fn lower(plan: &Plan, inputs: &[InputFact], simplify: bool) -> Result
         out: Lowered::default(),
         forms: FxHashMap::default(),
         variables: FxHashMap::default(),
+        required: FxHashSet::default(),
         device: None,
         shared: FxHashMap::default(),
         same: FxHashMap::default(),

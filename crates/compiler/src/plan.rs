@@ -86,7 +86,10 @@ impl Plan {
             before.push(node.id);
         }
         let follows_controls = |node: &Node| {
-            let state = matches!(node.op.class(), Class::State(State::Read | State::IsInitialized));
+            let state = matches!(
+                node.op.class(),
+                Class::State(State::Read | State::ReadOr | State::IsInitialized)
+            );
             state && !node.controls.is_empty()
         };
         for node in self.nodes.iter().filter(|node| follows_controls(node)) {

@@ -149,7 +149,9 @@ impl Class<'_> {
             Self::Host(Host::Placeholder) => (0, 1),
             Self::Host(Host::Constant(_)) | Self::State(State::Variable) => (0, 0),
             Self::State(State::Read | State::IsInitialized | State::Count { .. }) => (1, 1),
-            Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
+            Self::State(State::ReadOr | State::Assign | State::AssignAdd | State::AssignSub) => {
+                (2, 2)
+            }
             Self::State(State::Scatter(_)) => (3, 3),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
             Self::Control(_) | Self::Queue(_) | Self::Custom(_) => (0, ANY),
@@ -390,6 +392,8 @@ pub enum State {
     Variable,
     /// The variable's elements. Input 0 is the handle.
     Read,
+    /// The variable's elements; input 1, its initial value, if it has none or the run gives it that.
+    ReadOr,
     /// New elements: input 1. The output is what is stored.
     Assign,
     /// Input 1 is added to the elements at commit. The output is what is stored.
@@ -424,7 +428,7 @@ impl State {
             | Self::AssignSub
             | Self::Scatter(_)
             | Self::Count { .. } => true,
-            Self::Variable | Self::Read | Self::IsInitialized => false,
+            Self::Variable | Self::Read | Self::ReadOr | Self::IsInitialized => false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Runs a compiled program: binds inputs, runs the segments in order, collects fetches, commits.
 
+mod bind;
 mod commit;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -408,27 +409,6 @@ impl Compiled {
         #[cfg(feature = "gpu")]
         self.wait_for(|_| true, running, instance, on.state, metadata)?;
         on.check(metadata.stores)
-    }
-
-    fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {
-        let mut bound = Bound { feeds, variables: SmallVec::new(), inputs: SmallVec::new() };
-        if self.variables.is_empty() && self.inputs.is_empty() {
-            return Ok(bound);
-        }
-        let kept = state.lock();
-        for (variable, name) in &self.variables {
-            bound.variables.push(kept.read(*variable, name)?);
-        }
-        for input in &self.inputs {
-            bound.inputs.push(match input {
-                Source::Initialized(variable) => {
-                    [u8::from(kept.is_initialized(*variable)), 0, 0, 0]
-                }
-                Source::Draws(node) => kept.draws(*node).to_ne_bytes(),
-                _ => [0; 4],
-            });
-        }
-        Ok(bound)
     }
 
     fn run_step(

@@ -36,6 +36,7 @@ mod state;
 mod submit;
 mod trace;
 mod turn;
+mod variables;
 
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,

@@ -412,7 +412,10 @@ fn accessed(node: &Node) -> Option<NodeId> {
 }
 
 fn reads(node: &Node) -> bool {
-    matches!(node.op.class(), Class::State(StateOp::Read | StateOp::IsInitialized))
+    matches!(
+        node.op.class(),
+        Class::State(StateOp::Read | StateOp::ReadOr | StateOp::IsInitialized)
+    )
 }
 
 fn location(node: &Node) -> String {

@@ -15,6 +15,7 @@ mod failures;
 mod feeds;
 mod fetches;
 mod growth;
+mod initial;
 mod optimizers;
 mod overlap;
 mod pipeline;

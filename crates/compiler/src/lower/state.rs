@@ -41,6 +41,8 @@ impl Lowering<'_> {
                 let args = [&current, &forms[1]];
                 self.elementwise(node.id, Elementwise::Row(row), &args, dtype, shape)
             }
+            (State::ReadOr, None) => self.read_or(node, variable, &forms[1], dtype, shape),
+            (State::ReadOr, before) => self.current(variable, before, dtype, shape),
             (State::Count { limit }, before) => {
                 let current = self.current(variable, before, dtype, shape)?;
                 let current = self.packed(node.id, &current, dtype)?;
@@ -100,6 +102,12 @@ impl Lowering<'_> {
             let of = self.forms.get(&Output { node: assign, index: 0 });
             return Ok(of.ok_or_else(|| Error::internal("an assignment is missing"))?.1.clone());
         }
+        self.required.insert(variable);
+        self.elements(variable, dtype, shape)
+    }
+
+    /// The elements of a variable at the start of the run, if it has some.
+    fn elements(&mut self, variable: NodeId, dtype: DType, shape: &Shape) -> Result<Form> {
         let layout = Layout::packed(shape.clone());
         if let Some(&value) = self.variables.get(&variable) {
             return Ok(Form::Operand(Operand { value, layout }));
@@ -109,6 +117,30 @@ impl Lowering<'_> {
             self.variables.insert(variable, operand.value);
         }
         Ok(form)
+    }
+
+    /// The elements of a variable at the start of the run, or its initial value.
+    fn read_or(
+        &mut self,
+        node: &Node,
+        variable: NodeId,
+        initial: &Form,
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
+        let gives = |assign: &NodeId| {
+            let assign = self.plan.nodes.iter().find(|node| node.id == *assign);
+            assign.is_some_and(|assign| assign.inputs.get(1) == node.inputs.get(1))
+        };
+        let assigns = self.plan.assigns.get(&variable);
+        if assigns.is_some_and(|assigns| assigns.iter().any(gives)) {
+            return Ok(initial.clone());
+        }
+        let has = self.source(DType::Bool, Shape::scalar(), Source::Initialized(variable));
+        let current = self.elements(variable, dtype, shape)?;
+        self.out.optional.push(variable);
+        let args = [&has, &current, initial];
+        self.elementwise(node.id, Elementwise::Select, &args, dtype, shape)
     }
 
     pub(super) fn finish(mut self) -> Result<Lowered> {
@@ -126,6 +158,8 @@ impl Lowering<'_> {
             fetches.push(self.packed(fetch.node, &form, fact.dtype)?);
         }
         self.out.fetches = fetches;
+        let required = &self.required;
+        self.out.optional.retain(|variable| !required.contains(variable));
         let mut variables: Vec<NodeId> = self.plan.assigns.keys().copied().collect();
         variables.sort_unstable();
         for variable in variables {

@@ -49,6 +49,23 @@ impl Graph {
     }
 }
 
+impl Variable {
+    /// Its elements at the start of the run, or its initial value if it has none yet or gets it in the run: what
+    /// initial values of other variables are made of, whichever initializers run together. The initial value is
+    /// computed in any case.
+    ///
+    /// # Source
+    /// TensorFlow's `Variable.initialized_value`.
+    #[track_caller]
+    pub fn initialized_value(&self) -> Tensor {
+        let node = self.initializer().node();
+        // A refused initializer may have lost it; then this is refused, too.
+        let initial = node.inputs.get(1).map(|&output| Tensor::new(self.graph().clone(), output));
+        let inputs: Vec<&Tensor> = std::iter::once(self.handle()).chain(&initial).collect();
+        self.handle().apply(ReadOr, &inputs)
+    }
+}
+
 pub(crate) fn no_value() -> OpError {
     OpError::Invalid("a variable has no value outside of a session".into())
 }
@@ -118,6 +135,36 @@ impl Op for Read {
 
     fn class(&self) -> Class<'_> {
         Class::State(State::Read)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ReadOr;
+
+impl Op for ReadOr {
+    fn name(&self) -> &str {
+        "initialized_value"
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [variable, initial] = arity(inputs)?;
+        let variable = handle(variable)?;
+        if initial.dtype != variable.dtype {
+            return Err(OpError::DTypes { lhs: variable.dtype, rhs: initial.dtype });
+        }
+        one(Fact::new(variable.dtype, variable.dims.unify(&initial.dims)?))
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        Err(no_value())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None, None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::State(State::ReadOr)
     }
 }
 
