@@ -57,9 +57,13 @@ pub struct Output {
 pub enum Collection {
     /// Variables that optimizers train.
     Trainable,
-    /// All variables.
+    /// All variables that checkpoints keep.
     Global,
-    /// The assignments that give variables their first elements.
+    /// Variables that are no part of what is learnt: counters, statistics.
+    Local,
+    /// The assignments that give local variables their first elements.
+    LocalInitializers,
+    /// The assignments that give global variables their first elements.
     Initializers,
     /// What a training step should run too, such as moving averages.
     Updates,
@@ -320,11 +324,22 @@ impl Graph {
         Operation::new(self.clone(), id)
     }
 
-    /// One operation that gives every variable of the graph its first elements.
+    /// One operation that gives every variable of the graph its first elements, but for local ones.
     #[track_caller]
     pub fn initializers(&self) -> Operation {
-        let assigns = self.collection(&Collection::Initializers);
-        let operations: Vec<Operation> = assigns.iter().map(Tensor::operation).collect();
+        self.group_of(&Collection::Initializers)
+    }
+
+    /// One operation that gives every local variable of the graph its first elements.
+    #[track_caller]
+    pub fn local_initializers(&self) -> Operation {
+        self.group_of(&Collection::LocalInitializers)
+    }
+
+    #[track_caller]
+    fn group_of(&self, collection: &Collection) -> Operation {
+        let tensors = self.collection(collection);
+        let operations: Vec<Operation> = tensors.iter().map(Tensor::operation).collect();
         self.group(&operations)
     }
 

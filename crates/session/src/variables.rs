@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
-use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_graph_core::{Collection, Error, ErrorKind, Node, Result, Tensor};
 
 use crate::session::Session;
 
 impl Session {
-    /// The names of the graph's variables that have no elements, in the order in which they were built.
+    /// The names of the graph's variables, global and local, that have no elements, in the order in which they were built.
     ///
     /// # Source
     /// TensorFlow's `tf.report_uninitialized_variables`, a node of the graph there: how many strings a run gives has
     /// to be known here before it runs.
     pub fn uninitialized(&self) -> Vec<Arc<str>> {
-        let variables = self.graph().global_variables();
+        let graph = self.graph();
+        let all =
+            [Collection::Global, Collection::Local].map(|all| graph.collection(&all)).concat();
+        let mut nodes: Vec<Arc<Node>> = all.iter().map(Tensor::node).collect();
+        nodes.sort_by_key(|node| node.id);
         let kept = self.state().lock();
-        let nodes = variables.iter().map(|variable| variable.handle().node());
+        let nodes = nodes.iter();
         nodes.filter(|node| !kept.is_initialized(node.id)).map(|node| node.name.clone()).collect()
     }
 
@@ -32,7 +36,8 @@ impl Session {
             return Ok(());
         }
         let message = format!(
-            "variables have no elements yet: {}; run graph.initializers() or restore a checkpoint first",
+            "variables have no elements yet: {}; run graph.initializers() or restore a checkpoint \
+             first, and graph.local_initializers() for local ones",
             names.join(", ")
         );
         Err(Error::new(ErrorKind::FailedPrecondition, message))

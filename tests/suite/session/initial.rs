@@ -1,7 +1,7 @@
 //! Initial values that are made of other variables', and which variables have none.
 
 use convoke::prelude::*;
-use convoke_tests::devices;
+use convoke_tests::{Folder, devices};
 
 /// `variables_test.py`, `testInitializationOrder`.
 #[test]
@@ -54,6 +54,43 @@ fn the_initial_value_of_a_variable_without_elements() {
         let plain = g.variable("plain", Init::Tensor(w.value() + 1.0), F32, [4]);
         let error = session.run(&[], plain.initializer()).unwrap_err();
         assert_eq!((error.kind(), error.node()), (ErrorKind::FailedPrecondition, Some("w")));
+    }
+}
+
+/// `variables_test.py`, `testCollections` and `testGlobalVariablesInitializer`.
+#[test]
+fn local_variables_are_neither_trained_nor_kept() {
+    let folder = Folder::new("local");
+    let path = folder.path().join("all.safetensors");
+    for device in devices() {
+        let g = Graph::new();
+        let w = g.variable("w", Init::Constant(2.0), F32, [3]);
+        let seen = g.local_variable("seen", Init::Constant(5.0), F32, [3]);
+        let loss = (&w * &seen).sum(());
+        let step = Sgd::new(1.0).minimize(&loss);
+        let names = |all: Vec<Variable>| all.iter().map(Variable::name).collect::<Vec<_>>();
+        assert_eq!(names(g.trainable_variables()), ["w"]);
+        assert_eq!(names(g.global_variables()), ["w"]);
+        assert_eq!(names(g.local_variables()), ["seen"]);
+        assert_eq!(g.collection(&Collection::Local).len(), 1);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        assert_eq!(session.uninitialized().iter().map(|n| &**n).collect::<Vec<_>>(), ["seen"]);
+        let error = session.run(&[], &step).unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::FailedPrecondition, Some("seen")));
+        session.run(&[], g.local_initializers()).unwrap();
+        session.run(&[], &step).unwrap();
+        let kept = || {
+            let (w, seen) = session.run(&[], (&w, &seen)).unwrap();
+            [w, seen].map(|x| x.to_vec::<f32>().unwrap())
+        };
+        assert_eq!(kept(), [vec![-3.0; 3], vec![5.0; 3]], "{}", device.name);
+        session.save(&path).unwrap();
+        session.run(&[], (seen.assign_add(1.0).operation(), w.assign(0.0).operation())).unwrap();
+        session.restore(&path).unwrap();
+        assert_eq!(kept(), [vec![-3.0; 3], vec![6.0; 3]], "{}", device.name);
+        session.run(&[], g.initializers()).unwrap();
+        assert_eq!(kept(), [vec![2.0; 3], vec![6.0; 3]], "{}", device.name);
     }
 }
 

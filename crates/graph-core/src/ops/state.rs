@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::op::{arity, one};
 use crate::{
     Backward, Class, Collection, Contents, DType, Dims, Fact, Graph, HostTensor, Init, Op, OpError,
-    State, Tensor, Variable,
+    Output, State, Tensor, Variable,
 };
 
 impl Graph {
@@ -36,15 +36,43 @@ impl Graph {
         dtype: DType,
         sizes: impl AsRef<[usize]>,
     ) -> Variable {
-        let op = VariableOp { dtype, dims: Dims::from(sizes.as_ref()) };
+        let variable = self.variable_in(name, init, dtype, sizes.as_ref());
+        self.collect(Collection::Global, &variable.handle);
+        self.collect_initializer(Collection::Initializers, &variable);
+        variable
+    }
+
+    /// As [`Self::variable`], but neither trained nor kept by checkpoints, and with the initializer in
+    /// `LocalInitializers`: a count of an epoch, the statistics of a metric. It is in the collection `Local`.
+    #[track_caller]
+    pub fn local_variable(
+        &self,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        sizes: impl AsRef<[usize]>,
+    ) -> Variable {
+        let variable = self.variable_in(name, init, dtype, sizes.as_ref());
+        self.collect(Collection::Local, &variable.handle);
+        self.collect_initializer(Collection::LocalInitializers, &variable);
+        variable
+    }
+
+    fn collect_initializer(&self, collection: Collection, variable: &Variable) {
+        let output = Output { node: variable.initializer.id(), index: 0 };
+        self.collect(collection, &Tensor::new(self.clone(), output));
+    }
+
+    /// A variable in no collection.
+    #[track_caller]
+    fn variable_in(&self, name: &str, init: Init, dtype: DType, sizes: &[usize]) -> Variable {
+        let op = VariableOp { dtype, dims: Dims::from(sizes) };
         let handle = self.apply_named(op, &[], name);
         let base = handle.node().name.to_string();
         let local = base.rsplit('/').next().unwrap_or(&base).to_owned();
         let read = self.apply_named(Read, &[&handle], &format!("{local}/read"));
-        let value = init.build(self, &local, dtype, sizes.as_ref());
+        let value = init.build(self, &local, dtype, sizes);
         let assign = self.apply_named(Assign::SET, &[&handle, &value], &format!("{local}/initial"));
-        self.collect(Collection::Global, &handle);
-        self.collect(Collection::Initializers, &assign);
         Variable { handle, read, initializer: assign.operation() }
     }
 }
