@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -24,7 +24,20 @@ pub struct Graph {
 struct Inner {
     id: u64,
     state: RwLock<GraphState>,
+    /// Locked before the state.
+    shared: Mutex<SharedVariables>,
 }
+
+/// The nodes of a variable that has a shared name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedVariable {
+    pub(crate) handle: NodeId,
+    pub(crate) read: NodeId,
+    pub(crate) initializer: NodeId,
+}
+
+/// By container and shared name.
+type SharedVariables = FxHashMap<(Option<Arc<str>>, String), SharedVariable>;
 
 #[derive(Default)]
 struct GraphState {
@@ -90,6 +103,8 @@ pub struct Node {
     pub device: Option<Arc<str>>,
     /// Nodes that it must share a device with.
     pub colocated: SmallVec<[NodeId; 1]>,
+    /// The container of what sessions keep for it; none is the default one.
+    pub container: Option<Arc<str>>,
     /// The caller's line.
     pub location: &'static Location<'static>,
     /// Why it was refused, if it was.
@@ -131,6 +146,7 @@ impl GraphSnapshot {
 enum Scope {
     Name(Arc<str>),
     Device(Arc<str>),
+    Container(Option<Arc<str>>),
     Control(SmallVec<[NodeId; 1]>),
     Colocate(NodeId),
     /// An operation of another graph was named: what is built inside is refused.
@@ -168,7 +184,7 @@ impl Graph {
     pub fn with_seed(seed: u64) -> Self {
         let id = NEXT_GRAPH.fetch_add(1, Ordering::Relaxed);
         let state = RwLock::new(GraphState { seed, ..GraphState::default() });
-        Self { inner: Arc::new(Inner { id, state }) }
+        Self { inner: Arc::new(Inner { id, state, shared: Mutex::default() }) }
     }
 
     /// A number that no other graph of this process has.
@@ -279,6 +295,22 @@ impl Graph {
         self.enter(Scope::Device(device.into()), build)
     }
 
+    /// Variables and queues built in `build` are in the container `name`, by which a session can drop what it keeps
+    /// for them. The innermost scope counts; the empty name is that of the default container.
+    pub fn container<R>(&self, name: &str, build: impl FnOnce() -> R) -> R {
+        let name = (!name.is_empty()).then(|| name.into());
+        self.enter(Scope::Container(name), build)
+    }
+
+    /// The container of what is built now.
+    pub(crate) fn container_now(&self) -> Option<Arc<str>> {
+        let named = |scope| match scope {
+            Scope::Container(name) => Some(name),
+            _ => None,
+        };
+        self.scopes().into_iter().rev().find_map(named).flatten()
+    }
+
     /// Nodes built in `build` run after `before`.
     ///
     /// # Errors
@@ -360,11 +392,12 @@ impl Graph {
     ) -> NodeId {
         let scopes = self.scopes();
         let mut controls: SmallVec<[NodeId; 1]> = SmallVec::new();
-        let (mut device, mut colocated) = (None, SmallVec::new());
+        let (mut device, mut container, mut colocated) = (None, None, SmallVec::new());
         for scope in &scopes {
             match scope {
                 Scope::Name(_) | Scope::Foreign(_) => {}
                 Scope::Device(name) => device = Some(name.clone()),
+                Scope::Container(name) => container = name.clone(),
                 Scope::Control(ids) => controls.extend_from_slice(ids),
                 Scope::Colocate(id) => colocated.push(*id),
             }
@@ -387,8 +420,19 @@ impl Graph {
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());
         let inputs = own.map(Tensor::output).collect();
         state.names.insert(name.clone(), id);
-        let node =
-            Node { id, name, op, inputs, controls, facts, device, colocated, location, invalid };
+        let node = Node {
+            id,
+            name,
+            op,
+            inputs,
+            controls,
+            facts,
+            device,
+            colocated,
+            container,
+            location,
+            invalid,
+        };
         state.nodes.push(Arc::new(node));
         id
     }
@@ -422,6 +466,11 @@ impl Graph {
             _ => None,
         });
         name.unwrap_or_default()
+    }
+
+    /// The shared variables, while nobody else adds one.
+    pub(crate) fn shared(&self) -> MutexGuard<'_, SharedVariables> {
+        self.inner.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // A panic while the lock is held leaves the state whole: nodes are pushed in one step.

@@ -1,15 +1,15 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
-use std::hash::{DefaultHasher, Hasher};
+mod kept;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use convoke_compiler::{CompileOptions, GroupLimits, HOST, InputFact, Plan, Signature, compile};
+use convoke_compiler::{CompileOptions, GroupLimits, InputFact, Plan, Signature, compile};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
-    AlignedBytes, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, NodeId, Result,
-    Shape, Tensor, Variable,
+    Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, Result, Shape, Tensor,
 };
 
 use crate::autotune::{Known, Tuning};
@@ -227,7 +227,17 @@ impl Core {
         if metadata.tunes {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
-        compiled.run(data, &self.state, &self.threads, timings, stop, outputs, metadata)?;
+        loop {
+            match compiled.run(data, &self.state, &self.threads, timings, stop, outputs, metadata) {
+                // A variable has moved or was reset between looking at it and the run.
+                Err(e)
+                    if e.kind() == ErrorKind::Aborted && self.is_outdated(&compiled, metadata) =>
+                {
+                    compiled = self.compiled(planned, data, recent, metadata)?;
+                }
+                run => break run?,
+            }
+        }
         if let Some(tuning) = compiled.tuning.as_ref().filter(|_| metadata.tunes) {
             let models = self.devices.problem(self.threads.len()).devices;
             tuning.end(&metadata.notes.kernels, &compiled.program, &models, &self.known);
@@ -244,32 +254,13 @@ impl Core {
         Ok(())
     }
 
-    fn read_moves(&self) -> RwLockReadGuard<'_, ()> {
-        self.moves.read().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a run that has failed is to be made with another program, if nothing is stored yet.
+    fn is_outdated(&self, compiled: &Compiled, metadata: &RunMetadata) -> bool {
+        !metadata.stores && !self.options.autotune && !compiled.is_current(&self.state)
     }
 
-    /// A digest of all that is kept from run to run.
-    ///
-    /// # Errors
-    /// The session is closed, or a device does not give its elements.
-    pub fn digest(&self) -> Result<u64> {
-        self.check_open()?;
-        let mut hasher = DefaultHasher::new();
-        let kept = self.state.lock();
-        kept.hash(&mut hasher, |variable, entry| {
-            #[cfg(feature = "gpu")]
-            {
-                let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
-                variables.load(variable, entry.n_bytes())
-            }
-            #[cfg(not(feature = "gpu"))]
-            {
-                let message = format!("node {} has no elements on the host", variable.0);
-                Err(Error::internal(message).with_node(&*entry.name))
-            }
-        })?;
-        self.queues.hash(&mut hasher);
-        Ok(hasher.finish())
+    fn read_moves(&self) -> RwLockReadGuard<'_, ()> {
+        self.moves.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What may end a run.
@@ -504,7 +495,7 @@ impl Core {
         let (start, begun) = (Instant::now(), metadata.now());
         let feeds = &planned.plan.signature.feeds;
         let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
-        compiled.moves = placing.settle(&compiled.program, &self.gpus)?;
+        compiled.generations = placing.settle(&compiled.program, &self.gpus)?;
         compiled.placed = placing.placed.into_inner();
         compiled.tuning = self.options.autotune.then(|| {
             let before = before.and_then(|b| Some((b.tuning.as_ref()?, b.is_placed_as(&compiled))));
@@ -513,46 +504,6 @@ impl Core {
         metadata.preparing += start.elapsed();
         metadata.note(PhaseKind::Prepare, begun);
         Ok(compiled)
-    }
-
-    /// Stores elements of variables, and draws of random nodes if there are any to store.
-    ///
-    /// # Errors
-    /// The session is closed, or a device has no memory.
-    pub fn set_variables(
-        &self,
-        values: Vec<(Variable, HostTensor)>,
-        draws: Option<Vec<(NodeId, u32)>>,
-    ) -> Result<()> {
-        self.check_open()?;
-        let mut kept = self.state.lock();
-        let mut elements = Vec::new();
-        for (variable, value) in values {
-            let node = variable.handle().node();
-            let device = kept.entry(&node, HOST).device;
-            // What there is no memory for is found before anything is stored.
-            #[cfg(feature = "gpu")]
-            if device != HOST {
-                let (_, variables) = self.gpus.get(device.0 as usize)?;
-                variables.buffer(node.id, value.bytes().len() as u64)?;
-            }
-            elements.push((node.id, device, AlignedBytes::copy_of(value.bytes())?));
-        }
-        for (variable, device, elements) in elements {
-            if device == HOST {
-                kept.store(variable, elements);
-                continue;
-            }
-            #[cfg(feature = "gpu")]
-            {
-                self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
-                kept.stored_on_device(variable);
-            }
-        }
-        if let Some(draws) = draws {
-            kept.draws = draws.into_iter().collect();
-        }
-        Ok(())
     }
 }
 

@@ -32,7 +32,7 @@ use crate::instance::{Instance, LEND_MIN};
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;
 use crate::session::Timings;
-use crate::state::{Snapshot, State};
+use crate::state::{Generation, Snapshot, State};
 
 /// How many instances of a program stay for later runs.
 const INSTANCES_MAX: usize = 8;
@@ -42,8 +42,8 @@ pub(crate) struct Compiled {
     pub(crate) program: Program,
     /// Where its groups went and why.
     pub(crate) placed: Option<Placed>,
-    /// How often each of the program's variables had moved when it was made.
-    pub(crate) moves: Vec<u32>,
+    /// The generation of each of the program's variables when it was made.
+    pub(crate) generations: Vec<Generation>,
     /// Its timed runs, where the session learns from them.
     pub(crate) tuning: Option<Tuning>,
     slots: HostSlots,
@@ -148,7 +148,7 @@ impl Compiled {
         let slots = host_slots(&program);
         let mut compiled = Self {
             placed: None,
-            moves: Vec::new(),
+            generations: Vec::new(),
             tuning: None,
             slots,
             segments: Vec::new(),
@@ -289,10 +289,10 @@ impl Compiled {
             return true;
         }
         let kept = state.lock();
-        let mut homes = self.program.variables.iter().zip(&self.moves);
-        homes.all(|(&(variable, device), &moves)| {
+        let mut homes = self.program.variables.iter().zip(&self.generations);
+        homes.all(|(&(variable, device), &generation)| {
             let entry = kept.variables.get(&variable);
-            entry.is_none_or(|entry| entry.device == device && entry.moves == moves)
+            entry.is_none_or(|entry| entry.device == device && entry.generation() == generation)
         })
     }
 

@@ -6,6 +6,7 @@ mod budgets;
 mod callables;
 mod cancelling;
 mod checkpoints;
+mod containers;
 mod counting;
 mod counts;
 mod determinism;

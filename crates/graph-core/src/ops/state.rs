@@ -2,10 +2,12 @@
 
 use smallvec::SmallVec;
 
+use crate::graph::SharedVariable;
 use crate::op::{arity, one};
+use crate::ops::control::Refused;
 use crate::{
     Backward, Class, Collection, Contents, DType, Dims, Fact, Graph, HostTensor, Init, Op, OpError,
-    Output, State, Tensor, Variable,
+    Operation, Output, State, Tensor, Variable,
 };
 
 impl Graph {
@@ -56,6 +58,50 @@ impl Graph {
         self.collect(Collection::Local, &variable.handle);
         self.collect_initializer(Collection::LocalInitializers, &variable);
         variable
+    }
+
+    /// The variable of this shared name in the container in scope: made as by [`Self::variable`] if there is none, and
+    /// otherwise the one that is there, with its name, device and initial value.
+    ///
+    /// # Errors
+    /// Recorded: another dtype or other sizes than those of the variable that is there.
+    #[track_caller]
+    pub fn shared_variable(
+        &self,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        sizes: impl AsRef<[usize]>,
+    ) -> Variable {
+        let (key, sizes) = ((self.container_now(), name.to_owned()), sizes.as_ref());
+        let mut shared = self.shared();
+        let Some(&SharedVariable { handle, read, initializer }) = shared.get(&key) else {
+            let variable = self.variable(name, init, dtype, sizes);
+            let [handle, read] = [&variable.handle, &variable.read].map(|t| t.output().node);
+            let initializer = variable.initializer.id();
+            if self.node(handle).invalid.is_none() {
+                shared.insert(key, SharedVariable { handle, read, initializer });
+            }
+            return variable;
+        };
+        drop(shared);
+        let first = |node| Tensor::new(self.clone(), Output { node, index: 0 });
+        let (handle, read) = (first(handle), first(read));
+        let dims = Dims::from(sizes);
+        if (handle.dtype(), handle.dims()) == (dtype, dims.clone()) {
+            return Variable {
+                handle,
+                read,
+                initializer: Operation::new(self.clone(), initializer),
+            };
+        }
+        let reason = OpError::Invalid(format!(
+            "the variable {name:?} is shared and is {}{}, and here {dtype}{dims}",
+            handle.dtype(),
+            handle.dims()
+        ));
+        let refused = self.apply_named(Refused(reason), &[], name);
+        Variable { handle: refused.clone(), initializer: refused.operation(), read: refused }
     }
 
     fn collect_initializer(&self, collection: Collection, variable: &Variable) {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use convoke_compiler::{HOST, Source};
-use convoke_graph_core::{AlignedBytes, NodeId, Result};
+use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled};
 use crate::feeds::FeedData;
-use crate::state::{Kept, Snapshot, State};
+use crate::state::{Generation, Kept, Snapshot, State};
 
 impl Compiled {
     pub(super) fn bind<'a>(&self, feeds: &'a [FeedData<'a>], state: &State) -> Result<Bound<'a>> {
@@ -32,8 +32,24 @@ impl Compiled {
         Ok(bound)
     }
 
+    /// A variable's generation when the program was made, and now.
+    fn generations(&self, variable: NodeId, kept: &Kept) -> Option<[Generation; 2]> {
+        let at = self.program.variables.binary_search_by_key(&variable, |&(node, _)| node).ok()?;
+        Some([*self.generations.get(at)?, kept.variables.get(&variable)?.generation()])
+    }
+
+    /// Whether a variable was reset since the program was made: what a run stores into it then is lost.
+    pub(super) fn was_reset(&self, variable: NodeId, kept: &Kept) -> bool {
+        let generations = self.generations(variable, kept);
+        generations.is_some_and(|[before, now]| before.resets != now.resets)
+    }
+
     /// The elements of a variable; zeros where it may have none.
     fn read(&self, variable: NodeId, name: &str, kept: &Kept) -> Result<Snapshot> {
+        if self.generations(variable, kept).is_some_and(|[before, now]| before != now) {
+            let message = "the variable moved or was reset while the run began; run again";
+            return Err(Error::new(ErrorKind::Aborted, message).with_node(name));
+        }
         if kept.is_initialized(variable) || !self.program.optional.contains(&variable) {
             return kept.read(variable, name);
         }
