@@ -165,8 +165,13 @@ fn roots(signature: &Signature) -> Vec<NodeId> {
     fetched.map(|fetch| fetch.node).chain(signature.targets.iter().copied()).collect()
 }
 
+/// Whether the data decides what a node runs. A loop that is unrolled is part of a program.
 fn is_flow(node: &Node) -> bool {
-    matches!(node.op.class(), Class::Flow(_))
+    match node.op.class() {
+        Class::Flow(Flow::Loop(op)) => !op.unrolled,
+        Class::Flow(_) => true,
+        _ => false,
+    }
 }
 
 /// The nodes that some need, in order. Controls that lie outside of the body have run before it.
@@ -192,27 +197,26 @@ fn ancestors(
     ids
 }
 
+/// The variable that a node itself assigns, and whether it only adds.
+fn own_assigned(node: &Node) -> Option<(NodeId, bool)> {
+    let Class::State(state) = node.op.class() else { return None };
+    let adds = matches!(state, State::AssignAdd | State::AssignSub);
+    state.is_assign().then(|| Some((node.inputs.first()?.node, adds))).flatten()
+}
+
 /// The variables that a node assigns, itself or in a body, and whether it only adds.
 fn assigned(node: &Node, found: &mut Vec<(NodeId, bool)>) {
     let mut bodies = match node.op.class() {
         Class::Flow(Flow::Branch(op)) => op.branches.iter().collect::<Vec<_>>(),
         Class::Flow(Flow::Loop(op)) => vec![&op.body],
-        Class::State(State::Assign) => return found.push((node.inputs[0].node, false)),
-        Class::State(State::AssignAdd | State::AssignSub) => {
-            return found.push((node.inputs[0].node, true));
-        }
-        _ => return,
+        _ => return found.extend(own_assigned(node)),
     };
     while let Some(body) = bodies.pop() {
         for node in &body.nodes {
             match node.op.class() {
                 Class::Flow(Flow::Branch(op)) => bodies.extend(&op.branches),
                 Class::Flow(Flow::Loop(op)) => bodies.push(&op.body),
-                Class::State(State::Assign) => found.push((node.inputs[0].node, false)),
-                Class::State(State::AssignAdd | State::AssignSub) => {
-                    found.push((node.inputs[0].node, true));
-                }
-                _ => {}
+                _ => found.extend(own_assigned(node)),
             }
         }
     }

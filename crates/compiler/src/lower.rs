@@ -7,14 +7,15 @@ mod images;
 mod moves;
 mod simplify;
 mod state;
+mod unroll;
 
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, Contract, Control, CustomKernel, DType, Dims, Elementwise, Error, ErrorKind, Fact, Host,
-    HostTensor, Layout, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, View,
+    Class, Contract, Control, CustomKernel, DType, Dims, Elementwise, Error, ErrorKind, Fact, Flow,
+    Host, HostTensor, Layout, Node, NodeId, Output, Reduce, ReduceKind, Result, Shape, View,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
 
 use fold::{fold, splat};
@@ -46,6 +47,8 @@ pub struct Lowered {
     pub fetches: Vec<Operand>,
     /// What variables get.
     pub commits: Vec<Commit>,
+    /// Variables that may have no elements.
+    pub optional: Vec<NodeId>,
     /// Random nodes.
     pub random: Vec<NodeId>,
     /// For values, why those who compute and read them are not one kernel.
@@ -70,8 +73,12 @@ struct Lowering<'a> {
     out: Lowered,
     forms: FxHashMap<Output, (Fact, Form)>,
     variables: FxHashMap<NodeId, ValueId>,
+    /// Variables that must have elements.
+    required: FxHashSet<NodeId>,
     /// The device that the node at hand asks for.
     device: Option<Arc<str>>,
+    /// How many loops are being unrolled: what their bodies give is another thing in each iteration.
+    depth: u32,
     /// Equal operations, by their text and inputs.
     shared: FxHashMap<(String, Vec<Output>), NodeId>,
     /// For each output, the equal one that was lowered first.
@@ -89,7 +96,9 @@ pub(crate) fn lower(plan: &Plan, inputs: &[InputFact], simplify: bool) -> Result
         out: Lowered::default(),
         forms: FxHashMap::default(),
         variables: FxHashMap::default(),
+        required: FxHashSet::default(),
         device: None,
+        depth: 0,
         shared: FxHashMap::default(),
         same: FxHashMap::default(),
         casts: FxHashMap::default(),
@@ -201,7 +210,7 @@ impl Lowering<'_> {
             _ => true,
         };
         let is_free = node.device.is_none() && node.colocated.is_empty();
-        if !pure || !is_free || !self.simplify {
+        if !pure || !is_free || !self.simplify || self.depth > 0 {
             return false;
         }
         let first = |output: &Output| self.same.get(output).copied().unwrap_or(*output);
@@ -231,6 +240,7 @@ impl Lowering<'_> {
             // What is taken is fed, and what is put is fetched.
             Class::Queue(op) if !op.is_source() => return Ok(SmallVec::new()),
             Class::Custom(kernel) => return self.custom(node.id, kernel, forms, facts, outputs),
+            Class::Flow(Flow::Loop(op)) => return self.unrolled(node, op, forms, facts, outputs),
             _ => {}
         }
         let fact = outputs.first().ok_or_else(|| Error::internal("an operation has no output"))?;

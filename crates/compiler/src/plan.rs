@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Contract, DType, Error, ErrorKind, GraphSnapshot, Host, Move, Node, NodeId,
-    OpError, Output, ReduceAxes, Result, State, View, Window,
+    BodyId, Class, DType, Error, ErrorKind, GraphSnapshot, Host, Node, NodeId, OpError, Output,
+    Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -108,6 +108,13 @@ impl Plan {
         found
     }
 
+    /// Whether it takes the next number of a variable.
+    pub fn counts(&self) -> bool {
+        let counts =
+            |node: &Arc<Node>| matches!(node.op.class(), Class::State(State::Count { .. }));
+        self.nodes.iter().any(counts)
+    }
+
     /// Finds the assignment that each assignment and each later read follows.
     fn order_state(&mut self, graph: &GraphSnapshot, fed: &FxHashSet<Output>) -> Result<()> {
         for node in self.nodes.iter().filter(|node| is_assign(node)) {
@@ -122,7 +129,10 @@ impl Plan {
             before.push(node.id);
         }
         let follows_controls = |node: &Node| {
-            let state = matches!(node.op.class(), Class::State(State::Read | State::IsInitialized));
+            let state = matches!(
+                node.op.class(),
+                Class::State(State::Read | State::ReadOr | State::IsInitialized)
+            );
             state && !node.controls.is_empty()
         };
         for node in self.nodes.iter().filter(|node| follows_controls(node)) {
@@ -233,7 +243,7 @@ pub(crate) fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Resul
 }
 
 pub(crate) fn is_assign(node: &Node) -> bool {
-    matches!(node.op.class(), Class::State(State::Assign | State::AssignAdd | State::AssignSub))
+    matches!(node.op.class(), Class::State(state) if state.is_assign())
 }
 
 /// Those of `assigns` that `node` depends on.
@@ -285,7 +295,7 @@ fn shape_feeds(graph: &GraphSnapshot, nodes: &[Arc<Node>], signature: &Signature
         let is_metadata = matches!(node.op.class(), Class::Host(Host::Metadata));
         let reads_elements = node.op.name() != "shape" && node.op.name() != "size";
         for (i, input) in node.inputs.iter().enumerate() {
-            let sizes = size_operand(&node.op.class()) == Some(i);
+            let sizes = node.op.class().size_operand() == Some(i);
             let elements = (all || is_metadata) && reads_elements;
             if sizes || (elements && graph.fact(*input).dtype.is_int()) {
                 shapes.insert(*input);
@@ -293,19 +303,4 @@ fn shape_feeds(graph: &GraphSnapshot, nodes: &[Arc<Node>], signature: &Signature
         }
     }
     signature.feeds.iter().map(|feed| shapes.contains(feed)).collect()
-}
-
-/// Which input only gives sizes.
-pub(crate) fn size_operand(class: &Class<'_>) -> Option<usize> {
-    match class {
-        Class::View(View::Reshape | View::Broadcast | View::Slice { .. }) => Some(1),
-        Class::Reduce(reduce) if reduce.axes == ReduceAxes::ToShape => Some(1),
-        Class::Move(Move::Pad { .. }) => Some(1),
-        Class::Move(Move::ScatterAdd { .. }) => Some(0),
-        Class::Contract(Contract::Conv2dInput(_)) => Some(0),
-        Class::Contract(Contract::Conv2dFilter(_)) => Some(1),
-        Class::Window(Window::AvgGrad(_)) => Some(0),
-        Class::Random(_) => Some(0),
-        _ => None,
-    }
 }

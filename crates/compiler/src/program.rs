@@ -82,10 +82,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// Whether what the data holds can fail the run.
+    /// Whether what the data holds can fail the run, as it may in a user's own kernel.
     pub fn can_fail(&self) -> bool {
         match &self.kernel {
-            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } => true,
+            Kernel::Gather { .. } | Kernel::ScatterAdd { .. } | Kernel::Custom(_) => true,
             _ => self.check().is_some(),
         }
     }
@@ -364,6 +364,8 @@ pub struct Program {
     pub fetches: Vec<Operand>,
     /// The device that each variable lives on, for those that the program touches.
     pub variables: Vec<(NodeId, DeviceIndex)>,
+    /// Variables that need no elements: those that have none are read as zeros, at which nobody looks.
+    pub optional: Vec<NodeId>,
     /// Random nodes, whose count of draws goes up when the run commits.
     pub random: Vec<NodeId>,
     /// The values that go through memory from one group to another, and why.

@@ -76,7 +76,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     if options.limits.buffers > 0 {
         total::attach(&mut lowered, options.limits);
     }
-    let (commits, random) = (lowered.commits, lowered.random);
+    let (commits, random, optional) = (lowered.commits, lowered.random, lowered.optional);
     let mut program = Program {
         apart: gaps(&lowered.groups, &lowered.apart),
         late: Vec::new(),
@@ -85,6 +85,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
         segments: Vec::new(),
         fetches: lowered.fetches,
         variables: Vec::new(),
+        optional,
         random,
     };
     let places = (options.place)(&Unplaced { program: &program, commits: &commits })?;

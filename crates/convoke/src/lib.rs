@@ -38,7 +38,8 @@ pub use convoke_graph_core::{
     GraphSnapshot, HostTensor, ImageLayout, Init, IntoFeed, IntoTensor, KernelShapes, Layout,
     LoopOp, LoopOptions, Node, NodeId, NodeList, Op, OpError, Operation, Output, Padding, Pool,
     Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Result, Shape, Structure,
-    Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    Tensor, TensorArray, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops,
+    philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;

@@ -46,6 +46,7 @@ impl Case {
             segments: Vec::new(),
             fetches: Vec::new(),
             variables: Vec::new(),
+            optional: Vec::new(),
             random: Vec::new(),
             apart: Vec::new(),
             late: Vec::new(),

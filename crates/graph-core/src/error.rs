@@ -28,7 +28,7 @@ pub enum ErrorKind {
     FailedPrecondition,
     /// The run was given up, for instance because of a conflict.
     Aborted,
-    /// Data names an element that does not exist.
+    /// There is nothing more: an input or a count is at its end.
     OutOfRange,
     /// The operation is not implemented here.
     Unimplemented,
@@ -187,7 +187,6 @@ impl OpError {
     /// The canonical code of this refusal.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Index { .. } => ErrorKind::OutOfRange,
             Self::Unsupported(_) => ErrorKind::Unimplemented,
             _ => ErrorKind::InvalidArgument,
         }

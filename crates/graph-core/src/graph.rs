@@ -5,7 +5,7 @@ mod infer;
 use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -28,7 +28,20 @@ pub struct Graph {
 struct Inner {
     id: u64,
     state: RwLock<GraphState>,
+    /// Locked before the state.
+    shared: Mutex<SharedVariables>,
 }
+
+/// The nodes of a variable that has a shared name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedVariable {
+    pub(crate) handle: NodeId,
+    pub(crate) read: NodeId,
+    pub(crate) initializer: NodeId,
+}
+
+/// By container and shared name.
+type SharedVariables = FxHashMap<(Option<Arc<str>>, String), SharedVariable>;
 
 #[derive(Default)]
 struct GraphState {
@@ -72,9 +85,13 @@ pub struct Output {
 pub enum Collection {
     /// Variables that optimizers train.
     Trainable,
-    /// All variables.
+    /// All variables that checkpoints keep.
     Global,
-    /// The assignments that give variables their first elements.
+    /// Variables that are no part of what is learnt: counters, statistics.
+    Local,
+    /// The assignments that give local variables their first elements.
+    LocalInitializers,
+    /// The assignments that give global variables their first elements.
     Initializers,
     /// What a training step should run too, such as moving averages.
     Updates,
@@ -103,6 +120,8 @@ pub struct Node {
     pub colocated: SmallVec<[NodeId; 1]>,
     /// The branch or loop that it is built in.
     pub body: BodyId,
+    /// The container of what sessions keep for it; none is the default one.
+    pub container: Option<Arc<str>>,
     /// The caller's line.
     pub location: &'static Location<'static>,
     /// Why it was refused, if it was.
@@ -144,6 +163,7 @@ impl GraphSnapshot {
 enum Scope {
     Name(Arc<str>),
     Device(Arc<str>),
+    Container(Option<Arc<str>>),
     Control(SmallVec<[NodeId; 1]>),
     Colocate(NodeId),
     /// What is built inside belongs to a branch or loop. What comes before that does so once, so that controls of
@@ -184,7 +204,7 @@ impl Graph {
     pub fn with_seed(seed: u64) -> Self {
         let id = NEXT_GRAPH.fetch_add(1, Ordering::Relaxed);
         let state = RwLock::new(GraphState { seed, ..GraphState::default() });
-        Self { inner: Arc::new(Inner { id, state }) }
+        Self { inner: Arc::new(Inner { id, state, shared: Mutex::default() }) }
     }
 
     /// A number that no other graph of this process has.
@@ -295,6 +315,22 @@ impl Graph {
         self.enter(Scope::Device(device.into()), build)
     }
 
+    /// Variables and queues built in `build` are in the container `name`, by which a session can drop what it keeps
+    /// for them. The innermost scope counts; the empty name is that of the default container.
+    pub fn container<R>(&self, name: &str, build: impl FnOnce() -> R) -> R {
+        let name = (!name.is_empty()).then(|| name.into());
+        self.enter(Scope::Container(name), build)
+    }
+
+    /// The container of what is built now.
+    pub(crate) fn container_now(&self) -> Option<Arc<str>> {
+        let named = |scope| match scope {
+            Scope::Container(name) => Some(name),
+            _ => None,
+        };
+        self.scopes().into_iter().rev().find_map(named).flatten()
+    }
+
     /// Nodes built in `build` run after `before`.
     ///
     /// # Errors
@@ -340,11 +376,22 @@ impl Graph {
         Operation::new(self.clone(), id)
     }
 
-    /// One operation that gives every variable of the graph its first elements.
+    /// One operation that gives every variable of the graph its first elements, but for local ones.
     #[track_caller]
     pub fn initializers(&self) -> Operation {
-        let assigns = self.collection(&Collection::Initializers);
-        let operations: Vec<Operation> = assigns.iter().map(Tensor::operation).collect();
+        self.group_of(&Collection::Initializers)
+    }
+
+    /// One operation that gives every local variable of the graph its first elements.
+    #[track_caller]
+    pub fn local_initializers(&self) -> Operation {
+        self.group_of(&Collection::LocalInitializers)
+    }
+
+    #[track_caller]
+    fn group_of(&self, collection: &Collection) -> Operation {
+        let tensors = self.collection(collection);
+        let operations: Vec<Operation> = tensors.iter().map(Tensor::operation).collect();
         self.group(&operations)
     }
 
@@ -365,7 +412,7 @@ impl Graph {
     ) -> NodeId {
         let scopes = self.scopes();
         let mut controls: SmallVec<[NodeId; 1]> = SmallVec::new();
-        let (mut device, mut colocated) = (None, SmallVec::new());
+        let (mut device, mut container, mut colocated) = (None, None, SmallVec::new());
         let mut body = BodyId::GRAPH;
         for scope in &scopes {
             match scope {
@@ -376,6 +423,7 @@ impl Graph {
                     colocated.clear();
                 }
                 Scope::Device(name) => device = Some(name.clone()),
+                Scope::Container(name) => container = name.clone(),
                 Scope::Control(ids) => controls.extend_from_slice(ids),
                 Scope::Colocate(id) => colocated.push(*id),
             }
@@ -411,6 +459,7 @@ impl Graph {
             device,
             colocated,
             body,
+            container,
             location,
             invalid,
         };
@@ -483,6 +532,11 @@ impl Graph {
             _ => None,
         });
         name.unwrap_or_default()
+    }
+
+    /// The shared variables, while nobody else adds one.
+    pub(crate) fn shared(&self) -> MutexGuard<'_, SharedVariables> {
+        self.inner.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // A panic while the lock is held leaves the state whole: nodes are pushed in one step.

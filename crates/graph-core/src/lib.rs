@@ -51,8 +51,8 @@ pub use op::{
     Reduce, ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
-    AssertOp, BatchNorm, Body, BranchOp, Build, Conv2d, ConvGeometry, ImageLayout, LoopOp,
-    LoopOptions, Normalized, Padding, Pool, PoolGeometry, Queue, QueueAction, QueueKind, QueueOp,
-    QueueOptions, QueueSpec, Row, Structure, index_of, init::Init,
+    AssertOp, BatchNorm, Body, BranchOp, Build, Conv2d, ConvGeometry, Counting, ImageLayout,
+    LoopOp, LoopOptions, Normalized, Padding, Pool, PoolGeometry, Queue, QueueAction, QueueKind,
+    QueueOp, QueueOptions, QueueSpec, Row, Scatter, Structure, TensorArray, index_of, init::Init,
 };
 pub use shape::{Layout, MAX_RANK, Shape};

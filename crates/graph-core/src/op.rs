@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::{
     AssertOp, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout,
-    LoopOp, OpError, Pool, QueueOp, Row, Shape, Tensor,
+    LoopOp, OpError, Pool, QueueOp, Row, Scatter, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -134,6 +134,21 @@ impl Class<'_> {
         Err(OpError::Invalid(format!("{self:?} of {given:?} does not give {output}")))
     }
 
+    /// Which input only gives sizes.
+    pub fn size_operand(&self) -> Option<usize> {
+        match self {
+            Self::View(View::Reshape | View::Broadcast | View::Slice { .. }) => Some(1),
+            Self::Reduce(reduce) if reduce.axes == ReduceAxes::ToShape => Some(1),
+            Self::Move(Move::Pad { .. }) => Some(1),
+            Self::Move(Move::ScatterAdd { .. }) => Some(0),
+            Self::Contract(Contract::Conv2dInput(_)) => Some(0),
+            Self::Contract(Contract::Conv2dFilter(_)) => Some(1),
+            Self::Window(Window::AvgGrad(_)) => Some(0),
+            Self::Random(_) => Some(0),
+            _ => None,
+        }
+    }
+
     /// The least and the greatest number of inputs.
     fn n_inputs(&self) -> (usize, usize) {
         const ANY: usize = usize::MAX;
@@ -151,8 +166,11 @@ impl Class<'_> {
             Self::Move(Move::ScatterAdd { .. }) => (3, 3),
             Self::Host(Host::Placeholder) => (0, 1),
             Self::Host(Host::Constant(_)) | Self::State(State::Variable) => (0, 0),
-            Self::State(State::Read | State::IsInitialized) => (1, 1),
-            Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
+            Self::State(State::Read | State::IsInitialized | State::Count { .. }) => (1, 1),
+            Self::State(State::ReadOr | State::Assign | State::AssignAdd | State::AssignSub) => {
+                (2, 2)
+            }
+            Self::State(State::Scatter(_)) => (3, 3),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
             Self::Control(_) | Self::Queue(_) | Self::Custom(_) | Self::Flow(_) => (0, ANY),
         }
@@ -392,12 +410,21 @@ pub enum State {
     Variable,
     /// The variable's elements. Input 0 is the handle.
     Read,
+    /// The variable's elements; input 1, its initial value, if it has none or the run gives it that.
+    ReadOr,
     /// New elements: input 1. The output is what is stored.
     Assign,
     /// Input 1 is added to the elements at commit. The output is what is stored.
     AssignAdd,
     /// Input 1 is subtracted from the elements at commit. The output is what is stored.
     AssignSub,
+    /// Slices at the indices of input 1 are changed by those of input 2 at commit. The output is what is stored.
+    Scatter(Scatter),
+    /// One more than the elements, which are below `limit`. The output is what is stored.
+    Count {
+        /// The first number that is not given.
+        limit: i64,
+    },
     /// Whether the variable has elements.
     IsInitialized,
 }
@@ -420,6 +447,25 @@ pub enum Flow<'a> {
     Loop(&'a LoopOp),
     /// Nothing, or the run fails.
     Assert(&'a AssertOp),
+}
+
+impl State {
+    /// Whether it gives the variable new elements.
+    pub fn is_assign(self) -> bool {
+        match self {
+            Self::Assign
+            | Self::AssignAdd
+            | Self::AssignSub
+            | Self::Scatter(_)
+            | Self::Count { .. } => true,
+            Self::Variable | Self::Read | Self::ReadOr | Self::IsInitialized => false,
+        }
+    }
+
+    /// Whether it is an assignment that applies to the elements that are current when the run commits.
+    pub fn accumulates(self) -> bool {
+        matches!(self, Self::AssignAdd | Self::AssignSub | Self::Scatter(_))
+    }
 }
 
 /// One output fact.

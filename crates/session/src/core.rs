@@ -1,19 +1,18 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
+mod kept;
 mod programs;
 
 use std::cell::RefCell;
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::flow::{FlowPlan, has_flow};
-use convoke_compiler::{HOST, Plan, Signature};
+use convoke_compiler::{Plan, Signature};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
-    AlignedBytes, DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Node,
-    NodeId, Result, Shape, Tensor, Variable,
+    DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Result, Shape, Tensor,
 };
 
 use crate::autotune::{Known, Tuning};
@@ -30,8 +29,12 @@ use crate::metadata::{PhaseKind, RunMetadata};
 use crate::queues::{Queues, Taken, Use, check_puts, with_queues};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
-use crate::state::{Kept, State};
+use crate::state::State;
 use crate::submit::Runners;
+use crate::turn::Turn;
+
+/// How often a run with branches or loops begins anew where other runs move its variables.
+const FLOW_ATTEMPTS: usize = 4;
 
 /// A session, without the handle.
 pub(crate) struct Core {
@@ -50,6 +53,8 @@ pub(crate) struct Core {
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
+    /// Runs that count follow one another.
+    turn: Arc<Turn>,
     activity: Arc<Activity>,
     /// Ends with the session.
     _background: Option<Background>,
@@ -67,6 +72,8 @@ pub(crate) struct Planned {
     /// If the plan has branches, loops or assertions, what runs instead of a program.
     pub flow: Option<Flowing>,
     feed_facts: Vec<Fact>,
+    /// Whether it takes the next number of a variable.
+    counts: bool,
     programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
 }
 
@@ -114,6 +121,7 @@ impl Core {
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
+            turn: Arc::default(),
             queues: Queues::new(),
             runners: Runners::new(or_cores(options.runners)),
             options,
@@ -124,6 +132,7 @@ impl Core {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.queues.ring();
+        self.turn.ring();
         self.plans().clear();
     }
 
@@ -204,6 +213,7 @@ impl Core {
         let &Request { planned, data, options, start, recent, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
+        let _turn = planned.counts.then(|| self.turn.take(&stop)).transpose()?;
         let before = self.gpus.made();
         if let Some(flow) = &planned.flow {
             let check = |shapes: &[(DType, &Shape)]| {
@@ -212,12 +222,12 @@ impl Core {
                 others.map_or(Ok(()), |others| others.check(&shape))?;
                 check_puts(&planned.uses, &shape)
             };
-            let tensors = flow::run(self, flow, request, &check, metadata)?;
+            let tensors = self.run_flow(flow, request, &check, metadata)?;
             outputs.fill(tensors)?;
             self.count(before, metadata);
             return Ok(());
         }
-        let (compiled, _stays) = self.current(planned, data, recent, metadata)?;
+        let (mut compiled, _stays) = self.current(planned, data, recent, metadata)?;
         metadata.note(PhaseKind::Plan, metadata.begun.map(|_| Duration::ZERO));
         let shape = |place: usize| compiled.fetched(place);
         outputs.check(&shape)?;
@@ -230,7 +240,18 @@ impl Core {
         if metadata.tunes {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
-        compiled.run(data, self.run_state(None), timings, stop, outputs, metadata)?;
+        loop {
+            let run = self.run_state(None);
+            match compiled.run(data, run, timings, stop, outputs, metadata) {
+                // A variable has moved or was reset between looking at it and the run.
+                Err(e)
+                    if e.kind() == ErrorKind::Aborted && self.is_outdated(&compiled, metadata) =>
+                {
+                    compiled = self.compiled(planned, data, recent, metadata)?;
+                }
+                run => break run?,
+            }
+        }
         if let Some(tuning) = compiled.tuning.as_ref().filter(|_| metadata.tunes) {
             let models = self.devices.problem(self.threads.len()).devices;
             tuning.end(&metadata.notes.kernels, &compiled.program, &models, &self.known);
@@ -242,6 +263,23 @@ impl Core {
         self.count(before, metadata);
         compiled.describe(metadata);
         Ok(())
+    }
+
+    /// Runs branches and loops; anew if a variable has moved or was reset between looking at it and a program's run.
+    fn run_flow(
+        &self,
+        flow: &Flowing,
+        request: &Request<'_>,
+        check: flow::Check<'_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<Vec<HostTensor>> {
+        for _ in 1..FLOW_ATTEMPTS {
+            match flow::run(self, flow, request, check, metadata) {
+                Err(e) if e.kind() == ErrorKind::Aborted && !metadata.stores => {}
+                run => return run,
+            }
+        }
+        flow::run(self, flow, request, check, metadata)
     }
 
     /// Notes what GPUs made since `before`.
@@ -257,32 +295,13 @@ impl Core {
         RunState { state: &self.state, threads: &self.threads, journal }
     }
 
-    fn read_moves(&self) -> RwLockReadGuard<'_, ()> {
-        self.moves.read().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a run that has failed is to be made with another program, if nothing is stored yet.
+    fn is_outdated(&self, compiled: &Compiled, metadata: &RunMetadata) -> bool {
+        !metadata.stores && !self.options.autotune && !compiled.is_current(&self.state)
     }
 
-    /// A digest of all that is kept from run to run.
-    ///
-    /// # Errors
-    /// The session is closed, or a device does not give its elements.
-    pub fn digest(&self) -> Result<u64> {
-        self.check_open()?;
-        let mut hasher = DefaultHasher::new();
-        let kept = self.state.lock();
-        kept.hash(&mut hasher, |variable, entry| {
-            #[cfg(feature = "gpu")]
-            {
-                let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
-                variables.load(variable, entry.n_bytes())
-            }
-            #[cfg(not(feature = "gpu"))]
-            {
-                let message = format!("node {} has no elements on the host", variable.0);
-                Err(Error::internal(message).with_node(&*entry.name))
-            }
-        })?;
-        self.queues.hash(&mut hasher);
-        Ok(hasher.finish())
+    fn read_moves(&self) -> RwLockReadGuard<'_, ()> {
+        self.moves.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What may end a run.
@@ -366,7 +385,8 @@ impl Core {
         let planned = if has_flow(&graph, &signature) {
             let flow = Flowing::new(FlowPlan::new(&graph, &signature)?, &graph, n);
             let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
-            Planned { uses, flow: Some(flow), ..bare }
+            let counts = flow.programs().any(|planned| planned.counts);
+            Planned { uses, flow: Some(flow), counts, ..bare }
         } else {
             Planned { uses, ..Planned::of(Plan::new(&graph, signature)?, graph, n) }
         };
@@ -376,88 +396,6 @@ impl Core {
         metadata.planning += start.elapsed();
         Ok((list, planned))
     }
-
-    /// The elements of a variable that lives on a GPU.
-    ///
-    /// # Errors
-    /// The device does not give them.
-    pub fn load(&self, node: &Node) -> Result<AlignedBytes> {
-        let kept = self.state.lock();
-        let entry = kept.variables.get(&node.id);
-        let entry = entry.ok_or_else(|| Error::internal("a variable is not kept"))?;
-        if let (HOST, Some(elements)) = (entry.device, &entry.elements) {
-            return AlignedBytes::copy_of(elements);
-        }
-        #[cfg(feature = "gpu")]
-        {
-            let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
-            variables.load(node.id, entry.n_bytes())
-        }
-        #[cfg(not(feature = "gpu"))]
-        Err(Error::internal("a variable has no elements on the host").with_node(&*node.name))
-    }
-
-    /// Sees to it that variables have memory where they live.
-    ///
-    /// # Errors
-    /// A device has none.
-    pub fn make_room<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> Result<()> {
-        let mut kept = self.state.lock();
-        for node in nodes {
-            let entry = kept.entry(node, HOST);
-            #[cfg(feature = "gpu")]
-            if entry.device != HOST {
-                let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
-                variables.buffer(node.id, entry.n_bytes())?;
-            }
-            #[cfg(not(feature = "gpu"))]
-            let _ = entry;
-        }
-        Ok(())
-    }
-
-    /// Stores elements of a variable where it lives.
-    ///
-    /// # Errors
-    /// Its device does not take them.
-    pub fn store(&self, kept: &mut Kept, variable: NodeId, elements: AlignedBytes) -> Result<()> {
-        let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
-        #[cfg(feature = "gpu")]
-        if device != HOST {
-            self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
-            kept.stored_on_device(variable);
-            return Ok(());
-        }
-        let _ = device;
-        kept.store(variable, elements);
-        Ok(())
-    }
-
-    /// Stores elements of variables, and draws of random nodes if there are any to store.
-    ///
-    /// # Errors
-    /// The session is closed, or a device has no memory.
-    pub fn set_variables(
-        &self,
-        values: Vec<(Variable, HostTensor)>,
-        draws: Option<Vec<(NodeId, u32)>>,
-    ) -> Result<()> {
-        self.check_open()?;
-        let nodes: Vec<Arc<Node>> =
-            values.iter().map(|(variable, _)| variable.handle().node()).collect();
-        // What there is no memory for is found before anything is stored.
-        self.make_room(nodes.iter())?;
-        let copies = values.iter().map(|(_, value)| AlignedBytes::copy_of(value.bytes()));
-        let copies: Vec<AlignedBytes> = copies.collect::<Result<_>>()?;
-        let mut kept = self.state.lock();
-        for (node, elements) in nodes.iter().zip(copies) {
-            self.store(&mut kept, node.id, elements)?;
-        }
-        if let Some(draws) = draws {
-            kept.draws = draws.into_iter().collect();
-        }
-        Ok(())
-    }
 }
 
 impl Planned {
@@ -465,7 +403,8 @@ impl Planned {
     pub fn of(plan: Plan, graph: GraphSnapshot, n_programs: usize) -> Self {
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Mutex::new(Lru::new(n_programs));
-        Self { plan, graph, uses: Vec::new(), flow: None, feed_facts, programs }
+        let counts = plan.counts();
+        Self { plan, graph, uses: Vec::new(), flow: None, feed_facts, counts, programs }
     }
 
     /// Itself and the plans of its parts.

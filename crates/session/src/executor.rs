@@ -1,5 +1,6 @@
 //! Runs a compiled program: binds inputs, runs the segments in order, collects fetches, commits.
 
+mod bind;
 mod commit;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -33,7 +34,7 @@ use crate::instance::Instance;
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;
 use crate::session::Timings;
-use crate::state::{Snapshot, State};
+use crate::state::{Generation, Snapshot, State};
 
 /// How many instances of a program stay for later runs.
 const INSTANCES_MAX: usize = 8;
@@ -43,8 +44,8 @@ pub(crate) struct Compiled {
     pub(crate) program: Program,
     /// Where its groups went and why.
     pub(crate) placed: Option<Placed>,
-    /// How often each of the program's variables had moved when it was made.
-    pub(crate) moves: Vec<u32>,
+    /// The generation of each of the program's variables when it was made.
+    pub(crate) generations: Vec<Generation>,
     /// Its timed runs, where the session learns from them.
     pub(crate) tuning: Option<Tuning>,
     slots: HostSlots,
@@ -159,7 +160,7 @@ impl Compiled {
         let slots = host_slots(&program);
         let mut compiled = Self {
             placed: None,
-            moves: Vec::new(),
+            generations: Vec::new(),
             tuning: None,
             slots,
             segments: Vec::new(),
@@ -300,10 +301,10 @@ impl Compiled {
             return true;
         }
         let kept = state.lock();
-        let mut homes = self.program.variables.iter().zip(&self.moves);
-        homes.all(|(&(variable, device), &moves)| {
+        let mut homes = self.program.variables.iter().zip(&self.generations);
+        homes.all(|(&(variable, device), &generation)| {
             let entry = kept.variables.get(&variable);
-            entry.is_none_or(|entry| entry.device == device && entry.moves == moves)
+            entry.is_none_or(|entry| entry.device == device && entry.generation() == generation)
         })
     }
 
@@ -419,32 +420,6 @@ impl Compiled {
         #[cfg(feature = "gpu")]
         self.wait_for(|_| true, running, instance, on.state, metadata)?;
         on.check(metadata.stores)
-    }
-
-    fn bind<'a>(&self, feeds: &'a [FeedData<'a>], run: RunState<'_>) -> Result<Bound<'a>> {
-        let mut bound = Bound { feeds, variables: SmallVec::new(), inputs: SmallVec::new() };
-        if self.variables.is_empty() && self.inputs.is_empty() {
-            return Ok(bound);
-        }
-        let kept = run.state.lock();
-        let journal = run.journal.map(RefCell::borrow);
-        for (variable, name) in &self.variables {
-            bound.variables.push(kept.read(*variable, name)?);
-        }
-        for input in &self.inputs {
-            bound.inputs.push(match input {
-                Source::Initialized(variable) => {
-                    let own = journal.as_ref().and_then(|j| j.is_initialized(*variable));
-                    [u8::from(own.unwrap_or_else(|| kept.is_initialized(*variable))), 0, 0, 0]
-                }
-                Source::Draws(node) => {
-                    let own = journal.as_ref().map_or(0, |journal| journal.draws(*node));
-                    kept.draws(*node).wrapping_add(own).to_ne_bytes()
-                }
-                _ => [0; 4],
-            });
-        }
-        Ok(bound)
     }
 
     fn run_step(

@@ -76,6 +76,8 @@ impl Journal {
 struct Holding<'a> {
     held: &'a Held,
     start: Snapshot,
+    /// How often it was reset before.
+    resets: u32,
     /// The elements at the start of the run, once somebody needed them.
     before: Option<HostTensor>,
     /// The elements that the run has assigned.
@@ -134,7 +136,9 @@ impl<'a> Running<'a> {
             let variable = held.variable.id;
             let start = kept.read(variable, &held.variable.name).unwrap_or_default();
             journal.initialized.insert(variable, start.version > 0);
-            self.held.insert(variable, Holding { held, start, before: None, now: None });
+            let entry = kept.variables.get(&variable);
+            let resets = entry.map_or(0, |entry| entry.generation().resets);
+            self.held.insert(variable, Holding { held, start, resets, before: None, now: None });
         }
     }
 
@@ -326,6 +330,9 @@ impl<'a> Running<'a> {
             let Some(now) = &holding.now else { continue };
             let Some(mut bytes) = stores.remove(&variable) else { continue };
             let entry = kept.entry(&holding.held.variable, HOST);
+            if entry.generation().resets != holding.resets {
+                continue;
+            }
             let others = entry.version != holding.start.version;
             let current = entry.elements.clone().filter(|_| others && holding.held.accumulates);
             match (current, &holding.before) {

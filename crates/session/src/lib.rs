@@ -35,6 +35,8 @@ mod session;
 mod state;
 mod submit;
 mod trace;
+mod turn;
+mod variables;
 
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,

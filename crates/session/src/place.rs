@@ -17,7 +17,7 @@ use crate::autotune::{Known, MOVES_MAX};
 use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
-use crate::state::{Entry, State};
+use crate::state::{Entry, Generation, State};
 
 /// Where a program's groups and variables went and why.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ impl Placing<'_> {
     /// Notes the variables of a program with their devices. One that no program has read yet moves to
     /// where this one wants it; one that this one reads stays there from now on.
     ///
-    /// Gives how often each of the program's variables has moved.
-    pub(crate) fn settle(&self, program: &Program, gpus: &Gpus) -> Result<Vec<u32>> {
+    /// Gives the generation of each of the program's variables.
+    pub(crate) fn settle(&self, program: &Program, gpus: &Gpus) -> Result<Vec<Generation>> {
         let mut kept = self.state.lock();
         // What leaves makes room for what comes.
         for &(variable, device) in &program.variables {
@@ -85,7 +85,7 @@ impl Placing<'_> {
                 entry.moves += 1;
             }
         }
-        let mut moves = Vec::with_capacity(program.variables.len());
+        let mut generations = Vec::with_capacity(program.variables.len());
         for &(variable, device) in &program.variables {
             let entry = kept.entry(self.graph.node(variable), device);
             if entry.device != device && entry.version > 0 {
@@ -95,9 +95,9 @@ impl Placing<'_> {
             let reads = |value: &Value| matches!(value.source, Source::Variable(other) if other == variable);
             // Without elements there is nothing to read yet: such a run fails and decides nothing.
             entry.settled |= entry.version > 0 && program.values.iter().any(reads);
-            moves.push(entry.moves);
+            generations.push(entry.generation());
         }
-        Ok(moves)
+        Ok(generations)
     }
 
     /// The problem, and the value that each of its tensors stands for.
@@ -412,7 +412,10 @@ fn accessed(node: &Node) -> Option<NodeId> {
 }
 
 fn reads(node: &Node) -> bool {
-    matches!(node.op.class(), Class::State(StateOp::Read | StateOp::IsInitialized))
+    matches!(
+        node.op.class(),
+        Class::State(StateOp::Read | StateOp::ReadOr | StateOp::IsInitialized)
+    )
 }
 
 fn location(node: &Node) -> String {

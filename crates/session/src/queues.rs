@@ -56,6 +56,8 @@ enum Undo {
     /// Elements with the places that they were taken from, last taken last, and the draws before and after.
     Elements {
         queue: String,
+        /// When the queue was made or reset last.
+        made: u64,
         items: Vec<Popped>,
         draws: [u64; 2],
     },
@@ -87,6 +89,8 @@ pub(crate) struct Queues {
 struct Inner {
     queues: FxHashMap<String, Kept>,
     next_ticket: u64,
+    /// How often queues were reset.
+    n_resets: u64,
     parked: Vec<Parked>,
     timer: bool,
     /// Whether somebody has come into a line or left one since it was last looked.
@@ -233,6 +237,13 @@ impl Queues {
     fn give_back(&self, taken: Taken) {
         let mut inner = self.lock();
         inner.undo(taken);
+        self.wake(&mut inner);
+    }
+
+    /// Empties and opens the queues of containers that are named.
+    pub fn reset(&self, is_named: impl Fn(Option<&str>) -> bool) {
+        let mut inner = self.lock();
+        inner.reset(is_named);
         self.wake(&mut inner);
     }
 

@@ -34,10 +34,19 @@ pub(crate) struct Entry {
     pub(crate) settled: bool,
     /// How often it moved to another device: programs that were made before have its old memory.
     pub(crate) moves: u32,
+    /// How often it was reset: programs that were made before have its old memory, too.
+    pub(crate) resets: u32,
     /// How often it was stored into; 0 means that it has no elements.
     pub(crate) version: u64,
     /// The elements, if it lives on the host and has some. May be longer than they are.
     pub(crate) elements: Option<Arc<AlignedBytes>>,
+}
+
+/// See [`Entry::generation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation {
+    moves: u32,
+    pub(crate) resets: u32,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +91,7 @@ impl Kept {
             device,
             settled: false,
             moves: 0,
+            resets: 0,
             version: 0,
             elements: None,
         })
@@ -154,6 +164,18 @@ impl Kept {
 }
 
 impl Entry {
+    /// How often it moved and was reset: programs that were made before either have memory that is not the variable's
+    /// any more.
+    pub(crate) fn generation(&self) -> Generation {
+        Generation { moves: self.moves, resets: self.resets }
+    }
+
+    /// Forgets the elements, and where they were.
+    pub(crate) fn reset(&mut self) {
+        self.resets = self.resets.wrapping_add(1);
+        (self.version, self.elements, self.settled) = (0, None, false);
+    }
+
     /// The bytes of its elements.
     pub(crate) fn n_bytes(&self) -> u64 {
         (self.shape.len() as u64).saturating_mul(self.dtype.n_bytes() as u64)

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{Build, CancelToken, LoopOptions, RunOptions, Shape, Structure};
+use convoke::{Build, CancelToken, LoopOptions, RunOptions, Shape, Structure, TensorArray};
 use convoke_tests::{devices, fails_while};
 
 fn on_host(g: &Graph) -> Session {
@@ -755,4 +755,100 @@ fn scans_over_nothing_give_nothing() {
     let (sum, all) = session.run(&[xs.feed(&none)], (&sum, &all)).unwrap();
     assert_eq!(sum.to_vec::<f32>().unwrap(), [5.0, 5.0]);
     assert_eq!(all.dims(), [0, 2]);
+}
+
+#[test]
+fn short_loops_on_a_gpu_are_one_submission() {
+    for device in devices().iter().filter(|device| device.name != "CPU") {
+        let g = Graph::new();
+        let xs = g.placeholder("xs", F32, dims![8, 4, 16]);
+        let w = g.variable("w", Init::Constant(0.01), F32, [16, 16]);
+        let state = g.fill(&[4, 16], 0.0f32);
+        let (last, all) = g.scan(state, xs.clone(), |s, x| {
+            let next = (x + s.matmul(&w)).tanh();
+            (next.clone(), next)
+        });
+        let y = last.sum(()) + all.sum(());
+        let grads = y.variable_gradients(std::slice::from_ref(&w));
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let data = HostTensor::new(&[8, 4, 16], vec![0.5f32; 512]).unwrap();
+        let run = || {
+            let fetch = (&y, grads[0].as_ref().unwrap());
+            session.run_with(&[xs.feed(&data)], fetch, RunOptions::default()).unwrap()
+        };
+        run();
+        let (_, metadata) = run();
+        assert_eq!(metadata.submissions, 1, "{}", device.name);
+        assert_eq!(metadata.uploads, 1, "{}", device.name);
+    }
+}
+
+#[test]
+fn loops_of_known_length_give_what_others_give() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![3]);
+        let n = g.placeholder("n", I32, dims![]);
+        let run = |limit: &dyn Fn(&Tensor) -> Tensor| {
+            let start = (g.constant(1i32), x.clone());
+            let (i, y) =
+                g.while_loop(start, |(i, _)| limit(i), |(i, y)| (i * 2, y * 0.5 + i.cast(F32)));
+            (i, y.clone(), y.gradients(&[&x]).remove(0).unwrap())
+        };
+        let unrolled = run(&|i| i.less(100));
+        let looped = run(&|i| i.less(&n));
+        let session = device.session(&g);
+        let feeds = [x.feed([1.0f32, -2.0, 3.0]), n.feed(100)];
+        assert!(session.program(&feeds, &unrolled).is_ok(), "{}", device.name);
+        assert!(session.program(&feeds, &looped).is_err(), "{}", device.name);
+        let (unrolled, looped) = session.run(&feeds, (&unrolled, &looped)).unwrap();
+        assert_eq!(unrolled, looped, "{}", device.name);
+        assert_eq!(unrolled.0.scalar::<i32>().unwrap(), 128);
+    }
+}
+
+#[test]
+fn tensor_arrays_in_loops() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![2]);
+        let n = g.placeholder("n", I32, dims![]);
+        let array = g.tensor_array(4, F32, &[2]).write(&g.constant(0i32), &x);
+        let (_, array) = g.while_loop(
+            (g.constant(1i32), array),
+            |(i, _)| i.less(&n),
+            |(i, array)| {
+                let before = array.read(&(i - 1));
+                (i + 1, array.write(i, &(before * 2.0)))
+            },
+        );
+        let all = array.stack();
+        let grad = all.gradients(&[&x]).remove(0).unwrap();
+        let session = device.session(&g);
+        let run = |n_: i32| {
+            let feeds = [x.feed([1.0f32, 3.0]), n.feed(n_)];
+            session
+                .run(&feeds, (&all, &grad))
+                .map(|(all, grad)| (all.to_vec::<f32>().unwrap(), grad.to_vec::<f32>().unwrap()))
+        };
+        let (all, grad) = run(4).unwrap();
+        assert_eq!(all, [1.0, 3.0, 2.0, 6.0, 4.0, 12.0, 8.0, 24.0], "{}", device.name);
+        assert_eq!(grad, [15.0, 15.0], "{}", device.name);
+        let (all, _) = run(2).unwrap();
+        assert_eq!(all, [1.0, 3.0, 2.0, 6.0, 0.0, 0.0, 0.0, 0.0], "{}", device.name);
+        assert_eq!(run(5).unwrap_err().kind(), ErrorKind::InvalidArgument, "{}", device.name);
+    }
+}
+
+#[test]
+fn tensor_arrays_take_one_shape() {
+    let g = Graph::new();
+    let array = g.tensor_array(4, F32, &[2]);
+    let bad = array.write(&g.constant(0i32), &g.constant([1.0f32, 2.0, 3.0])).stack();
+    assert_eq!(bad.node().error().unwrap().message(), "expected shape [2], got [3]");
+    let whole = TensorArray::unstack(&g.constant([[1.0f32, 2.0], [3.0, 4.0]]));
+    let rows = whole.gather(&g.constant([1i32, 0]));
+    let rows = on_host(&g).run(&[], &rows).unwrap();
+    assert_eq!(rows.to_vec::<f32>().unwrap(), [3.0, 4.0, 1.0, 2.0]);
 }

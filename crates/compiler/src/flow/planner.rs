@@ -108,7 +108,7 @@ impl<'a> Planner<'a> {
 
     /// Whether a node sees a held variable as it is when the node runs, so that it must not wait for later stores.
     fn is_prompt(&self, node: &Node) -> bool {
-        matches!(node.op.class(), Class::State(State::Read | State::IsInitialized))
+        matches!(node.op.class(), Class::State(State::Read | State::ReadOr | State::IsInitialized))
             && self.held.contains_key(&node.inputs[0].node)
     }
 

@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 
 use super::fold::splat;
 use super::{Form, Lowered, Lowering};
-use crate::{Kernel, Operand, ValueId};
+use crate::{Operand, ValueId};
 
 /// Filters of at most this many elements are multiplied when compiling.
 const FILTER_MAX: usize = 1 << 24;
@@ -223,7 +223,6 @@ pub(super) fn remove_dead(lowered: &mut Lowered, targets: &[NodeId]) {
     for (group, needed) in lowered.groups.iter().zip(&mut is_needed).rev() {
         *needed = group.outputs.iter().any(|output| read.contains(output))
             || group.can_fail()
-            || matches!(group.kernel, Kernel::Custom(_))
             || group.nodes.iter().any(|node| targets.contains(node));
         if *needed {
             read.extend(group.inputs.iter().map(|input| input.value));

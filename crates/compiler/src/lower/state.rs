@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result, Shape,
-    State, ops,
+    Class, Counting, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result,
+    Scatter, Shape, State, ops,
 };
+use smallvec::smallvec;
 
 use super::{Form, Lowered, Lowering};
-use crate::{Commit, Operand, Source};
+use crate::{Arg, Check, Commit, Fused, Kernel, Operand, Source};
 
 impl Lowering<'_> {
     pub(super) fn state(
@@ -40,8 +41,53 @@ impl Lowering<'_> {
                 let args = [&current, &forms[1]];
                 self.elementwise(node.id, Elementwise::Row(row), &args, dtype, shape)
             }
+            (State::ReadOr, None) => self.read_or(node, variable, &forms[1], dtype, shape),
+            (State::ReadOr, before) => self.current(variable, before, dtype, shape),
+            (State::Count { limit }, before) => {
+                let current = self.current(variable, before, dtype, shape)?;
+                let current = self.packed(node.id, &current, dtype)?;
+                let kernel = Kernel::Custom(Arc::new(Counting { limit }));
+                Ok(self.group(node.id, kernel, smallvec![current], dtype, shape))
+            }
+            (State::Scatter(scatter), before) => {
+                let current = self.current(variable, before, dtype, shape)?;
+                self.scatter(node, scatter, [&current, &forms[1], &forms[2]], shape)
+            }
             _ => Err(Error::internal(format!("no lowering of {state:?}"))),
         }
+    }
+
+    /// The elements of a variable, changed at indices. A GPU's kernel does not check them itself.
+    fn scatter(
+        &mut self,
+        node: &Node,
+        scatter: Scatter,
+        [current, indices, updates]: [&Form; 3],
+        shape: &Shape,
+    ) -> Result<Form> {
+        let dtypes = [current, indices, updates].map(|form| self.dtype(form));
+        let [Some(dtype), Some(index), Some(_)] = dtypes else {
+            return Err(Error::internal("a scatter has operands without elements"));
+        };
+        let rows = shape.dims().first().copied().unwrap_or(0);
+        let mut indices = self.packed(node.id, indices, index)?;
+        if let (DType::I32, Ok(below)) = (index, u32::try_from(rows)) {
+            let fused = Fused {
+                shape: indices.layout.shape().clone(),
+                input_dtypes: smallvec![index],
+                constants: Vec::new(),
+                instrs: Vec::new(),
+                stores: smallvec![Arg::Input(0)],
+                check: Some(Check { arg: Arg::Input(0), below, node: node.id }),
+            };
+            let (kernel, shape) = (Kernel::Elementwise(fused), indices.layout.shape().clone());
+            let checked = self.group(node.id, kernel, smallvec![indices], index, &shape);
+            indices = self.operand(&checked)?;
+        }
+        let current = self.packed(node.id, current, dtype)?;
+        let updates = self.packed(node.id, updates, dtype)?;
+        let kernel = Kernel::Custom(Arc::new(scatter));
+        Ok(self.group(node.id, kernel, smallvec![current, indices, updates], dtype, shape))
     }
 
     /// The elements of a variable after `assign`, or at the start of the run.
@@ -56,6 +102,12 @@ impl Lowering<'_> {
             let of = self.forms.get(&Output { node: assign, index: 0 });
             return Ok(of.ok_or_else(|| Error::internal("an assignment is missing"))?.1.clone());
         }
+        self.required.insert(variable);
+        self.elements(variable, dtype, shape)
+    }
+
+    /// The elements of a variable at the start of the run, if it has some.
+    fn elements(&mut self, variable: NodeId, dtype: DType, shape: &Shape) -> Result<Form> {
         let layout = Layout::packed(shape.clone());
         if let Some(&value) = self.variables.get(&variable) {
             return Ok(Form::Operand(Operand { value, layout }));
@@ -65,6 +117,30 @@ impl Lowering<'_> {
             self.variables.insert(variable, operand.value);
         }
         Ok(form)
+    }
+
+    /// The elements of a variable at the start of the run, or its initial value.
+    fn read_or(
+        &mut self,
+        node: &Node,
+        variable: NodeId,
+        initial: &Form,
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
+        let gives = |assign: &NodeId| {
+            let assign = self.plan.nodes.iter().find(|node| node.id == *assign);
+            assign.is_some_and(|assign| assign.inputs.get(1) == node.inputs.get(1))
+        };
+        let assigns = self.plan.assigns.get(&variable);
+        if assigns.is_some_and(|assigns| assigns.iter().any(gives)) {
+            return Ok(initial.clone());
+        }
+        let has = self.source(DType::Bool, Shape::scalar(), Source::Initialized(variable));
+        let current = self.elements(variable, dtype, shape)?;
+        self.out.optional.push(variable);
+        let args = [&has, &current, initial];
+        self.elementwise(node.id, Elementwise::Select, &args, dtype, shape)
     }
 
     pub(super) fn finish(mut self) -> Result<Lowered> {
@@ -82,6 +158,8 @@ impl Lowering<'_> {
             fetches.push(self.packed(fetch.node, &form, fact.dtype)?);
         }
         self.out.fetches = fetches;
+        let required = &self.required;
+        self.out.optional.retain(|variable| !required.contains(variable));
         let mut variables: Vec<NodeId> = self.plan.assigns.keys().copied().collect();
         variables.sort_unstable();
         for variable in variables {
@@ -99,9 +177,7 @@ impl Lowering<'_> {
 
     fn accumulates(&self, assign: NodeId) -> bool {
         let node = self.plan.nodes.iter().find(|node| node.id == assign);
-        let adds = |node: &Arc<Node>| {
-            matches!(node.op.class(), Class::State(State::AssignAdd | State::AssignSub))
-        };
+        let adds = |node: &Arc<Node>| matches!(node.op.class(), Class::State(state) if state.accumulates());
         node.is_some_and(adds)
     }
 }

@@ -13,7 +13,7 @@ use crate::ops::host::Placeholder;
 use crate::ops::loops::replay_loop;
 use crate::{
     BodyId, Class, Fact, Flow, Graph, GraphSnapshot, HostTensor, Node, NodeId, OpError, Operation,
-    Output, State, Tensor,
+    Output, Tensor,
 };
 
 /// What a branch or a loop runs.
@@ -164,8 +164,7 @@ pub(crate) fn effects(graph: &Graph, tensors: &[Tensor]) -> Vec<Operation> {
     let outputs: Vec<Output> = own.map(Tensor::output).collect();
     let nodes = needed(&graph.snapshot(), graph.body(), &outputs).nodes;
     let has_effect = |node: &&Arc<Node>| match node.op.class() {
-        Class::State(State::Read | State::IsInitialized | State::Variable) => false,
-        Class::State(_) => true,
+        Class::State(state) => state.is_assign(),
         Class::Flow(Flow::Branch(op)) => !op.branches.iter().all(Body::is_pure),
         Class::Flow(Flow::Loop(op)) => !op.body.is_pure(),
         _ => false,

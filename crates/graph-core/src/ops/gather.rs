@@ -58,7 +58,7 @@ pub(crate) fn axis_of(dims: &Dims, axis: i64) -> Result<usize, OpError> {
 }
 
 /// The sizes of the slices of `dims` at indices along an axis.
-fn gathered(dims: &Dims, indices: &Dims, axis: usize) -> Result<Dims, OpError> {
+pub(crate) fn gathered(dims: &Dims, indices: &Dims, axis: usize) -> Result<Dims, OpError> {
     let Some(dims) = dims.dims() else { return Ok(Dims::UnknownRank) };
     resolve_axis(axis as i64, dims.len())?;
     let Some(indices) = indices.dims() else { return Ok(Dims::UnknownRank) };

@@ -12,7 +12,8 @@ pub enum Init {
     Constant(f64),
     /// These.
     Value(HostTensor),
-    /// A tensor of the graph, computed when the initializer runs.
+    /// A tensor of the graph, computed when the initializer runs. If it is of other variables, take their
+    /// [`Variable::initialized_value`](crate::Variable::initialized_value): they may have no elements yet.
     Tensor(Tensor),
     /// Uniform in `+-sqrt(6 / (fan in + fan out))`: Glorot and Bengio, 2010. Fans are the last two axes
     /// times the product of the others.

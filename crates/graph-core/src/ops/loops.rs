@@ -5,6 +5,7 @@
 
 mod back;
 mod build;
+mod trips;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -48,6 +49,8 @@ pub struct LoopOp {
     pub reverse: bool,
     /// How many iterations there are where that is known while building.
     pub trips: Option<u64>,
+    /// Whether the iterations are written out one after the other, instead of running one by one.
+    pub unrolled: bool,
     outputs: SmallVec<[Fact; 1]>,
     /// What each carried tensor has to be like, and each scanned one.
     expected: Vec<Fact>,

@@ -11,7 +11,7 @@ impl Tensor {
     ///
     /// # Errors
     /// Recorded: the number of classes is not known. A run with a label that is negative or not below
-    /// the number of classes fails with [`ErrorKind::OutOfRange`](crate::ErrorKind::OutOfRange).
+    /// the number of classes fails with [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
     #[track_caller]
     pub fn cross_entropy(&self, labels: impl IntoTensor) -> Tensor {
         let labels = labels.into_tensor(self);

@@ -38,6 +38,8 @@ pub enum QueueKind {
 pub struct QueueSpec {
     /// The name of the queue's node, or the shared one.
     pub name: String,
+    /// The container that it is in; none is the default one.
+    pub container: Option<Arc<str>>,
     /// The order.
     pub kind: QueueKind,
     /// How many elements at most before who puts one waits; `None` is without bound.
@@ -88,7 +90,7 @@ pub struct QueueOptions {
     pub kind: QueueKind,
     /// How many elements at most; `None` is without bound.
     pub capacity: Option<usize>,
-    /// Queues of the same shared name are one queue in a session. They must be alike.
+    /// Queues of the same shared name and container are one queue in a session. They must be alike.
     pub shared_name: Option<String>,
 }
 
@@ -142,12 +144,16 @@ impl Graph {
         let QueueOptions { kind, capacity, shared_name } = options;
         let components: Vec<(DType, Dims)> =
             components.into_iter().map(|(dtype, dims)| (dtype, dims.into())).collect();
-        let mut spec = QueueSpec { name: name.to_owned(), kind, capacity, components };
+        let container = self.container_now();
+        let mut spec = QueueSpec { name: name.to_owned(), container, kind, capacity, components };
         let op = QueueOp { queue: Arc::new(spec.clone()), action: QueueAction::Make };
         let node = self.apply_named(op, &[], name).node();
         spec.name = match shared_name {
             // No node has a name like that.
-            Some(shared) => format!("shared: {shared}"),
+            Some(shared) => match &spec.container {
+                Some(container) => format!("shared in {container}: {shared}"),
+                None => format!("shared: {shared}"),
+            },
             None => node.name.to_string(),
         };
         Queue { graph: self.clone(), spec: Arc::new(spec) }

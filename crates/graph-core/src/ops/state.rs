@@ -2,10 +2,12 @@
 
 use smallvec::SmallVec;
 
+use crate::graph::SharedVariable;
 use crate::op::{arity, one};
+use crate::ops::control::Refused;
 use crate::{
     Backward, Class, Collection, Contents, DType, Dims, Fact, Graph, HostTensor, Init, Op, OpError,
-    State, Tensor, Variable,
+    Operation, Output, State, Tensor, Variable,
 };
 
 impl Graph {
@@ -36,20 +38,109 @@ impl Graph {
         dtype: DType,
         sizes: impl AsRef<[usize]>,
     ) -> Variable {
-        let op = VariableOp { dtype, dims: Dims::from(sizes.as_ref()) };
+        let variable = self.variable_in(name, init, dtype, sizes.as_ref());
+        self.collect(Collection::Global, &variable.handle);
+        self.collect_initializer(Collection::Initializers, &variable);
+        variable
+    }
+
+    /// As [`Self::variable`], but neither trained nor kept by checkpoints, and with the initializer in
+    /// `LocalInitializers`: a count of an epoch, the statistics of a metric. It is in the collection `Local`.
+    #[track_caller]
+    pub fn local_variable(
+        &self,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        sizes: impl AsRef<[usize]>,
+    ) -> Variable {
+        let variable = self.variable_in(name, init, dtype, sizes.as_ref());
+        self.collect(Collection::Local, &variable.handle);
+        self.collect_initializer(Collection::LocalInitializers, &variable);
+        variable
+    }
+
+    /// The variable of this shared name in the container in scope: made as by [`Self::variable`] if there is none, and
+    /// otherwise the one that is there, with its name, device and initial value.
+    ///
+    /// # Errors
+    /// Recorded: another dtype or other sizes than those of the variable that is there.
+    #[track_caller]
+    pub fn shared_variable(
+        &self,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        sizes: impl AsRef<[usize]>,
+    ) -> Variable {
+        let (key, sizes) = ((self.container_now(), name.to_owned()), sizes.as_ref());
+        let mut shared = self.shared();
+        let Some(&SharedVariable { handle, read, initializer }) = shared.get(&key) else {
+            let variable = self.variable(name, init, dtype, sizes);
+            let [handle, read] = [&variable.handle, &variable.read].map(|t| t.output().node);
+            let initializer = variable.initializer.id();
+            if self.node(handle).invalid.is_none() {
+                shared.insert(key, SharedVariable { handle, read, initializer });
+            }
+            return variable;
+        };
+        drop(shared);
+        let first = |node| Tensor::new(self.clone(), Output { node, index: 0 });
+        let (handle, read) = (first(handle), first(read));
+        let dims = Dims::from(sizes);
+        if (handle.dtype(), handle.dims()) == (dtype, dims.clone()) {
+            return Variable {
+                handle,
+                read,
+                initializer: Operation::new(self.clone(), initializer),
+            };
+        }
+        let reason = OpError::Invalid(format!(
+            "the variable {name:?} is shared and is {}{}, and here {dtype}{dims}",
+            handle.dtype(),
+            handle.dims()
+        ));
+        let refused = self.apply_named(Refused(reason), &[], name);
+        Variable { handle: refused.clone(), initializer: refused.operation(), read: refused }
+    }
+
+    fn collect_initializer(&self, collection: Collection, variable: &Variable) {
+        let output = Output { node: variable.initializer.id(), index: 0 };
+        self.collect(collection, &Tensor::new(self.clone(), output));
+    }
+
+    /// A variable in no collection.
+    #[track_caller]
+    fn variable_in(&self, name: &str, init: Init, dtype: DType, sizes: &[usize]) -> Variable {
+        let op = VariableOp { dtype, dims: Dims::from(sizes) };
         let handle = self.apply_named(op, &[], name);
         let base = handle.node().name.to_string();
         let local = base.rsplit('/').next().unwrap_or(&base).to_owned();
         let read = self.apply_named(Read, &[&handle], &format!("{local}/read"));
-        let value = init.build(self, &local, dtype, sizes.as_ref());
+        let value = init.build(self, &local, dtype, sizes);
         let assign = self.apply_named(Assign::SET, &[&handle, &value], &format!("{local}/initial"));
-        self.collect(Collection::Global, &handle);
-        self.collect(Collection::Initializers, &assign);
         Variable { handle, read, initializer: assign.operation() }
     }
 }
 
-fn no_value() -> OpError {
+impl Variable {
+    /// Its elements at the start of the run, or its initial value if it has none yet or gets it in the run: what
+    /// initial values of other variables are made of, whichever initializers run together. The initial value is
+    /// computed in any case.
+    ///
+    /// # Source
+    /// TensorFlow's `Variable.initialized_value`.
+    #[track_caller]
+    pub fn initialized_value(&self) -> Tensor {
+        let node = self.initializer().node();
+        // A refused initializer may have lost it; then this is refused, too.
+        let initial = node.inputs.get(1).map(|&output| Tensor::new(self.graph().clone(), output));
+        let inputs: Vec<&Tensor> = std::iter::once(self.handle()).chain(&initial).collect();
+        self.handle().apply(ReadOr, &inputs)
+    }
+}
+
+pub(crate) fn no_value() -> OpError {
     OpError::Invalid("a variable has no value outside of a session".into())
 }
 
@@ -86,7 +177,7 @@ impl Op for VariableOp {
 }
 
 /// The variable that an operation's first input must be.
-fn handle(fact: &Fact) -> Result<&Fact, OpError> {
+pub(crate) fn handle(fact: &Fact) -> Result<&Fact, OpError> {
     if fact.is_variable() {
         Ok(fact)
     } else {
@@ -118,6 +209,36 @@ impl Op for Read {
 
     fn class(&self) -> Class<'_> {
         Class::State(State::Read)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ReadOr;
+
+impl Op for ReadOr {
+    fn name(&self) -> &str {
+        "initialized_value"
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
+        let [variable, initial] = arity(inputs)?;
+        let variable = handle(variable)?;
+        if initial.dtype != variable.dtype {
+            return Err(OpError::DTypes { lhs: variable.dtype, rhs: initial.dtype });
+        }
+        one(Fact::new(variable.dtype, variable.dims.unify(&initial.dims)?))
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        Err(no_value())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None, None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::State(State::ReadOr)
     }
 }
 

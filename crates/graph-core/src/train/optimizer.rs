@@ -79,9 +79,14 @@ impl Graph {
         self.variables_of(&Collection::Trainable)
     }
 
-    /// All variables, in order of creation.
+    /// All variables but local ones, in order of creation.
     pub fn global_variables(&self) -> Vec<Variable> {
         self.variables_of(&Collection::Global)
+    }
+
+    /// The local variables, in order of creation.
+    pub fn local_variables(&self) -> Vec<Variable> {
+        self.variables_of(&Collection::Local)
     }
 
     fn variables_of(&self, collection: &Collection) -> Vec<Variable> {

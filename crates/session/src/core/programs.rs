@@ -182,7 +182,7 @@ impl Core {
         let (start, begun) = (Instant::now(), metadata.now());
         let feeds = &planned.plan.signature.feeds;
         let mut compiled = Compiled::new(program, &planned.graph, feeds, &self.gpus)?;
-        compiled.moves = placing.settle(&compiled.program, &self.gpus)?;
+        compiled.generations = placing.settle(&compiled.program, &self.gpus)?;
         compiled.placed = placing.placed.into_inner();
         compiled.tuning = self.options.autotune.then(|| {
             let before = before.and_then(|b| Some((b.tuning.as_ref()?, b.is_placed_as(&compiled))));

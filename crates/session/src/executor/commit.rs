@@ -47,7 +47,8 @@ impl Compiled {
             stores.push((commit.variable, elements, slot));
         }
         let moved = |variable: &NodeId| {
-            kept.variables.get(variable).is_some_and(|entry| entry.device != HOST)
+            let entry = kept.variables.get(variable).filter(|_| !self.was_reset(*variable, &kept));
+            entry.is_some_and(|entry| entry.device != HOST)
         };
         if let Some((variable, ..)) = stores.iter().find(|(variable, ..)| moved(variable)) {
             let name = kept.variables.get(variable).map(|entry| entry.name.to_string());
@@ -58,6 +59,9 @@ impl Compiled {
         // Nobody needs the elements of the start any more, so that their buffers may become slots.
         bound.variables.iter_mut().for_each(|variable| variable.elements = None);
         for (variable, elements, slot) in stores {
+            if self.was_reset(variable, &kept) {
+                continue;
+            }
             let old = kept.store(variable, elements);
             if let Some(slot) = slot {
                 // The replaced buffer is the slot of the next run, if it is as large.

@@ -174,7 +174,11 @@ impl Compiled {
         }
         if !work.commits.is_empty() {
             let mut kept = state.lock();
-            work.commits.iter().for_each(|&variable| kept.stored_on_device(variable));
+            for &variable in &work.commits {
+                if !self.was_reset(variable, &kept) {
+                    kept.stored_on_device(variable);
+                }
+            }
         }
         metadata.gpu_wait += start.elapsed();
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use convoke_compiler::{Apart, Group, HOST, Plan, Program, Source, ValueId};
-use convoke_graph_core::{Class, Error, GraphSnapshot, Host, Node, NodeId, Result, State};
+use convoke_graph_core::{Class, Error, GraphSnapshot, Host, Node, NodeId, Result};
 use convoke_placement::{Picoseconds, Work};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -247,7 +247,7 @@ fn why_absent(node: &Node) -> &'static str {
             "known on the host before the run: shape arithmetic, folded into the program"
         }
         Class::View(_) => "a view: its readers see the same elements in another layout",
-        Class::State(State::Assign | State::AssignAdd | State::AssignSub) => {
+        Class::State(state) if state.is_assign() => {
             "an assignment: what it stores is computed by others, and stored when the run commits"
         }
         Class::State(_) => "a read of a variable: its readers take the variable's elements",

@@ -12,6 +12,8 @@ pub(super) type Item = SmallVec<[HostTensor; 2]>;
 /// One queue.
 pub(super) struct Kept {
     pub spec: Arc<QueueSpec>,
+    /// When it was made or reset last.
+    pub made: u64,
     /// The elements, each with its number in the order in which they came.
     pub items: VecDeque<(u64, Item)>,
     /// The number of the next element.

@@ -77,6 +77,7 @@ impl Inner {
     fn make(&mut self, spec: &Arc<QueueSpec>) -> Result<()> {
         let kept = self.queues.entry(spec.name.clone()).or_insert_with(|| Kept {
             spec: spec.clone(),
+            made: self.n_resets,
             items: VecDeque::new(),
             next: 0,
             reserved: 0,
@@ -168,8 +169,8 @@ impl Inner {
                         let items = kept.pop(n);
                         let values = values_of(&used.queue, action, &items);
                         let draws = [before, kept.draws];
-                        let queue = used.queue.name.clone();
-                        taken.undo.push(Undo::Elements { queue, items, draws });
+                        let (queue, made) = (used.queue.name.clone(), kept.made);
+                        taken.undo.push(Undo::Elements { queue, made, items, draws });
                         match values {
                             Ok(values) => values,
                             Err(error) => {
@@ -196,13 +197,28 @@ impl Inner {
                         kept.reserved -= 1;
                     }
                 }
-                Undo::Elements { queue, items, draws } => {
-                    if let Some(kept) = self.queues.get_mut(&queue) {
+                Undo::Elements { queue, made, items, draws } => {
+                    let kept = self.queues.get_mut(&queue);
+                    if let Some(kept) = kept.filter(|kept| kept.made == made) {
                         kept.put_back(items, draws);
                     }
                 }
             }
         }
+    }
+
+    /// Empties and opens the queues of containers that are named. Those that somebody waits for or will put into stay.
+    pub fn reset(&mut self, is_named: impl Fn(Option<&str>) -> bool) {
+        self.n_resets += 1;
+        let made = self.n_resets;
+        self.queues.retain(|_, kept| {
+            if !is_named(kept.spec.container.as_deref()) {
+                return true;
+            }
+            kept.items = VecDeque::new();
+            (kept.closed, kept.draws, kept.made) = (None, 0, made);
+            kept.reserved > 0 || !kept.takers.is_empty() || !kept.putters.is_empty()
+        });
     }
 
     /// Gives up a ticket.

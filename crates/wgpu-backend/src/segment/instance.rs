@@ -228,7 +228,7 @@ impl Running<'_> {
     /// order. What it saw counts only if this answers `Ok`.
     ///
     /// # Errors
-    /// `OutOfRange` for an index in the data that is out of range (no variable has changed then),
+    /// `InvalidArgument` for an index in the data that is out of range (no variable has changed then),
     /// `DeadlineExceeded`, a lost device.
     pub fn wait_with(self, visit: &mut dyn FnMut(usize, &[u8])) -> Result<GpuRun, Error> {
         let Running { segment, pending } = self;

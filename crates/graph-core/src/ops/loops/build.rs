@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{LoopOp, check_pred};
+use super::{LoopOp, check_pred, trips};
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::ops::branch::outputs;
 use crate::{DType, Dim, Dims, Fact, Graph, OpError, Tensor};
@@ -133,6 +133,7 @@ impl LoopOp {
             max: None,
             reverse: false,
             trips: None,
+            unrolled: false,
             outputs: SmallVec::new(),
             expected: Vec::new(),
             refused: Some(reason),
@@ -159,7 +160,10 @@ impl LoopOp {
         if let Some(pred) = body.facts.first().filter(|_| has_pred) {
             check_pred(pred)?;
         }
-        let trips = spec.trips.or(match (has_pred, &spec.count, spec.max, length) {
+        let trips = spec.trips.or_else(|| match (has_pred, &spec.count, spec.max, length) {
+            (true, None, ..) if spec.scanned.is_empty() => {
+                trips::count(&graph.snapshot(), spec, &body)
+            }
             (false, None, None, Dim::Known(n)) => Some(n as u64),
             (false, None, Some(max), Dim::Known(n)) => Some(max.min(n as u64)),
             _ => None,
@@ -186,7 +190,7 @@ impl LoopOp {
             .chain(carried.iter().map(stacked))
             .chain(body.facts[n_results..].iter().map(stacked))
             .collect();
-        Ok(Self {
+        let mut op = Self {
             body,
             has_pred,
             has_count: spec.count.is_some(),
@@ -196,10 +200,13 @@ impl LoopOp {
             max: spec.max,
             reverse: spec.reverse,
             trips,
+            unrolled: false,
             outputs,
             expected,
             refused: None,
-        })
+        };
+        op.unrolled = trips::is_unrolled(&op);
+        Ok(op)
     }
 }
 

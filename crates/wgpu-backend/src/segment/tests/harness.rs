@@ -68,6 +68,7 @@ impl Build {
             segments: vec![segment],
             fetches: Vec::new(),
             variables: Vec::new(),
+            optional: Vec::new(),
             random: Vec::new(),
             apart: Vec::new(),
             late: Vec::new(),

@@ -147,7 +147,7 @@ fn an_index_out_of_range_fails_the_run_and_commits_nothing() {
                 let segment = b.compile(&gpu, &variables);
                 let lease = segment.lease(None).unwrap();
                 let error = segment.run(&lease, &b.uploads()).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::OutOfRange);
+                assert_eq!(error.kind(), ErrorKind::InvalidArgument);
                 let text = format!("index {bad} at position 1 is out of range for an axis of 5");
                 assert!(error.message().contains(&text), "{error}");
                 let kept = elements::<f32>(&variables.load(node, 8).unwrap());

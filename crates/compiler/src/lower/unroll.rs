@@ -1,0 +1,150 @@
+//! Loops of few iterations, written out one after the other.
+
+use std::sync::Arc;
+
+use convoke_graph_core::{
+    DType, Error, Fact, HostTensor, LoopOp, Move, Node, Output, Result, Shape, View,
+};
+use smallvec::SmallVec;
+
+use super::{Form, Lowering};
+
+impl Lowering<'_> {
+    /// What a loop gives.
+    pub(super) fn unrolled(
+        &mut self,
+        node: &Node,
+        op: &LoopOp,
+        forms: &[Form],
+        facts: &[Fact],
+        outputs: &[Fact],
+    ) -> Result<SmallVec<[Form; 1]>> {
+        let given: Vec<(Fact, Form)> = facts.iter().cloned().zip(forms.iter().cloned()).collect();
+        let (.., carried, scanned, captures) = op.split(&given);
+        let trips = op.trips.and_then(|trips| usize::try_from(trips).ok());
+        let trips = trips.ok_or_else(|| Error::internal("a loop of unknown length is unrolled"))?;
+        let device = self.device.clone();
+        self.depth += 1;
+        for (&output, given) in op.body.captures.iter().zip(captures) {
+            self.forms.insert(output, given.clone());
+        }
+        let mut carried = carried.to_vec();
+        let mut rows: Vec<Vec<(Fact, Form)>> = vec![Vec::new(); outputs.len()];
+        for iteration in 0..trips {
+            let row = op.slice_of(iteration, op.trips);
+            let mut params = carried.clone();
+            for (fact, form) in scanned {
+                params.push(self.row(node, fact.dtype, form, row)?);
+            }
+            self.forms.extend(op.body.params.iter().copied().zip(params));
+            let results = self.iteration(op)?;
+            for (output, rows) in rows.iter_mut().enumerate() {
+                let history = output.checked_sub(op.history_at()).and_then(|at| carried.get(at));
+                if let Some(result) = op.collects(output) {
+                    rows.push(results[result].clone());
+                } else if let Some(history) = history {
+                    rows.push(history.clone());
+                }
+            }
+            carried = results[op.next_at()..][..op.n_carried].to_vec();
+        }
+        self.depth -= 1;
+        self.device = device;
+        let mut given = SmallVec::new();
+        for (output, (fact, mut rows)) in outputs.iter().zip(rows).enumerate() {
+            if op.reverse {
+                rows.reverse();
+            }
+            given.push(if output < op.n_carried {
+                carried[output].1.clone()
+            } else if output == op.trips_at() {
+                Form::Constant(HostTensor::from(trips as i64))
+            } else {
+                self.stacked(node, op, output, fact, &rows)?
+            });
+        }
+        Ok(given)
+    }
+
+    /// Lowers the body once, of parameters that have their forms. Gives its results.
+    fn iteration(&mut self, op: &LoopOp) -> Result<Vec<(Fact, Form)>> {
+        let own = |node: &Arc<Node>| {
+            let id = node.id;
+            (0..node.facts.len() as u32).map(move |index| Output { node: id, index })
+        };
+        let params = &op.body.params;
+        for node in &op.body.nodes {
+            if own(node).any(|output| params.contains(&output)) {
+                continue;
+            }
+            own(node).for_each(|output| {
+                self.forms.remove(&output);
+            });
+            self.node(node).map_err(|e| e.with_node(&*node.name).with_location(node.location))?;
+        }
+        let result = |output: &Output| {
+            let result = self.forms.get(output).cloned();
+            result.ok_or_else(|| Error::internal("a result of a body was not lowered"))
+        };
+        op.body.results.iter().map(result).collect()
+    }
+
+    /// A slice along axis 0.
+    fn row(&mut self, node: &Node, dtype: DType, form: &Form, row: usize) -> Result<(Fact, Form)> {
+        let shape = self.shape(form)?;
+        let dims = shape.dims();
+        let mut one = dims.to_vec();
+        let mut starts = vec![0; dims.len()];
+        if let (Some(one), Some(start)) = (one.first_mut(), starts.first_mut()) {
+            (*one, *start) = (1, row);
+        }
+        let rest = Shape::new(dims.get(1..).unwrap_or(&[]))?;
+        let slice = View::Slice { starts, steps: vec![1; dims.len()] };
+        let slice = self.view(node.id, &slice, form, dtype, &Shape::new(&one)?)?;
+        let slice = self.view(node.id, &View::Reshape, &slice, dtype, &rest)?;
+        Ok((Fact::new(dtype, &rest), slice))
+    }
+
+    /// Slices as one tensor. Of slices of several shapes there is none to be had, and nobody asks for it.
+    fn stacked(
+        &mut self,
+        node: &Node,
+        op: &LoopOp,
+        output: usize,
+        fact: &Fact,
+        rows: &[(Fact, Form)],
+    ) -> Result<Form> {
+        let Some((_, first)) = rows.first() else {
+            return Ok(Form::Constant(op.none_collected(output)?));
+        };
+        let (row, dtype) = (self.shape(first)?, fact.dtype);
+        let mut one = vec![1];
+        one.extend_from_slice(row.dims());
+        let one = Shape::new(&one)?;
+        let mut forms = Vec::with_capacity(rows.len());
+        for (_, form) in rows {
+            if self.shape(form)? != row {
+                let known = fact.dims.dims().unwrap_or(&[]).iter();
+                let sizes: SmallVec<[usize; 6]> = known.map(|d| d.known().unwrap_or(0)).collect();
+                return Ok(Form::Constant(HostTensor::zeros(dtype, Shape::new(&sizes)?)?));
+            }
+            forms.push(self.view(node.id, &View::Reshape, form, dtype, &one)?);
+        }
+        let mut all = one.dims().to_vec();
+        all[0] = rows.len();
+        let all = Shape::new(&all)?;
+        match rows.len() {
+            1 => self.view(node.id, &View::Reshape, first, dtype, &all),
+            _ => self.movement(node.id, &Move::Concat { axis: 0 }, &forms, dtype, &all),
+        }
+    }
+
+    fn shape(&self, form: &Form) -> Result<Shape> {
+        match form {
+            Form::Operand(operand) => Ok(operand.layout.shape().clone()),
+            Form::Constant(tensor) => Ok(tensor.shape().clone()),
+            Form::Splat(_, shape) => Ok(shape.clone()),
+            Form::Handle(_) => Err(Error::internal("a handle goes through a loop")),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What a session keeps, seen and changed from outside of runs.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, PoisonError};
+
+use convoke_compiler::HOST;
+use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result, Variable};
+
+use super::Core;
+use crate::state::Kept;
+
+impl Core {
+    /// A digest of all that is kept from run to run.
+    ///
+    /// # Errors
+    /// The session is closed, or a device does not give its elements.
+    pub fn digest(&self) -> Result<u64> {
+        self.check_open()?;
+        let mut hasher = DefaultHasher::new();
+        let kept = self.state.lock();
+        kept.hash(&mut hasher, |variable, entry| {
+            #[cfg(feature = "gpu")]
+            {
+                let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
+                variables.load(variable, entry.n_bytes())
+            }
+            #[cfg(not(feature = "gpu"))]
+            {
+                let message = format!("node {} has no elements on the host", variable.0);
+                Err(Error::internal(message).with_node(&*entry.name))
+            }
+        })?;
+        self.queues.hash(&mut hasher);
+        Ok(hasher.finish())
+    }
+
+    /// The elements of a variable that lives on a GPU.
+    ///
+    /// # Errors
+    /// The device does not give them.
+    pub fn load(&self, node: &Node) -> Result<AlignedBytes> {
+        let kept = self.state.lock();
+        let entry = kept.variables.get(&node.id);
+        let entry = entry.ok_or_else(|| Error::internal("a variable is not kept"))?;
+        if let (HOST, Some(elements)) = (entry.device, &entry.elements) {
+            return AlignedBytes::copy_of(elements);
+        }
+        #[cfg(feature = "gpu")]
+        {
+            let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
+            variables.load(node.id, entry.n_bytes())
+        }
+        #[cfg(not(feature = "gpu"))]
+        Err(Error::internal("a variable has no elements on the host").with_node(&*node.name))
+    }
+
+    /// Sees to it that variables have memory where they live.
+    ///
+    /// # Errors
+    /// A device has none.
+    pub fn make_room<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> Result<()> {
+        let mut kept = self.state.lock();
+        for node in nodes {
+            let entry = kept.entry(node, HOST);
+            #[cfg(feature = "gpu")]
+            if entry.device != HOST {
+                let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
+                variables.buffer(node.id, entry.n_bytes())?;
+            }
+            #[cfg(not(feature = "gpu"))]
+            let _ = entry;
+        }
+        Ok(())
+    }
+
+    /// Stores elements of a variable where it lives.
+    ///
+    /// # Errors
+    /// Its device does not take them.
+    pub fn store(&self, kept: &mut Kept, variable: NodeId, elements: AlignedBytes) -> Result<()> {
+        let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
+        #[cfg(feature = "gpu")]
+        if device != HOST {
+            self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
+            kept.stored_on_device(variable);
+            return Ok(());
+        }
+        let _ = device;
+        kept.store(variable, elements);
+        Ok(())
+    }
+
+    /// Stores elements of variables, and draws of random nodes if there are any to store.
+    ///
+    /// # Errors
+    /// The session is closed, or a device has no memory.
+    pub fn set_variables(
+        &self,
+        values: Vec<(Variable, HostTensor)>,
+        draws: Option<Vec<(NodeId, u32)>>,
+    ) -> Result<()> {
+        self.check_open()?;
+        let nodes: Vec<Arc<Node>> =
+            values.iter().map(|(variable, _)| variable.handle().node()).collect();
+        // What there is no memory for is found before anything is stored.
+        self.make_room(nodes.iter())?;
+        let copies = values.iter().map(|(_, value)| AlignedBytes::copy_of(value.bytes()));
+        let copies: Vec<AlignedBytes> = copies.collect::<Result<_>>()?;
+        let mut kept = self.state.lock();
+        for (node, elements) in nodes.iter().zip(copies) {
+            self.store(&mut kept, node.id, elements)?;
+        }
+        if let Some(draws) = draws {
+            kept.draws = draws.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// Drops what is kept for the variables and queues of these containers; of all, if none is named. The default
+    /// container has the empty name.
+    ///
+    /// # Errors
+    /// The session is closed, or a device is lost. Nothing has changed then.
+    pub fn reset(&self, containers: &[&str]) -> Result<()> {
+        self.check_open()?;
+        // Where variables move between runs, programs rely on it that nothing else changes their memory.
+        let moves = &self.moves;
+        let _alone =
+            self.options.autotune.then(|| moves.write().unwrap_or_else(PoisonError::into_inner));
+        let is_named = |container: Option<&str>| {
+            containers.is_empty() || containers.contains(&container.unwrap_or_default())
+        };
+        let mut kept = self.state.lock();
+        let graph = self.graph.snapshot();
+        let entries = kept.variables.iter_mut();
+        let named = entries.filter(|(id, _)| is_named(graph.node(**id).container.as_deref()));
+        let named: Vec<_> = named.collect();
+        #[cfg(feature = "gpu")]
+        {
+            let on_gpus = named.iter().filter(|(_, entry)| entry.device != HOST);
+            let homes =
+                on_gpus.map(|(id, entry)| Ok((**id, self.gpus.get(entry.device.0 as usize)?.1)));
+            for (variable, home) in homes.collect::<Result<Vec<_>>>()? {
+                home.remove(variable);
+            }
+        }
+        for (_, entry) in named {
+            entry.reset();
+        }
+        drop(kept);
+        self.queues.reset(is_named);
+        // Programs hold the memory of variables.
+        self.plans().clear();
+        Ok(())
+    }
+}

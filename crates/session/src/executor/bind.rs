@@ -1,0 +1,73 @@
+//! The start of a run: what it reads of the session's state, all under one lock.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use convoke_compiler::{HOST, Source};
+use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
+use smallvec::SmallVec;
+
+use super::{Bound, Compiled, RunState};
+use crate::feeds::FeedData;
+use crate::state::{Generation, Kept, Snapshot};
+
+impl Compiled {
+    pub(super) fn bind<'a>(
+        &self,
+        feeds: &'a [FeedData<'a>],
+        run: RunState<'_>,
+    ) -> Result<Bound<'a>> {
+        let mut bound = Bound { feeds, variables: SmallVec::new(), inputs: SmallVec::new() };
+        if self.variables.is_empty() && self.inputs.is_empty() {
+            return Ok(bound);
+        }
+        let kept = run.state.lock();
+        let journal = run.journal.map(RefCell::borrow);
+        for (variable, name) in &self.variables {
+            bound.variables.push(self.read(*variable, name, &kept)?);
+        }
+        for input in &self.inputs {
+            bound.inputs.push(match input {
+                Source::Initialized(variable) => {
+                    let own = journal.as_ref().and_then(|j| j.is_initialized(*variable));
+                    [u8::from(own.unwrap_or_else(|| kept.is_initialized(*variable))), 0, 0, 0]
+                }
+                Source::Draws(node) => {
+                    let own = journal.as_ref().map_or(0, |journal| journal.draws(*node));
+                    kept.draws(*node).wrapping_add(own).to_ne_bytes()
+                }
+                _ => [0; 4],
+            });
+        }
+        Ok(bound)
+    }
+
+    /// A variable's generation when the program was made, and now.
+    fn generations(&self, variable: NodeId, kept: &Kept) -> Option<[Generation; 2]> {
+        let at = self.program.variables.binary_search_by_key(&variable, |&(node, _)| node).ok()?;
+        Some([*self.generations.get(at)?, kept.variables.get(&variable)?.generation()])
+    }
+
+    /// Whether a variable was reset since the program was made: what a run stores into it then is lost.
+    pub(super) fn was_reset(&self, variable: NodeId, kept: &Kept) -> bool {
+        let generations = self.generations(variable, kept);
+        generations.is_some_and(|[before, now]| before.resets != now.resets)
+    }
+
+    /// The elements of a variable; zeros where it may have none.
+    fn read(&self, variable: NodeId, name: &str, kept: &Kept) -> Result<Snapshot> {
+        if self.generations(variable, kept).is_some_and(|[before, now]| before != now) {
+            let message = "the variable moved or was reset while the run began; run again";
+            return Err(Error::new(ErrorKind::Aborted, message).with_node(name));
+        }
+        if kept.is_initialized(variable) || !self.program.optional.contains(&variable) {
+            return kept.read(variable, name);
+        }
+        let mut homes = self.program.variables.iter();
+        let on_host = homes.any(|&home| home == (variable, HOST));
+        let is_it = |source: &Source| matches!(source, Source::Variable(id) if *id == variable);
+        let value = self.program.values.iter().find(|value| on_host && is_it(&value.source));
+        let zeros = value.map(|value| AlignedBytes::zeroed(value.n_bytes()).map(Arc::new));
+        Ok(Snapshot { version: 0, elements: zeros.transpose()? })
+    }
+}
