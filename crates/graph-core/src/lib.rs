@@ -29,6 +29,7 @@ mod op;
 pub mod ops;
 pub mod philox;
 mod print;
+mod records;
 mod shape;
 pub mod train;
 
@@ -52,5 +53,8 @@ pub use op::{
 pub use ops::{
     BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Queue,
     QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, init::Init,
+};
+pub use records::{
+    Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,
 };
 pub use shape::{Layout, MAX_RANK, Shape};
