@@ -494,6 +494,7 @@ fn fold_small(
             | Class::Random(_)
             | Class::Control(_)
             | Class::Queue(_)
+            | Class::Reader(_)
             | Class::Host(Host::Placeholder)
     );
     let small =

@@ -51,8 +51,9 @@ pub use op::{
     ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
-    BatchNorm, Conv2d, ConvGeometry, ImageLayout, Normalized, Padding, Pool, PoolGeometry, Queue,
-    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Row, init::Init,
+    BatchNorm, Conv2d, ConvGeometry, ImageLayout, NameList, Normalized, Padding, Pool,
+    PoolGeometry, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Reader,
+    ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Row, init::Init,
 };
 pub use records::{
     Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::{
     Backward, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout, OpError, Pool, QueueOp,
-    Row, Shape, Tensor,
+    ReaderOp, Row, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -70,6 +70,8 @@ pub enum Class<'a> {
     State(State),
     /// Takes from a queue before a run, or puts into it after.
     Queue(&'a QueueOp),
+    /// Reads records of files before a run.
+    Reader(&'a ReaderOp),
     /// Orders other operations.
     Control(Control),
     /// Work that only its own kernels know.
@@ -83,7 +85,8 @@ impl Class<'_> {
     /// # Errors
     /// A number of inputs or outputs, or a rank, that does not belong to the class.
     pub fn check(&self, inputs: &[Fact], outputs: &[Fact]) -> Result<(), OpError> {
-        let n_outputs = usize::from(!matches!(self, Self::Control(_) | Self::Queue(_)));
+        let n_outputs =
+            usize::from(!matches!(self, Self::Control(_) | Self::Queue(_) | Self::Reader(_)));
         if outputs.len() < n_outputs {
             return Err(OpError::Invalid(format!("an operation of class {self:?} has an output")));
         }
@@ -151,7 +154,7 @@ impl Class<'_> {
             Self::State(State::Read | State::IsInitialized) => (1, 1),
             Self::State(State::Assign | State::AssignAdd | State::AssignSub) => (2, 2),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
-            Self::Control(_) | Self::Queue(_) | Self::Custom(_) => (0, ANY),
+            Self::Control(_) | Self::Queue(_) | Self::Reader(_) | Self::Custom(_) => (0, ANY),
         }
     }
 }

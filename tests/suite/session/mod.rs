@@ -18,6 +18,7 @@ mod optimizers;
 mod overlap;
 mod pipeline;
 mod queues;
+mod readers;
 mod restore;
 mod saver;
 mod small_devices;

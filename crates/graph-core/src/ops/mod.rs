@@ -16,6 +16,7 @@ pub(crate) mod pad;
 pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod random;
+pub(crate) mod reader;
 pub(crate) mod reduce;
 mod row;
 pub(crate) mod select;
@@ -28,6 +29,7 @@ pub use batch_norm::{BatchNorm, Normalized};
 pub use conv::Conv2d;
 pub use pool::Pool;
 pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec};
+pub use reader::{NameList, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
 pub use window::{ConvGeometry, ImageLayout, Padding, PoolGeometry};
 
