@@ -42,7 +42,7 @@ pub use convoke_graph_core::{
 };
 
 pub use batch::{Batches, Example};
-pub use coordinator::{Coordinator, Registered};
+pub use coordinator::{Coordinator, Registered, StopHook};
 pub use csv::{CsvDecoder, CsvOptions};
 pub use ext::InputExt;
 pub use fixed::FixedRecords;
