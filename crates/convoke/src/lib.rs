@@ -36,9 +36,10 @@ pub use convoke_graph_core::{
     Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error,
     ErrorKind, Fact, Facts, Feed, Graph, GraphSnapshot, HostTensor, ImageLayout, Init, IntoFeed,
     IntoTensor, KernelShapes, Layout, NameList, Node, NodeId, NodeList, Op, OpError, Operation,
-    Output, Padding, Pool, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Reader,
-    ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Result, Shape, Tensor, TensorView,
-    TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    Output, Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions,
+    QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Result,
+    Shape, Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox,
+    train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;

@@ -29,6 +29,7 @@ mod op;
 pub mod ops;
 pub mod philox;
 mod print;
+mod queue_runner;
 mod records;
 mod shape;
 pub mod train;
@@ -52,9 +53,10 @@ pub use op::{
 };
 pub use ops::{
     BatchNorm, Conv2d, ConvGeometry, ImageLayout, NameList, Normalized, Padding, Pool,
-    PoolGeometry, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Reader,
-    ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Row, init::Init,
+    PoolGeometry, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec,
+    Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Row, init::Init,
 };
+pub use queue_runner::QueueRunner;
 pub use records::{
     Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,
 };

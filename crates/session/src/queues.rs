@@ -17,8 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, Result};
-use rustc_hash::FxHashMap;
+use convoke_graph_core::{Error, ErrorKind, HostTensor, NodeId, QueueAction, Result};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::batches;
 use crate::cancel::{Bell, Stop};
@@ -90,6 +90,8 @@ pub(crate) struct Queues {
     inner: Mutex<Inner>,
     changed: Condvar,
     own: Weak<Queues>,
+    /// The runners that fill queues, each by its operation that closes the queue.
+    runners: Mutex<FxHashSet<NodeId>>,
 }
 
 #[derive(Default)]
@@ -109,6 +111,7 @@ impl Queues {
         Arc::new_cyclic(|own| Self {
             inner: Mutex::default(),
             changed: Condvar::new(),
+            runners: Mutex::default(),
             own: own.clone(),
         })
     }
@@ -220,6 +223,11 @@ impl Queues {
                 return Err(error.with_node(&*node));
             }
         }
+    }
+
+    /// The runners that fill queues at the moment.
+    pub fn runners(&self) -> MutexGuard<'_, FxHashSet<NodeId>> {
+        self.runners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what was taken until the run has succeeded.

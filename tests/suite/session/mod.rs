@@ -17,6 +17,7 @@ mod growth;
 mod optimizers;
 mod overlap;
 mod pipeline;
+mod queue_runners;
 mod queues;
 mod readers;
 mod restore;
