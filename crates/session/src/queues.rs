@@ -213,7 +213,7 @@ impl Queues {
             inner = self.lock();
             let node = job.wanted.node.clone();
             if let Some(kept) = inner.readers.get_mut(&job.wanted.reader) {
-                kept.end(job, read.is_ok());
+                kept.end(*job, read.is_ok());
             }
             // Who came first may have come into the line only meanwhile.
             inner.moved = true;

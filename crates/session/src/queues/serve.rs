@@ -22,7 +22,7 @@ pub(super) enum Served {
     /// Something is lacking, for which it stands in line.
     Waits,
     /// Something must be read before more can be said. It is first in line meanwhile.
-    Reads(Job),
+    Reads(Box<Job>),
 }
 
 /// Whether a use can be had.
@@ -72,7 +72,7 @@ impl Inner {
             self.stand(&all, &lacks, ticket);
             self.stand_at_readers(std::slice::from_ref(&wanted.reader), ticket);
             let kept = self.readers.entry(wanted.reader.clone()).or_default();
-            return Ok(Served::Reads(kept.start(wanted)));
+            return Ok(Served::Reads(Box::new(kept.start(wanted))));
         }
         self.stand(&all, &lacks, ticket);
         self.stand_at_readers(&reads.busy, ticket);
