@@ -2,6 +2,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod allocations;
+mod killed;
 mod ops;
 mod random_graphs;
 mod reports;

@@ -14,6 +14,7 @@ use infer::{fold_small, op_controls};
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
+use crate::queue_runner::RunnerParts;
 use crate::{Dim, Error, ErrorKind, Fact, NodeList, OpError, Operation, Result, Tensor};
 
 /// How deep branches and loops may lie in each other.
@@ -44,12 +45,13 @@ pub(crate) struct SharedVariable {
 type SharedVariables = FxHashMap<(Option<Arc<str>>, String), SharedVariable>;
 
 #[derive(Default)]
-struct GraphState {
+pub(crate) struct GraphState {
     nodes: NodeList,
     names: FxHashMap<Arc<str>, NodeId>,
     /// How often a base name was asked for, so that finding a unique one does not begin at 1.
     counts: FxHashMap<String, u32>,
     collections: FxHashMap<Collection, Vec<Tensor>>,
+    pub(crate) queue_runners: Vec<RunnerParts>,
     seed: u64,
     next_symbol: u32,
     finalized: bool,
@@ -540,11 +542,11 @@ impl Graph {
     }
 
     // A panic while the lock is held leaves the state whole: nodes are pushed in one step.
-    fn read(&self) -> RwLockReadGuard<'_, GraphState> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, GraphState> {
         self.inner.state.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, GraphState> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, GraphState> {
         self.inner.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

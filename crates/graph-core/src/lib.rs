@@ -30,6 +30,8 @@ mod op;
 pub mod ops;
 pub mod philox;
 mod print;
+mod queue_runner;
+mod records;
 mod shape;
 pub mod train;
 
@@ -52,7 +54,12 @@ pub use op::{
 };
 pub use ops::{
     AssertOp, BatchNorm, Body, BranchOp, Build, Conv2d, ConvGeometry, Counting, ImageLayout,
-    LoopOp, LoopOptions, Normalized, Padding, Pool, PoolGeometry, Queue, QueueAction, QueueKind,
-    QueueOp, QueueOptions, QueueSpec, Row, Scatter, Structure, TensorArray, index_of, init::Init,
+    LoopOp, LoopOptions, NameList, Normalized, Padding, Pool, PoolGeometry, ProducerOptions, Queue,
+    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Reader, ReaderAction, ReaderOp,
+    ReaderSource, ReaderSpec, Row, Scatter, Structure, TensorArray, index_of, init::Init,
+};
+pub use queue_runner::QueueRunner;
+pub use records::{
+    Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,
 };
 pub use shape::{Layout, MAX_RANK, Shape};

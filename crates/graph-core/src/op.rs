@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::{
     AssertOp, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout,
-    LoopOp, OpError, Pool, QueueOp, Row, Scatter, Shape, Tensor,
+    LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -70,6 +70,8 @@ pub enum Class<'a> {
     State(State),
     /// Takes from a queue before a run, or puts into it after.
     Queue(&'a QueueOp),
+    /// Reads records of files before a run.
+    Reader(&'a ReaderOp),
     /// Orders other operations.
     Control(Control),
     /// Runs bodies as the data says, or ends the run.
@@ -85,8 +87,10 @@ impl Class<'_> {
     /// # Errors
     /// A number of inputs or outputs, or a rank, that does not belong to the class.
     pub fn check(&self, inputs: &[Fact], outputs: &[Fact]) -> Result<(), OpError> {
-        let n_outputs =
-            usize::from(!matches!(self, Self::Control(_) | Self::Queue(_) | Self::Flow(_)));
+        let n_outputs = usize::from(!matches!(
+            self,
+            Self::Control(_) | Self::Queue(_) | Self::Reader(_) | Self::Flow(_)
+        ));
         if outputs.len() < n_outputs {
             return Err(OpError::Invalid(format!("an operation of class {self:?} has an output")));
         }
@@ -172,7 +176,8 @@ impl Class<'_> {
             }
             Self::State(State::Scatter(_)) => (3, 3),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
-            Self::Control(_) | Self::Queue(_) | Self::Custom(_) | Self::Flow(_) => (0, ANY),
+            Self::Control(_) | Self::Queue(_) | Self::Reader(_) => (0, ANY),
+            Self::Custom(_) | Self::Flow(_) => (0, ANY),
         }
     }
 }

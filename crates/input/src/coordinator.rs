@@ -64,7 +64,10 @@ struct State {
     next_id: u64,
     /// The handles of threads that have left, or are just about to.
     left: Vec<JoinHandle<()>>,
+    hooks: Vec<(u64, Hook)>,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
 
 /// A thread that [`Coordinator::join`] waits for.
 struct Member {
@@ -103,8 +106,30 @@ impl Coordinator {
 
     /// Asks all threads to stop.
     pub fn request_stop(&self) {
-        self.lock().stopped = true;
+        self.stop(self.lock());
+    }
+
+    fn stop(&self, mut state: MutexGuard<'_, State>) {
+        state.stopped = true;
+        let hooks = std::mem::take(&mut state.hooks);
+        drop(state);
         self.0.changed.notify_all();
+        hooks.into_iter().for_each(|(_, hook)| hook());
+    }
+
+    /// Calls `f` when a stop is requested, on the thread that requests it; at once if one was. Not after what this
+    /// returns is dropped: for threads that wait for something else than the coordinator.
+    pub fn on_stop(&self, f: impl FnOnce() + Send + 'static) -> StopHook {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id = id.wrapping_add(1);
+        if state.stopped {
+            drop(state);
+            f();
+        } else {
+            state.hooks.push((id, Box::new(f)));
+        }
+        StopHook { coordinator: self.clone(), id }
     }
 
     /// Asks all threads to stop because of `error`, which [`Self::join`] gives. Unless a stop was
@@ -124,8 +149,7 @@ impl Coordinator {
         }
         if !state.stopped {
             state.error = Some(error);
-            state.stopped = true;
-            self.0.changed.notify_all();
+            self.stop(state);
         }
         Ok(())
     }
@@ -352,6 +376,25 @@ impl Drop for Registered {
         }
         drop(state);
         self.coordinator.0.changed.notify_all();
+    }
+}
+
+/// What is called when a stop is requested, from [`Coordinator::on_stop`]; forgotten when dropped.
+#[must_use = "a hook is forgotten when this is dropped"]
+#[derive(Debug)]
+pub struct StopHook {
+    coordinator: Coordinator,
+    id: u64,
+}
+
+impl Drop for StopHook {
+    fn drop(&mut self) {
+        let mut state = self.coordinator.lock();
+        let at = state.hooks.iter().position(|(id, _)| *id == self.id);
+        let hook = at.map(|at| state.hooks.swap_remove(at));
+        drop(state);
+        // It may hold what locks the coordinator when it goes.
+        drop(hook);
     }
 }
 

@@ -7,60 +7,10 @@ use std::io::Read;
 use std::iter::FusedIterator;
 use std::path::Path;
 
-use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_graph_core::{Error, ErrorKind, FixedOptions, Result};
 
+use crate::Record;
 use crate::source::{Source, append, name_of, open, step};
-use crate::{Compression, DEFAULT_LIMIT, Record};
-
-/// How a file of records of one length is laid out. Sizes are of the content, after decompression.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FixedOptions {
-    /// Bytes before the first record.
-    pub header_bytes: u64,
-    /// Bytes of a record; at least 1.
-    pub record_bytes: u64,
-    /// Bytes at the end of the file that are no record.
-    pub footer_bytes: u64,
-    /// Bytes from the start of one record to the start of the next; 0 means `record_bytes`. Records
-    /// overlap where it is less, and have gaps where it is more.
-    pub hop_bytes: u64,
-    /// How the file is compressed.
-    pub compression: Compression,
-    /// The most bytes of a record and the footer together, since both are held in memory.
-    pub max_record_bytes: u64,
-}
-
-impl FixedOptions {
-    /// Records of `record_bytes`, one after the other, and nothing else.
-    pub fn new(record_bytes: u64) -> Self {
-        Self {
-            header_bytes: 0,
-            record_bytes,
-            footer_bytes: 0,
-            hop_bytes: 0,
-            compression: Compression::None,
-            max_record_bytes: DEFAULT_LIMIT,
-        }
-    }
-
-    /// Bytes to hold for one record, and how many of them are the record.
-    fn checked(&self) -> Result<(u64, usize)> {
-        if self.record_bytes == 0 {
-            return Err(Error::invalid("expected record_bytes of at least 1, got 0"));
-        }
-        let Self { record_bytes, footer_bytes, max_record_bytes, .. } = *self;
-        let window = record_bytes.checked_add(footer_bytes).filter(|&len| len <= max_record_bytes);
-        window.zip(usize::try_from(record_bytes).ok()).ok_or_else(|| {
-            Error::new(
-                ErrorKind::ResourceExhausted,
-                format!(
-                    "expected at most {max_record_bytes} bytes of a record and the footer, got \
-                     {record_bytes} and {footer_bytes}; raise the limit, max_record_bytes"
-                ),
-            )
-        })
-    }
-}
 
 /// The records of a file, each of the same length. Keys are `file:index`, from 0.
 ///
@@ -99,7 +49,7 @@ impl<R: Read> FixedRecords<R> {
     /// # Errors
     /// `record_bytes` is 0, or a record and the footer are above the limit.
     pub fn new(reader: R, name: impl Into<String>, options: FixedOptions) -> Result<Self> {
-        let (window_bytes, record_bytes) = options.checked()?;
+        let (window_bytes, record_bytes) = checked(&options)?;
         let name = name.into();
         Ok(Self {
             source: Source::new(reader, options.compression).named(name.clone()),
@@ -182,3 +132,21 @@ impl<R: Read> Iterator for FixedRecords<R> {
 }
 
 impl<R: Read> FusedIterator for FixedRecords<R> {}
+
+/// Bytes to hold for one record, and how many of them are the record.
+fn checked(options: &FixedOptions) -> Result<(u64, usize)> {
+    if options.record_bytes == 0 {
+        return Err(Error::invalid("expected record_bytes of at least 1, got 0"));
+    }
+    let FixedOptions { record_bytes, footer_bytes, max_record_bytes, .. } = *options;
+    let window = record_bytes.checked_add(footer_bytes).filter(|&len| len <= max_record_bytes);
+    window.zip(usize::try_from(record_bytes).ok()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::ResourceExhausted,
+            format!(
+                "expected at most {max_record_bytes} bytes of a record and the footer, got \
+                 {record_bytes} and {footer_bytes}; raise the limit, max_record_bytes"
+            ),
+        )
+    })
+}

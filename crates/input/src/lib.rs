@@ -37,16 +37,19 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+pub use convoke_graph_core::{
+    Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,
+};
+
 pub use batch::{Batches, Example};
-pub use coordinator::{Coordinator, Registered};
+pub use coordinator::{Coordinator, Registered, StopHook};
 pub use csv::{CsvDecoder, CsvOptions};
 pub use ext::InputExt;
-pub use fixed::{FixedOptions, FixedRecords};
-pub use lines::{LineOptions, Lines};
+pub use fixed::FixedRecords;
+pub use lines::Lines;
 pub use prefetch::Prefetch;
 pub use raw::{Endian, decode_raw, decode_raw_batch};
-pub use reader::{Position, Record, RecordFormat, Records};
+pub use reader::{Position, Record, Records};
 pub use shuffle::Shuffled;
-pub use source::{Compression, DEFAULT_LIMIT};
-pub use tfrecord::{TfRecordOptions, TfRecordWriter, TfRecords};
+pub use tfrecord::{TfRecordWriter, TfRecords};
 pub use whole::WholeFile;

@@ -5,27 +5,10 @@ use std::io::Read;
 use std::iter::FusedIterator;
 use std::path::Path;
 
-use convoke_graph_core::{ErrorKind, Result};
+use convoke_graph_core::{ErrorKind, LineOptions, Result};
 
+use crate::Record;
 use crate::source::{Source, append, name_of, open, step};
-use crate::{Compression, DEFAULT_LIMIT, Record};
-
-/// How to read lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LineOptions {
-    /// Lines to leave out at the start of the file; they are counted in keys, and may be of any length.
-    pub skip_header_lines: u64,
-    /// The most bytes of a line before its line feed.
-    pub max_line_bytes: u64,
-    /// How the file is compressed.
-    pub compression: Compression,
-}
-
-impl Default for LineOptions {
-    fn default() -> Self {
-        Self { skip_header_lines: 0, max_line_bytes: DEFAULT_LIMIT, compression: Compression::None }
-    }
-}
 
 /// The lines of a file, without `\n` or `\r\n`; bytes, whatever their encoding.
 ///

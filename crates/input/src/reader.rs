@@ -4,13 +4,10 @@ use std::fs::File;
 use std::iter::FusedIterator;
 use std::path::Path;
 
-use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_graph_core::{Error, ErrorKind, RecordFormat, Result};
 
 use crate::source::name_of;
-use crate::{
-    DEFAULT_LIMIT, FixedOptions, FixedRecords, LineOptions, Lines, TfRecordOptions, TfRecords,
-    WholeFile,
-};
+use crate::{FixedRecords, Lines, TfRecords, WholeFile};
 
 /// What a reader gives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,32 +16,6 @@ pub struct Record {
     pub key: String,
     /// The value.
     pub value: Vec<u8>,
-}
-
-/// How a file becomes records, and what their keys are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RecordFormat {
-    /// One record, the file. Key: the file's name.
-    WholeFile {
-        /// A larger file is refused.
-        max_bytes: u64,
-    },
-    /// Each line. Key: `file:line`, from 1.
-    Lines(LineOptions),
-    /// Records of one length. Key: `file:index`, from 0.
-    Fixed(FixedOptions),
-    /// TFRecord. Key: `file:offset`, in bytes after decompression.
-    TfRecord(TfRecordOptions),
-    /// One record, the path itself; no file is opened. Key: the path.
-    Identity,
-}
-
-impl RecordFormat {
-    /// [`Self::WholeFile`] with the default limit.
-    pub fn whole_file() -> Self {
-        Self::WholeFile { max_bytes: DEFAULT_LIMIT }
-    }
 }
 
 /// How far a reader is. To come back to it, open the file again and pass over `records`.

@@ -3,47 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-use std::str::FromStr;
 
-use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_graph_core::{Compression, Error, ErrorKind, Result};
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// The most bytes of one record, line or whole file, where no other limit is given: 1 GiB.
-pub const DEFAULT_LIMIT: u64 = 1 << 30;
-
 const BUFFER_BYTES: usize = 64 << 10;
-
-/// How a file is compressed. Several compressed streams, one after the other, are one content.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// As it is.
-    #[default]
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 1950.
-    Zlib,
-}
-
-impl FromStr for Compression {
-    type Err = Error;
-
-    /// TensorFlow's names: `GZIP`, `ZLIB`, and `NONE` or nothing.
-    ///
-    /// # Errors
-    /// Another name.
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "" | "NONE" => Ok(Self::None),
-            "GZIP" => Ok(Self::Gzip),
-            "ZLIB" => Ok(Self::Zlib),
-            _ => Err(Error::invalid(format!(
-                "expected the compression GZIP, ZLIB, NONE or nothing, got {name:?}"
-            ))),
-        }
-    }
-}
 
 /// What a reader holds, after decompression, and how much of it was read.
 #[derive(Debug)]

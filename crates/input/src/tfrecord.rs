@@ -8,31 +8,15 @@ use std::io::{self, BufWriter, Read, Write};
 use std::iter::FusedIterator;
 use std::path::Path;
 
-use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_graph_core::{Compression, Error, ErrorKind, Result, TfRecordOptions};
 use flate2::write::{GzEncoder, ZlibEncoder};
 
 use crate::source::{Source, kind_of, name_of, open, step};
-use crate::{Compression, DEFAULT_LIMIT};
 
 const LENGTH_BYTES: usize = 8;
 const CRC_BYTES: usize = 4;
 const HEADER_BYTES: usize = LENGTH_BYTES + CRC_BYTES;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-
-/// How to read a TFRecord file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TfRecordOptions {
-    /// How the file is compressed.
-    pub compression: Compression,
-    /// A longer record is refused before anything is allocated for it.
-    pub max_record_bytes: u64,
-}
-
-impl Default for TfRecordOptions {
-    fn default() -> Self {
-        Self { compression: Compression::None, max_record_bytes: DEFAULT_LIMIT }
-    }
-}
 
 /// The records of a TFRecord file, in order.
 ///

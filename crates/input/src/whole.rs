@@ -5,10 +5,10 @@ use std::io::Read;
 use std::iter::FusedIterator;
 use std::path::Path;
 
-use convoke_graph_core::{ErrorKind, Result};
+use convoke_graph_core::{Compression, ErrorKind, Result};
 
+use crate::Record;
 use crate::source::{Source, name_of, open, step};
-use crate::{Compression, Record};
 
 /// One record: the file's name and all its bytes, none for an empty file.
 ///

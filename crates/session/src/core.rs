@@ -26,7 +26,7 @@ use crate::fetch::{Fetch, FetchList};
 use crate::flow::{self, Flowing, Journal};
 use crate::growth::Growth;
 use crate::metadata::{PhaseKind, RunMetadata};
-use crate::queues::{Queues, Taken, Use, check_puts, with_queues};
+use crate::queues::{Queues, Taken, Uses, check_puts, with_queues};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -67,8 +67,8 @@ const _: () = is_shared::<Core>();
 pub(crate) struct Planned {
     pub plan: Plan,
     pub graph: GraphSnapshot,
-    /// What it does with queues. What it takes comes after what is fed, and what it puts after what is fetched.
-    pub uses: Vec<Use>,
+    /// What it does with queues and readers. What it takes comes after what is fed, and what it puts after what is fetched.
+    pub uses: Uses,
     /// If the plan has branches, loops or assertions, what runs instead of a program.
     pub flow: Option<Flowing>,
     feed_facts: Vec<Fact>,
@@ -150,7 +150,7 @@ impl Core {
         if uses.is_empty() {
             return self.run_once(request, outputs, None, metadata);
         }
-        let taken = self.queues.take(uses, &self.stop(request))?;
+        let taken = self.queues.take(uses, request.data, &self.stop(request))?;
         self.run_with(request, taken, outputs, metadata)
     }
 
@@ -374,7 +374,7 @@ impl Core {
         }
         let start = Instant::now();
         let graph = self.graph.snapshot();
-        let (signature, uses) = with_queues(&graph, &list.signature);
+        let (signature, uses) = with_queues(&graph, &list.signature)?;
         if self.options.warn_of_growth {
             let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(warning) = growth.warning(&graph) {
@@ -404,7 +404,7 @@ impl Planned {
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Mutex::new(Lru::new(n_programs));
         let counts = plan.counts();
-        Self { plan, graph, uses: Vec::new(), flow: None, feed_facts, counts, programs }
+        Self { plan, graph, uses: Uses::default(), flow: None, feed_facts, counts, programs }
     }
 
     /// Itself and the plans of its parts.

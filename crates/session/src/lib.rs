@@ -28,6 +28,7 @@ mod growth;
 mod instance;
 mod metadata;
 mod place;
+mod queue_runner;
 mod queues;
 mod recent;
 mod saver;

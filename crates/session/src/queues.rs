@@ -4,22 +4,28 @@
 //! tickets are served in order. A run of the caller's thread waits there; a submitted one leaves its thread and comes
 //! back when something has changed.
 
+mod ahead;
 mod kept;
+mod readers;
 mod serve;
+mod state_bytes;
 mod uses;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, Result};
-use rustc_hash::FxHashMap;
+use convoke_graph_core::{Error, ErrorKind, HostTensor, NodeId, QueueAction, Result, batches};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::cancel::{Bell, Stop};
-use convoke_graph_core::batches;
+use crate::feeds::FeedData;
 use kept::{Item, Kept, Popped};
-pub(crate) use uses::{Use, check_puts, with_queues};
+use readers::{KeptReader, Lease};
+use serve::Served;
+pub(crate) use uses::{Uses, check_puts, with_queues};
 
 /// What a run has taken: its fed values in order, and how to give all back.
 #[derive(Debug, Default)]
@@ -27,6 +33,8 @@ pub(crate) struct Taken {
     /// The values that are fed, in the order of the uses.
     pub values: Vec<HostTensor>,
     undo: Vec<Undo>,
+    /// The readers that it has to itself.
+    leases: Vec<Lease>,
 }
 
 /// What was taken for a run that is under way: given back when it is dropped, also by a panic.
@@ -37,9 +45,9 @@ pub(crate) struct Held<'a> {
 
 impl Held<'_> {
     /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
-    pub fn put(mut self, uses: &[Use], fetched: &[HostTensor]) {
-        self.taken = None;
-        self.queues.put(uses, fetched);
+    pub fn put(mut self, uses: &Uses, fetched: &[HostTensor]) {
+        let leases = self.taken.take().map(|taken| taken.leases);
+        self.queues.put(uses, leases.unwrap_or_default(), fetched);
     }
 }
 
@@ -83,11 +91,14 @@ pub(crate) struct Queues {
     inner: Mutex<Inner>,
     changed: Condvar,
     own: Weak<Queues>,
+    /// The runners that fill queues, each by its operation that closes the queue.
+    runners: Mutex<FxHashSet<NodeId>>,
 }
 
 #[derive(Default)]
 struct Inner {
     queues: FxHashMap<String, Kept>,
+    readers: FxHashMap<String, KeptReader>,
     next_ticket: u64,
     /// How often queues were reset.
     n_resets: u64,
@@ -103,6 +114,7 @@ impl Queues {
         Arc::new_cyclic(|own| Self {
             inner: Mutex::default(),
             changed: Condvar::new(),
+            runners: Mutex::default(),
             own: own.clone(),
         })
     }
@@ -111,11 +123,11 @@ impl Queues {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes and reserves what `uses` say, and waits for it on this thread.
+    /// Takes, reads and reserves what `uses` say, and waits for it on this thread. `data` is what is fed.
     ///
     /// # Errors
-    /// `OutOfRange` and `Cancelled` of closed queues, and what `stop` says.
-    pub fn take(&self, uses: &[Use], stop: &Stop<'_>) -> Result<Taken> {
+    /// `OutOfRange` and `Cancelled` of closed queues, what files give, and what `stop` says.
+    pub fn take(&self, uses: &Uses, data: &[FeedData<'_>], stop: &Stop<'_>) -> Result<Taken> {
         let mut attempt = Attempt::default();
         let bell: Arc<dyn Bell> = match self.own.upgrade() {
             Some(own) => own,
@@ -124,10 +136,10 @@ impl Queues {
         stop.ring(&bell);
         let mut inner = self.lock();
         loop {
-            match self.try_in(&mut inner, uses, &mut attempt, stop) {
-                Ok(Some(taken)) => return Ok(taken),
-                Err(error) => return Err(error),
-                Ok(None) => {}
+            let taken;
+            (inner, taken) = self.try_in(inner, uses, data, &mut attempt, stop)?;
+            if let Some(taken) = taken {
+                return Ok(taken);
             }
             let left =
                 stop.deadline.map(|(until, _)| until.saturating_duration_since(Instant::now()));
@@ -148,7 +160,8 @@ impl Queues {
     /// As [`Self::take`].
     pub fn try_take(
         &self,
-        uses: &[Use],
+        uses: &Uses,
+        data: &[FeedData<'_>],
         attempt: &mut Attempt,
         stop: &Stop<'_>,
         park: impl FnOnce(Attempt) -> Parked,
@@ -157,8 +170,7 @@ impl Queues {
             let bell: Arc<dyn Bell> = own;
             stop.ring(&bell);
         }
-        let mut inner = self.lock();
-        let taken = self.try_in(&mut inner, uses, attempt, stop)?;
+        let (mut inner, taken) = self.try_in(self.lock(), uses, data, attempt, stop)?;
         if taken.is_some() {
             return Ok(taken);
         }
@@ -174,24 +186,51 @@ impl Queues {
         Ok(None)
     }
 
-    /// One try. Who fails gives up its ticket.
-    fn try_in(
-        &self,
-        inner: &mut Inner,
-        uses: &[Use],
+    /// One try, and the reading that it needs, for which the lock is given up. Who fails gives up its ticket.
+    fn try_in<'q>(
+        &'q self,
+        mut inner: MutexGuard<'q, Inner>,
+        uses: &Uses,
+        data: &[FeedData<'_>],
         attempt: &mut Attempt,
         stop: &Stop<'_>,
-    ) -> Result<Option<Taken>> {
-        let outcome = stop.check().and_then(|()| inner.serve(uses, attempt));
-        let waits = matches!(outcome, Ok(None));
-        if !waits {
-            inner.forget(attempt);
+    ) -> Result<(MutexGuard<'q, Inner>, Option<Taken>)> {
+        loop {
+            let served = stop.check().and_then(|()| inner.serve(uses, data, attempt));
+            let goes_on = matches!(served, Ok(Served::Waits | Served::Reads(_)));
+            if !goes_on {
+                inner.forget(attempt);
+            }
+            // Others may have their turn now, or room for what somebody waits for.
+            if std::mem::take(&mut inner.moved) || !goes_on {
+                self.wake(&mut inner);
+            }
+            let mut job = match served? {
+                Served::Taken(taken) => return Ok((inner, Some(taken))),
+                Served::Waits => return Ok((inner, None)),
+                Served::Reads(job) => job,
+            };
+            drop(inner);
+            let read = catch_unwind(AssertUnwindSafe(|| job.run(stop)));
+            let read = read.unwrap_or_else(|_| Err(Error::internal("reading a file panicked")));
+            inner = self.lock();
+            let node = job.wanted.node.clone();
+            if let Some(kept) = inner.readers.get_mut(&job.wanted.reader) {
+                kept.end(*job, read.is_ok());
+            }
+            // Who came first may have come into the line only meanwhile.
+            inner.moved = true;
+            if let Err(error) = read {
+                inner.forget(attempt);
+                self.wake(&mut inner);
+                return Err(error.with_node(&*node));
+            }
         }
-        // Others may have their turn now, or room for what somebody waits for.
-        if std::mem::take(&mut inner.moved) || !waits {
-            self.wake(inner);
-        }
-        outcome
+    }
+
+    /// The runners that fill queues at the moment.
+    pub fn runners(&self) -> MutexGuard<'_, FxHashSet<NodeId>> {
+        self.runners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what was taken until the run has succeeded.
@@ -199,10 +238,15 @@ impl Queues {
         Held { queues: self, taken: Some(taken) }
     }
 
-    /// Puts what a run gives, and closes what it closes. `fetched` are the plan's fetches.
-    fn put(&self, uses: &[Use], fetched: &[HostTensor]) {
+    /// Puts what a run gives, closes what it closes, and moves the readers. `fetched` are the plan's fetches.
+    fn put(&self, uses: &Uses, leases: Vec<Lease>, fetched: &[HostTensor]) {
         let mut inner = self.lock();
-        for used in uses {
+        for lease in leases {
+            if let Some(kept) = inner.readers.get_mut(&lease.reader) {
+                kept.move_to(lease);
+            }
+        }
+        for used in &uses.queues {
             let ticket = inner.next_ticket;
             let Some(kept) = inner.queues.get_mut(&used.queue.name) else { continue };
             let components = used.places.iter().filter_map(|&place| fetched.get(place).cloned());
@@ -295,7 +339,7 @@ impl Queues {
         self.changed.notify_all();
     }
 
-    /// Adds what the queues hold to a digest.
+    /// Adds what the queues hold and where the readers stand to a digest.
     pub fn hash(&self, hasher: &mut impl Hasher) {
         let inner = self.lock();
         let mut names: Vec<&String> = inner.queues.keys().collect();
@@ -311,6 +355,9 @@ impl Queues {
                 (tensor.dims(), tensor.bytes(), tensor.as_strings().ok()).hash(hasher);
             }
         }
+        let mut readers: Vec<_> = inner.readers.iter().collect();
+        readers.sort_unstable_by_key(|(name, _)| *name);
+        readers.into_iter().for_each(|(name, kept)| kept.hash(name, hasher));
     }
 }
 

@@ -272,7 +272,8 @@ impl Session {
         all
     }
 
-    /// A digest of all that runs can change: the elements of variables, and how often random operations were drawn.
+    /// A digest of all that runs can change: the elements of variables, what queues hold, where readers stand, and how
+    /// often random operations were drawn.
     /// Equal before and after a run that fails. Which value a state has may differ between versions of Convoke.
     ///
     /// # Errors

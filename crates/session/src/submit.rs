@@ -265,7 +265,8 @@ impl Submitted {
                 Parked { deadline, resume }
             };
             let queues = &self.core.queues;
-            let taken = queues.try_take(&self.planned.uses, &mut attempt, &stop, park)?;
+            let taken =
+                queues.try_take(&self.planned.uses, &self.data, &mut attempt, &stop, park)?;
             let Some(taken) = taken else { return Ok(None) };
             self.core.run_with(&request, taken, outputs, &mut metadata)?;
         }

@@ -91,6 +91,7 @@ fn check_in_body(body: BodyId, op: &dyn Op) -> Result<(), OpError> {
         _ if body == BodyId::GRAPH => return Ok(()),
         Class::State(State::Variable) => "a variable made",
         Class::Queue(_) => "queue operations",
+        Class::Reader(_) => "readers",
         _ => return Ok(()),
     };
     Err(OpError::Unsupported(format!("{what} inside of a branch or loop; build it outside")))
@@ -109,6 +110,7 @@ pub(super) fn fold_small(
             | Class::Random(_)
             | Class::Control(_)
             | Class::Queue(_)
+            | Class::Reader(_)
             | Class::Flow(_)
             | Class::Host(Host::Placeholder)
     );

@@ -156,11 +156,24 @@ impl Graph {
             },
             None => node.name.to_string(),
         };
-        Queue { graph: self.clone(), spec: Arc::new(spec) }
+        Queue::new(self.clone(), Arc::new(spec))
     }
 }
 
 impl Queue {
+    pub(crate) fn new(graph: Graph, spec: Arc<QueueSpec>) -> Self {
+        Self { graph, spec }
+    }
+
+    /// The graph that it belongs to.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    pub(crate) fn shared_spec(&self) -> Arc<QueueSpec> {
+        self.spec.clone()
+    }
+
     /// What it holds.
     pub fn spec(&self) -> &QueueSpec {
         &self.spec

@@ -401,3 +401,30 @@ fn a_coordinator_can_be_printed() {
     let text = format!("{coordinator:?}");
     assert_eq!(text, "Coordinator { stopped: false, error: None, running: [\"main\"], .. }");
 }
+
+#[test]
+fn hooks_are_called_once_when_a_stop_is_requested() {
+    let coordinator = Coordinator::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = |n: usize| {
+        let calls = calls.clone();
+        move || _ = calls.fetch_add(n, SeqCst)
+    };
+    let _kept = coordinator.on_stop(count(1));
+    drop(coordinator.on_stop(count(10)));
+    let own = coordinator.clone();
+    let _asks = coordinator.on_stop(move || assert!(own.should_stop()));
+    assert_eq!(calls.load(SeqCst), 0);
+    coordinator.request_stop_with(Error::internal("stop")).unwrap();
+    assert_eq!(calls.load(SeqCst), 1);
+    coordinator.request_stop();
+    assert_eq!(calls.load(SeqCst), 1);
+    // At once, if it was requested before; and anew after it was forgotten.
+    let _late = coordinator.on_stop(count(100));
+    assert_eq!(calls.load(SeqCst), 101);
+    coordinator.clear_stop();
+    let _again = coordinator.on_stop(count(1000));
+    assert_eq!(calls.load(SeqCst), 101);
+    coordinator.request_stop();
+    assert_eq!(calls.load(SeqCst), 1101);
+}

@@ -254,6 +254,7 @@ fn why_absent(node: &Node) -> &'static str {
         Class::Queue(_) => {
             "queues are the host's: what is taken is fed, and what is put is fetched"
         }
+        Class::Reader(_) => "readers are the host's: what is read is fed",
         Class::Control(_) => "it orders others, and computes nothing",
         _ => {
             "folded into the program, shared with an equal operation, or left out since it changes nothing"

@@ -113,6 +113,22 @@ impl Kept {
         }
     }
 
+    /// The first component of the element that would be taken after `n` others, if it can be.
+    pub fn peek(&mut self, n: usize) -> Option<HostTensor> {
+        if self.available() <= n {
+            return None;
+        }
+        if !matches!(self.spec.kind, QueueKind::RandomShuffle { .. }) {
+            return self.items.get(n).and_then(|(_, item)| item.first().cloned());
+        }
+        let before = self.draws;
+        let popped = self.pop(n.saturating_add(1));
+        let first = popped.last().and_then(|(.., item)| item.first().cloned());
+        let draws = [before, self.draws];
+        self.put_back(popped, draws);
+        first
+    }
+
     /// Up to `n` elements.
     pub fn pop(&mut self, n: usize) -> Vec<Popped> {
         let mut items = Vec::new();

@@ -1,15 +1,30 @@
 //! Whether runs can have what they want of queues, and giving it to them.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueKind, QueueSpec, Result};
+use convoke_graph_core::{
+    Error, ErrorKind, HostTensor, QueueAction, QueueKind, QueueSpec, Result, batches,
+};
 
+use super::ahead::Job;
 use super::kept::{Kept, Popped};
-use super::{Attempt, Inner, Taken, Undo, Use};
+use super::readers::Reads;
+use super::uses::{Use, Uses};
+use super::{Attempt, Inner, Taken, Undo};
 use smallvec::SmallVec;
 
-use convoke_graph_core::batches;
+use crate::feeds::FeedData;
+
+/// How a try goes.
+pub(super) enum Served {
+    Taken(Taken),
+    /// Something is lacking, for which it stands in line.
+    Waits,
+    /// Something must be read before more can be said. It is first in line meanwhile.
+    Reads(Box<Job>),
+}
 
 /// Whether a use can be had.
 enum Can {
@@ -19,29 +34,69 @@ enum Can {
 }
 
 impl Inner {
-    /// Takes and reserves everything, or gives nothing and keeps a ticket.
-    pub fn serve(&mut self, uses: &[Use], attempt: &mut Attempt) -> Result<Option<Taken>> {
-        for used in uses {
-            self.make(&used.queue)?;
+    /// Takes and reserves everything, or gives nothing and keeps a ticket. `data` is what is fed.
+    pub fn serve(
+        &mut self,
+        uses: &Uses,
+        data: &[FeedData<'_>],
+        attempt: &mut Attempt,
+    ) -> Result<Served> {
+        let names = uses.readers.iter().filter_map(|used| used.queue.as_ref());
+        for queue in uses.queues.iter().map(|used| &used.queue).chain(names) {
+            self.make(queue)?;
         }
         let ticket = attempt.ticket.unwrap_or(self.next_ticket);
+        let mut reads = self.reads(uses, data, ticket)?;
+        let mut all = Cow::Borrowed(&uses.queues);
+        if !reads.names.is_empty() {
+            all.to_mut().append(&mut reads.names);
+        }
         let mut lacks: SmallVec<[usize; 4]> = SmallVec::new();
-        for (i, used) in uses.iter().enumerate() {
-            match self.can(uses, i, ticket) {
+        for (i, used) in all.iter().enumerate() {
+            match self.can(&all, i, ticket) {
                 Can::Now => {}
                 Can::Later => lacks.push(i),
                 Can::Never(error) => return Err(error.with_node(&*used.node)),
             }
         }
-        if lacks.is_empty() {
-            return self.take_all(uses).map(Some);
+        let is_ready = lacks.is_empty() && reads.busy.is_empty();
+        if is_ready && reads.wanted.is_none() {
+            return self.take_all(&all, uses, reads).map(Served::Taken);
         }
         if attempt.ticket.is_none() {
             attempt.ticket = Some(ticket);
             self.next_ticket += 1;
         }
-        self.stand(uses, &lacks, ticket);
-        Ok(None)
+        if let Some(wanted) = reads.wanted.filter(|_| is_ready) {
+            // Nobody takes the names meanwhile.
+            lacks.extend(uses.queues.len()..all.len());
+            self.stand(&all, &lacks, ticket);
+            self.stand_at_readers(std::slice::from_ref(&wanted.reader), ticket);
+            let kept = self.readers.entry(wanted.reader.clone()).or_default();
+            return Ok(Served::Reads(Box::new(kept.start(wanted))));
+        }
+        self.stand(&all, &lacks, ticket);
+        self.stand_at_readers(&reads.busy, ticket);
+        Ok(Served::Waits)
+    }
+
+    /// Stands in line at these readers, and at no others.
+    fn stand_at_readers(&mut self, readers: &[String], ticket: u64) {
+        for (name, kept) in &mut self.readers {
+            let stood = kept.line.iter().position(|&other| other == ticket);
+            match (readers.contains(name), stood) {
+                (true, None) => {
+                    let at = kept.line.partition_point(|&other| other < ticket);
+                    kept.line.insert(at, ticket);
+                    self.moved = true;
+                }
+                (false, Some(at)) => {
+                    kept.line.remove(at);
+                    self.moved = true;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Stands in line where something is lacking, and nowhere else: what could be had is for others meanwhile.
@@ -145,13 +200,14 @@ impl Inner {
         }
     }
 
-    fn take_all(&mut self, uses: &[Use]) -> Result<Taken> {
+    /// `all` are the uses of queues, with the names that readers take.
+    fn take_all(&mut self, all: &[Use], uses: &Uses, reads: Reads) -> Result<Taken> {
         let mut taken = Taken::default();
         // As they are when the run begins, whatever it takes.
         let size =
             |used: &Use| self.queues.get(&used.queue.name).map_or(0, |kept| kept.items.len());
-        let sizes: SmallVec<[usize; 4]> = uses.iter().map(size).collect();
-        for (used, size) in uses.iter().zip(sizes) {
+        let sizes: SmallVec<[usize; 4]> = all.iter().map(size).collect();
+        for (used, size) in all.iter().zip(sizes) {
             let Some(kept) = self.queues.get_mut(&used.queue.name) else { continue };
             let values = match used.action {
                 QueueAction::Size => {
@@ -185,11 +241,25 @@ impl Inner {
             let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
             taken.values.extend(wanted);
         }
+        for (used, values) in uses.readers.iter().zip(reads.values) {
+            taken.values.extend(used.places.iter().filter_map(|&place| values.get(place).cloned()));
+        }
+        for lease in &reads.leases {
+            if let Some(kept) = self.readers.get_mut(&lease.reader) {
+                kept.is_leased = true;
+            }
+        }
+        taken.leases = reads.leases;
         Ok(taken)
     }
 
     /// Gives back what was taken.
     pub fn undo(&mut self, taken: Taken) {
+        for lease in &taken.leases {
+            if let Some(kept) = self.readers.get_mut(&lease.reader) {
+                kept.is_leased = false;
+            }
+        }
         for undo in taken.undo.into_iter().rev() {
             match undo {
                 Undo::Room { queue } => {
@@ -229,11 +299,14 @@ impl Inner {
             kept.takers.retain(|(other, _)| *other != ticket);
             kept.putters.retain(|other| *other != ticket);
         }
+        for kept in self.readers.values_mut() {
+            kept.line.retain(|other| *other != ticket);
+        }
     }
 }
 
 /// How many elements an action takes, if it takes any.
-fn demand(action: QueueAction) -> Option<usize> {
+pub(super) fn demand(action: QueueAction) -> Option<usize> {
     match action {
         QueueAction::Dequeue => Some(1),
         QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),

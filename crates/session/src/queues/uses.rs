@@ -1,13 +1,17 @@
 //! What plans do with queues: which operations, and which feeds and fetches are theirs.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Class, DType, Error, GraphSnapshot, NodeId, Output, QueueAction, QueueSpec, Result, Shape,
+    Class, DType, Error, ErrorKind, GraphSnapshot, Host, HostTensor, NodeId, Output, QueueAction,
+    QueueOp, QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, Shape,
 };
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
+
+use crate::feeds::FeedData;
 
 /// What a run does with a queue.
 #[derive(Debug, Clone)]
@@ -20,10 +24,95 @@ pub(crate) struct Use {
     pub places: Vec<usize>,
 }
 
-/// A signature with what its queue operations take as feeds and put as fetches, and those operations.
-pub(crate) fn with_queues(graph: &GraphSnapshot, signature: &Signature) -> (Signature, Vec<Use>) {
-    let mut signature = signature.clone();
+/// What a run does with a reader.
+#[derive(Debug, Clone)]
+pub(crate) struct ReaderUse {
+    pub reader: Arc<ReaderSpec>,
+    /// The queue of file names, if it takes from one.
+    pub queue: Option<Arc<QueueSpec>>,
+    pub action: ReaderAction,
+    /// The node's name, for errors.
+    pub node: Arc<str>,
+    /// The outputs that nobody feeds.
+    pub places: Vec<usize>,
+    state: Option<Given>,
+}
+
+/// What is known before a run: fed, at this place, or constant.
+#[derive(Debug, Clone)]
+enum Given {
+    Fed(usize),
+    Constant(HostTensor),
+}
+
+/// What a run does with queues and readers, each in the order of the nodes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Uses {
+    pub queues: Vec<Use>,
+    pub readers: Vec<ReaderUse>,
+}
+
+impl Uses {
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty() && self.readers.is_empty()
+    }
+}
+
+impl ReaderUse {
+    /// The state that is restored. `data` is what is fed.
+    pub fn state<'a>(&'a self, data: &'a [FeedData<'_>]) -> Result<Cow<'a, HostTensor>> {
+        match &self.state {
+            Some(Given::Constant(state)) => Ok(Cow::Borrowed(state)),
+            Some(Given::Fed(at)) => {
+                let fed = data.get(*at).ok_or_else(|| Error::internal("a state is not fed"))?;
+                Ok(Cow::Owned(fed.to_tensor()?))
+            }
+            None => Err(Error::internal("a reader is restored from nothing")),
+        }
+    }
+}
+
+/// A signature with what it takes and reads as feeds and what it puts as fetches, and the operations that do.
+///
+/// # Errors
+/// A reader is restored from what is computed in the run.
+pub(crate) fn with_queues(
+    graph: &GraphSnapshot,
+    signature: &Signature,
+) -> Result<(Signature, Uses)> {
+    let mut wider = signature.clone();
     let mut fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+    let found = found(graph, signature, &fed);
+    let mut uses = Uses::default();
+    for &id in &found {
+        let Class::Queue(op) = graph.node(id).op.class() else { continue };
+        uses.queues.push(queue_use(graph, id, op, &mut wider, &mut fed));
+    }
+    for &id in &found {
+        let Class::Reader(op) = graph.node(id).op.class() else { continue };
+        let node = graph.node(id);
+        let state = match node.inputs.first() {
+            Some(&input) => {
+                Some(known(graph, signature, input).map_err(|e| e.with_node(&*node.name))?)
+            }
+            None => None,
+        };
+        let ReaderOp { reader, action, queue } = op.clone();
+        let places = feed_outputs(graph, id, &mut wider, &mut fed);
+        uses.readers.push(ReaderUse {
+            reader,
+            queue,
+            action,
+            node: node.name.clone(),
+            places,
+            state,
+        });
+    }
+    Ok((wider, uses))
+}
+
+/// The operations on queues and readers that `signature` needs, in order.
+fn found(graph: &GraphSnapshot, signature: &Signature, fed: &FxHashSet<Output>) -> Vec<NodeId> {
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
     let mut found: Vec<NodeId> = Vec::new();
     let fetched = signature.fetches.iter().filter(|output| !fed.contains(output)).map(|f| f.node);
@@ -33,45 +122,78 @@ pub(crate) fn with_queues(graph: &GraphSnapshot, signature: &Signature) -> (Sign
             continue;
         }
         let node = graph.node(id);
-        if let Class::Queue(op) = node.op.class()
-            && op.action != QueueAction::Make
-            && node.invalid.is_none()
-        {
+        let acts = match node.op.class() {
+            Class::Queue(op) => op.action != QueueAction::Make,
+            Class::Reader(op) => op.action != ReaderAction::Make,
+            _ => false,
+        };
+        if acts && node.invalid.is_none() {
             found.push(id);
         }
         let inputs = node.inputs.iter().filter(|input| !fed.contains(input));
         stack.extend(inputs.map(|input| input.node).chain(node.controls.iter().copied()));
     }
     found.sort_unstable();
-    let mut uses = Vec::new();
-    for id in found {
-        let node = graph.node(id);
-        let Class::Queue(op) = node.op.class() else { continue };
-        let mut places = Vec::new();
-        if op.is_source() {
-            for index in 0..node.facts.len() as u32 {
-                let output = Output { node: id, index };
-                if fed.insert(output) {
-                    signature.feeds.push(output);
-                    places.push(index as usize);
-                }
-            }
-            // It does nothing in the run itself, and what comes before it still does.
-            signature.targets.retain(|&target| target != id);
-            signature.targets.extend(&node.controls);
-        } else {
-            for &input in &node.inputs {
-                let at = signature.fetches.iter().position(|&fetch| fetch == input);
-                places.push(at.unwrap_or_else(|| {
-                    signature.fetches.push(input);
-                    signature.fetches.len() - 1
-                }));
-            }
+    found
+}
+
+fn queue_use(
+    graph: &GraphSnapshot,
+    id: NodeId,
+    op: &QueueOp,
+    signature: &mut Signature,
+    fed: &mut FxHashSet<Output>,
+) -> Use {
+    let node = graph.node(id);
+    let places = if op.is_source() {
+        feed_outputs(graph, id, signature, fed)
+    } else {
+        let place = |&input: &Output| {
+            let at = signature.fetches.iter().position(|&fetch| fetch == input);
+            at.unwrap_or_else(|| {
+                signature.fetches.push(input);
+                signature.fetches.len() - 1
+            })
+        };
+        node.inputs.iter().map(place).collect()
+    };
+    Use { queue: op.queue.clone(), action: op.action, node: node.name.clone(), places }
+}
+
+/// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes
+/// before it still does.
+fn feed_outputs(
+    graph: &GraphSnapshot,
+    id: NodeId,
+    signature: &mut Signature,
+    fed: &mut FxHashSet<Output>,
+) -> Vec<usize> {
+    let node = graph.node(id);
+    let mut places = Vec::new();
+    for index in 0..node.facts.len() as u32 {
+        let output = Output { node: id, index };
+        if fed.insert(output) {
+            signature.feeds.push(output);
+            places.push(index as usize);
         }
-        let (queue, action, node) = (op.queue.clone(), op.action, node.name.clone());
-        uses.push(Use { queue, action, node, places });
     }
-    (signature, uses)
+    signature.targets.retain(|&target| target != id);
+    signature.targets.extend(&node.controls);
+    places
+}
+
+/// What is known of a tensor before the run.
+fn known(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Result<Given> {
+    if let Some(at) = signature.feeds.iter().position(|&feed| feed == output) {
+        return Ok(Given::Fed(at));
+    }
+    match graph.node(output.node).op.class() {
+        Class::Host(Host::Constant(state)) => Ok(Given::Constant(state.clone())),
+        _ => {
+            let message = "unsupported: a state that is computed in the run; fetch it, and feed it to a later one";
+            Err(Error::new(ErrorKind::Unimplemented, message))
+        }
+    }
 }
 
 /// Checks the shapes of what a run puts, before it stores anything. `fetched` knows dtypes and shapes of what it fetches.
@@ -79,10 +201,10 @@ pub(crate) fn with_queues(graph: &GraphSnapshot, signature: &Signature) -> (Sign
 /// # Errors
 /// Sizes that a queue does not take, or rows of different numbers.
 pub(crate) fn check_puts<'s>(
-    uses: &[Use],
+    uses: &Uses,
     fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
 ) -> Result<()> {
-    for used in uses {
+    for used in &uses.queues {
         let shapes: SmallVec<[&Shape; 4]> = match used.action {
             QueueAction::Enqueue | QueueAction::EnqueueMany => {
                 used.places.iter().filter_map(|&place| Some(fetched(place)?.1)).collect()
