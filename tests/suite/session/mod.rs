@@ -9,6 +9,7 @@ mod checkpoints;
 mod counts;
 mod determinism;
 mod devices;
+mod errors;
 mod explain;
 mod failures;
 mod feeds;
