@@ -218,7 +218,8 @@ impl Graph {
         graph.nodes.iter().filter_map(|node| node.error().or_else(|| derived(node))).collect()
     }
 
-    /// From now on no node can be added: a further operation is refused.
+    /// From now on no node can be added: a further operation is refused, with
+    /// [`ErrorKind::FailedPrecondition`].
     pub fn finalize(&self) {
         self.write().finalized = true;
     }
@@ -461,9 +462,7 @@ impl GraphState {
 
     fn input_facts(&self, graph_id: u64, inputs: &[Tensor]) -> Result<Vec<Fact>, OpError> {
         if self.finalized {
-            return Err(OpError::Invalid(
-                "the graph is finalized; build everything before finalize()".into(),
-            ));
+            return Err(OpError::Finalized);
         }
         let fact = |tensor: &Tensor| {
             if tensor.graph().id() != graph_id {
