@@ -2,6 +2,7 @@
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
 mod autotune;
+mod bad_inputs;
 mod budgets;
 mod callables;
 mod cancelling;
