@@ -15,7 +15,7 @@ fn errors_reported() {
     let g = Graph::new();
     g.constant(1.0f32).named("a");
     for name in ["foo:0", "foo", "a:1", "a:x", ":0", ""] {
-        let error = g.tensor(name).err().expect(name);
+        let error = g.tensor(name).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::NotFound, "{name}: {error}");
     }
 }
