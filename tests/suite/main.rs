@@ -7,4 +7,5 @@ mod ops;
 mod random_graphs;
 mod reports;
 mod session;
+mod tensorflow_tests;
 mod training;

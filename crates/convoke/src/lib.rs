@@ -63,6 +63,11 @@ pub use ndarray;
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
 
+/// What does not compile, of the list of TensorFlow's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tensorflow-tests.md")]
+pub struct TensorFlowTests;
+
 #[cfg(feature = "gpu")]
 pub use convoke_session::{Counters, InternalCounters, LimitOverrides};
 /// wgpu, of the version that Convoke uses.

@@ -175,6 +175,8 @@ pub enum OpError {
     Index { index: i64, position: usize, size: usize },
     #[error("expected {expected} elements for shape {shape}, got {found}")]
     Length { expected: usize, found: usize, shape: Shape },
+    #[error("the graph is finalized; build everything before finalize()")]
+    Finalized,
     #[error("unsupported: {0}")]
     Unsupported(String),
     #[error("{0}")]
@@ -187,6 +189,7 @@ impl OpError {
     /// The canonical code of this refusal.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Finalized => ErrorKind::FailedPrecondition,
             Self::Unsupported(_) => ErrorKind::Unimplemented,
             _ => ErrorKind::InvalidArgument,
         }

@@ -56,9 +56,16 @@ impl Tensor {
     /// depend on it by differentiable operations.
     ///
     /// A [`Variable`] stands for its elements at the start of the run.
+    ///
+    /// # Errors
+    /// Recorded: if this is refused, or built upon what is, so are all its gradients.
     #[track_caller]
     pub fn gradients(&self, xs: &[&Tensor]) -> Vec<Option<Tensor>> {
         let graph = self.graph();
+        if self.node().invalid.is_some() {
+            let refused = graph.scope("gradients", || self.identity());
+            return vec![Some(refused); xs.len()];
+        }
         let ones = graph.scope("gradients", || self.like(1.0).broadcast_like(self));
         graph.gradients_from(vec![(self.clone(), ones)], xs, NodeId(0))
     }

@@ -260,7 +260,8 @@ impl Graph {
         graph.nodes.iter().filter_map(|node| node.error().or_else(|| derived(node))).collect()
     }
 
-    /// From now on no node can be added: a further operation is refused.
+    /// From now on no node can be added: a further operation is refused, with
+    /// [`ErrorKind::FailedPrecondition`].
     pub fn finalize(&self) {
         self.write().finalized = true;
     }

@@ -23,6 +23,13 @@ fn views() {
         &[case("three axes").x(ramp(&[2, 3, 4])).gradient()],
     );
     check(
+        "permute",
+        |xs| xs[0].permute(&[0, usize::MAX]),
+        &[case("an axis that is -1 as a signed number")
+            .x(ramp(&[2, 3]))
+            .refused("axis 9223372036854775807 is out of range for rank 2")],
+    );
+    check(
         "reshape",
         |xs| xs[0].reshape(&[3, -1]),
         &[

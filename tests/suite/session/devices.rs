@@ -2,8 +2,8 @@
 
 use convoke::half::f16;
 use convoke::prelude::*;
-use convoke::{DeviceKind, DevicePolicy, Shape};
-use convoke_tests::devices;
+use convoke::{DeviceKind, DeviceOptions, DevicePolicy, RunOptions, Shape};
+use convoke_tests::{TestDevice, devices, slow};
 
 fn with_soft(soft_placement: bool) -> SessionOptions {
     SessionOptions { soft_placement, ..SessionOptions::default() }
@@ -180,5 +180,214 @@ fn a_variable_that_moves_away_and_back_has_new_memory() {
         assert_eq!(run(&on_gpu, &[3.0, 3.0, 3.0]), 1);
         let now = session.run(&[], v.value()).unwrap();
         assert_eq!(now.to_vec::<f32>().unwrap(), [9.0; 3], "{}", device.name);
+    }
+}
+
+const ONES: [[f32; 1]; 2] = [[1.0], [1.0]];
+
+/// The CPU's name, and that of the last device.
+fn ends(device: &TestDevice) -> [&str; 2] {
+    let list = device.devices.list();
+    [&list[0].name, &list[list.len() - 1].name]
+}
+
+/// TensorFlow: `testManyCPUs`, of GPUs, as there is one CPU: there are as many devices as were asked for.
+#[test]
+fn many_gpus() {
+    for device in devices().iter().skip(1) {
+        for n in 1..4 {
+            let virtual_devices = vec![vec![32 << 20; n]];
+            let many = device.open(DeviceOptions { virtual_devices, ..DeviceOptions::default() });
+            let names: Vec<&str> = many.list().iter().map(|info| &*info.name).collect();
+            let expected = ["CPU:0", "GPU:0", "GPU:1", "GPU:2"];
+            assert_eq!(names, expected[..=n], "{}", device.name);
+            let g = Graph::new();
+            let x = g.placeholder("x", F32, dims![2]);
+            let y = (0..n).map(|i| g.device(&format!("GPU:{i}"), || &x + 1.0));
+            let y = y.reduce(|x, y| x + y).unwrap();
+            let session = Session::new(&g, &many).unwrap();
+            let y = session.run(&[x.feed([10.0f32; 2])], &y).unwrap();
+            let y = y.to_vec::<f32>().unwrap();
+            assert_eq!(y, [11.0 * n as f32; 2], "{}", device.name);
+        }
+    }
+}
+
+/// TensorFlow: `testInteractivePlacePrunedGraph`, `PlacePrunedGraph`: what cannot be placed harms no run that does
+/// without it.
+#[test]
+fn interactive_place_pruned_graph() {
+    for device in devices() {
+        let g = Graph::new();
+        let a = g.placeholder("a", F32, dims![1]);
+        let stray = g.device("GPU:7", || slow(&a, Default::default()));
+        let session = Session::with_options(&g, &device.devices, with_soft(false)).unwrap();
+        let feeds = [a.feed([1.0f32])];
+        let y = session.run(&feeds, &a + 1.0).unwrap();
+        assert_eq!(y.to_vec::<f32>().unwrap(), [2.0], "{}", device.name);
+        let error = session.run(&feeds, &stray).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}: {error}", device.name);
+    }
+}
+
+/// TensorFlow: `testDefaultSessionPlacePrunedGraph`. There, an operation that cannot be placed stops every run of the
+/// graph; here only those that need it, before and after.
+#[test]
+fn default_session_place_pruned_graph() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![2]);
+        let stray = g.device("GPU:7", || &x * 3.0);
+        let y = &x * 2.0;
+        let session = Session::with_options(&g, &device.devices, with_soft(false)).unwrap();
+        for _ in 0..2 {
+            let feeds = [x.feed([1.0f32, 2.0])];
+            let error = session.run(&feeds, (&y, &stray)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert!(error.to_string().contains("GPU:7"), "{error}");
+            assert_eq!(session.run(&feeds, &y).unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0]);
+        }
+    }
+}
+
+/// TensorFlow: `InvalidDevice` of `direct_session_test.cc`: one too many, and the last there is.
+#[test]
+fn invalid_device() {
+    for device in devices() {
+        let g = Graph::new();
+        let a = g.constant([[3.0f32, 2.0], [-1.0, 0.0]]);
+        let x = g.placeholder("x", F32, dims![2, 1]);
+        let n = device.devices.list().len() - 1;
+        let wrong = g.device(&format!("GPU:{n}"), || a.matmul(&x));
+        let right = g.device(ends(device)[1], || a.matmul(&x));
+        let session = Session::with_options(&g, &device.devices, with_soft(false)).unwrap();
+        let error = session.run(&[x.feed(ONES)], &wrong).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}: {error}", device.name);
+        let y = session.run(&[x.feed(ONES)], &right).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(y, [5.0, -1.0], "{}", device.name);
+    }
+}
+
+/// `direct_session_test.cc`: a product on the first device, its negative on the last, and a variable that is set beside.
+struct Network {
+    g: Graph,
+    x: Tensor,
+    y: Tensor,
+    y_neg: Tensor,
+    set: Operation,
+}
+
+impl Network {
+    fn new(device: &TestDevice) -> Self {
+        let [first, last] = ends(device);
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![2, 1]);
+        let v = g.variable("v", Init::Zeros, F32, [2, 1]);
+        let y = g.device(first, || g.constant([[3.0f32, 2.0], [-1.0, 0.0]]).matmul(&x));
+        let y_neg = g.device(last, || -&y);
+        let set = v.assign(&y_neg).operation();
+        Self { g, x, y, y_neg, set }
+    }
+
+    fn session(&self, device: &TestDevice) -> Session {
+        Session::new(&self.g, &device.devices).unwrap()
+    }
+}
+
+fn floats(tensor: &HostTensor) -> Vec<f32> {
+    tensor.to_vec::<f32>().unwrap()
+}
+
+/// TensorFlow: `RunSimpleNetwork`: what is fetched, and what runs beside it.
+#[test]
+fn run_simple_network() {
+    for device in devices() {
+        let n = Network::new(device);
+        let session = n.session(device);
+        let (y, ()) = session.run(&[n.x.feed(ONES)], (&n.y, &n.set)).unwrap();
+        assert_eq!(floats(&y), [5.0, -1.0], "{}", device.name);
+        let v = session.run(&[], n.g.global_variables()).unwrap().remove(0);
+        assert_eq!(floats(&v), [-5.0, 1.0], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `RunSimpleNetwork_Callable`. A callable that is released, or of an unknown handle, is none by type.
+#[test]
+fn run_simple_network_callable() {
+    for device in devices() {
+        let n = Network::new(device);
+        let session = n.session(device);
+        for _ in 0..2 {
+            let callable = session.callable(&[&n.x], (&n.y, &n.set)).unwrap();
+            for _ in 0..2 {
+                assert_eq!(floats(&callable.call([ONES]).unwrap().0), [5.0, -1.0]);
+            }
+            let error = callable.call_into([ONES], &mut []).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        }
+        let v = session.run(&[], n.g.global_variables()).unwrap().remove(0);
+        assert_eq!(floats(&v), [-5.0, 1.0], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `TestFeed`, `TestFeed_Callable`: what is fed is needed on the last device.
+#[test]
+fn feed_of_the_last_device() {
+    for device in devices() {
+        let g = Graph::new();
+        let [first, last] = ends(device);
+        let x = g.device(last, || g.placeholder("x", F32, dims![2, 1]));
+        let doubled = g.device(last, || &x * 2.0);
+        let y = g.device(first, || g.constant([[3.0f32, 2.0], [-1.0, 0.0]]).matmul(&doubled));
+        let session = Session::new(&g, &device.devices).unwrap();
+        let fed = [[4.0f32], [1.0]];
+        assert_eq!(floats(&session.run(&[x.feed(fed)], &y).unwrap()), [28.0, -8.0]);
+        let callable = session.callable(&[&x], &y).unwrap();
+        assert_eq!(floats(&callable.call([fed]).unwrap()), [28.0, -8.0], "{}", device.name);
+        // So is what is computed on the other one, if it is fed.
+        assert_eq!(floats(&session.run(&[doubled.feed(fed)], &y).unwrap()), [14.0, -4.0]);
+    }
+}
+
+/// TensorFlow: `RunSimpleNetworkWithOpts`: each device has its times.
+#[test]
+fn run_simple_network_with_opts() {
+    for device in devices() {
+        let n = Network::new(device);
+        let session = n.session(device);
+        let feeds = [n.x.feed([[2.0f32], [2.0]])];
+        let (y, run) = session.run_with(&feeds, (&n.y, &n.y_neg), RunOptions::timed()).unwrap();
+        assert_eq!((floats(&y.0), floats(&y.1)), (vec![10.0, -2.0], vec![-10.0, 2.0]));
+        for name in ends(device) {
+            assert!(run.nodes.iter().any(|node| &*node.device == name), "{name}: {run}");
+        }
+        let callable = session.callable(&[&n.x], &n.y_neg).unwrap();
+        let (_, run) = callable.call_with([ONES], &RunOptions::timed()).unwrap();
+        for name in ends(device) {
+            assert!(run.nodes.iter().any(|node| &*node.device == name), "{name}: {run}");
+        }
+    }
+}
+
+/// TensorFlow: `testMultipleLocalDevices`: over every device there is, and back.
+#[test]
+fn multiple_local_devices() {
+    let options =
+        || DeviceOptions { virtual_devices: vec![vec![32 << 20; 2]], ..DeviceOptions::default() };
+    let opened = devices().iter().map(|device| match device.devices.list().len() {
+        1 => device.devices.clone(),
+        _ => device.open(options()),
+    });
+    for opened in opened {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![1]);
+        let mut y = g.device("CPU:0", || &x * 1.0);
+        for info in opened.list() {
+            y = g.device(&info.name, || &y + 5.0);
+        }
+        let y = g.device("CPU:0", || y * 2.0);
+        let session = Session::new(&g, &opened).unwrap();
+        let y = session.run(&[x.feed([5.0f32])], &y).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(y, [10.0 * (1 + opened.list().len()) as f32], "{:?}", opened.list());
     }
 }

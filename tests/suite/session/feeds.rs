@@ -2,7 +2,7 @@
 
 use convoke::prelude::*;
 use convoke::{Feed, Shape, ndarray};
-use convoke_tests::devices;
+use convoke_tests::{cast, devices, ramp};
 
 fn fed(dtype: DType, feed: impl FnOnce(&Tensor) -> Feed<'static>) -> convoke::Result<HostTensor> {
     let g = Graph::new();
@@ -147,5 +147,288 @@ fn batches_of_nothing_work() {
         let w = session.run(&[], &w).unwrap().to_vec::<f32>().unwrap();
         assert_eq!(w, [1.0; 6], "{}", device.name);
         assert!(session.run(&feeds, &loss).unwrap().scalar::<f32>().unwrap().is_nan());
+    }
+}
+
+/// TensorFlow: `testCreate`: a feed by name overrides a constant, for its run alone.
+#[test]
+fn create() {
+    for device in devices() {
+        let g = Graph::new();
+        let input = g.constant(10.0f32).named("inp");
+        let doubled = (&input + &input).named("out");
+        let session = device.session(&g);
+        let by_name = |name: &str| g.tensor(name).unwrap();
+        let run = |feeds: &[Feed<'_>]| {
+            session.run(feeds, by_name("out:0")).unwrap().scalar::<f32>().unwrap()
+        };
+        assert_eq!(run(&[by_name("inp:0").feed(11.0)]), 22.0, "{}", device.name);
+        assert_eq!(run(&[]), 20.0, "{}", device.name);
+        assert_eq!(run(&[doubled.feed(1.0)]), 1.0, "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testTensorGetMethod`.
+#[test]
+fn tensor_get_method() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.constant([[1.0f32, 1.0]]).named("x");
+        let y = g.constant([[2.0f32, 2.0], [3.0, 3.0]]);
+        let c = x.matmul(&y);
+        let session = device.session(&g);
+        let of = |feeds: &[Feed<'_>]| session.run(feeds, &c).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(of(&[]), [5.0, 5.0], "{}", device.name);
+        assert_eq!(of(&[g.tensor("x").unwrap().feed([[2.0f32, 2.0]])]), [10.0, 10.0]);
+    }
+}
+
+/// TensorFlow: `testOperationRunMethod`: what is assigned is fed.
+#[test]
+fn operation_run_method() {
+    for device in devices() {
+        let g = Graph::new();
+        let a = g.constant([[1.0f32, 2.0]]);
+        let v = g.variable("v", Init::Zeros, F32, [1, 2]);
+        let assign = v.assign(&a).operation();
+        let session = device.session(&g);
+        let value = || session.run(&[], &v).unwrap().to_vec::<f32>().unwrap();
+        session.run(&[], &assign).unwrap();
+        assert_eq!(value(), [1.0, 2.0], "{}", device.name);
+        session.run(&[a.feed([[3.0f32, 4.0]])], &assign).unwrap();
+        assert_eq!(value(), [3.0, 4.0], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testRunFeedDict`: any tensor, by handle and by name, from lists and numbers.
+#[test]
+fn run_feed_dict() {
+    for device in devices() {
+        let g = Graph::new();
+        let zeros = g.fill(&[2, 2], 0.0f32).named("zeros");
+        let y = &zeros * 2.0;
+        let session = device.session(&g);
+        let of = |feed: Feed<'_>| session.run(&[feed], &y).unwrap().to_vec::<f32>().unwrap();
+        let rows = ndarray::array![[1.0f32, 1.0], [1.0, 1.0]];
+        assert_eq!(of(zeros.feed(&rows)), [2.0; 4], "{}", device.name);
+        assert_eq!(of(g.tensor("zeros:0").unwrap().feed(&rows)), [2.0; 4]);
+        assert_eq!(of(zeros.feed([[1.0f32, 1.0], [1.0, 1.0]])), [2.0; 4]);
+        let (flat, host) = ([1.0f32; 4], HostTensor::new(&[2, 2], vec![1.0f32; 4]).unwrap());
+        assert_eq!(of(zeros.feed((&flat[..], [2, 2]))), [2.0; 4]);
+        assert_eq!(of(zeros.feed(&host)), [2.0; 4]);
+        assert_eq!(of(y.feed(host)), [1.0; 4]);
+    }
+}
+
+/// TensorFlow: `testFeedAndFetch`: every dtype, also in shapes without elements, itself and through an identity, by
+/// runs and by callables.
+#[test]
+fn feed_and_fetch() {
+    for device in devices() {
+        for dtype in DType::NUMERIC {
+            for dims in [&[32, 4, 128][..], &[37], &[2, 0, 6], &[0, 0, 0]] {
+                let g = Graph::new();
+                let x = g.placeholder("x", dtype, convoke::Dims::UnknownRank);
+                let y = x.identity();
+                let session = device.session_with(&g, SessionOptions::default());
+                let value = cast(&ramp(dims), dtype);
+                let feeds = [x.feed(&value)];
+                let what = format!("{dtype}{dims:?} on {}", device.name);
+                assert_eq!(session.run(&feeds, &y).unwrap(), value, "{what}");
+                assert_eq!(session.run(&feeds, &x).unwrap(), value, "{what}");
+                let both = session.run(&feeds, (&x, &y)).unwrap();
+                assert_eq!(both, (value.clone(), value.clone()), "{what}");
+                let callable = session.callable(&[&x], (&x, &y)).unwrap();
+                assert_eq!(callable.call([&value]).unwrap(), both, "{what}");
+            }
+        }
+    }
+}
+
+/// TensorFlow: `testFeedPrecisionLossError`.
+#[test]
+fn feed_precision_loss_error() {
+    let g = Graph::new();
+    let (narrow, wide) = (g.placeholder("n", I32, dims![]), g.placeholder("w", I64, dims![]));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let large = i64::from(i32::MAX) + 1;
+    for feed in [narrow.feed(large), narrow.feed(i64::MIN), wide.feed(u64::MAX)] {
+        let fetch = feed.tensor.clone();
+        refused(session.run(&[feed], fetch), "expected a feed of i");
+    }
+    let fits = session.run(&[narrow.feed(i64::from(i32::MAX))], &narrow).unwrap();
+    assert_eq!(fits.scalar::<i32>().unwrap(), i32::MAX);
+    assert_eq!(session.run(&[wide.feed(large)], &wide).unwrap().scalar::<i64>().unwrap(), large);
+}
+
+/// The shapes of TensorFlow's tests of strings.
+const STRING_DIMS: [&[usize]; 4] = [&[32, 4, 128], &[37], &[2, 0, 6], &[0, 0, 0]];
+
+fn strings(dims: &[usize]) -> HostTensor {
+    let n = dims.iter().product();
+    HostTensor::strings(dims, (0..n).map(|i: usize| i.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+/// TensorFlow: `testStringFetch`.
+#[test]
+fn string_fetch() {
+    for dims in STRING_DIMS {
+        let g = Graph::new();
+        let c = g.constant(strings(dims));
+        let got = Session::new(&g, &Devices::cpu()).unwrap().run(&[], &c).unwrap();
+        assert_eq!((got.dtype(), got.dims()), (Strings, dims));
+        assert_eq!(got, strings(dims));
+    }
+}
+
+/// TensorFlow: `testStringFeed`.
+#[test]
+fn string_feed() {
+    for dims in STRING_DIMS {
+        let g = Graph::new();
+        let x = g.placeholder("x", Strings, convoke::Dims::from(dims.to_vec()));
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        let value = strings(dims);
+        let (fed, identity) = session.run(&[x.feed(&value)], (&x, x.identity())).unwrap();
+        assert_eq!((&fed, &identity), (&value, &value));
+    }
+}
+
+fn through(words: &[&[u8]]) -> Vec<Vec<u8>> {
+    let value = HostTensor::strings(&[words.len()], words.to_vec()).unwrap();
+    let g = Graph::new();
+    let x = g.placeholder("x", Strings, dims![None]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let got = session.run(&[x.feed(value)], x.identity()).unwrap();
+    got.as_strings().unwrap().to_vec()
+}
+
+/// TensorFlow: `testStringFeedWithNullCharacters`.
+#[test]
+fn string_feed_with_null_characters() {
+    assert_eq!(
+        through(&[b"\n\x01\x00", b"\n\x00\x01", b"\0"]),
+        [&b"\n\x01\x00"[..], b"\n\x00\x01", b"\0"]
+    );
+}
+
+/// TensorFlow: `testStringFeedWithUnicode`; and bytes that are no text.
+#[test]
+fn string_feed_with_unicode() {
+    let words = ["\u{3c0} a", "A\u{1f600}", ""];
+    let got = through(&words.map(str::as_bytes));
+    assert_eq!(got.iter().map(|w| std::str::from_utf8(w).unwrap()).collect::<Vec<_>>(), words);
+    assert_eq!(through(&[&[0xff, 0xfe]]), [[0xff, 0xfe]]);
+}
+
+/// TensorFlow: `testFeedShapeCompatibility`: static shapes before the run, those that are computed in it.
+#[test]
+fn feed_shape_compatibility() {
+    for device in devices() {
+        let g = Graph::new();
+        let some = g.constant([2.0f32; 4]);
+        let sizes = g.placeholder_with_default("sizes", [2i32, 2], dims![2]);
+        let reshaped = some.reshape_to(&sizes);
+        let fixed = some.reshape(&[2, 2]);
+        let session = device.session(&g);
+        let before = session.state_digest().unwrap();
+        assert_eq!(session.run(&[], &reshaped).unwrap().dims(), [2, 2], "{}", device.name);
+        refused(
+            session.run(&[fixed.feed([[1.0f32, 2.0, 3.0]])], &fixed),
+            "expected a feed of shape [2, 2], got [1, 3]",
+        );
+        refused(
+            session.run(&[sizes.feed([3i32])], &reshaped),
+            "expected a feed of shape [2], got [1]",
+        );
+        let error = session.run(&[sizes.feed([3i32, 7])], &reshaped);
+        refused(error, "cannot reshape [4], which has 4 elements, to [3, 7]");
+        assert_eq!(session.run(&[sizes.feed([4i32, 1])], &reshaped).unwrap().dims(), [4, 1]);
+        assert_eq!(session.state_digest().unwrap(), before);
+    }
+}
+
+/// TensorFlow: `testAutoConvertAndCheckData`.
+#[test]
+fn auto_convert_and_check_data() {
+    refused(fed(Strings, |x| x.feed(1i32)), "expected a feed of string, got i32");
+    refused(fed(Strings, |x| x.feed([1.0f32])), "expected a feed of string, got f32");
+    refused(fed(I32, |x| x.feed("1")), "expected a feed of i32, got string");
+}
+
+/// TensorFlow: `MultipleFeedTest` of `direct_session_test.cc`: the order of feeds and that of fetches are apart.
+#[test]
+fn multiple_feed() {
+    for device in devices() {
+        let g = Graph::new();
+        let (first, second) = (g.constant(7.0f32), g.constant(1.0f32));
+        let (a, b) = (first.identity(), second.identity());
+        let session = device.session(&g);
+        let (f, s) = (first.feed(11.0), second.feed(22.0));
+        let run = |feeds: &[Feed<'_>], fetches: [&Tensor; 2]| {
+            session.run(feeds, fetches).map(|got| got.map(|x| x.scalar::<f32>().unwrap()))
+        };
+        for feeds in [[f.clone(), s.clone()], [s.clone(), f.clone()]] {
+            assert_eq!(run(&feeds, [&a, &b]).unwrap(), [11.0, 22.0], "{}", device.name);
+            assert_eq!(run(&feeds, [&b, &a]).unwrap(), [22.0, 11.0], "{}", device.name);
+        }
+        assert_eq!(run(&[], [&b, &a]).unwrap(), [1.0, 7.0]);
+        let error = run(&[f.clone(), f], [&a, &b]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.message().contains("fed twice"), "{error}");
+    }
+}
+
+/// TensorFlow: `MultipleFeedTest_Callable`.
+#[test]
+fn multiple_feed_callable() {
+    for device in devices() {
+        let g = Graph::new();
+        let (first, second) = (g.constant(7.0f32), g.constant(1.0f32));
+        let (a, b) = (first.identity(), second.identity());
+        let session = device.session(&g);
+        let call = |feeds: [&Tensor; 2], fetches: [&Tensor; 2], values: [f32; 2]| {
+            let callable = session.callable(&feeds, fetches).unwrap();
+            callable.call(values).unwrap().map(|x| x.scalar::<f32>().unwrap())
+        };
+        let [f, s] = [&first, &second];
+        assert_eq!(call([f, s], [&a, &b], [11.0, 22.0]), [11.0, 22.0], "{}", device.name);
+        assert_eq!(call([f, s], [&b, &a], [11.0, 22.0]), [22.0, 11.0]);
+        assert_eq!(call([s, f], [&a, &b], [22.0, 11.0]), [11.0, 22.0]);
+        assert_eq!(call([s, f], [&b, &a], [22.0, 11.0]), [22.0, 11.0]);
+        let error = session.callable(&[f, f], (&a, &b)).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.message().contains("fed twice"), "{error}");
+    }
+}
+
+/// TensorFlow: `PartialRunMultiOutputFeed` of `direct_session_test.cc`, of a whole run: a later output of an operation
+/// is fed by itself.
+#[test]
+fn multi_output_feed() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 2, [(F32, dims![]), (F32, dims![])]);
+    let taken = q.dequeue();
+    let y = &taken[1] * 2.0;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    assert_eq!(session.run(&[taken[1].feed(4.0)], &y).unwrap().scalar::<f32>().unwrap(), 8.0);
+}
+
+/// TensorFlow: `CreateGraphFailsWhenAssigningAFedVar`. There, a variable that is fed is no variable for the run, and
+/// cannot be assigned to; here a read is fed, the variable is what it was, and its handle cannot be fed.
+#[test]
+fn create_graph_fails_when_assigning_a_fed_var() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Constant(1.0), F32, []);
+        let assign = v.assign(v.value() * 10.0);
+        let session = device.session(&g);
+        session.run(&[], v.initializer()).unwrap();
+        let value = || session.run(&[], &v).unwrap().scalar::<f32>().unwrap();
+        let error = session.run(&[v.handle().feed(2.0)], assign.operation()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert_eq!(value(), 1.0, "{}", device.name);
+        session.run(&[v.feed(2.0)], assign.operation()).unwrap();
+        assert_eq!(value(), 20.0, "{}", device.name);
     }
 }

@@ -1,8 +1,10 @@
 //! What comes back, and what is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use convoke::prelude::*;
+use convoke::{FetchList, FetchResults};
+use convoke_tests::devices;
 
 fn session(g: &Graph) -> Session {
     Session::new(g, &Devices::cpu()).unwrap()
@@ -164,4 +166,341 @@ fn a_fetched_tensor_keeps_its_elements_and_gives_its_memory_back() {
     let fetched = session.run(&feed, &assign).unwrap();
     session.run(&[], &v.assign(v.value() * 0.0)).unwrap();
     assert_eq!(fetched.to_vec::<f32>().unwrap(), [8.0; 5000]);
+}
+
+fn number(tensor: &HostTensor) -> f32 {
+    tensor.scalar::<f32>().unwrap()
+}
+
+/// TensorFlow: `testFetchSingleton`, by itself and through `make_callable`.
+#[test]
+fn fetch_singleton() {
+    for device in devices() {
+        let g = Graph::new();
+        let (x, v) = (g.constant(42.0f32), g.variable("v", Init::Constant(37.0), F32, []));
+        let bump = v.assign(&x).operation();
+        let session = device.session(&g);
+        assert_eq!(number(&session.run(&[], &x).unwrap()), 42.0, "{}", device.name);
+        session.run(&[], &bump).unwrap();
+        assert_eq!(number(&session.run(&[], &v).unwrap()), 42.0, "{}", device.name);
+        assert_eq!(number(&session.callable(&[], &x).unwrap().call(()).unwrap()), 42.0);
+        session.callable(&[], &bump).unwrap().call(()).unwrap();
+    }
+}
+
+/// TensorFlow: `testFetchSingletonByName`.
+#[test]
+fn fetch_singleton_by_name() {
+    let g = Graph::new();
+    g.constant(42.0f32).named("a");
+    let session = session(&g);
+    assert_eq!(number(&session.run(&[], g.tensor("a:0").unwrap()).unwrap()), 42.0);
+    session.run(&[], g.operation("a").unwrap()).unwrap();
+}
+
+/// TensorFlow: `testFetchByNameDifferentStringTypes`: whatever strings there are.
+#[test]
+fn fetch_by_name_different_string_types() {
+    let g = Graph::new();
+    let c = g.constant(42.0f32).named("c");
+    let (text, boxed): (String, Box<str>) = (String::from("c:0"), "c".into());
+    for name in ["c", &text, &boxed, std::str::from_utf8(b"c:0").unwrap()] {
+        let found = g.tensor(name).unwrap();
+        assert!(found.is(&c), "{name}");
+        assert_eq!(number(&session(&g).run(&[], &found).unwrap()), 42.0);
+    }
+}
+
+/// TensorFlow: `testFetchList`: tensors by handle and by name among operations.
+#[test]
+fn fetch_list() {
+    let g = Graph::new();
+    let (a, b) = (g.constant(42.0f32), g.no_op());
+    let (c, v) = (g.constant(44.0f32).named("c"), g.variable("v", Init::Constant(54.0), F32, []));
+    let assign = v.assign(63.0);
+    let session = session(&g);
+    session.run(&[], v.initializer()).unwrap();
+    let fetches = (&a, &b, &c, v.initializer(), g.tensor("c:0").unwrap(), &assign);
+    // Both assignments of one run would be in no order.
+    let error = session.run(&[], &fetches).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    let (a, (), c, again, assign) =
+        session.run(&[], (&a, &b, &c, g.tensor("c:0").unwrap(), &assign)).unwrap();
+    let got = [a, c, again, assign].map(|x| number(&x));
+    assert_eq!(got, [42.0, 44.0, 44.0, 63.0]);
+}
+
+/// TensorFlow: `testFetchTuple`.
+#[test]
+fn fetch_tuple() {
+    let g = Graph::new();
+    let (a, b, c) = (g.constant(42.0f32), g.no_op(), g.constant([44i32, 45]));
+    let (a, (), c) = session(&g).run(&[], (a, b, c)).unwrap();
+    assert_eq!((number(&a), c.to_vec::<i32>().unwrap()), (42.0, vec![44, 45]));
+}
+
+#[derive(Fetch)]
+struct Abc<T, O> {
+    a: T,
+    b: O,
+    c: T,
+}
+
+/// TensorFlow: `testFetchNamedTuple`.
+#[test]
+fn fetch_named_tuple() {
+    let g = Graph::new();
+    let fetch = Abc { a: g.constant(42.0f32), b: g.no_op(), c: g.constant(44.0f32) };
+    let Abc { a, b: (), c } = session(&g).run(&[], &fetch).unwrap();
+    assert_eq!((number(&a), number(&c)), (42.0, 44.0));
+}
+
+/// TensorFlow: `testFetchDict`.
+#[test]
+fn fetch_dict() {
+    let g = Graph::new();
+    let (a, c) = (g.constant(42.0f32), g.constant(44.0f32));
+    let map = HashMap::from([("a", &a), ("c", &c), ("again", &a)]);
+    let got = session(&g).run(&[], &map).unwrap();
+    assert_eq!(got.len(), 3);
+    assert_eq!(["a", "c", "again"].map(|key| number(&got[key])), [42.0, 44.0, 42.0]);
+}
+
+/// TensorFlow: `testFetchOrderedDict`.
+#[test]
+fn fetch_ordered_dict() {
+    let g = Graph::new();
+    let constants = [44.0f32, 42.0, 43.0].map(|x| g.constant(x));
+    let sorted: BTreeMap<i32, &Tensor> = [3, 1, 2].into_iter().zip(&constants).collect();
+    let got = session(&g).run(&[], &sorted).unwrap();
+    let got: Vec<(i32, f32)> = got.iter().map(|(key, x)| (*key, number(x))).collect();
+    assert_eq!(got, [(1, 42.0), (2, 43.0), (3, 44.0)]);
+}
+
+/// TensorFlow: `testFetchAttrs`: a structure of one's own, of which a field is fed.
+#[test]
+fn fetch_attrs() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![]);
+        let fetch = Abc { a: &x + 1.0, b: g.no_op(), c: x.clone() };
+        let session = device.session(&g);
+        let got = session.run(&[x.feed(7.0)], &fetch).unwrap();
+        assert_eq!((number(&got.a), number(&got.c)), (8.0, 7.0), "{}", device.name);
+        let got = session.run(&[x.feed(0.0), fetch.a.feed(5.0)], &fetch).unwrap();
+        assert_eq!((number(&got.a), number(&got.c)), (5.0, 0.0), "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testFetchNestedAttrs`.
+#[test]
+fn fetch_nested_attrs() {
+    let g = Graph::new();
+    let constants = [1.0f32, 2.0, 3.0].map(|x| g.constant(x));
+    let [a, b, c] = &constants;
+    let fetch =
+        Abc { a: Step { loss: a, all: vec![b, c] }, b: [a, b], c: Step { loss: c, all: vec![] } };
+    let got = session(&g).run(&[], &fetch).unwrap();
+    let all: Vec<f32> = got.a.all.iter().chain(&got.b).map(number).collect();
+    assert_eq!((number(&got.a.loss), all), (1.0, vec![2.0, 3.0, 1.0, 2.0]));
+    assert_eq!((number(&got.c.loss), got.c.all.len()), (3.0, 0));
+}
+
+/// TensorFlow: `testFetchNestingEmptyOneLevel`: empty structures stay, alone and beside a tensor.
+#[test]
+fn fetch_nesting_empty_one_level() {
+    let g = Graph::new();
+    let a = g.constant(42.0f32);
+    let session = session(&g);
+    let (list, tuple, map) = (Vec::<Tensor>::new(), (), BTreeMap::<&str, Tensor>::new());
+    let (no_list, (), no_map) = session.run(&[], (&list, tuple, &map)).unwrap();
+    assert!(no_list.is_empty() && no_map.is_empty());
+    let lists = session.run(&[], [&list, &list]).unwrap();
+    assert_eq!(lists.map(|list| list.len()), [0, 0]);
+    let (no_list, x, no_map) = session.run(&[], (&list, &a, &map)).unwrap();
+    assert_eq!((no_list.len(), number(&x), no_map.len()), (0, 42.0, 0));
+}
+
+/// TensorFlow: `testFetchNestingOneLevel`: each kind of structure in each other.
+#[test]
+fn fetch_nesting_one_level() {
+    let g = Graph::new();
+    let (a, b, c) = (g.constant(42.0f32), g.no_op(), g.constant(44.0f32));
+    let session = session(&g);
+    let list = vec![&a, &c];
+    let map = HashMap::from([("a", &a), ("c", &c)]);
+    let own = || Abc { a: &a, b: &b, c: &c };
+    let check = |a: &HostTensor, c: &HostTensor| assert_eq!((number(a), number(c)), (42.0, 44.0));
+    for inner in session.run(&[], vec![&list, &list]).unwrap() {
+        check(&inner[0], &inner[1]);
+    }
+    for (a, (), c) in session.run(&[], vec![(&a, &b, &c); 2]).unwrap() {
+        check(&a, &c);
+    }
+    for inner in session.run(&[], vec![&map, &map]).unwrap() {
+        check(&inner["a"], &inner["c"]);
+    }
+    for Abc { a, b: (), c } in session.run(&[], [own(), own()]).unwrap() {
+        check(&a, &c);
+    }
+    let (lists, maps, owns) = session
+        .run(
+            &[],
+            (Abc { a: &list, b: (), c: &list }, Abc { a: &map, b: (), c: &map }, (own(), own())),
+        )
+        .unwrap();
+    check(&lists.a[0], &lists.c[1]);
+    check(&maps.a["a"], &maps.c["c"]);
+    check(&owns.0.a, &owns.1.c);
+    let maps = session.run(&[], BTreeMap::from([(1, own()), (2, own())])).unwrap();
+    check(&maps[&1].a, &maps[&2].c);
+    let maps = session.run(&[], BTreeMap::from([(1, &map), (2, &map)])).unwrap();
+    check(&maps[&1]["a"], &maps[&2]["c"]);
+}
+
+/// TensorFlow: `testFetchTensorObject`: the same tensor in every way.
+#[test]
+fn fetch_tensor_object() {
+    for device in devices() {
+        let g = Graph::new();
+        let (x, y) = (g.constant([[1.0f32, 1.0]]), g.constant([[2.0f32, 2.0], [3.0, 3.0]]));
+        let c = x.matmul(&y);
+        let session = device.session(&g);
+        let right = |c: &HostTensor| assert_eq!(c.to_vec::<f32>().unwrap(), [5.0, 5.0]);
+        right(&session.run(&[], &c).unwrap());
+        right(&session.run(&[], [&c]).unwrap()[0]);
+        right(&session.run(&[], (&c,)).unwrap().0);
+        right(&session.run(&[], HashMap::from([("c", &c)])).unwrap()["c"]);
+        right(&session.run(&[], vec![[(&c, vec![Some(&c)])]]).unwrap()[0][0].1[0].clone().unwrap());
+        right(&session.callable(&[], &c).unwrap().call(()).unwrap());
+        right(&session.submit(&[], &c, Default::default()).wait().unwrap());
+    }
+}
+
+/// TensorFlow: `testFetchScalar`: the dtype stays in every structure.
+#[test]
+fn fetch_scalar() {
+    for device in devices() {
+        for dtype in [I32, I64, F16, F32, F64] {
+            let g = Graph::new();
+            let (x, y) = (g.constant(7i32).cast(dtype), g.constant(8i32).cast(dtype));
+            let z = &x + &y;
+            let session = device.session_with(&g, SessionOptions::default());
+            let right = |z: &HostTensor| {
+                let what = format!("{dtype} on {}", device.name);
+                assert_eq!((z.dtype(), z.dims()), (dtype, &[][..]), "{what}");
+                assert_eq!(z.to_f64s().unwrap(), [15.0], "{what}");
+            };
+            right(&session.run(&[], &z).unwrap());
+            let (one, [two], three) = session.run(&[], (&z, [&z], vec![&z])).unwrap();
+            [one, two, three[0].clone()].iter().for_each(right);
+            right(&session.run(&[], HashMap::from([("z", &z)])).unwrap()["z"]);
+            right(&session.run(&[], Step { loss: &z, all: vec![] }).unwrap().loss);
+            right(&session.callable(&[], &z).unwrap().call(()).unwrap());
+        }
+    }
+}
+
+/// TensorFlow: `testFetchOperationObject`: a variable's elements once its initialiser has run.
+#[test]
+fn fetch_operation_object() {
+    for device in devices() {
+        let g = Graph::new();
+        let ones = g.variable("v", Init::Constant(1.0), F32, [1, 2]);
+        let session = device.session(&g);
+        session.run(&[], ones.initializer()).unwrap();
+        let (v, ()) = session.run(&[], (&ones, ones.handle().operation())).unwrap();
+        assert_eq!((v.dims(), v.to_vec::<f32>().unwrap()), (&[1, 2][..], vec![1.0, 1.0]));
+    }
+}
+
+/// TensorFlow: `testDuplicatedInputs`.
+#[test]
+fn duplicated_inputs() {
+    for device in devices() {
+        let g = Graph::new();
+        let (a, b) = (g.random_uniform(&[3], F32, 5), g.constant([2.0f32; 3]));
+        let (first, b, again) = device.session(&g).run(&[], (&a, &b, &a)).unwrap();
+        assert_eq!((&first, b.to_vec::<f32>().unwrap()), (&again, vec![2.0; 3]));
+    }
+}
+
+/// TensorFlow: `FetchMultipleTimes` of `direct_session_test.cc`.
+#[test]
+fn fetch_multiple_times() {
+    for device in devices() {
+        let g = Graph::new();
+        let seven = g.constant(7.0f32);
+        let all = device.session(&g).run(&[], vec![&seven; 5]).unwrap();
+        assert_eq!(all.iter().map(number).collect::<Vec<_>>(), [7.0; 5], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testIncorrectGraph`: what is of another graph is refused, even if names are the same.
+#[test]
+fn incorrect_graph() {
+    let (g, h) = (Graph::new(), Graph::new());
+    let (a, b) = (g.constant(1.0f32).named("a"), h.constant(2.0f32).named("a"));
+    assert_eq!(a.name(), b.name());
+    let (of_g, of_h) = (session(&g), session(&h));
+    assert_eq!(number(&of_g.run(&[], &a).unwrap()), 1.0);
+    assert_eq!(number(&of_h.run(&[], &b).unwrap()), 2.0);
+    let errors = [
+        of_g.run(&[], &b).unwrap_err(),
+        of_g.run(&[], b.operation()).unwrap_err(),
+        of_h.run(&[], a.operation()).unwrap_err(),
+        of_g.run(&[], (&a, &b)).unwrap_err(),
+        of_g.run(&[b.feed(0.0)], &a).unwrap_err(),
+        of_g.callable(&[], &b).err().unwrap(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains("another graph"), "{error}");
+    }
+}
+
+/// Two numbers that are one value, as `SquaredTensor` is in TensorFlow's test.
+struct Complex<T> {
+    re: T,
+    im: T,
+}
+
+impl Fetch for Complex<Tensor> {
+    type Output = Complex<f32>;
+
+    fn collect(&self, list: &mut FetchList) {
+        (&self.re, &self.im).collect(list);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> convoke::Result<Complex<f32>> {
+        let (re, im) = (&self.re, &self.im).take(results)?;
+        Ok(Complex { re: re.scalar()?, im: im.scalar()? })
+    }
+}
+
+impl Complex<Tensor> {
+    fn feed(&self, value: &Complex<f32>) -> [Feed<'static>; 2] {
+        [self.re.feed(value.re), self.im.feed(value.im)]
+    }
+}
+
+/// TensorFlow: `testRegisterFetchAndFeedConversionFunctions`: types of one's own are fetched and fed.
+#[test]
+fn register_fetch_and_feed_conversion_functions() {
+    for device in devices() {
+        let g = Graph::new();
+        let z = Complex {
+            re: g.placeholder("re", F32, dims![]),
+            im: g.placeholder("im", F32, dims![]),
+        };
+        let square = Complex { re: &z.re * &z.re - &z.im * &z.im, im: &z.re * &z.im * 2.0 };
+        let session = device.session(&g);
+        let feeds = z.feed(&Complex { re: 3.0, im: 2.0 });
+        let (found, (same, list)) = session.run(&feeds, (&square, (&z, vec![&square]))).unwrap();
+        assert_eq!((found.re, found.im), (5.0, 12.0), "{}", device.name);
+        assert_eq!((same.re, same.im, list[0].im), (3.0, 2.0, 12.0));
+        let callable = session.callable(&[&z.re, &z.im], square).unwrap();
+        let found = callable.call([1.0f32, 1.0]).unwrap();
+        assert_eq!((found.re, found.im), (0.0, 2.0), "{}", device.name);
+    }
 }

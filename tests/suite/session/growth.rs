@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use convoke::prelude::*;
+use convoke_tests::{devices, slow_on_host};
 
 /// `n` operations on a matrix, one after the other, of which none becomes one kernel with the next.
 fn chain(x: &Tensor, n: usize) -> Tensor {
@@ -84,4 +85,114 @@ fn a_graph_that_grows_run_after_run_is_told_of_once() {
     assert!(told.contains("growth.rs:") && told.contains("feed what differs"), "{told}");
     assert_eq!(run_and_grow(true, false), "");
     assert_eq!(run_and_grow(false, true), "");
+}
+
+/// TensorFlow: `testExtendWithStatelessOperations`.
+#[test]
+fn extend_with_stateless_operations() {
+    for device in devices() {
+        let g = Graph::new();
+        let a = g.constant([[1.0f32, 2.0]]);
+        let session = device.session(&g);
+        let of = |x: &Tensor| session.run(&[], x).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(of(&a), [1.0, 2.0]);
+        let c = a.matmul(g.constant([[2.0f32, 2.0], [3.0, 3.0]]));
+        assert_eq!(of(&c), [8.0, 8.0], "{}", device.name);
+        let e = c.matmul(g.constant([[1.0f32], [1.0]]));
+        assert_eq!((of(&e), of(&c)), (vec![16.0], vec![8.0, 8.0]), "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testExtendWithStatefulOperations`: a variable keeps its elements while the graph grows.
+#[test]
+fn extend_with_stateful_operations() {
+    for device in devices() {
+        let g = Graph::new();
+        let c = g.constant([[8.0f32, 8.0]]) * 1.0;
+        let v = g.variable("v", Init::Zeros, F32, [1, 2]);
+        let assign = v.assign(&c);
+        let session = device.session(&g);
+        let of = |x: &Tensor| session.run(&[], x).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(of(&assign), [8.0, 8.0]);
+        assert_eq!(of(v.value()), [8.0, 8.0], "{}", device.name);
+        let e = v.value() + 1.0;
+        let again = v.assign_add(&e);
+        assert_eq!(of(&e), [9.0, 9.0], "{}", device.name);
+        assert_eq!(of(&again), [17.0, 17.0], "{}", device.name);
+        let read = v.read() * 2.0;
+        assert_eq!(of(&read), [34.0, 34.0], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testExtendWithGroupBy`: initialisers are grouped anew as variables come.
+#[test]
+fn extend_with_group_by() {
+    for device in devices() {
+        let g = Graph::new();
+        let p = g.variable("p", Init::Constant(1.0), F32, [1, 2]);
+        let session = device.session(&g);
+        let of = |x: &Variable| session.run(&[], x).unwrap().to_vec::<f32>().unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        assert_eq!(of(&p), [1.0, 1.0]);
+        let q = g.variable("q", Init::Constant(2.0), F32, [1, 2]);
+        let r = g.variable("r", Init::Constant(3.0), F32, [1, 2]);
+        session.run(&[], p.assign_add(5.0).operation()).unwrap();
+        session.run(&[], g.group([q.initializer(), r.initializer()])).unwrap();
+        assert_eq!((of(&p), of(&q), of(&r)), (vec![6.0; 2], vec![2.0; 2], vec![3.0; 2]));
+        session.run(&[], g.initializers()).unwrap();
+        assert_eq!(of(&p), [1.0, 1.0], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `testGraphDef`: the graph has the nodes that were built, and no others, whatever runs.
+#[test]
+fn graph_def() {
+    let g = Graph::new();
+    assert!(g.is_empty());
+    let a = g.constant(5.0f32);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    assert_eq!(session.graph().len(), 1);
+    let c = &a * g.constant(6.0f32);
+    assert_eq!(session.graph().len(), 3);
+    for _ in 0..3 {
+        session.run(&[], &c).unwrap();
+    }
+    let snapshot = g.snapshot();
+    assert_eq!((g.len(), snapshot.graph_id), (3, g.id()));
+    let d = &c + 1.0;
+    assert_eq!((g.len(), snapshot.nodes.len()), (5, 3));
+    assert_eq!(session.run(&[], &d).unwrap().scalar::<f32>().unwrap(), 31.0);
+}
+
+/// TensorFlow: `testAddFunctionToSession`: what is composed of others, and what is defined anew, after the first run.
+#[test]
+fn add_function_to_session() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![2]);
+        let session = device.session(&g);
+        session.run(&[x.feed([1.0f32, 2.0])], &x).unwrap();
+        let function = |a: &Tensor, b: &Tensor| slow_on_host(&(a * 2.0), Duration::ZERO) + b;
+        let y = function(&function(&x, &x), &x);
+        let y = session.run(&[x.feed([1.0f32, 2.0])], &y).unwrap();
+        assert_eq!(y.to_vec::<f32>().unwrap(), [7.0, 14.0], "{}", device.name);
+    }
+}
+
+/// TensorFlow: `RunSimpleNetwork_OptimizeForStaticGraph`: a graph that is finished runs, and cannot be extended.
+#[test]
+fn run_simple_network_optimize_for_static_graph() {
+    for device in devices() {
+        let g = Graph::new();
+        let a = g.constant([[3.0f32, 2.0], [-1.0, 0.0]]);
+        let y = a.matmul(g.constant([[1.0f32], [1.0]]));
+        g.finalize();
+        let session = device.session(&g);
+        let run = || session.run(&[], &y).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(run(), [5.0, -1.0], "{}", device.name);
+        let error = session.run(&[], y.relu()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+        assert!(error.message().contains("finalized"), "{error}");
+        assert_eq!(run(), [5.0, -1.0], "{}", device.name);
+    }
 }

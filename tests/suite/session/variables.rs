@@ -170,3 +170,19 @@ fn a_label_out_of_range_fails_the_step() {
         }
     }
 }
+
+/// TensorFlow: `KeepsStateAcrossRunsOfSession` of `direct_session_test.cc`.
+#[test]
+fn keeps_state_across_runs_of_session() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Zeros, F32, [10, 10]);
+        let init = v.assign(g.fill(&[10, 10], 20.0f32));
+        let session = device.session(&g);
+        session.run(&[], init.operation()).unwrap();
+        for _ in 0..2 {
+            let v = session.run(&[], &v).unwrap();
+            assert_eq!(v.to_vec::<f32>().unwrap(), [20.0; 100], "{}", device.name);
+        }
+    }
+}

@@ -48,9 +48,7 @@ impl GraphState {
         inputs: &[Tensor],
     ) -> Result<Vec<Fact>, OpError> {
         if self.finalized {
-            return Err(OpError::Invalid(
-                "the graph is finalized; build everything before finalize()".into(),
-            ));
+            return Err(OpError::Finalized);
         }
         let fact = |tensor: &Tensor| {
             if tensor.graph().id() != graph_id {

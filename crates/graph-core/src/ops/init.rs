@@ -63,7 +63,8 @@ impl Init {
     #[track_caller]
     pub(crate) fn build(self, g: &Graph, name: &str, dtype: DType, sizes: &[usize]) -> Tensor {
         let filled = |x: f64| {
-            let sizes: Vec<i64> = sizes.iter().map(|&s| s as i64).collect();
+            let sizes: Vec<i64> =
+                sizes.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
             let sizes = g.constant(sizes);
             g.number(dtype, x).broadcast_to_sizes(&sizes)
         };

@@ -3,9 +3,8 @@
 use smallvec::SmallVec;
 
 use crate::op::{Distribution, arity, one, output_shape, value};
-use crate::{
-    Backward, Class, DType, Dims, Fact, Graph, HostTensor, Op, OpError, Random, Tensor, philox,
-};
+use crate::ops::gather::sizes_in;
+use crate::{Backward, Class, DType, Fact, Graph, HostTensor, Op, OpError, Random, Tensor, philox};
 
 impl Graph {
     /// Uniform in `[0, 1)`, drawn anew in each run. Bits are equal on every device.
@@ -43,7 +42,8 @@ impl Graph {
         dtype: DType,
         seed: u64,
     ) -> Tensor {
-        let sizes: Vec<i64> = sizes.iter().map(|&s| s as i64).collect();
+        let sizes: Vec<i64> =
+            sizes.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
         self.random_of(distribution, &self.constant(sizes), dtype, seed)
     }
 
@@ -96,12 +96,7 @@ impl Op for RandomOp {
         if !self.dtype.is_float() {
             return Err(OpError::DType { what: "random", expected: "floats", found: self.dtype });
         }
-        let dims = match (sizes.integers(), sizes.dims.shape()) {
-            (Some(sizes), _) => sizes.iter().map(|&s| usize::try_from(s).ok()).collect(),
-            (None, Some(shape)) => std::iter::repeat_n(None, shape.len()).collect(),
-            (None, None) => Dims::UnknownRank,
-        };
-        one(Fact::new(self.dtype, dims.checked()?))
+        one(Fact::new(self.dtype, sizes_in(sizes)?.checked()?))
     }
 
     /// The first draw.

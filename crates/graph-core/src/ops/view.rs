@@ -244,7 +244,10 @@ impl Op for Permute {
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         let [x] = arity(inputs)?;
         let dims = x.dims.expect_rank(self.axes.len())?;
-        axis_mask(&self.axes.iter().map(|&a| a as i64).collect::<Vec<_>>(), dims.len())?;
+        let rank = dims.len();
+        let axes: Vec<i64> =
+            self.axes.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
+        axis_mask(&axes, rank)?;
         one(x.with_dims(self.axes.iter().map(|&a| dims[a]).collect::<Dims>()))
     }
 

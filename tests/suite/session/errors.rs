@@ -1,0 +1,130 @@
+//! What errors tell of themselves.
+
+use std::sync::Arc;
+
+use convoke::prelude::*;
+use convoke::{
+    Backward, Class, CustomKernel, Fact, Facts, KernelShapes, Op, OpError, TensorView,
+    TensorViewMut, Values, Wgsl,
+};
+use convoke_tests::devices;
+
+/// TensorFlow: `testErrorsReported`: a name that is not there.
+#[test]
+fn errors_reported() {
+    let g = Graph::new();
+    g.constant(1.0f32).named("a");
+    for name in ["foo:0", "foo", "a:1", "a:x", ":0", ""] {
+        let error = g.tensor(name).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}: {error}");
+    }
+}
+
+/// TensorFlow: `testErrorPayload`: the error leads to the operation.
+#[test]
+fn error_payload() {
+    for device in devices() {
+        let g = Graph::new();
+        let a = g.scope("inputs", || g.placeholder("a", F32, dims![None, 3]));
+        let error = device.session(&g).run(&[], a.relu()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        let name = error.node().unwrap();
+        assert_eq!(g.operation(name).unwrap().id(), a.operation().id(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("f32") && text.contains("3]"), "{text}");
+    }
+}
+
+/// TensorFlow: `testErrorCodeWithNoNodeDef`: errors of no node have a code and name none.
+#[test]
+fn error_code_with_no_node_def() {
+    let g = Graph::new();
+    let x = g.constant(1.0f32);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let foreign = session.run(&[], Graph::new().constant(1.0f32)).unwrap_err();
+    assert_eq!((foreign.kind(), foreign.node()), (ErrorKind::InvalidArgument, None));
+    session.close();
+    let closed = session.run(&[], &x).unwrap_err();
+    assert_eq!((closed.kind(), closed.node()), (ErrorKind::FailedPrecondition, None));
+    assert!(closed.location().is_none() && closed.device().is_none());
+}
+
+/// TensorFlow: `testErrorBasedOn`: whatever was built upon a refused operation, the error is of that one.
+#[test]
+fn error_based_on() {
+    let g = Graph::new();
+    let a = g.scope("first", || g.constant([[0.0f32; 2]; 3]));
+    let refused = g.scope("second", || a.matmul(&a));
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let built = g.scope("third", || refused.softmax(-1).identity().sum(()));
+    let step = Sgd::new(0.1).minimize(&(&built * &v));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let errors = [session.run(&[], &built).unwrap_err(), session.run(&[], &step).unwrap_err()];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert_eq!(error.node(), Some("second/matmul"), "{error}");
+        assert!(error.location().unwrap().file().ends_with("errors.rs"), "{error}");
+    }
+}
+
+/// Writes nothing into its output.
+#[derive(Debug, Clone)]
+struct Darth;
+
+impl Op for Darth {
+    fn name(&self) -> &str {
+        "darth"
+    }
+
+    fn infer(&self, inputs: &[Fact]) -> Result<Facts, OpError> {
+        Ok([inputs[0].clone()].into())
+    }
+
+    fn eval(&self, _: &[HostTensor]) -> Result<Values, OpError> {
+        Ok(Values::new())
+    }
+
+    fn gradient(&self, _: &Backward<'_>) -> Vec<Option<Tensor>> {
+        vec![None]
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::Custom(Arc::new(Self))
+    }
+}
+
+impl CustomKernel for Darth {
+    fn cpu(&self, _: &[TensorView<'_>], _: &mut [TensorViewMut<'_>]) -> convoke::Result<()> {
+        Ok(())
+    }
+
+    fn wgsl(&self, _: &KernelShapes) -> Option<Wgsl> {
+        None
+    }
+
+    fn flops(&self, _: &KernelShapes) -> u64 {
+        1
+    }
+}
+
+/// TensorFlow: `DarthKernel`. There, a kernel may set no output, which is an internal error; here it is given memory to
+/// write to, which no other session has written to.
+#[test]
+fn darth_kernel() {
+    let secret = 0x5ec2e7u32 as f32;
+    let n = 1 << 16;
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![n]);
+    let noise = &x * 1.0;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    for _ in 0..3 {
+        session.run(&[x.feed(vec![secret; n])], &noise).unwrap();
+    }
+    drop(session);
+    let h = Graph::new();
+    let x = h.placeholder("x", F32, dims![n]);
+    let y = x.apply(Darth, &[&x]);
+    let session = Session::new(&h, &Devices::cpu()).unwrap();
+    let y = session.run(&[x.feed(vec![1.0f32; n])], &y).unwrap();
+    assert!(y.to_vec::<f32>().unwrap().iter().all(|&y| y != secret));
+}
