@@ -1,13 +1,14 @@
 //! The append-only graph: nodes, names, scopes and collections.
 
 mod infer;
+mod marks;
 
 use std::cell::RefCell;
 use std::panic::Location;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use infer::{fold_small, op_controls};
@@ -29,6 +30,8 @@ pub struct Graph {
 struct Inner {
     id: u64,
     state: RwLock<GraphState>,
+    /// Whether there is anything that may not be fed or fetched.
+    is_marked: AtomicBool,
     /// Locked before the state.
     shared: Mutex<SharedVariables>,
 }
@@ -55,6 +58,9 @@ pub(crate) struct GraphState {
     seed: u64,
     next_symbol: u32,
     finalized: bool,
+    /// What no run may feed, and the nodes of which none may fetch anything.
+    unfeedable: FxHashSet<Output>,
+    unfetchable: FxHashSet<NodeId>,
     /// For each body but the graph itself, the one around it and how deep it lies.
     bodies: Vec<(BodyId, u32)>,
 }
@@ -206,7 +212,14 @@ impl Graph {
     pub fn with_seed(seed: u64) -> Self {
         let id = NEXT_GRAPH.fetch_add(1, Ordering::Relaxed);
         let state = RwLock::new(GraphState { seed, ..GraphState::default() });
-        Self { inner: Arc::new(Inner { id, state, shared: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                id,
+                is_marked: AtomicBool::new(false),
+                state,
+                shared: Mutex::default(),
+            }),
+        }
     }
 
     /// A number that no other graph of this process has.

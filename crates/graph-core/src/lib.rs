@@ -54,9 +54,10 @@ pub use op::{
 };
 pub use ops::{
     AssertOp, BatchNorm, Body, BranchOp, Build, Conv2d, ConvGeometry, Counting, ImageLayout,
-    LoopOp, LoopOptions, NameList, Normalized, Padding, Pool, PoolGeometry, ProducerOptions, Queue,
-    QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Reader, ReaderAction, ReaderOp,
-    ReaderSource, ReaderSpec, Row, Scatter, Structure, TensorArray, index_of, init::Init,
+    IndexedSlices, LoopOp, LoopOptions, NameList, Normalized, Padding, Pool, PoolGeometry,
+    ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Reader,
+    ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Row, Scatter, SparseTensor, Structure,
+    TensorArray, index_of, init::Init,
 };
 pub use queue_runner::QueueRunner;
 pub use records::{

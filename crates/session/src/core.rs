@@ -367,6 +367,9 @@ impl Core {
             }
             list.signature.feeds.push(tensor.output());
         }
+        let Signature { fetches, targets, feeds } = &list.signature;
+        let fetched = fetches.iter().map(|fetch| fetch.node).chain(targets.iter().copied());
+        self.graph.check_marks(feeds, fetched)?;
         if let Some(planned) = self.plans().get(&list.signature) {
             metadata.plan_cached = true;
             metadata.graph_nodes = planned.n_nodes();

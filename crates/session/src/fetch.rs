@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash};
 
 use convoke_compiler::Signature;
-use convoke_graph_core::{Error, HostTensor, Operation, Output, Result, Tensor, Variable};
+use convoke_graph_core::{
+    Error, HostTensor, IndexedSlices, Operation, Output, Result, SparseTensor, Tensor, Variable,
+};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -142,6 +144,34 @@ impl Fetch for Operation {
 
     fn take(&self, _: &mut FetchResults) -> Result<()> {
         Ok(())
+    }
+}
+
+impl Fetch for SparseTensor {
+    type Output = SparseTensor<HostTensor>;
+
+    fn collect(&self, list: &mut FetchList) {
+        (&self.indices, &self.values, &self.dense_shape).collect(list);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        let parts = (&self.indices, &self.values, &self.dense_shape);
+        let (indices, values, dense_shape) = parts.take(results)?;
+        Ok(SparseTensor { indices, values, dense_shape })
+    }
+}
+
+impl Fetch for IndexedSlices {
+    type Output = IndexedSlices<HostTensor>;
+
+    fn collect(&self, list: &mut FetchList) {
+        (&self.values, &self.indices, &self.dense_shape).collect(list);
+    }
+
+    fn take(&self, results: &mut FetchResults) -> Result<Self::Output> {
+        let parts = (&self.values, &self.indices, &self.dense_shape);
+        let (values, indices, dense_shape) = parts.take(results)?;
+        Ok(IndexedSlices { values, indices, dense_shape })
     }
 }
 

@@ -852,3 +852,85 @@ fn tensor_arrays_take_one_shape() {
     let rows = on_host(&g).run(&[], &rows).unwrap();
     assert_eq!(rows.to_vec::<f32>().unwrap(), [3.0, 4.0, 1.0, 2.0]);
 }
+
+#[test]
+fn cond_with_control() {
+    // A placeholder that only what is not needed waits for is not missed.
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let unfed = g.placeholder("unfed", F32, dims![]);
+    let both = g.cond(
+        &p,
+        || {
+            let waits = g.after(&[&unfed.operation()], || g.constant(1.0f32).identity());
+            (waits, g.constant(2.0f32))
+        },
+        || (g.constant(3.0f32), g.constant(4.0f32)),
+    );
+    let session = on_host(&g);
+    let run = |fetch: &Tensor| session.run(&[p.feed(true)], fetch);
+    assert!(run(&both.0).unwrap_err().message().contains("is needed and not fed"));
+    let needless = g.cond(&p, || g.constant(2.0f32), || g.constant(4.0f32));
+    assert_eq!(run(&needless).unwrap().scalar::<f32>().unwrap(), 2.0);
+}
+
+#[test]
+fn while_scatters_into_a_variable() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Zeros, F32, [4]);
+        let n = g.placeholder("n", I32, dims![]);
+        let last = g.while_loop(
+            g.constant(0i32),
+            |i| i.less(&n),
+            |i| {
+                let put = v.scatter_add(&i.reshape(&[1]), &i.cast(F32).reshape(&[1]));
+                g.after(&[&put.operation()], || i + 1)
+            },
+        );
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[n.feed(3)], &last).unwrap();
+        session.run(&[n.feed(4)], &last).unwrap();
+        let v_ = session.run(&[], &v).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(v_, [0.0, 2.0, 4.0, 3.0], "{}", device.name);
+        let before = session.state_digest().unwrap();
+        assert_eq!(
+            session.run(&[n.feed(5)], &last).unwrap_err().kind(),
+            ErrorKind::InvalidArgument
+        );
+        assert_eq!(session.state_digest().unwrap(), before);
+    }
+}
+
+#[test]
+fn while_grad_no_dependency() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let y = times(&g, 3, &g.constant(1.0f32), |y| y + 2.0);
+    assert!(y.gradients(&[&x])[0].is_none());
+    let (i, z) = g.while_loop(
+        (g.constant(0i32), x.clone()),
+        |(i, _)| i.less(2),
+        |(i, z)| (i + 1, z.stop_gradient() * 2.0),
+    );
+    let grad = z.gradients(&[&x]).remove(0);
+    let grad = grad.expect("a gradient of zero, as TensorFlow gives");
+    let grad = on_host(&g).run(&[x.feed(1.0f32)], &grad).unwrap();
+    assert_eq!(grad.scalar::<f32>().unwrap(), 0.0);
+    let _ = i;
+}
+
+#[test]
+fn while_bad_arity() {
+    let g = Graph::new();
+    let out = g.while_loop(
+        vec![g.constant(0i32)],
+        |all| all[0].less(3),
+        |all| vec![&all[0] + 1, all[0].clone()],
+    );
+    assert_eq!(
+        out[0].node().error().unwrap().message(),
+        "a loop of 1 variables gives 2 for the next iteration"
+    );
+}

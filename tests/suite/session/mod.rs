@@ -7,6 +7,7 @@ mod budgets;
 mod callables;
 mod cancelling;
 mod checkpoints;
+mod composites;
 mod containers;
 mod counting;
 mod counts;

@@ -133,8 +133,8 @@ impl Op for Gather {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct ScatterAdd {
-    axis: usize,
+pub(crate) struct ScatterAdd {
+    pub(crate) axis: usize,
 }
 
 impl Op for ScatterAdd {

@@ -28,6 +28,7 @@ pub(crate) mod reduce;
 mod row;
 pub(crate) mod scatter;
 pub(crate) mod select;
+pub(crate) mod sparse;
 pub(crate) mod state;
 pub(crate) mod tensor_array;
 pub(crate) mod unary;
@@ -48,6 +49,7 @@ pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec}
 pub use reader::{NameList, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
 pub use scatter::Scatter;
+pub use sparse::{IndexedSlices, SparseTensor};
 pub use tensor_array::TensorArray;
 pub use window::{ConvGeometry, ImageLayout, Padding, PoolGeometry};
 
