@@ -33,11 +33,12 @@ pub mod models;
 pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error,
-    ErrorKind, Fact, Facts, Feed, Graph, GraphSnapshot, HostTensor, ImageLayout, Init, IntoFeed,
-    IntoTensor, KernelShapes, Layout, Node, NodeId, NodeList, Op, OpError, Operation, Output,
-    Padding, Pool, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec, Result, Shape,
-    Tensor, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    Attribute, Attributes, Backward, BatchNorm, Class, Collection, Conv2d, CustomKernel, DType,
+    Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, Graph, GraphParts, GraphSnapshot,
+    HostTensor, ImageLayout, Init, IntoFeed, IntoTensor, KernelShapes, Layout, Node, NodeId,
+    NodeList, NodeParts, Op, OpError, Operation, Output, Padding, Pool, Queue, QueueAction,
+    QueueKind, QueueOp, QueueOptions, QueueSpec, Result, Shape, SharedParts, Tensor, TensorView,
+    TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;
@@ -45,12 +46,12 @@ pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
     DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList,
-    FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing, MeasuredDevice,
-    MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport, NodeTime, Objective,
-    Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction,
-    Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    Work,
+    FetchResults, Gap, ItemKind, KeptVariable, Link, LoadOptions, Measured, MeasuredCrossing,
+    MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind, ModelSpec, NextBest,
+    NodeName, NodeReport, NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem,
+    PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RestoreOptions,
+    RestoreReport, RunHandle, RunMetadata, RunOptions, SavedModel, Saver, Session, SessionOptions,
+    Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;
@@ -72,8 +73,8 @@ pub mod prelude {
         Adagrad, Adam, AdamW, Momentum, Optimizer, RmsProp, Sgd, clip_by_global_norm, clip_by_value,
     };
     pub use crate::{
-        Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, Operation,
-        Saver, Session, SessionOptions, Tensor, Variable, dims,
+        Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, ModelSpec,
+        Operation, SavedModel, Saver, Session, SessionOptions, Tensor, Variable, dims,
     };
     pub use convoke_graph_core::DType::{
         BF16, Bool, F16, F32, F64, I8, I16, I32, I64, String as Strings, U8, U16, U32, U64,

@@ -1,5 +1,7 @@
 //! The append-only graph: nodes, names, scopes and collections.
 
+mod parts;
+
 use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+
+pub use parts::{GraphParts, NodeParts, SharedParts};
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;

@@ -27,6 +27,7 @@ mod fetch;
 mod growth;
 mod instance;
 mod metadata;
+mod model;
 mod place;
 mod queues;
 mod recent;
@@ -59,6 +60,7 @@ pub use explain::{
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
+pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
 pub use saver::{Checkpoint, Saver};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;

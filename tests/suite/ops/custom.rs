@@ -98,6 +98,10 @@ impl Op for Both {
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(*self))
     }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
+    }
 }
 
 impl CustomKernel for Both {
@@ -261,6 +265,10 @@ impl Op for Claim {
 
     fn class(&self) -> Class<'_> {
         self.class.clone()
+    }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
     }
 }
 

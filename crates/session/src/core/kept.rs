@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::PoisonError;
 
 use convoke_compiler::HOST;
-use convoke_graph_core::{AlignedBytes, HostTensor, NodeId, Result, Variable};
+use convoke_graph_core::{AlignedBytes, HostTensor, NodeId, Result};
 
 use super::Core;
 
@@ -39,14 +39,14 @@ impl Core {
     /// The session is closed, or a device has no memory.
     pub fn set_variables(
         &self,
-        values: Vec<(Variable, HostTensor)>,
+        values: Vec<(NodeId, HostTensor)>,
         draws: Option<Vec<(NodeId, u32)>>,
     ) -> Result<()> {
         self.check_open()?;
         let mut kept = self.state.lock();
         let mut elements = Vec::new();
         for (variable, value) in values {
-            let node = variable.handle().node();
+            let node = self.graph.node(variable);
             let device = kept.entry(&node, HOST).device;
             // What there is no memory for is found before anything is stored.
             #[cfg(feature = "gpu")]
