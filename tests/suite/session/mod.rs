@@ -17,6 +17,7 @@ mod feeds;
 mod fetches;
 mod growth;
 mod initial;
+mod models;
 mod optimizers;
 mod overlap;
 mod pipeline;
