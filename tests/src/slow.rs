@@ -56,6 +56,10 @@ impl Op for Slow {
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(self.clone()))
     }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
+    }
 }
 
 impl CustomKernel for Slow {

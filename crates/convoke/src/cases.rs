@@ -99,6 +99,21 @@ impl Case {
         self.feeds.iter().map(|(x, value)| (x.operation().name(), value))
     }
 
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What is fetched: the sum or the loss.
+    pub fn fetch(&self) -> &Tensor {
+        &self.fetch
+    }
+
+    /// The training step, if the case trains.
+    pub fn step(&self) -> Option<&Operation> {
+        self.step.as_ref()
+    }
+
     /// Makes a session on `devices` and initialises the variables.
     ///
     /// # Errors

@@ -33,14 +33,15 @@ pub mod models;
 pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    AssertOp, Backward, BatchNorm, Body, BodyId, BranchOp, Build, Class, Collection, Conv2d,
-    CustomKernel, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, Flow, Graph,
-    GraphSnapshot, HostTensor, ImageLayout, IndexedSlices, Init, IntoFeed, IntoTensor,
-    KernelShapes, Layout, LoopOp, LoopOptions, NameList, Node, NodeId, NodeList, Op, OpError,
-    Operation, Output, Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp,
-    QueueOptions, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec,
-    Result, Shape, SparseTensor, Structure, Tensor, TensorArray, TensorView, TensorViewMut, Values,
-    Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    AssertOp, Attribute, Attributes, Backward, BatchNorm, Body, BodyId, BranchOp, Build, Class,
+    Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts,
+    Feed, Flow, Graph, GraphParts, GraphSnapshot, HostTensor, ImageLayout, IndexedSlices, Init,
+    IntoFeed, IntoTensor, KernelShapes, Layout, LoopOp, LoopOptions, NameList, Node, NodeId,
+    NodeList, NodeParts, Op, OpError, Operation, Output, Padding, Pool, ProducerOptions, Queue,
+    QueueAction, QueueKind, QueueOp, QueueOptions, QueueRunner, QueueSpec, Reader, ReaderAction,
+    ReaderOp, ReaderSource, ReaderSpec, Result, Shape, SharedParts, SparseTensor, Structure,
+    Tensor, TensorArray, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops,
+    philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;
@@ -48,12 +49,12 @@ pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
     DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList,
-    FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing, MeasuredDevice,
-    MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport, NodeTime, Objective,
-    Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction,
-    Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    Work,
+    FetchResults, Gap, ItemKind, KeptVariable, Link, LoadOptions, Measured, MeasuredCrossing,
+    MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind, ModelSpec, NextBest,
+    NodeName, NodeReport, NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem,
+    PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RestoreOptions,
+    RestoreReport, RunHandle, RunMetadata, RunOptions, SavedModel, Saver, Session, SessionOptions,
+    Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;
@@ -80,8 +81,8 @@ pub mod prelude {
         Adagrad, Adam, AdamW, Momentum, Optimizer, RmsProp, Sgd, clip_by_global_norm, clip_by_value,
     };
     pub use crate::{
-        Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, Operation,
-        Saver, Session, SessionOptions, Tensor, Variable, dims,
+        Collection, DType, Devices, ErrorKind, Feed, Fetch, Graph, HostTensor, Init, ModelSpec,
+        Operation, SavedModel, Saver, Session, SessionOptions, Tensor, Variable, dims,
     };
     pub use convoke_graph_core::DType::{
         BF16, Bool, F16, F32, F64, I8, I16, I32, I64, String as Strings, U8, U16, U32, U64,

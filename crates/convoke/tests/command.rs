@@ -106,6 +106,24 @@ fn training_shows_its_stages_in_order() {
 }
 
 #[test]
+fn a_trained_model_classifies_without_what_trained_it() {
+    let dir = Dir::new();
+    let (model, checkpoint) = (dir.file("model.safetensors"), dir.file("a.safetensors"));
+    let args = ["train", "--device", "cpu", "--epochs", "1", "--json", "--checkpoint", &checkpoint];
+    let told = json(&[&args[..], &["--save-model", &model]].concat());
+    let model = convoke::SavedModel::load(&model, &convoke::Devices::cpu()).unwrap();
+    let images = convoke::data::digits().unwrap().test;
+    let rows: Vec<usize> = (0..images.len()).collect();
+    let (mut pixels, mut labels) = (vec![0.0; rows.len() * images.row_len()], vec![0; rows.len()]);
+    images.write_batch(&rows, &mut pixels, &mut labels).unwrap();
+    let feed = model.input("images").unwrap().feed((&pixels[..], [rows.len(), images.row_len()]));
+    let found = model.output("logits").unwrap().argmax(-1);
+    let found = model.session().run(&[feed], &found).unwrap().to_vec::<i32>().unwrap();
+    let right = found.iter().zip(&labels).filter(|(found, label)| found == label).count();
+    assert_eq!((told["accuracy"].as_f64().unwrap() * rows.len() as f64).round(), right as f64);
+}
+
+#[test]
 fn one_object_tells_everything_and_training_goes_on() {
     let dir = Dir::new();
     let checkpoint = dir.file("a.safetensors");

@@ -2,6 +2,7 @@
 
 mod infer;
 mod marks;
+mod parts;
 
 use std::cell::RefCell;
 use std::panic::Location;
@@ -12,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use infer::{fold_small, op_controls};
+pub use parts::{GraphParts, NodeParts, SharedParts};
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;

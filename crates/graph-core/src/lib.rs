@@ -15,6 +15,7 @@
 //! - This crate does no I/O and knows no device.
 #![forbid(unsafe_code)]
 
+mod attributes;
 pub mod batches;
 mod custom;
 mod dtype;
@@ -38,13 +39,17 @@ pub mod train;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::{Attribute, Attributes};
 pub use custom::{CustomKernel, KernelShapes, TensorView, TensorViewMut, Wgsl, WgslParam};
 pub use dtype::{Compute, DType, Element, Float};
 pub use error::{Error, ErrorKind, OpError, Result};
 pub use fact::{Contents, Dim, Dims, Fact};
 pub use feed::{Feed, FeedValue, IntoFeed};
 pub use gradient::Backward;
-pub use graph::{BodyId, Collection, Graph, GraphSnapshot, Node, NodeId, Output};
+pub use graph::{
+    BodyId, Collection, Graph, GraphParts, GraphSnapshot, Node, NodeId, NodeParts, Output,
+    SharedParts,
+};
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
 pub use node_list::NodeList;

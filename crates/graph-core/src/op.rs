@@ -6,8 +6,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    AssertOp, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor, Layout,
-    LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape, Tensor,
+    AssertOp, Attributes, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor,
+    Layout, LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -44,6 +44,10 @@ pub trait Op: fmt::Debug + Send + Sync + 'static {
 
     /// What kind of work it is, with all that a backend needs to do it.
     fn class(&self) -> Class<'_>;
+
+    /// What a file keeps of it, from which [`decode`](crate::ops::decode) makes it again: a name that no other
+    /// operation has, and its fields. `None` if no file can keep it.
+    fn encode(&self) -> Option<Attributes>;
 }
 
 /// The kinds of work that passes and backends tell apart.

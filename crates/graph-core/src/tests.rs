@@ -3,3 +3,4 @@
 mod images;
 mod moves;
 mod nodes;
+mod saved;

@@ -16,7 +16,9 @@ use convoke_graph_core::{Result, Variable};
 use crate::session::Session;
 use contents::Contents;
 pub(crate) use contents::{INDEX_SUFFIX, Named, write_sharded, write_single};
-pub(crate) use file::{folder_of, io, read_text, write_whole};
+pub(crate) use file::{
+    RESERVED, TensorFile, dtype_of, folder_of, io, read_text, write as write_tensors, write_whole,
+};
 pub use report::{KeptVariable, RestoreReport};
 use restore::Matching;
 pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
@@ -77,7 +79,7 @@ impl Session {
             [] => Some(matching.draws(self.graph(), &file, options.unknown)?),
             _ => None,
         };
-        self.set_variables(matching.read(&file)?, draws)?;
+        self.core.set_variables(matching.read(&file)?, draws)?;
         let state = self.state().lock();
         for (report, variable) in matching.report.kept.iter_mut().zip(&matching.kept) {
             report.is_initialized = state.is_initialized(variable.handle().node().id);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use convoke_compiler::Program;
 #[expect(unused_imports, reason = "docs link to it")]
 use convoke_graph_core::ErrorKind;
-use convoke_graph_core::{Feed, Graph, HostTensor, NodeId, Result, Tensor, Variable};
+use convoke_graph_core::{Feed, Graph, Result, Tensor};
 use convoke_placement::Objective;
 
 use crate::callable::Callable;
@@ -290,14 +290,6 @@ impl Session {
 
     pub(crate) fn state(&self) -> &State {
         &self.core.state
-    }
-
-    pub(crate) fn set_variables(
-        &self,
-        values: Vec<(Variable, HostTensor)>,
-        draws: Option<Vec<(NodeId, u32)>>,
-    ) -> Result<()> {
-        self.core.set_variables(values, draws)
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use convoke::prelude::*;
 use convoke::{
-    Backward, Class, CustomKernel, Fact, Facts, KernelShapes, Op, OpError, Output, Result,
-    TensorView, TensorViewMut, Values, Wgsl,
+    Backward, Class, CustomKernel, Fact, Facts, KernelShapes, LoadOptions, Op, OpError, Output,
+    Result, TensorView, TensorViewMut, Values, Wgsl,
 };
-use convoke_tests::{case, check, devices, ramp};
+use convoke_tests::{Folder, case, check, devices, ramp};
 
 #[path = "../../../crates/convoke/examples/custom_op/cumsum.rs"]
 mod cumsum;
@@ -63,6 +63,36 @@ fn the_gradient_of_a_gradient() {
     }
 }
 
+#[test]
+fn a_saved_model_has_it_if_it_is_told_how_to_make_it() {
+    let folder = Folder::new("custom");
+    let path = folder.path().join("model.safetensors");
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, [3]);
+    let y = x.apply(cumsum::CumSum { reverse: true }, &[&x]);
+    for device in devices() {
+        let session = device.session(&g);
+        session.save_model(&path, &ModelSpec::frozen(&[("x", &x)], &[("y", &y)])).unwrap();
+        let load = |operations| {
+            let options = LoadOptions { operations, ..LoadOptions::default() };
+            SavedModel::load_with(&path, &device.devices, options)
+        };
+        let error = load(vec![]).unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::Unimplemented, Some("cumsum")));
+        let expected = "unsupported: no operation is kept as \"cumsum\"";
+        assert!(error.message().contains(expected), "{error}");
+        let decode: convoke::ops::Decode = cumsum::decode;
+        let model = load(vec![("cumsum".into(), decode)]).unwrap();
+        let feed = model.input("x").unwrap().feed([1.0f32, 2.0, 4.0]);
+        let found = model.session().run(&[feed], model.output("y").unwrap()).unwrap();
+        assert_eq!(found.to_vec::<f32>().unwrap(), [7.0, 6.0, 4.0], "{}", device.name);
+        // Attributes of another kind are refused by its own decoder.
+        let error = load(vec![("cumsum".into(), |_| Err(OpError::Invalid("no".into())))]);
+        let error = error.unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("cumsum")));
+    }
+}
+
 /// The sums and the products of two vectors' elements, or one of several faults.
 #[derive(Debug, Clone, Copy)]
 struct Both {
@@ -97,6 +127,10 @@ impl Op for Both {
 
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(*self))
+    }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
     }
 }
 
@@ -261,6 +295,10 @@ impl Op for Claim {
 
     fn class(&self) -> Class<'_> {
         self.class.clone()
+    }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
     }
 }
 

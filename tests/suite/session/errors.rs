@@ -91,6 +91,10 @@ impl Op for Darth {
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(Self))
     }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
+    }
 }
 
 impl CustomKernel for Darth {

@@ -23,6 +23,7 @@ mod flow;
 mod growth;
 mod initial;
 mod lifecycle;
+mod models;
 mod optimizers;
 mod options;
 mod overlap;

@@ -38,6 +38,10 @@ impl Op for Decode {
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(*self))
     }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
+    }
 }
 
 impl CustomKernel for Decode {

@@ -49,6 +49,10 @@ impl Op for Tap {
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(self.clone()))
     }
+
+    fn encode(&self) -> Option<convoke::Attributes> {
+        None
+    }
 }
 
 impl CustomKernel for Tap {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use convoke::{
-    Backward, Class, CustomKernel, DType, Fact, Facts, HostTensor, KernelShapes, Op, OpError,
-    Result, Shape, Tensor, TensorView, TensorViewMut, Values, Wgsl, WgslParam,
+    Attributes, Backward, Class, CustomKernel, DType, Fact, Facts, HostTensor, KernelShapes, Op,
+    OpError, Result, Shape, Tensor, TensorView, TensorViewMut, Values, Wgsl, WgslParam,
 };
 
 /// Invocations of a workgroup in `cumsum.wgsl`.
@@ -23,6 +23,11 @@ pub struct CumSum {
 #[track_caller]
 pub fn cumsum(x: &Tensor) -> Tensor {
     x.apply(CumSum { reverse: false }, &[x])
+}
+
+/// How a saved model's operation is made: for `LoadOptions::operations`, under the name that `encode` gives.
+pub fn decode(attributes: &Attributes) -> Result<Arc<dyn Op>, OpError> {
+    Ok(Arc::new(CumSum { reverse: attributes.bool("reverse")? }))
 }
 
 impl Op for CumSum {
@@ -65,6 +70,10 @@ impl Op for CumSum {
 
     fn class(&self) -> Class<'_> {
         Class::Custom(Arc::new(*self))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of("cumsum").with("reverse", self.reverse))
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use convoke::data::{self, Dataset, Images};
 use convoke::models::{Classifier, OptimizerKind};
-use convoke::{Devices, RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace};
+use convoke::{
+    Devices, ModelSpec, RunMetadata, RunOptions, Session, SessionOptions, Timings, Trace,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, ModelName, OptimizerName, devices, write_file};
@@ -47,6 +49,9 @@ pub(super) struct Options {
     /// Go on from the checkpoint.
     #[arg(long)]
     resume: bool,
+    /// Write the trained classifier as a frozen model, which takes `images` and gives `logits`.
+    #[arg(long, value_name = "FILE")]
+    save_model: Option<PathBuf>,
     /// Write the first 50 steps as a trace for Perfetto or chrome://tracing. They take longer, since GPUs then run
     /// kernels one by one.
     #[arg(long, value_name = "FILE")]
@@ -113,6 +118,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         std::fs::create_dir_all(folder)?;
     }
     session.save(&checkpoint)?;
+    if let Some(path) = &options.save_model {
+        let inputs = [("images", &classifier.images)];
+        session.save_model(path, &ModelSpec::frozen(&inputs, &[("logits", &classifier.logits)]))?;
+    }
     if let Some(path) = &options.trace {
         write_file(path, &outcome.trace.to_json())?;
     }

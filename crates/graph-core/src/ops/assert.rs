@@ -5,8 +5,8 @@
 use smallvec::SmallVec;
 
 use crate::{
-    Backward, Class, DType, Dims, Error, Fact, Flow, Graph, HostTensor, Op, OpError, Operation,
-    Tensor,
+    Attributes, Backward, Class, DType, Dims, Error, Fact, Flow, Graph, HostTensor, Op, OpError,
+    Operation, Tensor,
 };
 
 impl Graph {
@@ -100,5 +100,9 @@ impl Op for AssertOp {
 
     fn class(&self) -> Class<'_> {
         Class::Flow(Flow::Assert(self))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        None
     }
 }

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::{
-    Backward, Class, DType, Dim, Dims, Fact, Flow, Graph, HostTensor, Op, OpError, Output, Shape,
-    Tensor,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, Flow, Graph, HostTensor, Op, OpError,
+    Output, Shape, Tensor,
 };
 
 /// One of several bodies runs.
@@ -256,6 +256,10 @@ impl Op for BranchOp {
 
     fn class(&self) -> Class<'_> {
         Class::Flow(Flow::Branch(self))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        None
     }
 }
 

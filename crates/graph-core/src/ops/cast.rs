@@ -1,9 +1,14 @@
 //! Conversion of elements to another dtype.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, value};
-use crate::{Backward, Class, DType, Elementwise, Fact, HostTensor, Op, OpError, Tensor};
+use crate::ops::registry::Decode;
+use crate::{
+    Attributes, Backward, Class, DType, Elementwise, Fact, HostTensor, Op, OpError, Tensor,
+};
 
 #[derive(Debug, Clone, Copy)]
 struct Cast {
@@ -74,6 +79,10 @@ impl Op for Cast {
     fn class(&self) -> Class<'_> {
         Class::Elementwise(Elementwise::Cast)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("to", self.to))
+    }
 }
 
 fn to_int(x: f64, to: DType) -> i128 {
@@ -83,3 +92,7 @@ fn to_int(x: f64, to: DType) -> i128 {
         None => 0,
     }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] =
+    &[("cast", |a| Ok(Arc::new(Cast { to: a.dtype("to")? })))];

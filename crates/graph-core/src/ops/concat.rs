@@ -1,14 +1,17 @@
 //! Tensors one after the other along an axis.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{one, output_shape, resolve_axis, same_dtype, value};
 use crate::ops::control::Refused;
 use crate::ops::gather::axis_of;
 use crate::ops::host::Range;
+use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Move, Op, OpError,
-    Tensor,
+    AlignedBytes, Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Move, Op,
+    OpError, Tensor,
 };
 
 impl Graph {
@@ -120,6 +123,10 @@ impl Op for Concat {
     fn class(&self) -> Class<'_> {
         Class::Move(Move::Concat { axis: self.axis })
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("axis", self.axis))
+    }
 }
 
 impl Concat {
@@ -135,3 +142,7 @@ impl Concat {
         dy.gather(indices, self.axis as i64)
     }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] =
+    &[("concat", |a| Ok(Arc::new(Concat { axis: a.axis("axis")? })))];

@@ -1,16 +1,19 @@
 //! Two-dimensional convolutions and their two gradients, which are operations of their own: each is the
 //! gradient of the others, so that they can be differentiated again.
 
+use std::sync::Arc;
+
 use std::fmt;
 
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, value};
 use crate::ops::gather::sizes_in;
+use crate::ops::registry::Decode;
 use crate::ops::window::{Along, four, positive};
 use crate::{
-    Backward, Class, Contract, ConvGeometry, DType, Dim, Dims, Fact, HostTensor, ImageLayout,
-    IntoTensor, Op, OpError, Padding, Shape, Tensor,
+    Attributes, Backward, Class, Contract, ConvGeometry, DType, Dim, Dims, Fact, HostTensor,
+    ImageLayout, IntoTensor, Op, OpError, Padding, Shape, Tensor,
 };
 
 /// How filters move over images: attributes of [`Tensor::conv2d`]. Rows come before columns.
@@ -206,6 +209,12 @@ impl Op for Convolution {
     fn class(&self) -> Class<'_> {
         Class::Contract(self.0.clone())
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        let Conv2d { stride, dilation, groups, padding, layout } = self.attributes();
+        let encoded = Attributes::of(self.name()).with("stride", stride).with("dilation", dilation);
+        Some(encoded.with("groups", groups).with("padding", padding).with("layout", layout))
+    }
 }
 
 impl Convolution {
@@ -262,4 +271,17 @@ fn terms(g: &ConvGeometry, mut term: impl FnMut(usize, usize, usize)) {
             }
         }
     }
+}
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("conv2d", |a| Ok(Arc::new(Convolution(Contract::Conv2d(decode(a)?))))),
+    ("conv2d_input", |a| Ok(Arc::new(Convolution(Contract::Conv2dInput(decode(a)?))))),
+    ("conv2d_filter", |a| Ok(Arc::new(Convolution(Contract::Conv2dFilter(decode(a)?))))),
+];
+
+fn decode(a: &Attributes) -> Result<Conv2d, OpError> {
+    let (stride, dilation, groups) = (a.array("stride")?, a.array("dilation")?, a.int("groups")?);
+    let (padding, layout) = (Padding::decode(a)?, ImageLayout::decode(a)?);
+    Ok(Conv2d { stride, dilation, groups, padding, layout })
 }

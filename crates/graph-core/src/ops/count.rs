@@ -2,13 +2,16 @@
 //!
 //! Source: TensorFlow's `tf.count_up_to`.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one};
+use crate::ops::registry::Decode;
 use crate::ops::state::{handle, no_value};
 use crate::{
-    Backward, Class, CustomKernel, DType, Error, ErrorKind, Fact, HostTensor, KernelShapes, Op,
-    OpError, Result, State, Tensor, TensorView, TensorViewMut, Variable, Wgsl,
+    Attributes, Backward, Class, CustomKernel, DType, Error, ErrorKind, Fact, HostTensor,
+    KernelShapes, Op, OpError, Result, State, Tensor, TensorView, TensorViewMut, Variable, Wgsl,
 };
 
 impl Variable {
@@ -56,6 +59,10 @@ impl Op for Count {
 
     fn class(&self) -> Class<'_> {
         Class::State(State::Count { limit: self.limit })
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("limit", self.limit))
     }
 }
 
@@ -105,3 +112,7 @@ impl Counting {
         Error::new(ErrorKind::OutOfRange, format!("reached the limit of {}", self.limit))
     }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] =
+    &[("count_up_to", |a| Ok(Arc::new(Count { limit: a.int("limit")? })))];

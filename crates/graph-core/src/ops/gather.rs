@@ -1,12 +1,15 @@
 //! Slices at indices along an axis, and the gradient of that: slices that are added at indices.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, resolve_axis, value};
 use crate::ops::control::Refused;
+use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, IntoTensor, Move, Op,
-    OpError, Tensor,
+    AlignedBytes, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, IntoTensor,
+    Move, Op, OpError, Tensor,
 };
 
 impl Tensor {
@@ -130,6 +133,10 @@ impl Op for Gather {
     fn class(&self) -> Class<'_> {
         Class::Move(Move::Gather { axis: self.axis })
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("axis", self.axis))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -181,6 +188,10 @@ impl Op for ScatterAdd {
     fn class(&self) -> Class<'_> {
         Class::Move(Move::ScatterAdd { axis: self.axis })
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("axis", self.axis))
+    }
 }
 
 /// The dimensions that an input of sizes holds, as far as they are known.
@@ -202,3 +213,9 @@ pub(crate) fn sizes_in(sizes: &Fact) -> Result<Dims, OpError> {
     };
     Ok(Dims::Known(known.iter().map(size).collect::<Result<_, _>>()?))
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("gather", |a| Ok(Arc::new(Gather { axis: a.axis("axis")? }))),
+    ("scatter_add", |a| Ok(Arc::new(ScatterAdd { axis: a.axis("axis")? }))),
+];

@@ -1,10 +1,14 @@
 //! What the host knows or is given: placeholders, constants, shapes and ranges.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, same_dtype, value};
+use crate::ops::registry::Decode;
 use crate::{
-    Backward, Class, DType, Dim, Dims, Fact, Graph, Host, HostTensor, Op, OpError, Shape, Tensor,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, Host, HostTensor, Op, OpError,
+    Shape, Tensor,
 };
 
 impl Graph {
@@ -84,6 +88,9 @@ impl Op for Placeholder {
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         if let [default] = inputs {
+            if default.dtype != self.dtype {
+                return Err(OpError::DTypes { lhs: self.dtype, rhs: default.dtype });
+            }
             self.dims.unify(&default.dims)?;
         }
         one(Fact::new(self.dtype, self.dims.clone().checked()?))
@@ -102,6 +109,10 @@ impl Op for Placeholder {
 
     fn class(&self) -> Class<'_> {
         Class::Host(Host::Placeholder)
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("dtype", self.dtype).with("dims", self.dims.clone()))
     }
 }
 
@@ -127,6 +138,10 @@ impl Op for Constant {
 
     fn class(&self) -> Class<'_> {
         Class::Host(Host::Constant(&self.0))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("value", self.0.clone()))
     }
 }
 
@@ -159,6 +174,10 @@ impl Op for ShapeOf {
     fn class(&self) -> Class<'_> {
         Class::Host(Host::Metadata)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +207,10 @@ impl Op for SizeOf {
 
     fn class(&self) -> Class<'_> {
         Class::Host(Host::Metadata)
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
     }
 }
 
@@ -227,8 +250,23 @@ impl Op for Range {
     fn class(&self) -> Class<'_> {
         Class::Host(Host::Metadata)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
 
 fn sizes_of(shape: &Shape) -> HostTensor {
     shape.dims().iter().map(|&d| d as i64).collect::<Vec<_>>().into()
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("placeholder", |a| {
+        Ok(Arc::new(Placeholder { dtype: a.dtype("dtype")?, dims: a.dims("dims")? }))
+    }),
+    ("constant", |a| Ok(Arc::new(Constant(a.tensor("value")?)))),
+    ("shape", |_| Ok(Arc::new(ShapeOf))),
+    ("size", |_| Ok(Arc::new(SizeOf))),
+    ("range", |_| Ok(Arc::new(Range))),
+];

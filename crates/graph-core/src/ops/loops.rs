@@ -17,7 +17,8 @@ use crate::batches;
 use crate::ops::body::Body;
 use crate::ops::branch::absent;
 use crate::{
-    Backward, Class, DType, Dim, Dims, Fact, Flow, HostTensor, Op, OpError, Output, Shape, Tensor,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, Flow, HostTensor, Op, OpError, Output,
+    Shape, Tensor,
 };
 
 /// A body that runs again and again.
@@ -264,5 +265,9 @@ impl Op for LoopOp {
 
     fn class(&self) -> Class<'_> {
         Class::Flow(Flow::Loop(self))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        None
     }
 }

@@ -1,11 +1,14 @@
 //! Batched matrix products.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, same_dtype, value};
+use crate::ops::registry::Decode;
 use crate::{
-    Backward, Class, Contract, Dims, Fact, HostTensor, IntoTensor, Layout, Op, OpError, Shape,
-    Tensor,
+    Attributes, Backward, Class, Contract, Dims, Fact, HostTensor, IntoTensor, Layout, Op, OpError,
+    Shape, Tensor,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +121,11 @@ impl Op for Matmul {
         let Self { transpose_a, transpose_b } = *self;
         Class::Contract(Contract::Matmul { transpose_a, transpose_b })
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        let encoded = Attributes::of(self.name()).with("transpose_a", self.transpose_a);
+        Some(encoded.with("transpose_b", self.transpose_b))
+    }
 }
 
 impl Matmul {
@@ -150,3 +158,9 @@ fn floats(x: &HostTensor) -> Result<Vec<f64>, OpError> {
 fn ints(x: &HostTensor) -> Result<Vec<i128>, OpError> {
     x.to_i128s().map_err(|e| OpError::Invalid(e.message().into()))
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[("matmul", |a| {
+    let (transpose_a, transpose_b) = (a.bool("transpose_a")?, a.bool("transpose_b")?);
+    Ok(Arc::new(Matmul { transpose_a, transpose_b }))
+})];

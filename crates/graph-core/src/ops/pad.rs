@@ -1,11 +1,14 @@
 //! Zeros around a tensor.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, value};
+use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Move, Op, OpError,
-    Shape, Tensor,
+    AlignedBytes, Attribute, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor,
+    Layout, Move, Op, OpError, Shape, Tensor,
 };
 
 impl Tensor {
@@ -94,6 +97,11 @@ impl Op for Pad {
     fn class(&self) -> Class<'_> {
         Class::Move(Move::Pad { before: self.before() })
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        let padding: Attribute = self.padding.iter().flatten().copied().collect();
+        Some(Attributes::of(self.name()).with("padding", padding))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -138,4 +146,21 @@ impl Op for PadTo {
     fn class(&self) -> Class<'_> {
         Class::Move(Move::Pad { before: self.begin.clone() })
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("begin", self.begin.clone()))
+    }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("pad", |a| {
+        let sides: Vec<usize> = a.ints("padding")?;
+        let padding = sides.chunks(2).map(|pair| <[usize; 2]>::try_from(pair).ok());
+        let padding = padding.collect::<Option<_>>().ok_or_else(|| {
+            OpError::Invalid(format!("padding has two sides for each axis, not {}", sides.len()))
+        })?;
+        Ok(Arc::new(Pad { padding }))
+    }),
+    ("pad_to", |a| Ok(Arc::new(PadTo { begin: a.ints("begin")? }))),
+];

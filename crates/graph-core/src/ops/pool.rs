@@ -1,15 +1,18 @@
 //! Pooling: the maximum or the mean under windows that slide over images, and the gradients of both.
 
+use std::sync::Arc;
+
 use std::fmt;
 
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, value};
 use crate::ops::gather::sizes_in;
+use crate::ops::registry::Decode;
 use crate::ops::window::{Along, four, positive};
 use crate::{
-    Backward, Class, DType, Dim, Dims, Fact, HostTensor, ImageLayout, Op, OpError, Padding,
-    PoolGeometry, Tensor, Window,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, ImageLayout, Op, OpError,
+    Padding, PoolGeometry, Tensor, Window,
 };
 
 /// How windows move over images: attributes of pooling. Rows come before columns.
@@ -213,6 +216,12 @@ impl Op for Pooling {
     fn class(&self) -> Class<'_> {
         Class::Window(self.0)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        let Pool { window, stride, padding, layout } = self.attributes();
+        let encoded = Attributes::of(self.name()).with("window", window).with("stride", stride);
+        Some(encoded.with("padding", padding).with("layout", layout))
+    }
 }
 
 impl Pooling {
@@ -256,4 +265,18 @@ fn windows(g: &PoolGeometry, mut window: impl FnMut(usize, &[usize])) {
             }
         }
     }
+}
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("max_pool", |a| Ok(Arc::new(Pooling(Window::Max(decode(a)?))))),
+    ("avg_pool", |a| Ok(Arc::new(Pooling(Window::Avg(decode(a)?))))),
+    ("max_pool_at", |a| Ok(Arc::new(Pooling(Window::MaxAt(decode(a)?))))),
+    ("max_pool_grad", |a| Ok(Arc::new(Pooling(Window::MaxGrad(decode(a)?))))),
+    ("avg_pool_grad", |a| Ok(Arc::new(Pooling(Window::AvgGrad(decode(a)?))))),
+];
+
+fn decode(a: &Attributes) -> Result<Pool, OpError> {
+    let (window, stride) = (a.array("window")?, a.array("stride")?);
+    Ok(Pool { window, stride, padding: Padding::decode(a)?, layout: ImageLayout::decode(a)? })
 }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::op::arity;
+use crate::ops::registry::Decode;
 use crate::{
-    Backward, Class, DType, Dim, Dims, Error, Fact, Graph, HostTensor, Op, OpError, Operation,
-    Result, Shape, Tensor,
+    Attribute, Attributes, Backward, Class, DType, Dim, Dims, Error, Fact, Graph, HostTensor, Op,
+    OpError, Operation, Result, Shape, Tensor,
 };
 
 /// In which order elements leave a queue.
@@ -387,7 +389,9 @@ impl Op for QueueOp {
         match self.action {
             QueueAction::Enqueue => self.queue.expect_inputs(inputs, false)?,
             QueueAction::EnqueueMany => self.queue.expect_inputs(inputs, true)?,
-            _ => {}
+            _ => {
+                let [] = arity(inputs)?;
+            }
         }
         match self.action {
             QueueAction::Dequeue => self.queue.facts(None),
@@ -410,6 +414,10 @@ impl Op for QueueOp {
     fn class(&self) -> Class<'_> {
         Class::Queue(self)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(self.encoded())
+    }
 }
 
 impl QueueOp {
@@ -418,4 +426,89 @@ impl QueueOp {
         use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, IsClosed, Size};
         matches!(self.action, Dequeue | DequeueMany(_) | DequeueUpTo(_) | Size | IsClosed)
     }
+}
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[("queue", |a| {
+    Ok(Arc::new(QueueOp { queue: Arc::new(QueueSpec::decode(a)?), action: action(a)? }))
+})];
+
+impl QueueOp {
+    fn encoded(&self) -> Attributes {
+        let QueueSpec { name, container, kind, capacity, components } = &*self.queue;
+        let (order, seed, behind) = match *kind {
+            QueueKind::Fifo => ("fifo", None, None),
+            QueueKind::PaddingFifo => ("padding_fifo", None, None),
+            QueueKind::RandomShuffle { min_after_dequeue, seed } => {
+                ("random_shuffle", Some(seed), Some(min_after_dequeue))
+            }
+            QueueKind::Priority => ("priority", None, None),
+        };
+        let number = match self.action {
+            QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),
+            _ => None,
+        };
+        let cancels = match self.action {
+            QueueAction::Close { cancel_pending } => Some(cancel_pending),
+            _ => None,
+        };
+        let dtypes: Attribute = components.iter().map(|(dtype, _)| *dtype).collect();
+        let dims: Attribute = components.iter().map(|(_, dims)| dims.clone()).collect();
+        Attributes::of("queue")
+            .with("action", self.name())
+            .with_some("number", number)
+            .with_some("cancel_pending", cancels)
+            .with("name", name.as_str())
+            .with_some("container", container.as_deref())
+            .with("kind", order)
+            .with_some("seed", seed)
+            .with_some("min_after_dequeue", behind)
+            .with_some("capacity", *capacity)
+            .with("dtypes", dtypes)
+            .with("dims", dims)
+    }
+}
+
+impl QueueSpec {
+    fn decode(a: &Attributes) -> Result<Self, OpError> {
+        let kind = match a.text("kind")? {
+            "fifo" => QueueKind::Fifo,
+            "padding_fifo" => QueueKind::PaddingFifo,
+            "random_shuffle" => QueueKind::RandomShuffle {
+                min_after_dequeue: a.int("min_after_dequeue")?,
+                seed: a.int("seed")?,
+            },
+            "priority" => QueueKind::Priority,
+            other => return Err(OpError::Invalid(format!("there is no queue {other:?}"))),
+        };
+        let component = |pair: (&Attribute, &Attribute)| match pair {
+            (Attribute::DType(dtype), Attribute::Dims(dims)) => {
+                Ok((*dtype, dims.clone().checked()?))
+            }
+            other => Err(OpError::Invalid(format!("{other:?} are no dtype and dimensions"))),
+        };
+        let components = a.list("dtypes")?.iter().zip(a.list("dims")?).map(component);
+        Ok(Self {
+            name: a.text("name")?.to_owned(),
+            container: a.get("container").map(|_| a.text("container")).transpose()?.map(Arc::from),
+            kind,
+            capacity: a.get("capacity").map(|_| a.int("capacity")).transpose()?,
+            components: components.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn action(a: &Attributes) -> Result<QueueAction, OpError> {
+    Ok(match a.text("action")? {
+        "queue" => QueueAction::Make,
+        "enqueue" => QueueAction::Enqueue,
+        "enqueue_many" => QueueAction::EnqueueMany,
+        "dequeue" => QueueAction::Dequeue,
+        "dequeue_many" => QueueAction::DequeueMany(a.int("number")?),
+        "dequeue_up_to" => QueueAction::DequeueUpTo(a.int("number")?),
+        "size" => QueueAction::Size,
+        "is_closed" => QueueAction::IsClosed,
+        "close" => QueueAction::Close { cancel_pending: a.bool("cancel_pending")? },
+        other => return Err(OpError::Invalid(format!("a queue does not {other:?}"))),
+    })
 }

@@ -1,10 +1,16 @@
 //! Random elements from Philox, keyed by the graph's seed and the operation's seed or name.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use crate::op::{Distribution, arity, one, output_shape, value};
+use crate::op::{Distribution, SharedOp, arity, one, output_shape, value};
 use crate::ops::gather::sizes_in;
-use crate::{Backward, Class, DType, Fact, Graph, HostTensor, Op, OpError, Random, Tensor, philox};
+use crate::ops::registry::Decode;
+use crate::{
+    Attributes, Backward, Class, DType, Fact, Graph, HostTensor, Op, OpError, Random, Tensor,
+    philox,
+};
 
 impl Graph {
     /// Uniform in `[0, 1)`, drawn anew in each run. Bits are equal on every device.
@@ -115,4 +121,20 @@ impl Op for RandomOp {
     fn class(&self) -> Class<'_> {
         Class::Random(self.random)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("dtype", self.dtype).with("key", self.random.key))
+    }
+}
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("random_uniform", |a| decode(Distribution::Uniform, a)),
+    ("random_normal", |a| decode(Distribution::Normal, a)),
+    ("truncated_normal", |a| decode(Distribution::TruncatedNormal, a)),
+];
+
+fn decode(distribution: Distribution, a: &Attributes) -> Result<SharedOp, OpError> {
+    let random = Random { distribution, key: a.int("key")? };
+    Ok(Arc::new(RandomOp { random, dtype: a.dtype("dtype")? }))
 }

@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 
 use crate::op::one;
 use crate::{
-    Backward, Class, Compression, DType, Dims, Fact, FixedOptions, Graph, HostTensor, LineOptions,
-    Op, OpError, Operation, Output, Queue, QueueSpec, RecordFormat, Shape, Tensor, TfRecordOptions,
-    dims,
+    Attributes, Backward, Class, Compression, DType, Dims, Fact, FixedOptions, Graph, HostTensor,
+    LineOptions, Op, OpError, Operation, Output, Queue, QueueSpec, RecordFormat, Shape, Tensor,
+    TfRecordOptions, dims,
 };
 
 /// A reader: its name, and what it reads.
@@ -364,6 +364,10 @@ impl Op for ReaderOp {
 
     fn class(&self) -> Class<'_> {
         Class::Reader(self)
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        None
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Floats are added in `f64` by the reference; devices add pairwise or in blocks.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use crate::op::{arity, one, output_shape, resolve_axis, value};
+use crate::op::{SharedOp, arity, one, output_shape, resolve_axis, value};
+use crate::ops::registry::Decode;
 use crate::{
-    Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Op, OpError, Reduce, ReduceAxes,
-    ReduceKind, Shape, Tensor,
+    Attribute, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Op,
+    OpError, Reduce, ReduceAxes, ReduceKind, Shape, Tensor,
 };
 
 /// Along which axes to reduce: `()` for all, an axis, or a list; negative ones count from the end.
@@ -215,6 +218,16 @@ impl Op for ReduceOp {
     fn class(&self) -> Class<'_> {
         Class::Reduce(self.0.clone())
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        let axes: Option<Attribute> = match &self.0.axes {
+            ReduceAxes::All => None,
+            ReduceAxes::List(axes) => Some(axes.iter().copied().collect()),
+            ReduceAxes::ToShape => Some("shape".into()),
+        };
+        let keep_dims = self.0.keep_dims;
+        Some(Attributes::of(self.name()).with_some("axes", axes).with("keep_dims", keep_dims))
+    }
 }
 
 impl ReduceOp {
@@ -347,4 +360,26 @@ fn reduce_ints(kind: ReduceKind, range: (i128, i128), xs: impl Iterator<Item = i
         ReduceKind::ArgMax => first(xs.iter().max()),
         ReduceKind::ArgMin => first(xs.iter().min()),
     }
+}
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("sum", |a| decode(ReduceKind::Sum, a)),
+    ("mean", |a| decode(ReduceKind::Mean, a)),
+    ("prod", |a| decode(ReduceKind::Prod, a)),
+    ("max", |a| decode(ReduceKind::Max, a)),
+    ("min", |a| decode(ReduceKind::Min, a)),
+    ("any", |a| decode(ReduceKind::Any, a)),
+    ("all", |a| decode(ReduceKind::All, a)),
+    ("argmax", |a| decode(ReduceKind::ArgMax, a)),
+    ("argmin", |a| decode(ReduceKind::ArgMin, a)),
+];
+
+fn decode(kind: ReduceKind, a: &Attributes) -> Result<SharedOp, OpError> {
+    let axes = match a.get("axes") {
+        None => ReduceAxes::All,
+        Some(Attribute::Text(shape)) if shape == "shape" => ReduceAxes::ToShape,
+        Some(_) => ReduceAxes::List(a.ints("axes")?.into()),
+    };
+    Ok(Arc::new(ReduceOp(Reduce { kind, axes, keep_dims: a.bool("keep_dims")? })))
 }

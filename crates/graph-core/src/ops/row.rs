@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use crate::op::{one, output_shape, same_dtype, value};
 use crate::{
-    Backward, Class, DType, Elementwise, Fact, HostTensor, Layout, Op, OpError, Shape, Tensor,
+    Attributes, Backward, Class, DType, Elementwise, Fact, HostTensor, Layout, Op, OpError, Shape,
+    Tensor,
 };
 
 /// One elementwise operation: what it computes for floats, integers and bools, on the CPU and in
@@ -194,6 +195,10 @@ impl Op for RowOp {
 
     fn class(&self) -> Class<'_> {
         Class::Elementwise(Elementwise::Row(self.0))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
     }
 }
 

@@ -3,16 +3,19 @@
 //! Twin: `scatter.wgsl`. Source: TensorFlow's `tf.scatter_update` and its kin, which leave open which of equal
 //! indices wins; here the last does, and sums are made in the order of the indices.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use smallvec::SmallVec;
 
 use crate::op::{arity, one};
 use crate::ops::binary::BINARY;
 use crate::ops::gather::gathered;
+use crate::ops::registry::Decode;
 use crate::ops::row::Block;
 use crate::ops::state::{handle, no_value};
 use crate::{
-    Backward, Class, CustomKernel, DType, Element, Error, Fact, HostTensor, IntoTensor,
+    Attributes, Backward, Class, CustomKernel, DType, Element, Error, Fact, HostTensor, IntoTensor,
     KernelShapes, Op, OpError, Result, Row, State, Tensor, TensorView, TensorViewMut, Variable,
     Wgsl, WgslParam,
 };
@@ -131,6 +134,11 @@ impl Op for Scatter {
 
     fn class(&self) -> Class<'_> {
         Class::State(State::Scatter(*self))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        // The gradient of a gather has the name of one of them.
+        Some(Attributes::of("scatter").with("kind", self.name()))
     }
 }
 
@@ -312,3 +320,11 @@ impl Number for bool {
         None
     }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[("scatter", |a| {
+    use Scatter::{Add, Div, Max, Min, Mul, Sub, Update};
+    let kind = a.text("kind")?;
+    let of = [Update, Add, Sub, Mul, Div, Min, Max].into_iter().find(|of| of.name() == kind);
+    Ok(Arc::new(of.ok_or_else(|| OpError::Invalid(format!("there is no {kind:?}")))?))
+})];

@@ -1,11 +1,15 @@
 //! One of two, by a condition.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, same_dtype, value};
+use crate::ops::registry::Decode;
 use crate::ops::row::broadcast;
 use crate::{
-    Backward, Class, DType, Elementwise, Fact, HostTensor, IntoTensor, Op, OpError, Tensor,
+    Attributes, Backward, Class, DType, Elementwise, Fact, HostTensor, IntoTensor, Op, OpError,
+    Tensor,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -71,4 +75,11 @@ impl Op for Select {
     fn class(&self) -> Class<'_> {
         Class::Elementwise(Elementwise::Select)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[("select", |_| Ok(Arc::new(Select)))];

@@ -1,13 +1,16 @@
 //! Variables: what a session keeps from run to run. Semantics: TensorFlow's resource variables.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::graph::SharedVariable;
 use crate::op::{arity, one};
 use crate::ops::control::Refused;
+use crate::ops::registry::Decode;
 use crate::{
-    Backward, Class, Collection, Contents, DType, Dims, Fact, Graph, HostTensor, Init, Op, OpError,
-    Operation, Output, State, Tensor, Variable,
+    Attributes, Backward, Class, Collection, Contents, DType, Dims, Fact, Graph, HostTensor, Init,
+    Op, OpError, Operation, Output, State, Tensor, Variable,
 };
 
 impl Graph {
@@ -174,6 +177,10 @@ impl Op for VariableOp {
     fn class(&self) -> Class<'_> {
         Class::State(State::Variable)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("dtype", self.dtype).with("dims", self.dims.clone()))
+    }
 }
 
 /// The variable that an operation's first input must be.
@@ -210,6 +217,10 @@ impl Op for Read {
     fn class(&self) -> Class<'_> {
         Class::State(State::Read)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -239,6 +250,10 @@ impl Op for ReadOr {
 
     fn class(&self) -> Class<'_> {
         Class::State(State::ReadOr)
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
     }
 }
 
@@ -284,6 +299,10 @@ impl Op for Assign {
     fn class(&self) -> Class<'_> {
         Class::State(self.0)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -311,4 +330,25 @@ impl Op for IsInitialized {
     fn class(&self) -> Class<'_> {
         Class::State(State::IsInitialized)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("variable", |a| {
+        let (dtype, dims) = (a.dtype("dtype")?, a.dims("dims")?);
+        if dims.shape().is_none() {
+            return Err(OpError::Invalid(format!("a variable needs all its sizes, not {dims}")));
+        }
+        Ok(Arc::new(VariableOp { dtype, dims }))
+    }),
+    ("read", |_| Ok(Arc::new(Read))),
+    ("initialized_value", |_| Ok(Arc::new(ReadOr))),
+    ("assign", |_| Ok(Arc::new(Assign::SET))),
+    ("assign_add", |_| Ok(Arc::new(Assign::ADD))),
+    ("assign_sub", |_| Ok(Arc::new(Assign::SUB))),
+    ("is_initialized", |_| Ok(Arc::new(IsInitialized))),
+];

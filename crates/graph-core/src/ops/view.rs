@@ -1,12 +1,15 @@
 //! The same elements through another layout: reshape, transpose, broadcast, slice. A view costs
 //! nothing where its consumer can read through it.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::op::{arity, axis_mask, one, output_shape, resolve_axis, value};
+use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Op, OpError, Tensor,
-    View,
+    AlignedBytes, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Op,
+    OpError, Tensor, View,
 };
 
 impl Tensor {
@@ -229,6 +232,10 @@ impl Op for Reshape {
     fn class(&self) -> Class<'_> {
         Class::View(View::Reshape)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -266,6 +273,10 @@ impl Op for Permute {
     fn class(&self) -> Class<'_> {
         Class::View(View::Permute(self.axes.clone()))
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("axes", self.axes.clone()))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -298,6 +309,10 @@ impl Op for ExpandDims {
 
     fn class(&self) -> Class<'_> {
         Class::View(View::Reshape)
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("axis", self.axis))
     }
 }
 
@@ -344,6 +359,10 @@ impl Op for Squeeze {
     fn class(&self) -> Class<'_> {
         Class::View(View::Reshape)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("axes", self.axes.clone()))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -382,6 +401,10 @@ impl Op for BroadcastTo {
     fn class(&self) -> Class<'_> {
         Class::View(View::Broadcast)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -399,6 +422,10 @@ impl Op for Slice {
         let [x] = arity(inputs)?;
         let dims = x.dims.expect_rank(self.begin.len())?;
         x.dims.expect_rank(self.size.len())?;
+        if self.begin.len() != self.size.len() {
+            let (expected, found) = (self.begin.len(), self.size.as_slice());
+            return Err(OpError::Invalid(format!("expected {expected} sizes, got {found:?}")));
+        }
         let part = |(axis, dim): (usize, &Dim)| {
             let (begin, size) = (self.begin[axis], self.size[axis]);
             let Some(dim) = dim.known() else {
@@ -433,6 +460,11 @@ impl Op for Slice {
 
     fn class(&self) -> Class<'_> {
         Class::View(slice_view(&self.begin))
+    }
+
+    fn encode(&self) -> Option<Attributes> {
+        let size: Dims = self.size.iter().copied().collect();
+        Some(Attributes::of(self.name()).with("begin", self.begin.clone()).with("size", size))
     }
 }
 
@@ -476,6 +508,10 @@ impl Op for SliceTo {
     fn class(&self) -> Class<'_> {
         Class::View(slice_view(&self.begin))
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()).with("begin", self.begin.clone()))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -505,4 +541,25 @@ impl Op for Identity {
     fn class(&self) -> Class<'_> {
         Class::View(View::Identity)
     }
+
+    fn encode(&self) -> Option<Attributes> {
+        Some(Attributes::of(self.name()))
+    }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[
+    ("reshape", |_| Ok(Arc::new(Reshape))),
+    ("transpose", |a| Ok(Arc::new(Permute { axes: a.ints("axes")? }))),
+    ("expand_dims", |a| Ok(Arc::new(ExpandDims { axis: a.int("axis")? }))),
+    ("squeeze", |a| Ok(Arc::new(Squeeze { axes: a.ints("axes")? }))),
+    ("broadcast_to", |_| Ok(Arc::new(BroadcastTo))),
+    ("slice", |a| {
+        let (begin, size) = (a.ints("begin")?, a.dims("size")?);
+        let size: Vec<_> = size.expect_rank(begin.len())?.iter().map(|dim| dim.known()).collect();
+        Ok(Arc::new(Slice { begin, size }))
+    }),
+    ("slice_to", |a| Ok(Arc::new(SliceTo { begin: a.ints("begin")? }))),
+    ("identity", |_| Ok(Arc::new(Identity { stops: false }))),
+    ("stop_gradient", |_| Ok(Arc::new(Identity { stops: true }))),
+];

@@ -2,7 +2,7 @@
 //!
 //! Rows come before columns in every pair.
 
-use crate::{Conv2d, Dim, Dims, OpError, Pool, Shape};
+use crate::{Attribute, Attributes, Conv2d, Dim, Dims, OpError, Pool, Shape};
 
 /// The order of the axes of a batch of images, and of filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -58,6 +58,50 @@ pub enum Padding {
     Same,
     /// Before and after the rows, before and after the columns.
     Explicit([[usize; 2]; 2]),
+}
+
+impl From<Padding> for Attribute {
+    fn from(padding: Padding) -> Self {
+        match padding {
+            Padding::Valid => "valid".into(),
+            Padding::Same => "same".into(),
+            Padding::Explicit(zeros) => zeros.into_iter().flatten().collect(),
+        }
+    }
+}
+
+impl Padding {
+    /// From the attribute `padding`.
+    pub(crate) fn decode(a: &Attributes) -> Result<Self, OpError> {
+        match a.get("padding") {
+            Some(Attribute::Text(text)) if text == "valid" => Ok(Self::Valid),
+            Some(Attribute::Text(text)) if text == "same" => Ok(Self::Same),
+            _ => {
+                let [top, bottom, left, right] = a.array("padding")?;
+                Ok(Self::Explicit([[top, bottom], [left, right]]))
+            }
+        }
+    }
+}
+
+impl From<ImageLayout> for Attribute {
+    fn from(layout: ImageLayout) -> Self {
+        match layout {
+            ImageLayout::Nchw => "nchw".into(),
+            ImageLayout::Nhwc => "nhwc".into(),
+        }
+    }
+}
+
+impl ImageLayout {
+    /// From the attribute `layout`.
+    pub(crate) fn decode(a: &Attributes) -> Result<Self, OpError> {
+        match a.text("layout")? {
+            "nchw" => Ok(Self::Nchw),
+            "nhwc" => Ok(Self::Nhwc),
+            other => Err(OpError::Invalid(format!("there is no layout {other:?}"))),
+        }
+    }
 }
 
 /// How windows stand along one axis.

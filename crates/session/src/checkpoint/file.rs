@@ -17,12 +17,12 @@ use super::CHECKPOINT_MAX_BYTES;
 /// The greatest header that is read, as in the format's own library.
 const HEADER_MAX_BYTES: u64 = 100_000_000;
 /// The key of what a header says beside its tensors.
-const RESERVED: &str = "__metadata__";
+pub(crate) const RESERVED: &str = "__metadata__";
 /// How many drafts this process has begun.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);
 
 /// A file whose header is read and fits its length.
-pub(super) struct TensorFile {
+pub(crate) struct TensorFile {
     path: PathBuf,
     file: File,
     header: Metadata,
@@ -31,7 +31,7 @@ pub(super) struct TensorFile {
 }
 
 impl TensorFile {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let size = size_of_file(path, CHECKPOINT_MAX_BYTES)?;
         let mut file = File::open(path).map_err(|e| io(path, "read", &e))?;
         let mut length = [0; 8];
@@ -59,21 +59,21 @@ impl TensorFile {
         Ok(Self { path: path.to_owned(), file, header, start })
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
 
-    pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
+    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.header.info(name)
     }
 
     /// What was written beside the tensors under `key`.
-    pub(super) fn note(&self, key: &str) -> Option<&str> {
+    pub(crate) fn note(&self, key: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// The elements of `name`, which were found to be of this dtype and as many as `shape` has.
-    pub(super) fn read(&self, name: &str, dtype: DType, shape: Shape) -> Result<HostTensor> {
+    pub(crate) fn read(&self, name: &str, dtype: DType, shape: Shape) -> Result<HostTensor> {
         let lost = || damaged(&self.path, &format!("{name:?} lies outside of it"));
         let (begin, end) = self.info(name).ok_or_else(lost)?.data_offsets;
         let len = end.checked_sub(begin).ok_or_else(lost)?;
@@ -88,7 +88,7 @@ impl TensorFile {
 }
 
 /// Writes tensors under their names, and notes beside them.
-pub(super) fn write(
+pub(crate) fn write(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, HostTensor)>,
     notes: Option<HashMap<String, String>>,
@@ -96,7 +96,7 @@ pub(super) fn write(
     let tensors: Vec<(String, Stored)> =
         tensors.into_iter().map(|(name, tensor)| (name, Stored(tensor))).collect();
     if tensors.iter().any(|(name, _)| name == RESERVED) {
-        let message = format!("no variable can be stored as {RESERVED:?}; give it another name");
+        let message = format!("nothing can be stored as {RESERVED:?}; give it another name");
         return Err(Error::invalid(message).with_node(RESERVED));
     }
     let bytes = serialize(tensors, notes)
@@ -118,9 +118,9 @@ pub(crate) fn read_text(path: &Path, max: u64) -> Result<String> {
 
 /// Writes a file so that at its path there is always either the old or the new one, whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| {
-        Error::invalid(format!("{} names no file to write a checkpoint to", path.display()))
-    })?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::invalid(format!("{} names no file to write to", path.display())))?;
     let folder = folder_of(path);
     let mut temporary = name.to_owned();
     let draft = DRAFTS.fetch_add(1, Ordering::Relaxed);
@@ -162,12 +162,12 @@ pub(crate) fn io(path: &Path, what: &str, e: &io::Error) -> Error {
 }
 
 pub(crate) fn damaged(path: &Path, why: &str) -> Error {
-    let message = format!("{} is no whole checkpoint: {why}", path.display());
+    let message = format!("{} is damaged: {why}", path.display());
     Error::new(ErrorKind::DataLoss, message)
 }
 
 /// The convoke dtype of a stored one, if there is one.
-pub(super) fn dtype_of(dtype: Dtype) -> Option<DType> {
+pub(crate) fn dtype_of(dtype: Dtype) -> Option<DType> {
     Some(match dtype {
         Dtype::BOOL => DType::Bool,
         Dtype::I8 => DType::I8,

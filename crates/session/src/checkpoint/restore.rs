@@ -135,10 +135,11 @@ impl Matching {
         Ok(())
     }
 
-    pub(super) fn read(&self, file: &Contents) -> Result<Vec<(Variable, HostTensor)>> {
+    pub(super) fn read(&self, file: &Contents) -> Result<Vec<(NodeId, HostTensor)>> {
         let read = |Chosen { variable, stored, shape }: &Chosen| {
             let value = file.read(stored, variable.dtype(), shape.clone());
-            Ok((variable.clone(), value.map_err(|e| e.with_node(variable.name()))?))
+            let value = value.map_err(|e| e.with_node(variable.name()))?;
+            Ok((variable.handle().output().node, value))
         };
         self.chosen.iter().map(read).collect()
     }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use convoke_compiler::HOST;
-use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result, Variable};
+use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result};
 
 use super::Core;
 use crate::state::Kept;
@@ -96,12 +96,12 @@ impl Core {
     /// The session is closed, or a device has no memory.
     pub fn set_variables(
         &self,
-        values: Vec<(Variable, HostTensor)>,
+        values: Vec<(NodeId, HostTensor)>,
         draws: Option<Vec<(NodeId, u32)>>,
     ) -> Result<()> {
         self.check_open()?;
         let nodes: Vec<Arc<Node>> =
-            values.iter().map(|(variable, _)| variable.handle().node()).collect();
+            values.iter().map(|(variable, _)| self.graph.node(*variable)).collect();
         // What there is no memory for is found before anything is stored.
         self.make_room(nodes.iter())?;
         let copies = values.iter().map(|(_, value)| AlignedBytes::copy_of(value.bytes()));

@@ -1,0 +1,240 @@
+//! A graph taken apart into plain data, and put together again.
+
+use std::panic::Location;
+use std::sync::Arc;
+
+use super::{BodyId, Collection, Graph, GraphState, Node, NodeId, Output, SharedVariable};
+use crate::op::SharedOp;
+use crate::{Class, Dim, Error, OpError, Result, State, Tensor};
+
+/// How many scopes of a name are kept free of names to come.
+const SCOPES_MAX: usize = 64;
+
+/// All that a graph is, without what follows from it.
+#[derive(Debug, Clone, Default)]
+pub struct GraphParts {
+    /// The graph's seed.
+    pub seed: u64,
+    /// How many symbols stand for sizes; each is below that.
+    pub n_symbols: u32,
+    /// The nodes, by id.
+    pub nodes: Vec<NodeParts>,
+    /// What is in each collection, in order.
+    pub collections: Vec<(Collection, Vec<Output>)>,
+    /// The variables of shared names.
+    pub shared: Vec<SharedParts>,
+}
+
+/// A node, without its id, which is its place, and what is inferred.
+#[derive(Debug, Clone)]
+pub struct NodeParts {
+    /// Unique in the graph.
+    pub name: Arc<str>,
+    /// What it computes.
+    pub op: SharedOp,
+    /// Its operands, of smaller ids.
+    pub inputs: Vec<Output>,
+    /// Nodes that run before it, of smaller ids.
+    pub controls: Vec<NodeId>,
+    /// The device asked for.
+    pub device: Option<Arc<str>>,
+    /// Nodes that it must share a device with, of smaller ids.
+    pub colocated: Vec<NodeId>,
+    /// The container of what sessions keep for it.
+    pub container: Option<Arc<str>>,
+}
+
+/// A variable of a shared name. See [`Graph::shared_variable`].
+#[derive(Debug, Clone)]
+pub struct SharedParts {
+    /// The container that the name is in.
+    pub container: Option<Arc<str>>,
+    /// The shared name.
+    pub name: String,
+    /// The variable.
+    pub handle: NodeId,
+    /// Its elements at the start of a run.
+    pub read: NodeId,
+    /// What gives it its first elements.
+    pub initializer: NodeId,
+}
+
+impl From<&Node> for NodeParts {
+    fn from(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            op: node.op.clone(),
+            inputs: node.inputs.to_vec(),
+            controls: node.controls.to_vec(),
+            device: node.device.clone(),
+            colocated: node.colocated.to_vec(),
+            container: node.container.clone(),
+        }
+    }
+}
+
+impl Graph {
+    /// What the graph is now. Of a refused node its operation may be another than was asked for.
+    pub fn parts(&self) -> GraphParts {
+        let shared = self.shared();
+        let state = self.read();
+        let collection = |(name, tensors): (&Collection, &Vec<Tensor>)| {
+            (name.clone(), tensors.iter().map(Tensor::output).collect())
+        };
+        let mut collections: Vec<_> = state.collections.iter().map(collection).collect();
+        collections.sort_by_cached_key(|(name, _)| format!("{name:?}"));
+        let mut names: Vec<SharedParts> = shared
+            .iter()
+            .map(|((container, name), variable)| SharedParts {
+                container: container.clone(),
+                name: name.clone(),
+                handle: variable.handle,
+                read: variable.read,
+                initializer: variable.initializer,
+            })
+            .collect();
+        names.sort_by_key(|shared| shared.handle);
+        GraphParts {
+            seed: state.seed,
+            n_symbols: state.next_symbol,
+            nodes: state.nodes.iter().map(|node| NodeParts::from(&**node)).collect(),
+            collections,
+            shared: names,
+        }
+    }
+
+    /// A new graph of these parts. Nothing in them is trusted: what operations give is inferred again. All nodes have
+    /// the caller's line.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument), or what an operation refuses, with the name
+    /// of the node: a name that is not unique, an input, control or colocation that does not come before, a symbol
+    /// above their number, a shared variable that is none.
+    #[track_caller]
+    pub fn from_parts(parts: GraphParts) -> Result<Self> {
+        let at = Location::caller();
+        let GraphParts { seed, n_symbols, nodes, collections, shared } = parts;
+        if n_symbols > u32::MAX / 2 {
+            return Err(Error::invalid(format!("{n_symbols} symbols are too many for a graph")));
+        }
+        let graph = Self::with_seed(seed);
+        {
+            let mut state = graph.write();
+            state.next_symbol = n_symbols;
+            for node in nodes {
+                let name = node.name.clone();
+                let add = state.restore(&graph, node, at);
+                add.map_err(|reason| Error::from(reason).with_node(&*name))?;
+            }
+            for (collection, outputs) in collections {
+                let tensors = outputs.into_iter().map(|output| {
+                    state.expect_output(output)?;
+                    Ok(Tensor::new(graph.clone(), output))
+                });
+                let tensors = tensors.collect::<Result<_, OpError>>()?;
+                state.collections.insert(collection, tensors);
+            }
+        }
+        for SharedParts { container, name, handle, read, initializer } in shared {
+            let variable = SharedVariable { handle, read, initializer };
+            graph.read().expect_variable(&variable).map_err(|reason| {
+                Error::from(reason).with_node(format!("the shared variable {name:?}"))
+            })?;
+            graph.shared().insert((container, name), variable);
+        }
+        Ok(graph)
+    }
+}
+
+impl GraphState {
+    /// Adds a node of another graph, or of a file.
+    fn restore(
+        &mut self,
+        graph: &Graph,
+        node: NodeParts,
+        location: &'static Location<'static>,
+    ) -> Result<(), OpError> {
+        let NodeParts { name, op, inputs, controls, device, colocated, container } = node;
+        if self.names.contains_key(&name) {
+            return Err(OpError::Invalid("two nodes have this name".into()));
+        }
+        for &before in controls.iter().chain(&colocated) {
+            self.expect_node(before)?;
+        }
+        for &input in &inputs {
+            self.expect_output(input)?;
+        }
+        let tensors = inputs.iter().map(|&output| Tensor::new(graph.clone(), output));
+        let tensors: Vec<Tensor> = tensors.collect();
+        let (facts, invalid) = self.infer(graph.id(), BodyId::GRAPH, &*op, &tensors, None);
+        if let Some(reason) = invalid {
+            return Err(reason);
+        }
+        let symbols = facts.iter().filter_map(|fact| fact.dims.dims()).flatten();
+        let last = symbols.filter_map(|&dim| match dim {
+            Dim::Symbol(symbol) => Some(symbol),
+            _ => None,
+        });
+        if let Some(symbol) = last.max().filter(|&symbol| symbol >= self.next_symbol) {
+            let n = self.next_symbol;
+            return Err(OpError::Invalid(format!("symbol s{symbol} of a graph of {n} symbols")));
+        }
+        let id = NodeId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+        for (end, _) in name.match_indices('/').take(SCOPES_MAX) {
+            self.counts.entry(name[..end].to_owned()).or_insert(1);
+        }
+        self.names.insert(name.clone(), id);
+        let (inputs, colocated) = (inputs.into(), colocated.into());
+        let controls = controls.into();
+        self.nodes.push(Arc::new(Node {
+            id,
+            name,
+            op,
+            inputs,
+            controls,
+            facts,
+            device,
+            colocated,
+            container,
+            body: BodyId::GRAPH,
+            location,
+            invalid: None,
+        }));
+        Ok(())
+    }
+
+    fn expect_node(&self, id: NodeId) -> Result<&Node, OpError> {
+        let n = self.nodes.len();
+        if id.0 as usize >= n {
+            let message = format!("node {} does not come before it; {n} nodes do", id.0);
+            return Err(OpError::Invalid(message));
+        }
+        Ok(&self.nodes[id.0 as usize])
+    }
+
+    fn expect_output(&self, Output { node, index }: Output) -> Result<(), OpError> {
+        let node = self.expect_node(node)?;
+        if index as usize >= node.facts.len() {
+            let (name, n) = (&node.name, node.facts.len());
+            return Err(OpError::Invalid(format!("{name} has {n} outputs, and none {index}")));
+        }
+        Ok(())
+    }
+
+    fn expect_variable(&self, variable: &SharedVariable) -> Result<(), OpError> {
+        let &SharedVariable { handle, read, initializer } = variable;
+        let expect = |id, expected: State, n_inputs: usize| {
+            let node = self.expect_node(id)?;
+            let is_state = matches!(node.op.class(), Class::State(state) if state == expected);
+            let of = node.inputs.first().is_none_or(|input| input.node == handle);
+            if is_state && of && node.inputs.len() == n_inputs {
+                return Ok(());
+            }
+            let name = &node.name;
+            Err(OpError::Invalid(format!("{name} is no {expected:?} of the variable")))
+        };
+        expect(handle, State::Variable, 0)?;
+        expect(read, State::Read, 1)?;
+        expect(initializer, State::Assign, 2)
+    }
+}

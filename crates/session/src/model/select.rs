@@ -1,0 +1,333 @@
+//! What of a graph a model keeps: the nodes that it needs, with ids of their own.
+//!
+//! Source: TensorFlow's `graph_util.extract_sub_graph` and `convert_variables_to_constants`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use convoke_graph_core::ops::decode;
+use convoke_graph_core::{
+    Attributes, Class, Collection, Error, ErrorKind, GraphParts, GraphSnapshot, Host, HostTensor,
+    Node, NodeId, NodeParts, Op, Operation, Output, Result, State, Tensor,
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{ModelForm, ModelSpec, Stored};
+
+/// The nodes of a graph that a model needs.
+pub(super) struct Selected<'a> {
+    graph: &'a GraphSnapshot,
+    frozen: bool,
+    /// Inputs that become placeholders.
+    cut: FxHashSet<Output>,
+    kept: FxHashSet<NodeId>,
+    /// Local variables.
+    local: FxHashSet<NodeId>,
+}
+
+impl<'a> Selected<'a> {
+    /// # Errors
+    /// A needed operation that was refused, or that a frozen model cannot have.
+    pub fn new(graph: &'a GraphSnapshot, whole: &GraphParts, spec: &ModelSpec) -> Result<Self> {
+        let frozen = spec.form == ModelForm::Frozen;
+        let inputs = spec.inputs.iter().map(|(_, tensor)| tensor.output());
+        let is_placeholder = |output: &Output| is_placeholder(graph.node(output.node));
+        let (placeholders, others): (Vec<Output>, Vec<Output>) =
+            inputs.partition(|output| !frozen || is_placeholder(output));
+        let local = whole.collections.iter().filter(|(name, _)| *name == Collection::Local);
+        let local = local.flat_map(|(_, outputs)| outputs).map(|output| output.node).collect();
+        let cut = others.into_iter().collect();
+        let mut selected = Self { graph, frozen, cut, kept: FxHashSet::default(), local };
+        let outputs = spec.outputs.iter().map(|(_, tensor)| tensor.output());
+        let outputs = outputs.filter(|output| !selected.cut.contains(output));
+        let mut stack: Vec<NodeId> =
+            outputs.chain(placeholders).map(|output| output.node).collect();
+        stack.extend(spec.operations.iter().map(|(_, operation)| operation.id()));
+        if !frozen {
+            let collected = whole.collections.iter().flat_map(|(_, outputs)| outputs);
+            stack.extend(collected.map(|output| output.node));
+        }
+        let users = first_users(graph);
+        while let Some(id) = stack.pop() {
+            if selected.kept.insert(id) {
+                selected.push_needed(graph.node(id), &users, &mut stack);
+            }
+        }
+        selected.check()?;
+        Ok(selected)
+    }
+
+    /// Whether a node is kept.
+    pub fn has(&self, id: NodeId) -> bool {
+        self.kept.contains(&id)
+    }
+
+    /// Whether a variable may have no elements.
+    pub fn may_lack(&self, id: NodeId) -> bool {
+        !self.frozen && self.local.contains(&id)
+    }
+
+    fn push_needed(
+        &self,
+        node: &Node,
+        users: &FxHashMap<NodeId, Vec<NodeId>>,
+        stack: &mut Vec<NodeId>,
+    ) {
+        stack.extend(&node.controls);
+        let inputs = node.inputs.iter().filter(|input| !self.cut.contains(input));
+        let inputs = inputs.map(|input| input.node);
+        if self.frozen {
+            // What a variable would have been given first does not matter.
+            let n = if is_read(node) { 1 } else { usize::MAX };
+            stack.extend(inputs.take(n));
+            return;
+        }
+        stack.extend(inputs);
+        stack.extend(&node.colocated);
+        if is_variable(node) {
+            stack.extend(users.get(&node.id).into_iter().flatten());
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut kept: Vec<NodeId> = self.kept.iter().copied().collect();
+        kept.sort_unstable();
+        for node in kept.into_iter().map(|id| self.graph.node(id)) {
+            if let Some(error) = node.error() {
+                return Err(error);
+            }
+            if !self.frozen {
+                continue;
+            }
+            if matches!(node.op.class(), Class::State(state) if state.is_assign()) {
+                let message = "the outputs of a frozen model need this, which changes a variable; \
+                               save the model as trainable, or fetch what runs before it";
+                return Err(Error::invalid(message).with_node(&*node.name));
+            }
+            let source = node.inputs.first().map(|input| self.graph.node(input.node));
+            if is_read(node) && !source.is_some_and(|source| is_variable(source)) {
+                let message = "unsupported: a frozen model reads a variable by its own handle only";
+                let error = Error::new(ErrorKind::Unimplemented, message);
+                return Err(error.with_node(&*node.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The model, with `values` of its variables.
+    ///
+    /// # Errors
+    /// A variable without a value.
+    pub fn stored(
+        &self,
+        whole: GraphParts,
+        spec: &ModelSpec,
+        values: &BTreeMap<NodeId, HostTensor>,
+        draws: &[(NodeId, u32)],
+    ) -> Result<Stored> {
+        let mut new = Renumbered::default();
+        let mut cut: Vec<Output> = self.cut.iter().copied().collect();
+        cut.sort_unstable();
+        for node in self.graph.nodes.iter() {
+            for &output in cut.iter().filter(|output| output.node == node.id) {
+                new.placeholders.insert(output, new.next());
+                new.nodes.push(self.placeholder(node, output)?);
+            }
+            if self.has(node.id) {
+                let parts = self.parts(node, &mut new, values)?;
+                new.ids.insert(node.id, new.next());
+                new.nodes.push(parts);
+            }
+        }
+        let named = |list: &[(String, Tensor)]| {
+            let output = |(name, tensor): &(String, Tensor)| {
+                Ok((name.clone(), new.output(tensor.output())?))
+            };
+            list.iter().map(output).collect::<Result<Vec<_>>>()
+        };
+        let (inputs, outputs) = (named(&spec.inputs)?, named(&spec.outputs)?);
+        let operation =
+            |(name, operation): &(String, Operation)| Ok((name.clone(), new.id(operation.id())?));
+        let operations = spec.operations.iter().map(operation).collect::<Result<_>>()?;
+        let variables = values.iter().filter(|_| !self.frozen);
+        let variables = variables.map(|(&id, value)| Ok((new.id(id)?, value.clone())));
+        let variables = variables.collect::<Result<_>>()?;
+        let draws = draws.iter().filter_map(|&(id, count)| Some((new.id(id).ok()?, count)));
+        let mut draws: Vec<(NodeId, u32)> = draws.collect();
+        draws.sort_unstable();
+        let parts = self.whole(whole, new);
+        Ok(Stored { form: spec.form, parts, inputs, outputs, operations, variables, draws })
+    }
+
+    /// A node of the model, whose inputs and controls have their new ids.
+    fn parts(
+        &self,
+        node: &Node,
+        new: &mut Renumbered,
+        values: &BTreeMap<NodeId, HostTensor>,
+    ) -> Result<NodeParts> {
+        let mut parts = NodeParts::from(node);
+        let state = match node.op.class() {
+            Class::State(state) if self.frozen => Some(state),
+            _ => None,
+        };
+        match state {
+            Some(State::Variable) => {
+                let value = values.get(&node.id).cloned().ok_or_else(|| {
+                    Error::internal("the variable is in no collection").with_node(&*node.name)
+                })?;
+                parts.op = make(Attributes::of("constant").with("value", value))?;
+            }
+            Some(State::Read | State::ReadOr) => {
+                parts.op = make(Attributes::of("identity"))?;
+                parts.inputs.truncate(1);
+            }
+            Some(State::IsInitialized) => {
+                parts.op = make(Attributes::of("constant").with("value", HostTensor::from(true)))?;
+                parts.inputs.clear();
+            }
+            _ => {}
+        }
+        for input in &mut parts.inputs {
+            *input = new.output(*input)?;
+        }
+        for control in &mut parts.controls {
+            *control = new.id(*control)?;
+        }
+        parts.colocated.retain_mut(|other| match new.home(*other, node.id) {
+            Some(home) => {
+                *other = home;
+                true
+            }
+            None => false,
+        });
+        Ok(parts)
+    }
+
+    /// A placeholder in the place of an output.
+    fn placeholder(&self, node: &Node, output: Output) -> Result<NodeParts> {
+        let fact = self.graph.fact(output);
+        let attributes = Attributes::of("placeholder").with("dtype", fact.dtype);
+        let is_alone =
+            !self.has(node.id) && self.cut.iter().filter(|o| o.node == node.id).count() == 1;
+        let mut name = node.name.to_string();
+        if !is_alone {
+            let is_taken = |name: &str| self.graph.nodes.iter().any(|node| *node.name == *name);
+            name = format!("{name}_{}", output.index);
+            while is_taken(&name) {
+                name.push('_');
+            }
+        }
+        Ok(NodeParts {
+            name: name.into(),
+            op: make(attributes.with("dims", fact.dims.clone()))?,
+            inputs: Vec::new(),
+            controls: Vec::new(),
+            device: node.device.clone(),
+            colocated: Vec::new(),
+            container: None,
+        })
+    }
+
+    /// The graph's parts with the nodes of the model only.
+    fn whole(&self, whole: GraphParts, new: Renumbered) -> GraphParts {
+        let is_kept = |output: &Output| {
+            let node = self.graph.node(output.node);
+            let is_state = matches!(node.op.class(), Class::State(_));
+            self.has(node.id)
+                && (output.index as usize) < node.facts.len()
+                && !(self.frozen && is_state)
+        };
+        let kept = |outputs: Vec<Output>| -> Vec<Output> {
+            let kept = outputs.into_iter().filter(is_kept);
+            kept.filter_map(|output| new.output(output).ok()).collect()
+        };
+        let collections = whole.collections.into_iter();
+        let collections = collections.map(|(name, outputs)| (name, kept(outputs)));
+        let collections = collections.filter(|(_, outputs)| !outputs.is_empty()).collect();
+        let shared = whole.shared.into_iter().filter(|_| !self.frozen);
+        let shared = shared.filter_map(|mut shared| {
+            for id in [&mut shared.handle, &mut shared.read, &mut shared.initializer] {
+                *id = new.id(*id).ok()?;
+            }
+            Some(shared)
+        });
+        let shared = shared.collect();
+        GraphParts { nodes: new.nodes, collections, shared, ..whole }
+    }
+}
+
+/// Nodes with new ids.
+#[derive(Default)]
+struct Renumbered {
+    nodes: Vec<NodeParts>,
+    ids: FxHashMap<NodeId, NodeId>,
+    placeholders: FxHashMap<Output, NodeId>,
+    /// For nodes that are left out, the first that was to be on the same device.
+    homes: FxHashMap<NodeId, NodeId>,
+}
+
+impl Renumbered {
+    fn next(&self) -> NodeId {
+        NodeId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX))
+    }
+
+    fn id(&self, old: NodeId) -> Result<NodeId> {
+        let id = self.ids.get(&old).copied();
+        id.ok_or_else(|| Error::internal(format!("the model needs node {} and lacks it", old.0)))
+    }
+
+    fn output(&self, old: Output) -> Result<Output> {
+        match self.placeholders.get(&old) {
+            Some(&node) => Ok(Output { node, index: 0 }),
+            None => Ok(Output { node: self.id(old.node)?, ..old }),
+        }
+    }
+
+    /// The node to share a device with instead of `other`; none for the first that asks for one that is left out.
+    fn home(&mut self, other: NodeId, asking: NodeId) -> Option<NodeId> {
+        if let Some(&id) = self.ids.get(&other) {
+            return Some(id);
+        }
+        let first = *self.homes.entry(other).or_insert(asking);
+        self.ids.get(&first).copied()
+    }
+}
+
+fn make(attributes: Attributes) -> Result<Arc<dyn Op>> {
+    let name = attributes.operation().to_owned();
+    decode(&attributes)?.ok_or_else(|| Error::internal(format!("there is no {name}")))
+}
+
+fn is_placeholder(node: &Node) -> bool {
+    matches!(node.op.class(), Class::Host(Host::Placeholder))
+}
+
+fn is_variable(node: &Node) -> bool {
+    matches!(node.op.class(), Class::State(State::Variable))
+}
+
+fn is_read(node: &Node) -> bool {
+    let class = node.op.class();
+    matches!(class, Class::State(State::Read | State::ReadOr | State::IsInitialized))
+}
+
+/// The first read and the first assignment of each variable: what makes its handle a [`Variable`].
+///
+/// [`Variable`]: convoke_graph_core::Variable
+fn first_users(graph: &GraphSnapshot) -> FxHashMap<NodeId, Vec<NodeId>> {
+    let mut seen: FxHashSet<(NodeId, bool)> = FxHashSet::default();
+    let mut users: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
+    for node in graph.nodes.iter() {
+        let is_read = match node.op.class() {
+            Class::State(State::Read) => true,
+            Class::State(State::Assign) => false,
+            _ => continue,
+        };
+        if let Some(input) = node.inputs.first().filter(|input| seen.insert((input.node, is_read)))
+        {
+            users.entry(input.node).or_default().push(node.id);
+        }
+    }
+    users
+}
