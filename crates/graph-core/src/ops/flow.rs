@@ -8,7 +8,7 @@ use std::panic::Location;
 
 use crate::ops::body::{Built, effects};
 use crate::ops::branch::branch;
-use crate::ops::control::{NoOp, Refused};
+use crate::ops::control::Refused;
 use crate::ops::loops::{Iteration, LoopSpec, repeat};
 use crate::{DType, Dims, Graph, OpError, Operation, Tensor};
 
@@ -43,11 +43,8 @@ impl Structure for Operation {
     }
 
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
-        let done: Vec<&Tensor> = Vec::new();
-        match parts.next() {
-            Some(tensor) => tensor.apply(NoOp, &[&tensor]).operation(),
-            None => self.graph().apply(NoOp, &done).operation(),
-        }
+        // What needs the value needs the effect.
+        parts.next().map_or_else(|| self.graph().no_op(), |tensor| tensor.identity().operation())
     }
 }
 
