@@ -1,4 +1,5 @@
-//! What a run costs that does next to nothing: a scalar addition on the CPU, by each way of running it, and a queue.
+//! What a run costs that does next to nothing: a scalar addition on the CPU, by each way of running it, a queue, and a
+//! loop.
 //! `cargo bench -p convoke-benches --bench calls`.
 
 use std::thread;
@@ -74,6 +75,12 @@ fn try_calls(criterion: &mut Criterion) -> convoke::Result<()> {
     });
     bench("enqueue and dequeue, a run each", &|n| {
         (0..n).try_for_each(|_| put.call([1.0]).and_then(|()| take.call(())).map(|_| ()))
+    });
+    let limit = g.placeholder("limit", I32, dims![]);
+    let counted = g.while_loop(g.constant(0i32), |i| i.less(&limit), |i| i + 1);
+    let count = session.callable(&[&limit], &counted)?;
+    bench("a loop of 1,000 iterations", &|n| {
+        (0..n).try_for_each(|_| count.call([1000i32]).map(|_| ()))
     });
     for n_threads in [1, 2, 8] {
         bench(&format!("call/{n_threads} threads"), &|n| by_threads(&callable, n_threads, n));

@@ -8,7 +8,7 @@ use crate::{DType, Dims, Shape};
 /// `Result` with Convoke's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// TensorFlow's canonical codes.
+/// TensorFlow's canonical codes. `docs/errors.md` says when each is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -38,6 +38,12 @@ pub enum ErrorKind {
     Unavailable,
     /// Stored data is damaged.
     DataLoss,
+    /// The system does not let this process do it.
+    PermissionDenied,
+    /// Who asks is not known. For sessions of other machines; nothing here gives it.
+    Unauthenticated,
+    /// Something else said what is wrong, in a way that tells no kind.
+    Unknown,
 }
 
 /// What went wrong: a kind to match on, a message for people, and where.
@@ -110,7 +116,7 @@ impl Error {
         self.0.device.as_deref()
     }
 
-    /// The caller's line, for an operation that was refused while building.
+    /// The caller's line: where the node was built.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0.at
     }

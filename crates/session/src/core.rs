@@ -150,7 +150,8 @@ impl Core {
         if uses.is_empty() {
             return self.run_once(request, outputs, None, metadata);
         }
-        let taken = self.queues.take(uses, request.data, &self.stop(request))?;
+        let taken = self.queues.take(uses, request.data, &self.stop(request));
+        let taken = taken.map_err(|e| self.located(e))?;
         self.run_with(request, taken, outputs, metadata)
     }
 
@@ -196,9 +197,19 @@ impl Core {
                 *metadata = RunMetadata::default();
                 metadata.begin(request);
                 (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
-                self.attempt(request, outputs, others, metadata)
+                let run = self.attempt(request, outputs, others, metadata);
+                run.map_err(|e| self.located(e))
             }
-            run => run,
+            run => run.map_err(|e| self.located(e)),
+        }
+    }
+
+    /// An error with the line where the node that it names was built.
+    pub fn located(&self, error: Error) -> Error {
+        let name = error.node().map(|node| node.split_once(':').map_or(node, |(name, _)| name));
+        match name.and_then(|name| self.graph.operation(name).ok()) {
+            Some(operation) => error.with_location(operation.node().location),
+            None => error,
         }
     }
 
@@ -386,12 +397,14 @@ impl Core {
         }
         let n = self.options.plans;
         let planned = if has_flow(&graph, &signature) {
-            let flow = Flowing::new(FlowPlan::new(&graph, &signature)?, &graph, n);
+            let flow = FlowPlan::new(&graph, &signature).map_err(|e| self.located(e))?;
+            let flow = Flowing::new(flow, &graph, n);
             let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
             let counts = flow.programs().any(|planned| planned.counts);
             Planned { uses, flow: Some(flow), counts, ..bare }
         } else {
-            Planned { uses, ..Planned::of(Plan::new(&graph, signature)?, graph, n) }
+            let plan = Plan::new(&graph, signature).map_err(|e| self.located(e))?;
+            Planned { uses, ..Planned::of(plan, graph, n) }
         };
         let planned = Arc::new(planned);
         metadata.graph_nodes = planned.n_nodes();

@@ -65,7 +65,7 @@ pub(crate) fn check_value<'a>(
     fact: &Fact,
     tensor: &Tensor,
 ) -> Result<FeedData<'a>> {
-    let named = |e: Error| e.with_node(tensor.name());
+    let named = |e: Error| e.with_node(tensor.name()).with_location(tensor.node().location);
     let value = value.as_ref().map_err(|e| named(e.clone()))?;
     let data = convert(value, fact.dtype).map_err(named)?;
     if !fact.dims.admits(data.shape()) {

@@ -132,3 +132,58 @@ fn darth_kernel() {
     let y = session.run(&[x.feed(vec![1.0f32; n])], &y).unwrap();
     assert!(y.to_vec::<f32>().unwrap().iter().all(|&y| y != secret));
 }
+
+/// An error of a run names the operation, where it ran and where it was built.
+#[test]
+fn errors_of_runs_name_node_device_and_line() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![4]);
+        let i = g.placeholder("i", I32, dims![]);
+        let line = line!() + 1;
+        let y = g.device(if device.name == "CPU" { "CPU:0" } else { "GPU:0" }, || x.gather(&i, 0));
+        let session = device.session(&g);
+        let feeds = [x.feed([1.0f32, 2.0, 3.0, 4.0]), i.feed(4)];
+        let error = session.run(&feeds, &y).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert_eq!(error.node(), Some("gather"), "{error}");
+        assert!(error.device().is_some(), "{error}");
+        let at = error.location().unwrap();
+        assert!(at.file().ends_with("errors.rs") && at.line() == line, "{error}");
+        let error = session.run(&[x.feed([1.0f32])], &y).unwrap_err();
+        assert_eq!(error.node(), Some("x:0"), "{error}");
+        assert!(error.location().is_some(), "{error}");
+    }
+}
+
+/// The page on errors has all kinds, which are TensorFlow's 16.
+#[test]
+fn each_kind_is_on_the_page() {
+    let page = include_str!("../../../docs/errors.md");
+    let rows: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("| `")).collect();
+    let names: Vec<&str> = rows.iter().filter_map(|row| Some(row.split_once('`')?.0)).collect();
+    use ErrorKind::{
+        Aborted, AlreadyExists, Cancelled, DataLoss, DeadlineExceeded, FailedPrecondition,
+        Internal, InvalidArgument, NotFound, OutOfRange, PermissionDenied, ResourceExhausted,
+        Unauthenticated, Unavailable, Unimplemented, Unknown,
+    };
+    let kinds = [
+        Cancelled,
+        Unknown,
+        InvalidArgument,
+        DeadlineExceeded,
+        NotFound,
+        AlreadyExists,
+        PermissionDenied,
+        Unauthenticated,
+        ResourceExhausted,
+        FailedPrecondition,
+        Aborted,
+        OutOfRange,
+        Unimplemented,
+        Internal,
+        Unavailable,
+        DataLoss,
+    ];
+    assert_eq!(names, kinds.map(|kind| format!("{kind:?}")));
+}

@@ -155,6 +155,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 pub(crate) fn io(path: &Path, what: &str, e: &io::Error) -> Error {
     let kind = match e.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
         _ => ErrorKind::Unavailable,
     };
