@@ -150,7 +150,7 @@ fn errors_of_runs_name_node_device_and_line() {
         assert!(error.device().is_some(), "{error}");
         let at = error.location().unwrap();
         assert!(at.file().ends_with("errors.rs") && at.line() == line, "{error}");
-        let error = session.run(&[x.feed([1.0f32])], &y).unwrap_err();
+        let error = session.run(&[x.feed([1.0f32]), i.feed(0)], &y).unwrap_err();
         assert_eq!(error.node(), Some("x:0"), "{error}");
         assert!(error.location().is_some(), "{error}");
     }

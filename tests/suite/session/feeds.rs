@@ -57,7 +57,8 @@ fn shapes_and_duplicates_are_checked() {
     let x = g.placeholder("x", F32, dims![None, 2]);
     let session = Session::new(&g, &Devices::cpu()).unwrap();
     let error = session.run(&[x.feed([1.0f32, 2.0])], &x).unwrap_err();
-    assert_eq!(error.to_string(), "x:0: expected a feed of shape [s0, 2], got [2]");
+    assert_eq!(error.message(), "expected a feed of shape [s0, 2], got [2]");
+    assert_eq!(error.node(), Some("x:0"));
     let empty: [[f32; 2]; 0] = [];
     assert_eq!(session.run(&[x.feed(empty)], &(&x * 2.0)).unwrap().dims(), [0, 2]);
     let twice = [x.feed([[1.0f32, 2.0]]), x.feed([[1.0f32, 2.0]])];
