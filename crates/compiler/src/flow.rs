@@ -66,6 +66,8 @@ pub enum Step {
     Loop(Box<LoopStep>),
     /// Fails the run unless the first value is true; the others are shown.
     Assert(Arc<Node>, Vec<usize>),
+    /// Calls a function of the host.
+    Call(CallStep),
 }
 
 /// Where a program's feed comes from and a fetch goes.
@@ -86,6 +88,17 @@ pub struct ProgramStep {
     pub feeds: Vec<Place>,
     /// Where each fetch of the plan goes.
     pub fetches: Vec<Place>,
+}
+
+/// A function of the host with its operands.
+#[derive(Debug, Clone)]
+pub struct CallStep {
+    /// The node, whose operation is a [`HostCall`](convoke_graph_core::HostCall).
+    pub node: Arc<Node>,
+    /// What it is given.
+    pub inputs: Vec<usize>,
+    /// Which outputs of the node are needed, and where they go.
+    pub outputs: Vec<(usize, usize)>,
 }
 
 /// One of several parts runs.

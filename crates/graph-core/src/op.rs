@@ -6,8 +6,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    AssertOp, Attributes, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostTensor,
-    Layout, LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape, Tensor,
+    AssertOp, Attributes, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostCall,
+    HostTensor, Layout, LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -456,6 +456,8 @@ pub enum Flow<'a> {
     Loop(&'a LoopOp),
     /// Nothing, or the run fails.
     Assert(&'a AssertOp),
+    /// A function of whole tensors on the host, strings too.
+    Call(&'a dyn HostCall),
 }
 
 impl State {

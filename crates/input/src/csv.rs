@@ -57,6 +57,11 @@ impl CsvDecoder {
         Ok(Self { defaults: record_defaults, options })
     }
 
+    /// The dtype of each column.
+    pub fn dtypes(&self) -> impl Iterator<Item = DType> {
+        self.defaults.iter().map(HostTensor::dtype)
+    }
+
     /// One record: a scalar for each column.
     ///
     /// # Errors

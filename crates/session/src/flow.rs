@@ -231,10 +231,18 @@ impl<'a> Running<'a> {
             Step::Branch(step) => self.branch(step, slots),
             Step::Loop(step) => self.repeat(step, slots),
             Step::Assert(node, inputs) => {
-                let inputs: Vec<HostTensor> =
-                    inputs.iter().map(|&slot| value(slots, slot)).collect::<Result<_>>()?;
                 let Class::Flow(Flow::Assert(op)) = node.op.class() else { return Ok(()) };
-                op.check(&inputs).map_err(|e| named(e, node))
+                op.check(&values(slots, inputs)?).map_err(|e| named(e, node))
+            }
+            Step::Call(step) => {
+                let Class::Flow(Flow::Call(op)) = step.node.op.class() else { return Ok(()) };
+                self.stop.check()?;
+                let given = values(slots, &step.inputs)?;
+                let results = op.call(&given).map_err(|e| named(e, &step.node))?;
+                for &(output, slot) in &step.outputs {
+                    slots[slot] = Some(results.get(output).cloned().ok_or_else(no_value)?);
+                }
+                Ok(())
             }
         }
     }
@@ -369,7 +377,11 @@ fn moved(current: &HostTensor, before: &HostTensor, now: &HostTensor) -> Result<
 }
 
 fn results(part: &Part, slots: &[Option<HostTensor>]) -> Result<Vec<HostTensor>> {
-    part.results.iter().map(|&slot| value(slots, slot)).collect()
+    values(slots, &part.results)
+}
+
+fn values(slots: &[Option<HostTensor>], places: &[usize]) -> Result<Vec<HostTensor>> {
+    places.iter().map(|&slot| value(slots, slot)).collect()
 }
 
 fn value(slots: &[Option<HostTensor>], slot: usize) -> Result<HostTensor> {

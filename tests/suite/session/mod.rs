@@ -5,6 +5,7 @@ mod autotune;
 mod bad_inputs;
 mod budgets;
 mod callables;
+mod calls;
 mod cancelling;
 mod checkpoints;
 mod composites;

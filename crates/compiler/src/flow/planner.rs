@@ -10,8 +10,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::{
-    BranchStep, Held, LoopStep, Part, Place, ProgramStep, Step, ancestors, assigned, check_order,
-    is_flow, near, roots,
+    BranchStep, CallStep, Held, LoopStep, Part, Place, ProgramStep, Step, ancestors, assigned,
+    check_order, is_flow, near, roots,
 };
 use crate::plan::{effect_follows, is_assign};
 use crate::{Plan, Signature};
@@ -323,6 +323,10 @@ impl<'a> Planner<'a> {
             }
             Class::Flow(Flow::Assert(_)) => {
                 Ok(Step::Assert(node.clone(), inputs.into_iter().flatten().collect()))
+            }
+            Class::Flow(Flow::Call(_)) => {
+                let inputs = inputs.into_iter().flatten().collect();
+                Ok(Step::Call(CallStep { node: node.clone(), inputs, outputs }))
             }
             class => Err(Error::internal(format!("{class:?} is no step"))),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     cast, concat, control, conv, count, gather, host, matmul, pad, pool, queue, random, reduce,
-    row, rows, scatter, select, state, view,
+    row, rows, scatter, select, state, table, view,
 };
 use crate::{Attributes, Op, OpError};
 
@@ -12,7 +12,7 @@ use crate::{Attributes, Op, OpError};
 pub type Decode = fn(&Attributes) -> Result<Arc<dyn Op>, OpError>;
 
 /// What each room makes, beside the rows of the elementwise tables.
-const ROOMS: [&[(&str, Decode)]; 17] = [
+const ROOMS: [&[(&str, Decode)]; 18] = [
     cast::SAVED,
     concat::SAVED,
     control::SAVED,
@@ -29,6 +29,7 @@ const ROOMS: [&[(&str, Decode)]; 17] = [
     scatter::SAVED,
     select::SAVED,
     state::SAVED,
+    table::SAVED,
     view::SAVED,
 ];
 

@@ -88,6 +88,8 @@ fn state(g: &Graph, x: &Tensor) {
     let count = g.local_variable("count", Init::Zeros, DType::I64, []);
     count.count_up_to(i64::MAX);
     g.shared_variable("w", Init::Zeros, DType::F32, [1]);
+    let table = crate::LookupTable::new([1i32, 5], [0.5f32, 2.5]).unwrap();
+    table.lookup(&rows, -1.0f32);
     g.no_op();
 }
 

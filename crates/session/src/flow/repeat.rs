@@ -3,7 +3,7 @@
 use convoke_compiler::flow::LoopStep;
 use convoke_graph_core::{Class, Flow, HostTensor, LoopOp, Result, batches};
 
-use super::{Running, named, no_value, value};
+use super::{Running, named, no_value, value, values};
 
 /// A loop that is about to run.
 pub(super) struct Repeat<'s> {
@@ -69,17 +69,14 @@ impl Running<'_> {
         let scalar = |slot: Option<usize>| slot.map(|slot| value(slots, slot)).transpose();
         let goes_on = scalar(step.pred)?.map_or(Ok(true), |pred| pred.scalar::<bool>())?;
         let count = scalar(step.count)?.map(|count| count.scalar::<i64>()).transpose()?;
-        let values = |places: &[usize]| -> Result<Vec<HostTensor>> {
-            places.iter().map(|&slot| value(slots, slot)).collect()
-        };
-        let scanned = values(&step.scanned)?;
+        let scanned = values(slots, &step.scanned)?;
         let lengths: Vec<usize> =
             scanned.iter().map(|tensor| tensor.dims().first().copied().unwrap_or(0)).collect();
         let captures = step.captures.iter().map(|slot| slot.and_then(|slot| slots[slot].clone()));
         let mut repeat = Repeat {
             step,
             op,
-            carried: values(&step.carried)?,
+            carried: values(slots, &step.carried)?,
             captures: captures.collect(),
             limit: op.limit(count, &lengths).map_err(refused)?,
             scanned,
