@@ -9,7 +9,8 @@ mod planner;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output, Result, State,
+    BodyId, Class, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output, Result, Scatter,
+    State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -27,6 +28,8 @@ pub struct FlowPlan {
     pub whole: Part,
     /// The variables that the run holds.
     pub held: Vec<Held>,
+    /// The other variables that its programs read.
+    pub read: Vec<Arc<Node>>,
 }
 
 /// A variable that a run holds until it ends.
@@ -34,8 +37,19 @@ pub struct FlowPlan {
 pub struct Held {
     /// Its handle.
     pub variable: Arc<Node>,
-    /// Whether it is only added to and subtracted from.
-    pub accumulates: bool,
+    /// What the run does with what others store meanwhile.
+    pub meanwhile: Meanwhile,
+}
+
+/// What becomes of elements that others have stored into a held variable since the run began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// They are replaced.
+    Replaced,
+    /// What the run has added is added to them: it only adds and subtracts.
+    Added,
+    /// The run begins anew: it changes elements in other ways.
+    Again,
 }
 
 /// Steps one after the other, with a slot for each value that goes from one to another.
@@ -88,6 +102,8 @@ pub struct ProgramStep {
     pub feeds: Vec<Place>,
     /// Where each fetch of the plan goes.
     pub fetches: Vec<Place>,
+    /// Held variables that need no elements: zeros stand for them.
+    pub optional: Vec<NodeId>,
 }
 
 /// A function of the host with its operands.
@@ -145,7 +161,7 @@ pub fn has_flow(graph: &GraphSnapshot, signature: &Signature) -> bool {
     let roots = roots(signature);
     let fed = signature.feeds.iter().copied().collect();
     let nodes = ancestors(graph, &roots, &fed, BodyId::GRAPH);
-    nodes.iter().any(|&id| is_flow(graph.node(id)))
+    nodes.iter().any(|&id| is_flow(graph.node(id), &fed))
 }
 
 impl FlowPlan {
@@ -155,8 +171,9 @@ impl FlowPlan {
     /// As [`Plan::new`]. An assignment that has no order with a branch or loop that assigns the same variable.
     pub fn new(graph: &GraphSnapshot, signature: &Signature) -> Result<Self> {
         check_feeds(graph, signature)?;
-        let mut planner = Planner { graph, plans: Vec::new(), held: FxHashMap::default() };
         let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+        let (plans, held) = (Vec::new(), FxHashMap::default());
+        let mut planner = Planner { graph, fed: fed.clone(), plans, held };
         let nodes = ancestors(graph, &roots(signature), &fed, BodyId::GRAPH);
         let nodes: Vec<Arc<Node>> = nodes.iter().map(|&id| graph.node(id).clone()).collect();
         check_nodes(&nodes, &fed)?;
@@ -169,8 +186,33 @@ impl FlowPlan {
         )?;
         let mut held: Vec<Held> = planner.held.into_values().collect();
         held.sort_by_key(|held| held.variable.id);
-        Ok(Self { plans: planner.plans, whole, held })
+        let plans = planner.plans;
+        let last = match whole.steps.last() {
+            Some(Step::Program(last)) => Some(last.plan),
+            _ => None,
+        };
+        let stores = |(at, plan): (usize, &Plan)| Some(at) != last && plan.stores();
+        if plans.iter().enumerate().any(stores) {
+            return Err(Error::internal("a program that is not a run's last one stores"));
+        }
+        let read = read_variables(graph, &plans, &held);
+        Ok(Self { plans, whole, held, read })
     }
+}
+
+/// The variables that plans read and the run does not hold.
+fn read_variables(graph: &GraphSnapshot, plans: &[Plan], held: &[Held]) -> Vec<Arc<Node>> {
+    let nodes = plans.iter().flat_map(|plan| &plan.nodes);
+    let handles = nodes.filter_map(|node| match node.op.class() {
+        Class::State(State::Assign | State::IsInitialized) => None,
+        Class::State(_) => Some(node.inputs.first()?.node),
+        _ => None,
+    });
+    let is_held = |id: &NodeId| held.iter().any(|held| held.variable.id == *id);
+    let ids: FxHashSet<NodeId> = handles.filter(|id| !is_held(id)).collect();
+    let mut ids: Vec<NodeId> = ids.into_iter().collect();
+    ids.sort_unstable();
+    ids.into_iter().map(|id| graph.node(id).clone()).collect()
 }
 
 fn roots(signature: &Signature) -> Vec<NodeId> {
@@ -178,10 +220,13 @@ fn roots(signature: &Signature) -> Vec<NodeId> {
     fetched.map(|fetch| fetch.node).chain(signature.targets.iter().copied()).collect()
 }
 
-/// Whether the data decides what a node runs. A loop that is unrolled is part of a program.
-fn is_flow(node: &Node) -> bool {
+/// Whether the data decides what a node runs. A loop that is unrolled is part of a program, unless the run is fed what its
+/// length was counted by.
+fn is_flow(node: &Node, fed: &FxHashSet<Output>) -> bool {
     match node.op.class() {
-        Class::Flow(Flow::Loop(op)) => !op.unrolled,
+        Class::Flow(Flow::Loop(op)) => {
+            !op.unrolled || op.counted_by.iter().any(|output| fed.contains(output))
+        }
         Class::Flow(_) => true,
         _ => false,
     }
@@ -210,15 +255,21 @@ fn ancestors(
     ids
 }
 
-/// The variable that a node itself assigns, and whether it only adds.
-fn own_assigned(node: &Node) -> Option<(NodeId, bool)> {
+/// The variable that a node itself assigns, and how.
+fn own_assigned(node: &Node) -> Option<(NodeId, Meanwhile)> {
     let Class::State(state) = node.op.class() else { return None };
-    let adds = matches!(state, State::AssignAdd | State::AssignSub);
-    state.is_assign().then(|| Some((node.inputs.first()?.node, adds))).flatten()
+    let how = match state {
+        State::AssignAdd | State::AssignSub | State::Scatter(Scatter::Add | Scatter::Sub) => {
+            Meanwhile::Added
+        }
+        state if state.accumulates() => Meanwhile::Again,
+        _ => Meanwhile::Replaced,
+    };
+    state.is_assign().then(|| Some((node.inputs.first()?.node, how))).flatten()
 }
 
-/// The variables that a node assigns, itself or in a body, and whether it only adds.
-fn assigned(node: &Node, found: &mut Vec<(NodeId, bool)>) {
+/// The variables that a node assigns, itself or in a body, and how.
+fn assigned(node: &Node, found: &mut Vec<(NodeId, Meanwhile)>) {
     let mut bodies = match node.op.class() {
         Class::Flow(Flow::Branch(op)) => op.branches.iter().collect::<Vec<_>>(),
         Class::Flow(Flow::Loop(op)) => vec![&op.body],
@@ -263,7 +314,6 @@ fn check_order(graph: &GraphSnapshot, nodes: &[&Arc<Node>], fed: &FxHashSet<Outp
         for (variable, _) in found {
             if let Some(before) = last.insert(variable, node)
                 && before.id != node.id
-                && (is_flow(before) || is_flow(node))
                 && !effect_follows(graph, fed, node, before.id)
             {
                 return Err(unordered(graph, variable, before.id, node.id));

@@ -176,6 +176,11 @@ impl Lowering<'_> {
             match &form {
                 Form::Constant(tensor) => fact = Fact::of(tensor),
                 Form::Splat(scalar, shape) if shape.rank() == 0 => fact = Fact::of(scalar),
+                // A loop that is unrolled says less of its results than there is.
+                Form::Operand(operand) if fact.shape().is_none() => {
+                    fact = fact.with_dims(operand.layout.shape());
+                }
+                Form::Splat(_, shape) if fact.shape().is_none() => fact = fact.with_dims(shape),
                 _ => {}
             }
             self.forms.entry(Output { node: node.id, index: index as u32 }).or_insert((fact, form));

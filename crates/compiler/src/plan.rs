@@ -36,6 +36,8 @@ pub struct Plan {
     pub shape_feeds: Vec<bool>,
     /// The feeds that are elements of variables, which the run holds.
     pub(crate) handles: Vec<Output>,
+    /// The variables that the run stores instead of the plan.
+    pub(crate) held: FxHashSet<NodeId>,
     /// For each assignment, and each read that follows one: the assignment before it, if any.
     pub(crate) after: FxHashMap<NodeId, NodeId>,
     /// For each variable that is assigned, its assignments in order.
@@ -62,6 +64,7 @@ impl Plan {
             feed_dtypes,
             nodes: Vec::new(),
             handles: Vec::new(),
+            held: FxHashSet::default(),
             after: FxHashMap::default(),
             assigns: FxHashMap::default(),
         }
@@ -97,15 +100,25 @@ impl Plan {
             let is_fed = self.signature.feeds.contains(&Output { node: node.id, index: 0 });
             let at_start = !self.after.contains_key(&node.id) && !is_fed;
             let needs = at_start && !matches!(state, State::Assign | State::IsInitialized);
+            let must = needs && state != State::ReadOr;
             match found.iter_mut().find(|held| held.node == variable) {
-                Some(held) => held.is_read |= needs,
-                None => found.push(HeldVariable { node: variable, is_read: needs, assigned: None }),
+                Some(held) => (held.is_read, held.must) = (held.is_read | needs, held.must | must),
+                None => {
+                    let (node, is_read) = (variable, needs);
+                    found.push(HeldVariable { node, is_read, must, assigned: None });
+                }
             }
         }
         for held in &mut found {
-            held.assigned = self.assigns.remove(&held.node).and_then(|all| all.last().copied());
+            held.assigned = self.assigns.get(&held.node).and_then(|all| all.last().copied());
+            self.held.insert(held.node);
         }
         found
+    }
+
+    /// Whether it stores into variables by itself.
+    pub(crate) fn stores(&self) -> bool {
+        self.assigns.keys().any(|variable| !self.held.contains(variable))
     }
 
     /// Whether it takes the next number of a variable.
@@ -151,6 +164,8 @@ impl Plan {
 pub(crate) struct HeldVariable {
     pub node: NodeId,
     pub is_read: bool,
+    /// Whether it must have elements.
+    pub must: bool,
     pub assigned: Option<NodeId>,
 }
 

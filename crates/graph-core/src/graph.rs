@@ -458,7 +458,13 @@ impl Graph {
             Scope::Foreign(name) => Some(name),
             _ => None,
         });
-        let (facts, invalid) = state.infer(self.id(), body, &*op, inputs, foreign);
+        let leaked =
+            controls.iter().find(|id| !state.encloses(state.nodes[id.0 as usize].body, body));
+        let leaked = leaked.copied();
+        let (facts, invalid) = match leaked {
+            Some(id) => state.refuse(state.leaves(id)),
+            None => state.infer(self.id(), body, &*op, inputs, foreign),
+        };
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());
         let inputs = own.map(Tensor::output).collect();
         state.names.insert(name.clone(), id);

@@ -34,7 +34,7 @@ use crate::submit::Runners;
 use crate::turn::Turn;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
-const FLOW_ATTEMPTS: usize = 4;
+const FLOW_ATTEMPTS: usize = 16;
 
 /// A session, without the handle.
 pub(crate) struct Core {
@@ -286,7 +286,12 @@ impl Core {
     ) -> Result<Vec<HostTensor>> {
         for _ in 1..FLOW_ATTEMPTS {
             match flow::run(self, flow, request, check, metadata) {
-                Err(e) if e.kind() == ErrorKind::Aborted && !metadata.stores => {}
+                Err(e) if e.kind() == ErrorKind::Aborted && !metadata.stores => {
+                    let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
+                    *metadata = RunMetadata::default();
+                    metadata.begin(request);
+                    (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
+                }
                 run => return run,
             }
         }

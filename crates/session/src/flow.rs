@@ -9,10 +9,12 @@ mod repeat;
 use std::cell::RefCell;
 
 use convoke_compiler::HOST;
-use convoke_compiler::flow::{BranchStep, FlowPlan, Held, Part, Place, ProgramStep, Step};
+use convoke_compiler::flow::{
+    BranchStep, FlowPlan, Held, Meanwhile, Part, Place, ProgramStep, Step,
+};
 use convoke_graph_core::{
-    AlignedBytes, Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Result,
-    Shape, index_of,
+    AlignedBytes, Class, DType, Element, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, Node,
+    NodeId, Result, Shape, index_of,
 };
 use rustc_hash::FxHashMap;
 
@@ -52,6 +54,8 @@ pub(crate) struct Journal {
     draws: FxHashMap<NodeId, u32>,
     /// The held variables that have elements, as the run sees them.
     initialized: FxHashMap<NodeId, bool>,
+    /// The other variables that it reads, as they were at its start.
+    starts: FxHashMap<NodeId, Snapshot>,
 }
 
 impl Journal {
@@ -66,6 +70,16 @@ impl Journal {
         *draws = draws.wrapping_add(1);
     }
 
+    /// A variable at the start of the run, if the run reads it.
+    pub fn start(&self, variable: NodeId) -> Option<&Snapshot> {
+        self.starts.get(&variable)
+    }
+
+    /// Lets the elements at the start go: nothing reads them any more.
+    pub fn forget_starts(&mut self) {
+        self.starts.clear();
+    }
+
     /// Whether a variable has elements, if the run holds it.
     pub fn is_initialized(&self, variable: NodeId) -> Option<bool> {
         self.initialized.get(&variable).copied()
@@ -78,7 +92,7 @@ struct Holding<'a> {
     start: Snapshot,
     /// How often it was reset before.
     resets: u32,
-    /// The elements at the start of the run, once somebody needed them.
+    /// The elements at the start of the run.
     before: Option<HostTensor>,
     /// The elements that the run has assigned.
     now: Option<HostTensor>,
@@ -119,7 +133,7 @@ pub(crate) fn run(
         held: FxHashMap::default(),
         metadata,
     };
-    running.hold();
+    running.hold()?;
     let given = request.data.iter().map(|data| data.to_tensor().map(Some));
     let given: Vec<Option<HostTensor>> = given.collect::<Result<_>>()?;
     let results = running.whole(&flow.plan.whole, &given, check)?;
@@ -128,22 +142,35 @@ pub(crate) fn run(
 }
 
 impl<'a> Running<'a> {
-    /// Takes the variables that the run holds as they are now.
-    fn hold(&mut self) {
+    /// Takes the variables that the run holds and reads, as they are now.
+    ///
+    /// # Errors
+    /// A device does not give elements.
+    fn hold(&mut self) -> Result<()> {
         let kept = self.core.state.lock();
         let mut journal = self.journal.borrow_mut();
         for held in &self.flow.plan.held {
-            let variable = held.variable.id;
-            let start = kept.read(variable, &held.variable.name).unwrap_or_default();
-            journal.initialized.insert(variable, start.version > 0);
-            let entry = kept.variables.get(&variable);
+            let node = &held.variable;
+            let start = kept.read(node.id, &node.name).unwrap_or_default();
+            journal.initialized.insert(node.id, start.version > 0);
+            let entry = kept.variables.get(&node.id);
             let resets = entry.map_or(0, |entry| entry.generation().resets);
-            self.held.insert(variable, Holding { held, start, resets, before: None, now: None });
+            let before = match start.version {
+                0 => None,
+                _ => Some(self.core.elements(&kept, node)?),
+            };
+            self.held.insert(node.id, Holding { held, start, resets, before, now: None });
         }
+        for node in &self.flow.plan.read {
+            if let Ok(start) = kept.read(node.id, &node.name) {
+                journal.starts.insert(node.id, start);
+            }
+        }
+        Ok(())
     }
 
-    /// The elements of a held variable as the run sees them.
-    fn elements(&mut self, variable: NodeId) -> Result<HostTensor> {
+    /// The elements of a held variable as the run sees them; zeros for one that may have none.
+    fn elements(&mut self, variable: NodeId, is_optional: bool) -> Result<HostTensor> {
         let missing = || Error::internal(format!("node {} is not held", variable.0));
         let holding = self.held.get_mut(&variable).ok_or_else(missing)?;
         if let Some(now) = &holding.now {
@@ -153,17 +180,13 @@ impl<'a> Running<'a> {
             return Ok(before.clone());
         }
         let node = &holding.held.variable;
-        if holding.start.version == 0 {
-            self.core.state.lock().read(variable, &node.name)?;
+        if is_optional {
+            let fact = &node.facts[0];
+            return HostTensor::zeros(fact.dtype, fact.shape().unwrap_or_default());
         }
-        let fact = &node.facts[0];
-        let shape = fact.shape().unwrap_or_default();
-        let before = match &holding.start.elements {
-            Some(elements) => HostTensor::from_shared(fact.dtype, shape, elements.clone())?,
-            None => HostTensor::from_bytes(fact.dtype, shape, self.core.load(node)?)?,
-        };
-        holding.before = Some(before.clone());
-        Ok(before)
+        // There is none, and that is said.
+        self.core.state.lock().read(node.id, &node.name)?;
+        Err(changed(node))
     }
 
     /// The whole run, up to and with what it stores.
@@ -220,7 +243,7 @@ impl<'a> Running<'a> {
             slots[*slot] = Some(tensor.clone());
         }
         for &(variable, slot) in &part.starts {
-            slots[slot] = Some(self.elements(variable)?);
+            slots[slot] = Some(self.elements(variable, false)?);
         }
         Ok(slots)
     }
@@ -259,7 +282,10 @@ impl<'a> Running<'a> {
         for feed in &step.feeds {
             data.push(FeedData::Tensor(match *feed {
                 Place::Slot(slot) => value(slots, slot)?,
-                Place::Variable(variable) => self.elements(variable)?,
+                Place::Variable(variable) => {
+                    let is_optional = step.optional.contains(&variable);
+                    self.elements(variable, is_optional)?
+                }
             }));
         }
         let (compiled, _stays) = self.core.current(planned, &data, Some(recent), self.metadata)?;
@@ -336,22 +362,24 @@ impl<'a> Running<'a> {
         let mut kept = self.core.state.lock();
         for (&variable, holding) in &self.held {
             let Some(now) = &holding.now else { continue };
-            let Some(mut bytes) = stores.remove(&variable) else { continue };
-            let entry = kept.entry(&holding.held.variable, HOST);
-            if entry.generation().resets != holding.resets {
-                continue;
-            }
-            let others = entry.version != holding.start.version;
-            let current = entry.elements.clone().filter(|_| others && holding.held.accumulates);
-            match (current, &holding.before) {
-                (Some(current), Some(before)) => {
-                    let shape = now.shape().clone();
-                    let current = HostTensor::from_shared(now.dtype(), shape, current)?;
-                    bytes.copy_from_slice(moved(&current, before, now)?.bytes());
+            let Some(bytes) = stores.get_mut(&variable) else { continue };
+            let node = &holding.held.variable;
+            let others = kept.entry(node, HOST).version != holding.start.version;
+            match (holding.held.meanwhile, &holding.before) {
+                (Meanwhile::Again, _) if others => return Err(changed(node)),
+                (Meanwhile::Added, Some(before)) if others => {
+                    let current = self.core.elements(&kept, node)?;
+                    bytes.copy_from_slice(current.bytes());
+                    add_difference(now.dtype(), bytes, before.bytes(), now.bytes())?;
                 }
                 _ => bytes.copy_from_slice(now.bytes()),
             }
-            self.core.store(&mut kept, variable, bytes)?;
+        }
+        for (&variable, holding) in &self.held {
+            let entry = kept.entry(&holding.held.variable, HOST);
+            let is_lost = holding.now.is_none() || entry.generation().resets != holding.resets;
+            let bytes = stores.remove(&variable).filter(|_| !is_lost);
+            bytes.map_or(Ok(()), |bytes| self.core.store(&mut kept, variable, bytes))?;
         }
         for (&node, &draws) in &journal.draws {
             let all = kept.draws.entry(node).or_insert(0);
@@ -361,19 +389,52 @@ impl<'a> Running<'a> {
     }
 }
 
-/// `current` and what a run added to `before`.
-fn moved(current: &HostTensor, before: &HostTensor, now: &HostTensor) -> Result<HostTensor> {
-    let (dtype, shape) = (now.dtype(), now.shape().clone());
-    if dtype.is_float() {
-        let (current, before, now) = (current.to_f64s()?, before.to_f64s()?, now.to_f64s()?);
-        let sums = current.iter().zip(before.iter().zip(&now)).map(|(c, (b, n))| c + (n - b));
-        return HostTensor::from_f64s(dtype, shape, &sums.collect::<Vec<_>>());
+/// Adds what a run added, `now` less `before`, to the elements in `bytes`.
+///
+/// # Errors
+/// Elements that are no numbers.
+fn add_difference(dtype: DType, bytes: &mut [u8], before: &[u8], now: &[u8]) -> Result<()> {
+    fn each<T: Element>(
+        bytes: &mut [u8],
+        before: &[u8],
+        now: &[u8],
+        add: impl Fn(T, T, T) -> T,
+    ) -> Result<()> {
+        let misfit = |_| Error::internal("elements are not aligned");
+        let before: &[T] = bytemuck::checked::try_cast_slice(before).map_err(misfit)?;
+        let now: &[T] = bytemuck::checked::try_cast_slice(now).map_err(misfit)?;
+        let size = size_of::<T>();
+        for ((to, &before), &now) in bytes.chunks_exact_mut(size).zip(before).zip(now) {
+            let sum = add(bytemuck::checked::pod_read_unaligned(to), before, now);
+            to.copy_from_slice(bytemuck::bytes_of(&sum));
+        }
+        Ok(())
     }
-    let (current, before, now) = (current.to_i128s()?, before.to_i128s()?, now.to_i128s()?);
-    let (least, most) = dtype.int_range().unwrap_or((0, 1));
-    let wrapped = |x: i128| (x - least).rem_euclid(most - least + 1) + least;
-    let sums = current.iter().zip(before.iter().zip(&now)).map(|(c, (b, n))| wrapped(c + (n - b)));
-    HostTensor::from_i128s(dtype, shape, &sums.collect::<Vec<_>>())
+    macro_rules! by_dtype {
+        ($($integer:ident $int:ty),*; $($half:ident $h:ty),*) => {
+            match dtype {
+                DType::F32 => each::<f32>(bytes, before, now, |c, b, n| c + (n - b)),
+                DType::F64 => each::<f64>(bytes, before, now, |c, b, n| c + (n - b)),
+                $(DType::$half => each::<$h>(bytes, before, now, |c, b, n| {
+                    <$h>::from_f32(c.to_f32() + (n.to_f32() - b.to_f32()))
+                }),)*
+                $(DType::$integer => each::<$int>(bytes, before, now, |c, b, n| {
+                    c.wrapping_add(n.wrapping_sub(b))
+                }),)*
+                other => Err(Error::internal(format!("nothing is added to {other}"))),
+            }
+        };
+    }
+    by_dtype!(
+        I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64;
+        F16 half::f16, BF16 half::bf16
+    )
+}
+
+/// A run is to begin anew: another has changed a variable.
+fn changed(node: &Node) -> Error {
+    let message = "another run has changed the variable meanwhile; run again";
+    Error::new(ErrorKind::Aborted, message).with_node(&*node.name)
 }
 
 fn results(part: &Part, slots: &[Option<HostTensor>]) -> Result<Vec<HostTensor>> {

@@ -934,3 +934,329 @@ fn while_bad_arity() {
         "a loop of 1 variables gives 2 for the next iteration"
     );
 }
+
+#[test]
+fn plain_assignments_in_a_quick_loop_are_stored() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let n = g.placeholder("n", I32, dims![]);
+    let last = g.while_loop(
+        g.constant(0i32),
+        |i| i.less(&n),
+        |i| {
+            let set = v.assign(i.cast(F32)).operation();
+            g.after(&[&set], || i + 1)
+        },
+    );
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    session.run(&[n.feed(4)], &last).unwrap();
+    assert_eq!(number(&session, v.value()), 3.0);
+}
+
+#[test]
+fn what_loops_do_not_change_may_be_carried() {
+    let g = Graph::new();
+    let n = g.placeholder("n", I32, dims![]);
+    let x = g.placeholder("x", F32, dims![2]);
+    let start = (g.constant(0i32), x.clone(), &x + 1.0, x.clone());
+    let out = g.while_loop(
+        start,
+        |(i, ..)| i.less(&n),
+        |(i, a, b, _)| (i + 1, a.clone(), b.clone() * 2.0, b.clone()),
+    );
+    let feeds = [n.feed(3), x.feed([1.0f32, 2.0])];
+    let (_, same, doubled, before) = on_host(&g).run(&feeds, &out).unwrap();
+    assert_eq!(same.to_vec::<f32>().unwrap(), [1.0, 2.0]);
+    assert_eq!(doubled.to_vec::<f32>().unwrap(), [16.0, 24.0]);
+    assert_eq!(before.to_vec::<f32>().unwrap(), [8.0, 12.0]);
+}
+
+#[test]
+fn variables_and_constants_may_be_fed() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let c = g.constant(10.0f32);
+    let n = g.placeholder("n", I32, dims![]);
+    let start = (g.constant(0i32), g.constant(0.0f32));
+    let (_, y) = g.while_loop(start, |(i, _)| i.less(&n), |(i, y)| (i + 1, y + v.value() + &c));
+    let session = on_host(&g);
+    // The variable has no elements, and needs none.
+    let y_ = session.run(&[n.feed(2), v.feed(3.0f32), c.feed(100.0f32)], &y).unwrap();
+    assert_eq!(y_.scalar::<f32>().unwrap(), 206.0);
+    session.run(&[], g.initializers()).unwrap();
+    assert_eq!(session.run(&[n.feed(2)], &y).unwrap().scalar::<f32>().unwrap(), 22.0);
+}
+
+#[test]
+fn nothing_is_stored_before_the_end() {
+    let g = Graph::new();
+    let (a, b) = (g.variable("a", Init::Zeros, F32, []), g.variable("b", Init::Zeros, F32, []));
+    let p = g.placeholder("p", Bool, dims![]);
+    let fine = g.placeholder("fine", Bool, dims![]);
+    let add = b.assign_add(1.0).operation();
+    let seen = g.after(&[&add], || a.read());
+    let c = g.cond(
+        &p,
+        || {
+            let ok = g.assert(&fine, "not fine", &[]);
+            g.after(&[&ok], || a.assign(5.0))
+        },
+        || a.read(),
+    );
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let feeds = [p.feed(true), fine.feed(false)];
+    assert!(session.run(&feeds, (&seen, &c)).is_err());
+    assert_eq!(session.state_digest().unwrap(), before);
+    let feeds = [p.feed(true), fine.feed(true)];
+    session.run(&feeds, (&seen, &c)).unwrap();
+    assert_eq!((number(&session, a.value()), number(&session, b.value())), (5.0, 1.0));
+}
+
+#[test]
+fn initial_values_in_branches() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Constant(4.0), F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let y = g.cond(&p, || v.assign(v.initialized_value() + 1.0), || g.constant(0.0f32));
+    let session = on_host(&g);
+    assert_eq!(session.run(&[p.feed(true)], &y).unwrap().scalar::<f32>().unwrap(), 5.0);
+    assert_eq!(session.run(&[p.feed(true)], &y).unwrap().scalar::<f32>().unwrap(), 6.0);
+}
+
+#[test]
+fn loops_read_what_there_was_at_their_start() {
+    // Both halves of the sum are of one moment, though another thread steps meanwhile.
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let n = g.placeholder("n", I32, dims![]);
+    let first =
+        g.host_function("early", &[v.value()], [(F32, dims![])], |x| Ok(x.to_vec())).remove(0);
+    let start = (g.constant(0i32), &first * 0.0);
+    let (_, y) = g.while_loop(start, |(i, _)| i.less(&n), |(i, y)| (i + 1, y + v.value()));
+    let twice = &y - &first * 50.0;
+    let step = v.assign_add(1.0).operation();
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| (0..2000).for_each(|_| session.run(&[], &step).unwrap()));
+        for _ in 0..200 {
+            let rest = session.run(&[n.feed(50)], &twice).unwrap();
+            assert_eq!(rest.scalar::<f32>().unwrap(), 0.0);
+        }
+    });
+}
+
+#[test]
+fn updates_of_concurrent_loops_add_up_on_devices() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Zeros, F32, [3]);
+        let w = g.variable("w", Init::Zeros, I64, [2]);
+        let n = g.placeholder("n", I32, dims![]);
+        let last = g.while_loop(
+            g.constant(0i32),
+            |i| i.less(&n),
+            |i| {
+                let add = v.assign_add(1.0).operation();
+                let put = w.scatter_sub(g.constant([1i32]), g.constant([2i64])).operation();
+                g.after(&[&add, &put], || i + 1)
+            },
+        );
+        let again = &v.value().sum(()) * 1.0;
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[], &again).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    (0..10).for_each(|_| {
+                        session.run(&[n.feed(3)], &last).unwrap();
+                    })
+                });
+            }
+        });
+        assert_eq!(number(&session, &again), 270.0, "{}", device.name);
+        let w = session.run(&[], &w).unwrap().to_vec::<i64>().unwrap();
+        assert_eq!(w, [0, -180], "{}", device.name);
+    }
+}
+
+#[test]
+fn what_comes_before_runs_once() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let delta = g.placeholder("delta", F32, dims![]);
+    let p = g.placeholder("p", Bool, dims![]);
+    let n = g.placeholder("n", I32, dims![]);
+    let add = v.assign_add(&delta).operation();
+    let step = g.cond(&p, || add.clone(), || g.no_op());
+    let looped = g.while_loop(g.constant(0i32), |i| i.less(&n), |i| g.after(&[&add], || i + 1));
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    session.run(&[p.feed(true), delta.feed(1.0f32)], &step).unwrap();
+    assert_eq!(number(&session, v.value()), 1.0);
+    session.run(&[n.feed(5), delta.feed(1.0f32)], &looped).unwrap();
+    assert_eq!(number(&session, v.value()), 2.0);
+}
+
+#[test]
+fn unrolled_loops_of_unknown_sizes() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None, 3]);
+        let xs = g.placeholder("xs", F32, dims![4, None, 3]);
+        let y = times(&g, 3, &x, |y| y * 2.0) + 1.0;
+        let (sum, all) = g.scan(&x * 0.0, xs.clone(), |s, x| (s + x, (s * 2.0).sum(-1)));
+        let grads = (&y.sum(()) + sum.sum(()) + (&all * &all).sum(())).gradients(&[&x, &xs]);
+        let fetch = (&y, &sum * 2.0, &all + 1.0, grads[0].clone(), grads[1].clone());
+        let session = device.session(&g);
+        let one = HostTensor::new(&[2, 3], vec![1.0f32; 6]).unwrap();
+        let many = HostTensor::new(&[4, 2, 3], vec![1.0f32; 24]).unwrap();
+        let feeds = [x.feed(&one), xs.feed(&many)];
+        let (y, sum, all, dx, dxs) = session.run(&feeds, &fetch).unwrap();
+        assert_eq!(y.to_vec::<f32>().unwrap(), [9.0; 6], "{}", device.name);
+        assert_eq!(sum.to_vec::<f32>().unwrap(), [8.0; 6]);
+        // Twice the sum of three of what was carried: 0, 1, 2, 3.
+        assert_eq!(all.to_vec::<f32>().unwrap(), [1.0, 1.0, 7.0, 7.0, 13.0, 13.0, 19.0, 19.0]);
+        assert_eq!(dx.unwrap().dims(), [2, 3]);
+        // Of the last, 1; before, 2 * 2 * 18 more for each later one: 4 a of a = 6 k.
+        let expected = [1.0f32 + 24.0 + 48.0 + 72.0, 1.0 + 48.0 + 72.0, 1.0 + 72.0, 1.0];
+        let dxs = dxs.unwrap().to_vec::<f32>().unwrap();
+        for (row, expected) in dxs.chunks(6).zip(expected) {
+            assert_eq!(row, [expected; 6], "{}", device.name);
+        }
+    }
+}
+
+#[test]
+fn branches_and_loops_as_targets_have_their_effects() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let xs = g.placeholder("xs", F32, dims![None]);
+    let set = g.cond(&p, || v.assign(7.0), || v.read()).operation();
+    let adds = g.map(xs.clone(), |x| v.assign_add(x)).operation();
+    let after = g.after(&[&set], || g.constant(3.0f32).identity());
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    session.run(&[p.feed(true)], &set).unwrap();
+    assert_eq!(number(&session, v.value()), 7.0);
+    session.run(&[xs.feed([1.0f32, 2.0])], &adds).unwrap();
+    assert_eq!(number(&session, v.value()), 10.0);
+    let after = session.run(&[p.feed(true)], &after).unwrap();
+    assert_eq!((after.scalar::<f32>().unwrap(), number(&session, v.value())), (3.0, 7.0));
+}
+
+#[test]
+fn what_branches_and_loops_give_may_be_fed() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let (a, b) = g.cond(
+        &p,
+        || (g.constant(1.0f32), g.constant(2.0f32)),
+        || (g.constant(3.0f32), g.constant(4.0f32)),
+    );
+    let z = &a + &b;
+    let limit = g.constant(10i32);
+    let count = g.while_loop(g.constant(0i32), |i| i.less(&limit), |i| i + 1);
+    let session = on_host(&g);
+    let run = |feeds: &[Feed<'_>], y: &Tensor| session.run(feeds, y).unwrap();
+    assert_eq!(run(&[p.feed(true), a.feed(100.0f32)], &z).scalar::<f32>().unwrap(), 102.0);
+    assert_eq!(run(&[], &count).scalar::<i32>().unwrap(), 10);
+    assert_eq!(run(&[limit.feed(3)], &count).scalar::<i32>().unwrap(), 3);
+}
+
+#[test]
+fn assignments_without_an_order_are_refused_across_programs() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let first = v.assign(1.0);
+    let c = g.cond(&p, || &first * 2.0, || &first * 3.0);
+    let second = v.assign(2.0);
+    let session = on_host(&g);
+    let error = session.run(&[p.feed(true)], (&c, &second)).unwrap_err();
+    assert!(error.message().contains("neither follows the other"), "{error}");
+}
+
+#[test]
+fn scans_over_unequal_lengths_are_refused() {
+    let g = Graph::new();
+    let (xs, ys) = (g.placeholder("xs", F32, dims![4]), g.placeholder("ys", F32, dims![None]));
+    let sum = g.scan(g.constant(0.0f32), (xs.clone(), ys.clone()), |s, (x, y)| (s + x * y, ())).0;
+    let session = on_host(&g);
+    let run = |n: usize| {
+        let feeds = [xs.feed([1.0f32; 4]), ys.feed(vec![2.0f32; n])];
+        session.run(&feeds, &sum).map(|s| s.scalar::<f32>().unwrap())
+    };
+    assert_eq!(run(4).unwrap(), 8.0);
+    assert_eq!(run(6).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn a_size_that_is_not_known_stays() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None]);
+    let n = g.placeholder("n", I32, dims![]);
+    let grow = |limit: &dyn Fn(&Tensor) -> Tensor| {
+        let start = (g.constant(0i32), x.clone());
+        g.while_loop(start, |(i, _)| limit(i), |(i, y)| (i + 1, g.concat(&[y, &x], 0))).1
+    };
+    let (looped, unrolled) = (grow(&|i| i.less(&n)), grow(&|i| i.less(2)));
+    let session = on_host(&g);
+    for y in [looped, unrolled] {
+        let error = session.run(&[x.feed([1.0f32]), n.feed(2)], &y).unwrap_err();
+        assert!(error.message().contains("LoopOptions::invariants"), "{error}");
+    }
+}
+
+#[test]
+fn nothing_leaks_out_of_bodies() {
+    let (g, h) = (Graph::new(), Graph::new());
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let p = g.placeholder("p", Bool, dims![]);
+    let mut inner = None;
+    g.cond(&p, || inner.insert(v.assign(1.0).operation()).clone(), || g.no_op());
+    let after = g.after(&[&inner.unwrap()], || g.constant(1.0f32));
+    let error = after.node().error().unwrap();
+    assert!(error.message().contains("return it from the closure"), "{error}");
+    for i in 0..50 {
+        h.constant(i);
+    }
+    let foreign = g.while_loop(h.constant(0i32), |i| i.less(3), |i| i + 1);
+    assert!(g.check().iter().chain(&h.check()).any(|e| e.message().contains("another graph")));
+    let _ = foreign;
+}
+
+#[test]
+fn long_maps_over_nothing_of_their_own() {
+    let g = Graph::new();
+    let c = g.constant(2.0f32);
+    let xs = g.fill(&[100_000], 1.0f32);
+    let y = g.map(xs, |_| c.clone()).sum(());
+    assert_eq!(number(&on_host(&g), &y), 200_000.0);
+}
+
+#[test]
+fn gradients_need_no_history_of_what_they_do_not_use() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![2]);
+    let n = g.placeholder("n", I32, dims![]);
+    let options =
+        LoopOptions { invariants: vec![None, None, Some(dims![None])], ..LoopOptions::default() };
+    let (_, y, buffer) = g.while_loop_with(
+        (g.constant(0i32), x.clone(), x.clone()),
+        |(i, ..)| i.less(&n),
+        |(i, y, buffer)| (i + 1, y * y, g.concat(&[buffer, &x], 0)),
+        options,
+    );
+    let grad = y.gradients(&[&x]).remove(0).unwrap();
+    let feeds = [x.feed([1.0f32, 2.0]), n.feed(2)];
+    let (grad, buffer) = on_host(&g).run(&feeds, (&grad, &buffer)).unwrap();
+    // x^4: 4 x^3.
+    assert_eq!(grad.to_vec::<f32>().unwrap(), [4.0, 32.0]);
+    assert_eq!(buffer.dims(), [6]);
+}

@@ -10,8 +10,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::{
-    BranchStep, CallStep, Held, LoopStep, Part, Place, ProgramStep, Step, ancestors, assigned,
-    check_order, is_flow, near, roots,
+    BranchStep, CallStep, Held, LoopStep, Meanwhile, Part, Place, ProgramStep, Step, ancestors,
+    assigned, check_order, is_flow, near, roots,
 };
 use crate::plan::{effect_follows, is_assign};
 use crate::{Plan, Signature};
@@ -19,6 +19,8 @@ use crate::{Plan, Signature};
 /// What makes parts.
 pub(super) struct Planner<'a> {
     pub graph: &'a GraphSnapshot,
+    /// What the run is fed.
+    pub fed: FxHashSet<Output>,
     pub plans: Vec<Plan>,
     pub held: FxHashMap<NodeId, Held>,
 }
@@ -30,6 +32,8 @@ struct Making<'a> {
     /// For each, the stage in which it runs: a program's, or after that of a branch, loop or assertion.
     stages: FxHashMap<NodeId, usize>,
     slots: FxHashMap<Output, usize>,
+    /// Those that run for their effect.
+    targets: Vec<NodeId>,
     part: Part,
 }
 
@@ -44,27 +48,39 @@ impl Making<'_> {
 }
 
 impl<'a> Planner<'a> {
-    /// Finds the variables that have to be held: those that a branch or loop assigns, or what one of them needs.
+    /// Finds the variables that have to be held: those that a branch or loop assigns, or what one of them needs, or what
+    /// a read needs that must not wait. If there are any, all that the run assigns are, so that all are stored at once.
     pub fn hold(&mut self, nodes: &[Arc<Node>]) {
+        let mut all = Vec::new();
+        for node in nodes {
+            assigned(node, &mut all);
+        }
         let mut early: FxHashSet<NodeId> = FxHashSet::default();
+        let is_early = |node: &Arc<Node>, early: &FxHashSet<NodeId>| {
+            is_flow(node, &self.fed) || early.contains(&node.id)
+        };
         for node in nodes.iter().rev() {
-            if is_flow(node) || early.contains(&node.id) {
+            if is_early(node, &early) {
                 early.extend(node.inputs.iter().map(|input| input.node));
                 early.extend(node.controls.iter().copied());
             }
         }
-        let (mut all, mut found) = (Vec::new(), FxHashSet::default());
-        for node in nodes {
-            let before = all.len();
-            assigned(node, &mut all);
-            if is_flow(node) || early.contains(&node.id) {
-                found.extend(all[before..].iter().map(|(variable, _)| *variable));
-            }
+        let stores_early = nodes.iter().filter(|node| is_early(node, &early)).any(|node| {
+            let mut own = Vec::new();
+            assigned(node, &mut own);
+            !own.is_empty()
+        });
+        if !stores_early {
+            return;
         }
-        for &variable in &found {
-            let accumulates = all.iter().filter(|(v, _)| *v == variable).all(|(_, adds)| *adds);
-            let variable = self.graph.node(variable).clone();
-            self.held.insert(variable.id, Held { variable, accumulates });
+        for (variable, how) in all {
+            let node = self.graph.node(variable);
+            let held = Held { variable: node.clone(), meanwhile: how };
+            let held = self.held.entry(variable).or_insert(held);
+            if held.meanwhile != how {
+                let is_again = [held.meanwhile, how].contains(&Meanwhile::Again);
+                held.meanwhile = if is_again { Meanwhile::Again } else { Meanwhile::Replaced };
+            }
         }
     }
 
@@ -75,7 +91,14 @@ impl<'a> Planner<'a> {
             Class::State(State::Read) => !self.held.contains_key(&node.inputs[0].node),
             _ => false,
         };
-        is_one && node.controls.is_empty()
+        let is_fed = self.fed.contains(&Output { node: node.id, index: 0 });
+        is_one && node.controls.is_empty() && !is_fed
+    }
+
+    /// Whether an output never changes.
+    fn is_constant(&self, output: Output) -> bool {
+        let node = self.graph.node(output.node);
+        matches!(node.op.class(), Class::Host(Host::Constant(_))) && self.is_free(node)
     }
 
     /// Gives each node its stage, as late as its users allow. Gives the last one.
@@ -85,20 +108,27 @@ impl<'a> Planner<'a> {
         for node in &making.nodes {
             let before = node.inputs.iter().map(|input| &input.node).chain(&node.controls);
             let depth = |id: &NodeId| {
-                let after = usize::from(is_flow(self.graph.node(*id)));
+                let after = usize::from(is_flow(self.graph.node(*id), &self.fed));
                 Some(depths.get(id)? + after)
             };
             let depth = before.filter_map(depth).max().unwrap_or(0);
-            last = last.max(depth + usize::from(is_flow(node)));
+            last = last.max(depth + usize::from(is_flow(node, &self.fed)));
             depths.insert(node.id, depth);
         }
         for node in making.nodes.iter().rev() {
             let known = making.stages.get(&node.id).copied().unwrap_or(last);
-            let stage =
-                if is_flow(node) || self.is_prompt(node) { depths[&node.id] } else { known };
+            let stage = if is_flow(node, &self.fed) || self.is_prompt(node) {
+                depths[&node.id]
+            } else {
+                known
+            };
             making.stages.insert(node.id, stage);
             let inputs = node.inputs.iter().map(|input| input.node);
             for before in inputs.chain(node.controls.iter().copied()) {
+                // What is not of the part runs elsewhere.
+                if !depths.contains_key(&before) {
+                    continue;
+                }
                 let known = making.stages.entry(before).or_insert(stage);
                 *known = (*known).min(stage);
             }
@@ -145,7 +175,8 @@ impl<'a> Planner<'a> {
         check_order(graph, &nodes, &fed)?;
         let part = Part::default();
         let (stages, slots) = (FxHashMap::default(), FxHashMap::default());
-        let mut making = Making { nodes, stages, slots, part };
+        let targets = targets.to_vec();
+        let mut making = Making { nodes, stages, slots, targets, part };
         for &output in given {
             let is_given = fed.contains(&output);
             let slot = is_given.then(|| making.slot(output));
@@ -154,9 +185,9 @@ impl<'a> Planner<'a> {
         let last = self.stages(&mut making);
         self.take_starts(&mut making, &fed);
         for stage in 0..=last {
-            self.program(&mut making, stage, results, targets)?;
+            self.program(&mut making, stage, results)?;
             let flows: Vec<&Arc<Node>> = (making.nodes.iter().copied())
-                .filter(|node| is_flow(node) && making.stages[&node.id] == stage)
+                .filter(|node| is_flow(node, &self.fed) && making.stages[&node.id] == stage)
                 .collect();
             for node in flows {
                 let step = self.flow_step(&mut making, node, results)?;
@@ -205,22 +236,16 @@ impl<'a> Planner<'a> {
     }
 
     /// The program of a stage, if it has one.
-    fn program(
-        &mut self,
-        making: &mut Making<'_>,
-        stage: usize,
-        results: &[Output],
-        targets: &[NodeId],
-    ) -> Result<()> {
+    fn program(&mut self, making: &mut Making<'_>, stage: usize, results: &[Output]) -> Result<()> {
         let graph = self.graph;
         let is_here = |making: &Making<'_>, id: NodeId| {
-            making.stages.get(&id) == Some(&stage) && !is_flow(graph.node(id))
+            making.stages.get(&id) == Some(&stage) && !is_flow(graph.node(id), &self.fed)
         };
         let mut signature = Signature::default();
         let mut wanted: FxHashSet<Output> = FxHashSet::default();
         for node in &making.nodes {
-            let is_user = is_flow(node) || making.stages[&node.id] > stage;
-            match is_flow(node) {
+            let is_user = is_flow(node, &self.fed) || making.stages[&node.id] > stage;
+            match is_flow(node, &self.fed) {
                 true => wanted.extend(self.data_inputs(node).into_iter().flatten()),
                 false => wanted.extend(node.inputs.iter().filter(|_| is_user)),
             }
@@ -228,18 +253,14 @@ impl<'a> Planner<'a> {
             signature.targets.extend(node.controls.iter().filter(pred));
         }
         wanted.extend(results);
-        let constant = |id: NodeId| {
-            let node = graph.node(id);
-            matches!(node.op.class(), Class::Host(Host::Constant(_))) && node.controls.is_empty()
-        };
         let mut wanted: Vec<Output> = (wanted.into_iter())
             .filter(|output| is_here(making, output.node) && !making.slots.contains_key(output))
-            .filter(|output| !constant(output.node) && !graph.fact(*output).is_variable())
+            .filter(|output| !self.is_constant(*output) && !graph.fact(*output).is_variable())
             .collect();
         wanted.sort_unstable();
         let own = making.nodes.iter().filter(|node| is_assign(node) && is_here(making, node.id));
         signature.targets.extend(own.map(|node| node.id));
-        signature.targets.extend(targets.iter().filter(|id| is_here(making, **id)));
+        signature.targets.extend(making.targets.iter().filter(|id| is_here(making, **id)));
         signature.targets.sort_unstable();
         signature.targets.dedup();
         signature.fetches.clone_from(&wanted);
@@ -248,7 +269,8 @@ impl<'a> Planner<'a> {
         }
         let mut feeds: Vec<Place> = Vec::new();
         let roots = roots(&signature);
-        let known = making.slots.keys().copied().filter(|known| !constant(known.node)).collect();
+        let known = making.slots.keys().copied();
+        let known = known.filter(|known| !self.is_constant(*known)).collect();
         let mut used: Vec<Output> = Vec::new();
         let within = |control: NodeId| is_here(making, control);
         for id in near(graph, &roots, &known, &within) {
@@ -263,15 +285,21 @@ impl<'a> Planner<'a> {
         let mut plan = Plan::within(graph, signature, &within)?;
         let mut fetches: Vec<Place> =
             wanted.iter().map(|&output| Place::Slot(making.slot(output))).collect();
-        self.take_held(&mut plan, &mut feeds, &mut fetches);
+        let optional = self.take_held(&mut plan, &mut feeds, &mut fetches);
         self.plans.push(plan);
         let plan = self.plans.len() - 1;
-        making.part.steps.push(Step::Program(ProgramStep { plan, feeds, fetches }));
+        making.part.steps.push(Step::Program(ProgramStep { plan, feeds, fetches, optional }));
         Ok(())
     }
 
-    /// Has a program take held variables from the run and give them to it.
-    fn take_held(&self, plan: &mut Plan, feeds: &mut Vec<Place>, fetches: &mut Vec<Place>) {
+    /// Has a program take held variables from the run and give them to it. Gives those that need no elements.
+    fn take_held(
+        &self,
+        plan: &mut Plan,
+        feeds: &mut Vec<Place>,
+        fetches: &mut Vec<Place>,
+    ) -> Vec<NodeId> {
+        let mut optional = Vec::new();
         let graph = self.graph;
         for variable in plan.hold(|variable| self.held.contains_key(&variable)) {
             let handle = Output { node: variable.node, index: 0 };
@@ -281,12 +309,14 @@ impl<'a> Planner<'a> {
                 plan.feed_dtypes.push(graph.fact(handle).dtype);
                 plan.shape_feeds.push(false);
                 feeds.push(Place::Variable(variable.node));
+                optional.extend((!variable.must).then_some(variable.node));
             }
             if let Some(last) = variable.assigned {
                 plan.signature.fetches.push(Output { node: last, index: 0 });
                 fetches.push(Place::Variable(variable.node));
             }
         }
+        optional
     }
 
     fn flow_step(
@@ -298,7 +328,7 @@ impl<'a> Planner<'a> {
         let inputs: Vec<Option<usize>> = (self.data_inputs(node).into_iter())
             .map(|input| input.map(|input| self.read(making, input)))
             .collect();
-        let users = making.nodes.iter().flat_map(|user| match is_flow(user) {
+        let users = making.nodes.iter().flat_map(|user| match is_flow(user, &self.fed) {
             true => self.data_inputs(user).into_iter().flatten().collect(),
             false => user.inputs.clone(),
         });
@@ -307,8 +337,11 @@ impl<'a> Planner<'a> {
             .filter(|output| output.node == node.id)
             .map(|output| output.index)
             .collect();
-        let mut used: Vec<u32> = used.into_iter().collect();
+        let mut used: Vec<u32> = used.into_iter().chain(own_results(making, node)).collect();
+        // What is fed is not given.
+        used.retain(|&index| !making.slots.contains_key(&Output { node: node.id, index }));
         used.sort_unstable();
+        used.dedup();
         let slot = |making: &mut Making<'_>, index: u32| {
             (index as usize, making.slot(Output { node: node.id, index }))
         };
@@ -390,5 +423,18 @@ impl<'a> Planner<'a> {
             stacked,
             outputs,
         })
+    }
+}
+
+/// The results of a branch or loop that is needed for its effects: all of them.
+fn own_results(making: &Making<'_>, node: &Node) -> std::ops::Range<u32> {
+    let is_before = |other: &&Arc<Node>| other.controls.contains(&node.id);
+    if !making.targets.contains(&node.id) && !making.nodes.iter().any(|other| is_before(&other)) {
+        return 0..0;
+    }
+    match node.op.class() {
+        Class::Flow(Flow::Branch(op)) => 0..op.n_results as u32,
+        Class::Flow(Flow::Loop(op)) => 0..op.trips_at() as u32,
+        _ => 0..0,
     }
 }

@@ -160,7 +160,8 @@ impl Lowering<'_> {
         self.out.fetches = fetches;
         let required = &self.required;
         self.out.optional.retain(|variable| !required.contains(variable));
-        let mut variables: Vec<NodeId> = self.plan.assigns.keys().copied().collect();
+        let own = self.plan.assigns.keys().filter(|variable| !self.plan.held.contains(variable));
+        let mut variables: Vec<NodeId> = own.copied().collect();
         variables.sort_unstable();
         for variable in variables {
             let assigns = &self.plan.assigns[&variable];

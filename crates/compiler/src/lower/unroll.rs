@@ -9,6 +9,9 @@ use smallvec::SmallVec;
 
 use super::{Form, Lowering};
 
+/// Constants of more elements become values before a loop.
+const ONCE: usize = 16;
+
 impl Lowering<'_> {
     /// What a loop gives.
     pub(super) fn unrolled(
@@ -26,14 +29,20 @@ impl Lowering<'_> {
         let device = self.device.clone();
         self.depth += 1;
         for (&output, given) in op.body.captures.iter().zip(captures) {
-            self.forms.insert(output, given.clone());
+            let given = self.once(given)?;
+            self.forms.insert(output, given);
         }
+        let scanned: Vec<(Fact, Form)> =
+            scanned.iter().map(|given| self.once(given)).collect::<Result<_>>()?;
+        self.check_lengths(op, &scanned)?;
+        let first: Vec<Shape> =
+            carried.iter().map(|(_, form)| self.shape(form)).collect::<Result<_>>()?;
         let mut carried = carried.to_vec();
         let mut rows: Vec<Vec<(Fact, Form)>> = vec![Vec::new(); outputs.len()];
         for iteration in 0..trips {
             let row = op.slice_of(iteration, op.trips);
             let mut params = carried.clone();
-            for (fact, form) in scanned {
+            for (fact, form) in &scanned {
                 params.push(self.row(node, fact.dtype, form, row)?);
             }
             self.forms.extend(op.body.params.iter().copied().zip(params));
@@ -47,6 +56,9 @@ impl Lowering<'_> {
                 }
             }
             carried = results[op.next_at()..][..op.n_carried].to_vec();
+            for (at, (_, form)) in carried.iter().enumerate() {
+                op.check_carried(at, &first[at], &self.shape(form)?)?;
+            }
         }
         self.depth -= 1;
         self.device = device;
@@ -64,6 +76,32 @@ impl Lowering<'_> {
             });
         }
         Ok(given)
+    }
+
+    /// A constant as a value, so that there is one of it however often it is used.
+    fn once(&mut self, (fact, form): &(Fact, Form)) -> Result<(Fact, Form)> {
+        let form = match form {
+            Form::Constant(tensor) if tensor.len() > ONCE && tensor.dtype() != DType::String => {
+                Form::Operand(self.operand(form)?)
+            }
+            _ => form.clone(),
+        };
+        Ok((fact.clone(), form))
+    }
+
+    /// # Errors
+    /// Tensors of other lengths than the loop has iterations.
+    fn check_lengths(&self, op: &LoopOp, scanned: &[(Fact, Form)]) -> Result<()> {
+        let mut lengths = Vec::with_capacity(scanned.len());
+        for (_, form) in scanned {
+            lengths.push(self.shape(form)?.dims().first().copied().unwrap_or(0));
+        }
+        match op.limit(None, &lengths)? {
+            Some(limit) if op.trips.is_some_and(|trips| trips > limit) => Err(Error::invalid(
+                format!("a loop of {:?} iterations has {limit} slices", op.trips),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Lowers the body once, of parameters that have their forms. Gives its results.
@@ -105,7 +143,7 @@ impl Lowering<'_> {
         Ok((Fact::new(dtype, &rest), slice))
     }
 
-    /// Slices as one tensor. Of slices of several shapes there is none to be had, and nobody asks for it.
+    /// Slices as one tensor.
     fn stacked(
         &mut self,
         node: &Node,
@@ -123,10 +161,10 @@ impl Lowering<'_> {
         let one = Shape::new(&one)?;
         let mut forms = Vec::with_capacity(rows.len());
         for (_, form) in rows {
-            if self.shape(form)? != row {
-                let known = fact.dims.dims().unwrap_or(&[]).iter();
-                let sizes: SmallVec<[usize; 6]> = known.map(|d| d.known().unwrap_or(0)).collect();
-                return Ok(Form::Constant(HostTensor::zeros(dtype, Shape::new(&sizes)?)?));
+            let own = self.shape(form)?;
+            if own != row {
+                let message = format!("expected slices of one shape, got {row} and {own}");
+                return Err(Error::invalid(message));
             }
             forms.push(self.view(node.id, &View::Reshape, form, dtype, &one)?);
         }

@@ -33,12 +33,24 @@ impl GraphState {
             });
         match result {
             Ok(facts) => (facts, None),
-            Err(reason) => {
-                let contents = Contents::Invalid(reason.to_string().into());
-                let fact = Fact { dtype: DType::F32, dims: Dims::UnknownRank, contents };
-                (SmallVec::from_iter([fact]), Some(reason))
-            }
+            Err(reason) => self.refuse(reason),
         }
+    }
+
+    /// What a refused operation gives.
+    pub(super) fn refuse(&self, reason: OpError) -> (SmallVec<[Fact; 1]>, Option<OpError>) {
+        let contents = Contents::Invalid(reason.to_string().into());
+        let fact = Fact { dtype: DType::F32, dims: Dims::UnknownRank, contents };
+        (SmallVec::from_iter([fact]), Some(reason))
+    }
+
+    /// Why a node that is part of a body is nothing for those outside.
+    pub(super) fn leaves(&self, id: NodeId) -> OpError {
+        let name = &self.nodes[id.0 as usize].name;
+        OpError::Invalid(format!(
+            "{name} is built inside of a branch or loop and has no value outside of it; return it from \
+             the closure"
+        ))
     }
 
     fn input_facts(
@@ -58,12 +70,7 @@ impl GraphState {
             let output = tensor.output();
             let node = &self.nodes[output.node.0 as usize];
             if !self.encloses(node.body, body) {
-                let message = format!(
-                    "{} is built inside of a branch or loop and has no value outside of it; return it \
-                     from the closure",
-                    node.name
-                );
-                return Err(OpError::Invalid(message));
+                return Err(self.leaves(output.node));
             }
             match &node.invalid {
                 Some(_) => Err(OpError::InvalidInput(node.name.to_string())),

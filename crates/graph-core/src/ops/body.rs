@@ -254,6 +254,21 @@ impl Body {
         from.iter().copied().filter(|output| wanted.contains(output)).collect()
     }
 
+    /// All outputs that some need, themselves and parameters included; what a residual is made of is not.
+    pub(crate) fn needed_by(&self, wanted: &[Output]) -> FxHashSet<Output> {
+        let mut needed: FxHashSet<Output> = wanted.iter().copied().collect();
+        for node in self.nodes.iter().rev() {
+            let own = residuals(node);
+            let mut outputs =
+                (0..node.facts.len() as u32).map(|index| Output { node: node.id, index });
+            if outputs.any(|output| needed.contains(&output)) {
+                needed.extend(own);
+                needed.extend(node.inputs.iter().copied());
+            }
+        }
+        needed
+    }
+
     /// What it gives for parameters and captures, by the definitions of its operations.
     ///
     /// # Errors

@@ -270,6 +270,7 @@ impl Graph {
             max: options.max_iterations,
             reverse: false,
             trips: None,
+            counted_by: Vec::new(),
         };
         let (outputs, ()) = repeat(self, spec, at, |carried, _| {
             let next = body(&init.rebuild(&mut carried.iter().cloned()));
@@ -342,6 +343,7 @@ impl Graph {
             max: None,
             reverse,
             trips: None,
+            counted_by: Vec::new(),
         };
         let (outputs, like) = repeat(self, spec, at, |carried, slices| {
             let state = init.rebuild(&mut carried.iter().cloned());

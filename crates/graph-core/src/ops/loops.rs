@@ -50,6 +50,8 @@ pub struct LoopOp {
     pub reverse: bool,
     /// How many iterations there are where that is known while building.
     pub trips: Option<u64>,
+    /// What the number of iterations was counted by: it holds where a run is fed none of them.
+    pub counted_by: Vec<Output>,
     /// Whether the iterations are written out one after the other, instead of running one by one.
     pub unrolled: bool,
     outputs: SmallVec<[Fact; 1]>,
@@ -140,13 +142,18 @@ impl LoopOp {
         absent(&Fact::new(fact.dtype, Dims::Known(dims)))
     }
 
-    /// Refuses a carried tensor that is not like the one that the loop was built for.
+    /// Refuses a carried tensor that is not like the one that the loop was built for, or has another size than `first`
+    /// where the loop knows only that it stays.
     ///
     /// # Errors
     /// Its shape is not as expected.
-    pub fn check_carried(&self, at: usize, shape: &Shape) -> crate::Result<()> {
+    pub fn check_carried(&self, at: usize, first: &Shape, shape: &Shape) -> crate::Result<()> {
         let expected = &self.expected[at].dims;
-        if expected.admits(shape) {
+        let stays = |(axis, dim): (usize, &Dim)| {
+            !matches!(dim, Dim::Symbol(_)) || first.dims().get(axis) == shape.dims().get(axis)
+        };
+        let dims = expected.dims().unwrap_or(&[]);
+        if expected.admits(shape) && dims.iter().enumerate().all(stays) {
             return Ok(());
         }
         Err(crate::Error::invalid(format!(
@@ -207,6 +214,7 @@ impl Op for LoopOp {
         let limit = self.limit(count, &lengths)?;
         let captures: FxHashMap<Output, HostTensor> =
             self.body.captures.iter().copied().zip(captures.iter().cloned()).collect();
+        let first = carried;
         let mut carried = carried.to_vec();
         let mut kept: Vec<Vec<HostTensor>> = vec![Vec::new(); self.outputs.len()];
         let mut trips = 0usize;
@@ -228,7 +236,7 @@ impl Op for LoopOp {
             }
             carried = results[self.next_at()..][..self.n_carried].to_vec();
             for (at, tensor) in carried.iter().enumerate() {
-                self.check_carried(at, tensor.shape())?;
+                self.check_carried(at, first[at].shape(), tensor.shape())?;
             }
             trips += 1;
         }

@@ -25,6 +25,9 @@ const WORKGROUP: usize = 64;
 /// The most indices that one invocation looks at.
 const MAX_TURNS: usize = 60_000;
 
+/// GPUs take no more work than this: elements times indices.
+const MAX_LOOKS: usize = 1 << 30;
+
 /// What becomes of an element and the update for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -170,7 +173,9 @@ impl CustomKernel for Scatter {
     /// Indices of i32 only: the program checks them before.
     fn wgsl(&self, shapes: &KernelShapes) -> Option<Wgsl> {
         let [(_, x), (index, indices), _] = &shapes.inputs[..] else { return None };
-        if *index != DType::I32 || indices.len() > MAX_TURNS {
+        // Each element looks at each index.
+        let looks = x.len().saturating_mul(indices.len());
+        if *index != DType::I32 || indices.len() > MAX_TURNS || looks > MAX_LOOKS {
             return None;
         }
         let inner = x.dims().iter().skip(1).product::<usize>();

@@ -84,6 +84,13 @@ impl SparseTensor {
             Ok(shape) => shape,
             Err(reason) => return self.values.apply(Refused(reason), &[&self.values]),
         };
+        let columns = Dims::from([sizes.len()]);
+        let own: Dims = self.indices.dims().dims().map_or(Dims::UnknownRank, |dims| {
+            dims.get(1..).unwrap_or(&[]).iter().copied().collect()
+        });
+        if let Err(reason) = columns.unify(&own) {
+            return self.values.apply(Refused(reason), &[&self.values, &self.indices]);
+        }
         let mut strides: Vec<i64> = Vec::with_capacity(sizes.len());
         let mut stride = 1i64;
         for &size in sizes.iter().rev() {

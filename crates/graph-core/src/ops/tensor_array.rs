@@ -82,6 +82,9 @@ impl TensorArray {
         if let Err(reason) = Dims::Known(row.iter().copied().collect()).unify(&value.dims()) {
             return Self { elements: elements.apply(Refused(reason), &[elements, value]) };
         }
+        if let Err(reason) = Dims::from([0usize; 0]).unify(&index.dims()) {
+            return Self { elements: elements.apply(Refused(reason), &[elements, index]) };
+        }
         let places = self.places();
         // Taken from the places, the index fails the run where there is none.
         let here = places.equal(places.gather(index, 0));

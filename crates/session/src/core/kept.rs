@@ -34,21 +34,24 @@ impl Core {
         Ok(hasher.finish())
     }
 
-    /// The elements of a variable that lives on a GPU.
+    /// The elements of a variable, wherever it lives.
     ///
     /// # Errors
-    /// The device does not give them.
-    pub fn load(&self, node: &Node) -> Result<AlignedBytes> {
-        let kept = self.state.lock();
-        let entry = kept.variables.get(&node.id);
-        let entry = entry.ok_or_else(|| Error::internal("a variable is not kept"))?;
-        if let (HOST, Some(elements)) = (entry.device, &entry.elements) {
-            return AlignedBytes::copy_of(elements);
+    /// It has none, or the device does not give them.
+    pub fn elements(&self, kept: &Kept, node: &Node) -> Result<HostTensor> {
+        let snapshot = kept.read(node.id, &node.name)?;
+        let fact = &node.facts[0];
+        let shape = fact.shape().unwrap_or_default();
+        if let Some(elements) = snapshot.elements {
+            return HostTensor::from_shared(fact.dtype, shape, elements);
         }
         #[cfg(feature = "gpu")]
         {
+            let entry = kept.variables.get(&node.id);
+            let entry = entry.ok_or_else(|| Error::internal("a variable is not kept"))?;
             let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
-            variables.load(node.id, entry.n_bytes())
+            let bytes = variables.load(node.id, entry.n_bytes())?;
+            HostTensor::from_bytes(fact.dtype, shape, bytes)
         }
         #[cfg(not(feature = "gpu"))]
         Err(Error::internal("a variable has no elements on the host").with_node(&*node.name))

@@ -24,7 +24,18 @@ impl Compiled {
         let kept = run.state.lock();
         let journal = run.journal.map(RefCell::borrow);
         for (variable, name) in &self.variables {
-            bound.variables.push(self.read(*variable, name, &kept)?);
+            let start = journal.as_ref().and_then(|journal| journal.start(*variable));
+            let read = self.read(*variable, name, &kept)?;
+            bound.variables.push(match start {
+                Some(start) if start.version == read.version || start.elements.is_some() => {
+                    start.clone()
+                }
+                Some(_) => {
+                    let message = "another run has changed the variable meanwhile; run again";
+                    return Err(Error::new(ErrorKind::Aborted, message).with_node(&**name));
+                }
+                None => read,
+            });
         }
         for input in &self.inputs {
             bound.inputs.push(match input {

@@ -58,6 +58,9 @@ impl Compiled {
         }
         // Nobody needs the elements of the start any more, so that their buffers may become slots.
         bound.variables.iter_mut().for_each(|variable| variable.elements = None);
+        if let Some(journal) = on.journal {
+            journal.borrow_mut().forget_starts();
+        }
         for (variable, elements, slot) in stores {
             if self.was_reset(variable, &kept) {
                 continue;
@@ -70,7 +73,8 @@ impl Compiled {
             }
         }
         for &node in draws {
-            *kept.draws.entry(node).or_insert(0) += 1;
+            let all = kept.draws.entry(node).or_insert(0);
+            *all = all.wrapping_add(1);
         }
         Ok(())
     }

@@ -21,8 +21,14 @@ enum Source {
 /// How the values of a loop go through its program.
 struct Ways {
     feeds: Vec<Source>,
-    /// For each result of the body, the fetch of the program that it is.
-    results: Vec<usize>,
+    results: Vec<Given>,
+}
+
+/// Where a result of the body comes from.
+enum Given {
+    Fetch(usize),
+    /// It is what the body was given.
+    Passed(Source),
 }
 
 impl Ways {
@@ -32,9 +38,12 @@ impl Ways {
         let ([Step::Program(program)], []) = (&body.steps[..], &body.starts[..]) else {
             return None;
         };
+        // What the run holds goes through the run.
+        if program.fetches.iter().any(|fetch| matches!(fetch, Place::Variable(_))) {
+            return None;
+        }
         let n = repeat.carried.len();
-        let feed = |place: &Place| {
-            let Place::Slot(slot) = *place else { return None };
+        let source = |slot: usize| {
             let fixed = body.constants.iter().find(|(own, _)| *own == slot);
             if let Some((_, constant)) = fixed {
                 return Some(Source::Fixed(constant.clone()));
@@ -48,8 +57,14 @@ impl Ways {
                 }
             }
         };
-        let result =
-            |&slot: &usize| program.fetches.iter().position(|fetch| *fetch == Place::Slot(slot));
+        let feed = |place: &Place| match *place {
+            Place::Slot(slot) => source(slot),
+            Place::Variable(_) => None,
+        };
+        let result = |&slot: &usize| {
+            let fetch = program.fetches.iter().position(|fetch| *fetch == Place::Slot(slot));
+            fetch.map(Given::Fetch).or_else(|| source(slot).map(Given::Passed))
+        };
         Some(Self {
             feeds: program.feeds.iter().map(feed).collect::<Option<_>>()?,
             results: body.results.iter().map(result).collect::<Option<_>>()?,
@@ -59,8 +74,13 @@ impl Ways {
     /// Whether strings go through the loop, which have no bytes of one size.
     fn has_strings(&self, repeat: &Repeat<'_>) -> bool {
         let is_string = |tensor: &HostTensor| tensor.dtype() == DType::String;
+        let passed = self.results.iter().filter_map(|result| match result {
+            Given::Passed(source) => Some(source),
+            Given::Fetch(_) => None,
+        });
         repeat.carried.iter().chain(&repeat.scanned).any(is_string)
-            || self.feeds.iter().any(|feed| matches!(feed, Source::Fixed(t) if is_string(t)))
+            || (self.feeds.iter().chain(passed))
+                .any(|feed| matches!(feed, Source::Fixed(t) if is_string(t)))
     }
 
     /// The feeds of an iteration.
@@ -70,17 +90,40 @@ impl Ways {
         scanned: &'a [Scanned<'a>],
         row: usize,
     ) -> SmallVec<[FeedData<'a>; 4]> {
-        let feed = |source: &'a Source| match source {
-            Source::Carried(at) => {
+        self.feeds.iter().map(|source| source.data(carried, scanned, row)).collect()
+    }
+}
+
+impl Source {
+    fn data<'a>(
+        &'a self,
+        carried: &'a [Carried],
+        scanned: &'a [Scanned<'a>],
+        row: usize,
+    ) -> FeedData<'a> {
+        match self {
+            Self::Carried(at) => {
                 let Carried { dtype, shape, now, .. } = &carried[*at];
                 FeedData::Borrowed(*dtype, shape.clone(), now)
             }
-            Source::Slice(at) => scanned[*at].slice(row),
-            Source::Fixed(tensor) => {
+            Self::Slice(at) => scanned[*at].slice(row),
+            Self::Fixed(tensor) => {
                 FeedData::Borrowed(tensor.dtype(), tensor.shape().clone(), tensor.bytes())
             }
-        };
-        self.feeds.iter().map(feed).collect()
+        }
+    }
+
+    /// The dtype and shape.
+    fn like<'a>(
+        &'a self,
+        carried: &'a [Carried],
+        scanned: &'a [Scanned<'a>],
+    ) -> (DType, &'a Shape) {
+        match self {
+            Self::Carried(at) => (carried[*at].dtype, &carried[*at].shape),
+            Self::Slice(at) => (scanned[*at].dtype, &scanned[*at].shape),
+            Self::Fixed(tensor) => (tensor.dtype(), tensor.shape()),
+        }
     }
 }
 
@@ -162,7 +205,8 @@ impl Running<'_> {
         let data = ways.data(&carried, &scanned, 0);
         let (compiled, _stays) = self.core.current(planned, &data, Some(recent), self.metadata)?;
         drop(data);
-        let Some(mut stacks) = stacks(repeat, &ways, &compiled) else { return Ok(None) };
+        let like = (&carried[..], &scanned[..]);
+        let Some(mut stacks) = stacks(repeat, &ways, &compiled, like) else { return Ok(None) };
         let (run, timings) =
             (self.core.run_state(Some(&self.journal)), self.request.options.timings);
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
@@ -181,21 +225,29 @@ impl Running<'_> {
             let mut next: SmallVec<[AlignedBytes; 4]> =
                 carried.iter_mut().map(|carried| std::mem::take(&mut carried.next)).collect();
             let data = ways.data(&carried, &scanned, row);
-            turns.turn(&data, self.metadata, |fetch, bytes| {
-                for (result, _) in ways.results.iter().enumerate().filter(|(_, f)| **f == fetch) {
-                    match result.checked_sub(op.next_at()) {
-                        None => goes_on = bytes.first() == Some(&1),
-                        Some(at) if at < op.n_carried => next[at].copy_from_slice(bytes),
-                        Some(_) => {}
-                    }
-                    for stack in &mut stacks {
-                        if matches!(stack.kept, Kept::Collected(own) if own == result) {
-                            stack.put(row, bytes, limit)?;
-                        }
+            let mut put = |result: usize, bytes: &[u8]| -> Result<()> {
+                match result.checked_sub(op.next_at()) {
+                    None => goes_on = bytes.first() == Some(&1),
+                    Some(at) if at < op.n_carried => next[at].copy_from_slice(bytes),
+                    Some(_) => {}
+                }
+                for stack in &mut stacks {
+                    if matches!(stack.kept, Kept::Collected(own) if own == result) {
+                        stack.put(row, bytes, limit)?;
                     }
                 }
                 Ok(())
+            };
+            turns.turn(&data, self.metadata, |fetch, bytes| {
+                let is_it = |given: &Given| matches!(given, Given::Fetch(own) if *own == fetch);
+                let mut all = ways.results.iter().enumerate().filter(|(_, given)| is_it(given));
+                all.try_for_each(|(result, _)| put(result, bytes))
             })?;
+            for (result, given) in ways.results.iter().enumerate() {
+                if let Given::Passed(source) = given {
+                    put(result, source.data(&carried, &scanned, row).bytes())?;
+                }
+            }
             drop(data);
             for (carried, next) in carried.iter_mut().zip(next) {
                 carried.next = std::mem::replace(&mut carried.now, next);
@@ -234,9 +286,17 @@ fn scanned(tensors: &[HostTensor]) -> Result<Vec<Scanned<'_>>> {
 }
 
 /// What is stacked; nothing if the program gives something else than what is carried.
-fn stacks(repeat: &Repeat<'_>, ways: &Ways, compiled: &Compiled) -> Option<Vec<Stack>> {
+fn stacks(
+    repeat: &Repeat<'_>,
+    ways: &Ways,
+    compiled: &Compiled,
+    (carried, scanned): (&[Carried], &[Scanned<'_>]),
+) -> Option<Vec<Stack>> {
     let op = repeat.op;
-    let given = |result: usize| compiled.fetched(*ways.results.get(result)?);
+    let given = |result: usize| match ways.results.get(result)? {
+        Given::Fetch(fetch) => compiled.fetched(*fetch),
+        Given::Passed(source) => Some(source.like(carried, scanned)),
+    };
     for (at, tensor) in repeat.carried.iter().enumerate() {
         if given(op.next_at() + at)? != (tensor.dtype(), tensor.shape()) {
             return None;

@@ -1,7 +1,7 @@
 //! Loops: a part runs again and again on what it gave before.
 
 use convoke_compiler::flow::LoopStep;
-use convoke_graph_core::{Class, Flow, HostTensor, LoopOp, Result, batches};
+use convoke_graph_core::{Class, Flow, HostTensor, LoopOp, Result, Shape, batches};
 
 use super::{Running, named, no_value, value, values};
 
@@ -115,6 +115,7 @@ impl Running<'_> {
         let mut given: Vec<Option<HostTensor>> = vec![None; carried.len() + scanned.len()];
         given.extend(captures);
         let mut rows: Vec<Vec<HostTensor>> = vec![Vec::new(); stacked.len()];
+        let first: Vec<Shape> = carried.iter().map(|tensor| tensor.shape().clone()).collect();
         let (mut trips, mut goes_on) = (0usize, true);
         while goes_on && limit.is_none_or(|limit| (trips as u64) < limit) {
             self.stop.check()?;
@@ -134,7 +135,7 @@ impl Running<'_> {
             }
             carried.extend(results[op.next_at()..].iter().take(op.n_carried).cloned());
             for (at, tensor) in carried.iter().enumerate() {
-                op.check_carried(at, tensor.shape()).map_err(refused)?;
+                op.check_carried(at, &first[at], tensor.shape()).map_err(refused)?;
             }
             for (rows, (_, kept)) in rows.iter_mut().zip(&stacked) {
                 if let Kept::Collected(result) = kept {

@@ -17,6 +17,9 @@ pub(super) struct Way<'a> {
     captures: Vec<usize>,
     /// The collected tensors that have one.
     collected: Vec<usize>,
+    /// What an iteration needs of what the loop had: parameters of the body, and residuals.
+    params: Vec<usize>,
+    residuals: Vec<usize>,
 }
 
 impl<'a> Way<'a> {
@@ -60,8 +63,33 @@ impl<'a> Way<'a> {
         let captures = body.captures.iter().enumerate();
         let captures: Vec<usize> =
             captures.filter(|(i, c)| gets(captures_at + i, **c)).map(|(i, _)| i).collect();
+        let wanted: Vec<Output> = (carried.iter().map(|&i| next[i]))
+            .chain(collected.iter().map(|&i| next[op.n_carried + i]))
+            .collect();
+        let needed = body.needed_by(&wanted);
+        // What gets a gradient is there, and so is what the gradients of the history are added to.
+        let gets = |i: usize| {
+            carried.contains(&i)
+                || i.checked_sub(op.n_carried).is_some_and(|i| scanned.contains(&i))
+        };
+        let params = body.params.iter().enumerate();
+        let params = params.filter(|(i, param)| gets(*i) || needed.contains(*param));
+        let params = params.map(|(i, _)| i).collect();
+        let n_residuals = op.outputs.len() - op.residuals_at();
+        let residuals = body.results[body.results.len() - n_residuals..].iter().enumerate();
+        let residuals = residuals.filter(|(_, output)| needed.contains(*output));
+        let residuals = residuals.map(|(i, _)| i).collect();
         let is_any = !carried.is_empty() || !scanned.is_empty() || !captures.is_empty();
-        is_any.then_some(Self { op, backward, carried, scanned, captures, collected })
+        is_any.then_some(Self {
+            op,
+            backward,
+            carried,
+            scanned,
+            captures,
+            collected,
+            params,
+            residuals,
+        })
     }
 
     /// What goes back from iteration to iteration: the gradients of what is carried, and the sums of those of captures.
@@ -81,12 +109,14 @@ impl<'a> Way<'a> {
     /// what was collected and of the history.
     fn scanned(&self) -> Vec<Tensor> {
         let (op, backward) = (self.op, self.backward);
-        let history = op.history_at()..op.residuals_at();
-        let residuals = op.residuals_at()..op.outputs.len();
         let scanned_at = op.inputs_at()[1];
-        (history.map(|i| backward.output(i).clone()))
-            .chain((0..op.n_scanned).map(|i| backward.input(scanned_at + i).clone()))
-            .chain(residuals.map(|i| backward.output(i).clone()))
+        let param = |&i: &usize| match i.checked_sub(op.n_carried) {
+            Some(i) => backward.input(scanned_at + i).clone(),
+            None => backward.output(op.history_at() + i).clone(),
+        };
+        let residual = |&i: &usize| backward.output(op.residuals_at() + i).clone();
+        (self.params.iter().map(param))
+            .chain(self.residuals.iter().map(residual))
             .chain(self.collected.iter().filter_map(|&i| backward.dy_of(op.n_carried + i)))
             .chain(self.carried.iter().filter_map(|&i| backward.dy_of(op.history_at() + i)))
             .collect()
@@ -106,6 +136,7 @@ impl<'a> Way<'a> {
             max: None,
             reverse: !op.reverse,
             trips: op.trips,
+            counted_by: op.counted_by.clone(),
         };
         let [carried_at, scanned_at, captures_at] = op.inputs_at();
         let (given, ()) = repeat(graph, spec, backward.location(), |back, slices| {
@@ -133,11 +164,13 @@ impl<'a> Way<'a> {
             .copied()
             .zip((0..body.captures.len()).map(|i| backward.input(captures_at + i).clone()))
             .collect();
-        let n_params = body.params.len();
-        let n_residuals = op.outputs.len() - op.residuals_at();
-        map.extend(body.params.iter().copied().zip(slices.iter().cloned()));
-        let residuals = &body.results[body.results.len() - n_residuals..];
-        map.extend(residuals.iter().copied().zip(slices[n_params..].iter().cloned()));
+        let (n_params, n_residuals) = (self.params.len(), self.residuals.len());
+        let params = self.params.iter().map(|&i| body.params[i]);
+        map.extend(params.zip(slices.iter().cloned()));
+        let residuals =
+            &body.results[body.results.len() - (op.outputs.len() - op.residuals_at())..];
+        let residuals = self.residuals.iter().map(|&i| residuals[i]);
+        map.extend(residuals.zip(slices[n_params..].iter().cloned()));
         let mut rest = slices[n_params + n_residuals..].iter();
         let next = &body.results[op.next_at()..];
         let of_carried = self.carried.iter().map(|&i| next[i]);
@@ -149,7 +182,7 @@ impl<'a> Way<'a> {
         let dys = back[..n].iter().chain(rest.by_ref().take(self.collected.len()));
         let seeds = results.iter().map(|&result| mapped(graph, &map, result));
         let seeds: Vec<(Tensor, Tensor)> = seeds.zip(dys.cloned()).collect();
-        let param = |i: usize| slices[i].clone();
+        let param = |i: usize| mapped(graph, &map, body.params[i]);
         let xs: Vec<Tensor> = (self.carried.iter().map(|&i| param(i)))
             .chain(self.captures.iter().map(|&i| backward.input(captures_at + i).clone()))
             .chain(self.scanned.iter().map(|&i| param(op.n_carried + i)))

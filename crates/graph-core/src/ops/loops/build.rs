@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{LoopOp, check_pred, trips};
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::ops::branch::outputs;
-use crate::{DType, Dim, Dims, Fact, Graph, OpError, Tensor};
+use crate::{Class, DType, Dim, Dims, Fact, Flow, Graph, OpError, Output, Tensor};
 
 /// What a loop is to be built of.
 pub(crate) struct LoopSpec {
@@ -22,6 +22,8 @@ pub(crate) struct LoopSpec {
     pub max: Option<u64>,
     pub reverse: bool,
     pub trips: Option<u64>,
+    /// See [`LoopOp::counted_by`].
+    pub counted_by: Vec<Output>,
 }
 
 /// What one iteration gives.
@@ -41,7 +43,7 @@ pub(crate) fn repeat<R>(
     let mut inputs: Vec<Tensor> = spec.pred.iter().chain(&spec.count).cloned().collect();
     inputs.extend(spec.carried.iter().chain(&spec.scanned).cloned());
     let n = spec.carried.len();
-    let (expected, length, problem) = spec.expected();
+    let (expected, length, problem) = spec.expected(graph);
     let mut counts = (false, 0);
     let (built, more) = Built::new(graph, expected.clone(), at, |params| {
         let (carried, slices) = params.split_at(n);
@@ -61,8 +63,11 @@ pub(crate) fn repeat<R>(
 
 impl LoopSpec {
     /// What the body's parameters are like, the number of slices, and what is wrong with the inputs.
-    fn expected(&self) -> (Vec<Fact>, Dim, Option<OpError>) {
-        let mut problem = None;
+    fn expected(&self, graph: &Graph) -> (Vec<Fact>, Dim, Option<OpError>) {
+        let given = self.pred.iter().chain(&self.count).chain(&self.carried).chain(&self.scanned);
+        let foreign = given.clone().find(|tensor| tensor.graph().id() != graph.id());
+        let mut problem = foreign
+            .map(|tensor| OpError::Invalid(format!("{} belongs to another graph", tensor.name())));
         let mut expected: Vec<Fact> = Vec::new();
         for (at, tensor) in self.carried.iter().enumerate() {
             let own = tensor.dims();
@@ -133,6 +138,7 @@ impl LoopOp {
             max: None,
             reverse: false,
             trips: None,
+            counted_by: Vec::new(),
             unrolled: false,
             outputs: SmallVec::new(),
             expected: Vec::new(),
@@ -160,14 +166,23 @@ impl LoopOp {
         if let Some(pred) = body.facts.first().filter(|_| has_pred) {
             check_pred(pred)?;
         }
-        let trips = spec.trips.or_else(|| match (has_pred, &spec.count, spec.max, length) {
+        let counted = match (has_pred, &spec.count, spec.max, length) {
+            _ if spec.trips.is_some() => None,
             (true, None, ..) if spec.scanned.is_empty() => {
                 trips::count(&graph.snapshot(), spec, &body)
             }
-            (false, None, None, Dim::Known(n)) => Some(n as u64),
-            (false, None, Some(max), Dim::Known(n)) => Some(max.min(n as u64)),
+            (false, None, None, Dim::Known(n)) => Some((n as u64, Vec::new())),
+            (false, None, Some(max), Dim::Known(n)) => Some((max.min(n as u64), Vec::new())),
             _ => None,
-        });
+        };
+        let (trips, mut counted_by) = match counted {
+            Some((trips, by)) => (Some(trips), by),
+            None => (spec.trips, spec.counted_by.clone()),
+        };
+        counted_by.extend(body.nodes.iter().flat_map(|node| match node.op.class() {
+            Class::Flow(Flow::Loop(inner)) => inner.counted_by.clone(),
+            _ => Vec::new(),
+        }));
         let bounded = has_pred || spec.count.is_some() || spec.max.is_some();
         if !bounded && spec.scanned.is_empty() {
             return Err(OpError::Invalid("nothing ends the loop".into()));
@@ -200,6 +215,7 @@ impl LoopOp {
             max: spec.max,
             reverse: spec.reverse,
             trips,
+            counted_by,
             unrolled: false,
             outputs,
             expected,
@@ -263,6 +279,7 @@ pub(crate) fn replay_loop(
         max: op.max,
         reverse: op.reverse,
         trips: op.trips,
+        counted_by: op.counted_by.clone(),
     };
     let body = &op.body;
     let n_own = body.results.len() - given.len();

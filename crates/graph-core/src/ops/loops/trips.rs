@@ -4,7 +4,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{LoopOp, LoopSpec};
 use crate::ops::body::Body;
-use crate::{Class, Contents, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output, Tensor};
+use crate::{
+    Class, Contents, DType, Dim, Fact, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
+};
 
 /// Loops of more iterations are not counted.
 const TRIPS_MAX: u64 = 1024;
@@ -12,12 +14,17 @@ const TRIPS_MAX: u64 = 1024;
 /// Loops whose iterations have more nodes than this together stay loops.
 const UNROLLED_MAX: u64 = 4096;
 
-/// Counts the iterations of a loop that a condition ends; `None` where more than small integers decide it, or there are
-/// many.
-pub(super) fn count(graph: &GraphSnapshot, spec: &LoopSpec, body: &Body) -> Option<u64> {
-    let mut goes_on = outer(graph, spec.pred.as_ref()?.output())?.scalar::<bool>().ok()?;
+/// Counts the iterations of a loop that a condition ends, and says what outside of its body that depends on; `None` where
+/// more than small integers decide it, or there are many.
+pub(super) fn count(
+    graph: &GraphSnapshot,
+    spec: &LoopSpec,
+    body: &Body,
+) -> Option<(u64, Vec<Output>)> {
+    let pred = spec.pred.as_ref()?.output();
+    let mut goes_on = outer(graph, pred)?.scalar::<bool>().ok()?;
     let deciding = Deciding::new(graph, body, spec.carried.len())?;
-    let start = |&at: &usize| known(graph, spec.carried.get(at)?);
+    let start = |&at: &usize| outer(graph, spec.carried.get(at)?.output());
     let mut state: Vec<HostTensor> = deciding.carried.iter().map(start).collect::<Option<_>>()?;
     let mut trips = 0;
     while goes_on && spec.max.is_none_or(|max| trips < max) {
@@ -27,7 +34,17 @@ pub(super) fn count(graph: &GraphSnapshot, spec: &LoopSpec, body: &Body) -> Opti
         }
         (goes_on, state) = deciding.next(graph, body, &state)?;
     }
-    Some(trips)
+    let mut by = vec![pred];
+    by.extend(deciding.carried.iter().map(|&at| spec.carried[at].output()));
+    by.extend(deciding.nodes.iter().flat_map(|node| node.inputs.iter().copied()));
+    by.extend(body.results.first());
+    // What an outer operation makes of outer operands depends on those, too.
+    let own = by.clone();
+    by.extend(own.iter().flat_map(|output| graph.node(output.node).inputs.iter().copied()));
+    by.retain(|output| graph.node(output.node).body != body.id);
+    by.sort_unstable();
+    by.dedup();
+    Some((trips, by))
 }
 
 /// The part of a body that decides whether it runs again.
@@ -95,17 +112,12 @@ impl<'a> Deciding<'a> {
 
 /// Whether an operation can be computed while building.
 fn is_simple(node: &Node) -> bool {
-    let is_small = |fact: &crate::Fact| fact.shape().is_some_and(|shape| shape.len() <= 1);
+    let is_small = |fact: &Fact| fact.shape().is_some_and(|shape| shape.len() <= 1);
     let is_pure = matches!(
         node.op.class(),
         Class::Elementwise(_) | Class::View(_) | Class::Host(Host::Constant(_))
     );
     is_pure && node.controls.is_empty() && node.facts.iter().all(is_small)
-}
-
-/// What is known of the elements of a tensor.
-fn known(graph: &GraphSnapshot, tensor: &Tensor) -> Option<HostTensor> {
-    outer(graph, tensor.output())
 }
 
 /// The elements of an output that does not depend on the run: a constant, small known integers, or what one operation
@@ -143,7 +155,15 @@ pub(super) fn is_unrolled(op: &LoopOp) -> bool {
                 _ => 1,
             });
         }
-        Some(n)
+        Some(n.max(1))
+    }
+    // Nothing of strings is part of a program, and shapes that may change are looked at in the run.
+    let is_plain = |fact: &Fact| {
+        let dims = fact.dims.dims();
+        fact.dtype != DType::String && dims.is_some_and(|dims| !dims.contains(&Dim::Unknown))
+    };
+    if !op.expected.iter().all(is_plain) || op.body.facts.iter().any(|f| f.dtype == DType::String) {
+        return false;
     }
     nodes(&op.body).is_some_and(|n| n.saturating_mul(trips) <= UNROLLED_MAX)
         && !has_size_params(&op.body)
