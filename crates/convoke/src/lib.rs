@@ -48,12 +48,12 @@ pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
     DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList,
-    FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing, MeasuredDevice,
-    MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport, NodeTime, Objective,
-    Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction,
-    Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    Work,
+    FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, Measured, MeasuredCrossing,
+    MeasuredDevice, MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport,
+    NodeTime, Objective, Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment,
+    PlacedTensor, Prediction, Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle,
+    RunMetadata, RunOptions, Saver, Session, SessionOptions, Timings, Trace, Transfer,
+    TransferTime, Unknown, VariableInfo, WaitingOperation, WaitingRun, Work,
 };
 pub use half;
 pub use ndarray;
