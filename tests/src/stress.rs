@@ -100,6 +100,8 @@ struct Runs {
     sum: Tensor,
     /// Adds 1 to both variables.
     count: Operation,
+    /// The same, after products of matrices.
+    count_long: Operation,
     both: [Tensor; 2],
     number: Tensor,
     put: Operation,
@@ -129,6 +131,10 @@ impl Runs {
         let variables = ["a", "b"].map(|name| g.variable(name, Init::Zeros, F32, []));
         let adds = variables.each_ref().map(|variable| variable.assign_add(1.0).operation());
         let count = g.group(&adds);
+        let m = g.constant(ramp(&[64, 64])) * 0.1;
+        let long = (0..16).fold(x.sum(()) * &m, |y, _| y.matmul(&m).tanh());
+        let adds = variables.each_ref().map(|v| v.assign_add(long.sum(()) * 0.0 + 1.0).operation());
+        let count_long = g.group(&adds);
         let both = variables.each_ref().map(|variable| variable.value().clone());
         // Less room than threads, so that some wait.
         let q = g.fifo_queue("numbers", stress.threads.div_ceil(4), [(I32, dims![])]);
@@ -149,6 +155,7 @@ impl Runs {
             limit,
             sum,
             count,
+            count_long,
             both,
             number,
             put,
@@ -247,7 +254,8 @@ impl Runs {
     fn counts_unless_cancelled(&self, drawn: &mut Drawn) -> Outcome<bool> {
         let token = CancelToken::new();
         let options = RunOptions { cancel: Some(token.clone()), ..RunOptions::default() };
-        let run: RunHandle<&Operation> = self.session.submit(&[], &self.count, options);
+        let feeds = [self.x.feed([[1.0f32; 8]])];
+        let run: RunHandle<&Operation> = self.session.submit(&feeds, &self.count_long, options);
         drawn.moment();
         match drawn.next() % 2 {
             0 => token.cancel(),
