@@ -8,6 +8,7 @@
 
 mod folder;
 mod slow;
+mod stress;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -19,6 +20,7 @@ use convoke::{
 
 pub use folder::Folder;
 pub use slow::{fails_while, slow, slow_on_host};
+pub use stress::{Figures, Stress};
 
 /// A device that cases run on.
 pub struct TestDevice {
@@ -56,19 +58,35 @@ pub fn devices() -> &'static [TestDevice] {
     })
 }
 
+/// The CPU, or the adapter that has this in its name.
+///
+/// # Errors
+/// There is none.
+pub fn device(name: &str) -> std::result::Result<TestDevice, String> {
+    let is_cpu = name.eq_ignore_ascii_case("cpu");
+    let options = options(name, DeviceOptions::default());
+    let devices = if is_cpu { Ok(Devices::cpu()) } else { Devices::with_options(&options) };
+    let own = if is_cpu { "CPU:0" } else { "GPU:0" };
+    let devices = devices.map_err(|e| format!("{name}: {e}"))?;
+    Ok(TestDevice { name: name.into(), devices, policy: DevicePolicy::Prefer(own.into()) })
+}
+
 /// The CPU and the adapter of this name, with default speeds whatever was calibrated on this machine, and with no
 /// pipelines of earlier runs.
 ///
 /// # Panics
 /// If it is not there.
-fn open(name: &str, options: DeviceOptions) -> Devices {
-    let options = DeviceOptions {
+fn open(name: &str, more: DeviceOptions) -> Devices {
+    Devices::with_options(&options(name, more)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn options(name: &str, options: DeviceOptions) -> DeviceOptions {
+    DeviceOptions {
         name: Some(name.to_owned()),
         calibrations: Calibrations::Nowhere,
         pipeline_dir: PipelineDir::Nowhere,
         ..options
-    };
-    Devices::with_options(&options).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
 }
 
 impl TestDevice {

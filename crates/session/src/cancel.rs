@@ -1,11 +1,13 @@
 //! What ends a run early: cancelling, closing the session, a deadline.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use convoke_graph_core::{Error, ErrorKind, Result};
+
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
 /// Cancels runs: give clones of it to runs by [`RunOptions::cancel`](crate::RunOptions::cancel), and cancel from any
 /// thread.
@@ -53,6 +55,11 @@ impl CancelToken {
         self.0.is_cancelled.load(Ordering::SeqCst)
     }
 
+    /// Whether it is a clone of the other.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn bells(&self) -> MutexGuard<'_, Vec<Weak<dyn Bell>>> {
         self.0.bells.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,6 +84,8 @@ pub(crate) struct Stop<'a> {
     pub tokens: [Option<&'a CancelToken>; 2],
     /// Until when, and how long that is from the start.
     pub deadline: Option<(Instant, Duration)>,
+    /// Whether having to wait for queues or readers ends it.
+    pub fails_if_blocked: bool,
 }
 
 impl Stop<'_> {
@@ -107,4 +116,54 @@ impl Stop<'_> {
 
 fn cancelled(message: &str) -> Error {
     Error::new(ErrorKind::Cancelled, message)
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::Condvar;
+
+    /// Somebody who waits under a lock until he is cancelled.
+    #[derive(Debug)]
+    struct Sleeper {
+        lock: Mutex<()>,
+        rung: Condvar,
+    }
+
+    impl Bell for Sleeper {
+        fn ring(&self) {
+            let _lock = self.lock.lock().unwrap();
+            self.rung.notify_all();
+        }
+    }
+
+    /// Who says that he is to be woken and then looks misses no cancelling, from whichever of two threads.
+    #[test]
+    fn loom_no_cancelling_is_missed() {
+        loom::model(|| {
+            let (token, closed) = (CancelToken::new(), AtomicBool::new(false));
+            let cancels = [(); 2].map(|()| {
+                let token = token.clone();
+                thread::spawn(move || token.cancel())
+            });
+            let sleeper = Arc::new(Sleeper { lock: Mutex::new(()), rung: Condvar::new() });
+            let stop = Stop {
+                closed: &closed,
+                tokens: [Some(&token), None],
+                deadline: None,
+                fails_if_blocked: false,
+            };
+            let bell: Arc<dyn Bell> = sleeper.clone();
+            stop.ring(&bell);
+            let mut lock = sleeper.lock.lock().unwrap();
+            while stop.check().is_ok() {
+                lock = sleeper.rung.wait(lock).unwrap();
+            }
+            drop(lock);
+            cancels.into_iter().for_each(|thread| thread.join().unwrap());
+            assert!(token.is_cancelled());
+        });
+    }
 }

@@ -4,8 +4,8 @@ mod kept;
 mod programs;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::flow::{FlowPlan, has_flow};
@@ -16,7 +16,7 @@ use convoke_graph_core::{
 };
 
 use crate::autotune::{Known, Tuning};
-use crate::cache::Lru;
+use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::devices::{Devices, Gpus};
@@ -31,6 +31,7 @@ use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
 use crate::submit::Runners;
+use crate::sync::{AtomicBool, MutexGuard};
 use crate::turn::Turn;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
@@ -48,7 +49,7 @@ pub(crate) struct Core {
     gpus: Gpus,
     /// What kernels took in runs that were timed for it.
     known: Known,
-    plans: Mutex<Lru<Signature, Arc<Planned>>>,
+    plans: Cache<Signature, Arc<Planned>>,
     closed: AtomicBool,
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
@@ -74,7 +75,7 @@ pub(crate) struct Planned {
     feed_facts: Vec<Fact>,
     /// Whether it takes the next number of a variable.
     counts: bool,
-    programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
+    programs: Cache<ProgramKey, Arc<Compiled>>,
 }
 
 /// The shapes of the feeds, and the elements of those that shapes are computed from.
@@ -117,12 +118,12 @@ impl Core {
             state: State::default(),
             gpus: Gpus::new(devices),
             known: Known::default(),
-            plans: Mutex::new(Lru::new(options.plans)),
+            plans: Cache::new(options.plans),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
             turn: Arc::default(),
-            queues: Queues::new(),
+            queues: Queues::new(graph, options.stall_after),
             runners: Runners::new(or_cores(options.runners)),
             options,
         })
@@ -325,7 +326,9 @@ impl Core {
         let &Request { options, start, token, .. } = request;
         let timeout = options.timeout.or(self.options.timeout);
         let deadline = timeout.and_then(|timeout| Some((start.checked_add(timeout)?, timeout)));
-        Stop { closed: &self.closed, tokens: [options.cancel.as_ref(), token], deadline }
+        let (tokens, fails_if_blocked) =
+            ([options.cancel.as_ref(), token], options.fail_if_blocked);
+        Stop { closed: &self.closed, tokens, deadline, fails_if_blocked }
     }
 
     /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
@@ -360,7 +363,7 @@ impl Core {
     }
 
     pub fn plans(&self) -> MutexGuard<'_, Lru<Signature, Arc<Planned>>> {
-        self.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.plans.lock()
     }
 
     /// The plan of what is fed and fetched.
@@ -386,14 +389,22 @@ impl Core {
         let Signature { fetches, targets, feeds } = &list.signature;
         let fetched = fetches.iter().map(|fetch| fetch.node).chain(targets.iter().copied());
         self.graph.check_marks(feeds, fetched)?;
-        if let Some(planned) = self.plans().get(&list.signature) {
-            metadata.plan_cached = true;
-            metadata.graph_nodes = planned.n_nodes();
-            return Ok((list, planned));
-        }
+        metadata.plan_cached = true;
+        let planned =
+            self.plans.get_or_make(&list.signature, || self.plan(&list.signature, metadata))?;
+        metadata.graph_nodes = planned.n_nodes();
+        Ok((list, planned))
+    }
+
+    /// A new plan.
+    ///
+    /// # Errors
+    /// What planning refuses.
+    fn plan(&self, signature: &Signature, metadata: &mut RunMetadata) -> Result<Arc<Planned>> {
         let start = Instant::now();
+        metadata.plan_cached = false;
         let graph = self.graph.snapshot();
-        let (signature, uses) = with_queues(&graph, &list.signature)?;
+        let (signature, uses) = with_queues(&graph, signature)?;
         if self.options.warn_of_growth {
             let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(warning) = growth.warning(&graph) {
@@ -411,11 +422,8 @@ impl Core {
             let plan = Plan::new(&graph, signature).map_err(|e| self.located(e))?;
             Planned { uses, ..Planned::of(plan, graph, n) }
         };
-        let planned = Arc::new(planned);
-        metadata.graph_nodes = planned.n_nodes();
-        let planned = self.plans().insert(list.signature.clone(), planned);
         metadata.planning += start.elapsed();
-        Ok((list, planned))
+        Ok(Arc::new(planned))
     }
 }
 
@@ -423,7 +431,7 @@ impl Planned {
     /// A plan without programs yet, of which so many are kept.
     pub fn of(plan: Plan, graph: GraphSnapshot, n_programs: usize) -> Self {
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
-        let programs = Mutex::new(Lru::new(n_programs));
+        let programs = Cache::new(n_programs);
         let counts = plan.counts();
         Self { plan, graph, uses: Uses::default(), flow: None, feed_facts, counts, programs }
     }
@@ -450,7 +458,7 @@ impl Planned {
     }
 
     fn programs(&self) -> MutexGuard<'_, Lru<ProgramKey, Arc<Compiled>>> {
-        self.programs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.programs.lock()
     }
 
     /// What is known of the tensors that are fed.

@@ -9,7 +9,7 @@ mod record;
 mod turns;
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use convoke_compiler::memory::{HostSlots, host_slots};
@@ -33,6 +33,7 @@ use crate::flow::Journal;
 use crate::instance::Instance;
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;
+use crate::pool::Pool;
 use crate::session::Timings;
 use crate::state::{Generation, Snapshot, State};
 
@@ -54,7 +55,7 @@ pub(crate) struct Compiled {
     /// The variables that are read, with their names.
     variables: Vec<(NodeId, Arc<str>)>,
     inputs: Vec<Source>,
-    instances: Mutex<Vec<Instance>>,
+    instances: Pool<Instance>,
     names: Vec<Vec<Arc<str>>>,
     /// The outputs that are fed, with the names of their nodes.
     feeds: Vec<(Output, Arc<str>)>,
@@ -167,7 +168,7 @@ impl Compiled {
             places: Vec::new(),
             variables: Vec::new(),
             inputs: Vec::new(),
-            instances: Mutex::default(),
+            instances: Pool::new(INSTANCES_MAX),
             names: Vec::new(),
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
@@ -335,7 +336,7 @@ impl Compiled {
         let RunState { state, threads, journal } = run;
         let on = On { state, threads, journal, timings, stop };
         let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
-        self.give_back(instance);
+        self.instances.give_back(instance);
         result
     }
 
@@ -502,31 +503,19 @@ impl Compiled {
     }
 
     fn lease(&self, metadata: &mut RunMetadata) -> Result<Instance> {
-        let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut instance = pool.pop().unwrap_or_default();
-        drop(pool);
+        let mut instance = self.instances.take().unwrap_or_default();
         metadata.host_bytes_allocated += instance.prepare(&self.slots.sizes)?;
         Ok(instance)
     }
 
     /// Frees the memory that no run uses. True if there was any.
     pub(crate) fn shrink(&self) -> bool {
-        let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let is_freed = !pool.is_empty() && self.slots.n_bytes() > 0;
-        pool.clear();
-        drop(pool);
+        let is_freed = self.instances.clear() && self.slots.n_bytes() > 0;
         #[cfg(feature = "gpu")]
         let is_freed = self.segments.iter().fold(is_freed, |is_freed, work| match work {
             SegmentWork::Gpu(work) => work.segment.shrink() || is_freed,
             SegmentWork::Cpu(_) => is_freed,
         });
         is_freed
-    }
-
-    fn give_back(&self, instance: Instance) {
-        let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if pool.len() < INSTANCES_MAX {
-            pool.push(instance);
-        }
     }
 }

@@ -10,6 +10,7 @@ use convoke_graph_core::{Error, ErrorKind, NodeId, Operation, QueueRunner, Resul
 use convoke_input::{Coordinator, StopHook};
 
 use crate::cancel::CancelToken;
+use crate::queues::puts_of;
 use crate::session::{RunOptions, Session};
 
 impl Session {
@@ -49,10 +50,13 @@ impl Session {
             return Err(Error::invalid(message));
         }
         let id = runner.close().id();
-        if runner.enqueues().is_empty() || !self.core.queues.runners().insert(id) {
+        let token = CancelToken::new();
+        let graph = self.graph().snapshot();
+        let puts = runner.enqueues().iter().flat_map(|enqueue| puts_of(&graph, enqueue.id()));
+        let puts: Vec<NodeId> = puts.collect();
+        if runner.enqueues().is_empty() || !self.core.queues.start_runner(id, &token, puts) {
             return Ok(0);
         }
-        let token = CancelToken::new();
         let own = token.clone();
         let team = Arc::new(Team {
             session: self.clone(),
@@ -127,6 +131,6 @@ impl Drop for Team {
             Err(e) => tracing::error!("{}: the queue stays open: {e}", operation.name()),
             Ok(()) => {}
         }
-        self.session.core.queues.runners().remove(&self.id);
+        self.session.core.queues.end_runner(self.id);
     }
 }

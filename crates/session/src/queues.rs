@@ -5,27 +5,40 @@
 //! back when something has changed.
 
 mod ahead;
+mod clock;
+mod fillers;
 mod kept;
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod presence;
 mod readers;
 mod serve;
 mod state_bytes;
 mod uses;
+mod waiting;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, NodeId, QueueAction, Result, batches};
-use rustc_hash::{FxHashMap, FxHashSet};
+use convoke_graph_core::{Error, Graph, HostTensor, NodeId, QueueAction, Result, batches};
+use rustc_hash::FxHashMap;
 
-use crate::cancel::{Bell, Stop};
+use crate::cancel::{Bell, CancelToken, Stop};
 use crate::feeds::FeedData;
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use clock::Clock;
+use fillers::Fillers;
 use kept::{Item, Kept, Popped};
+pub(crate) use presence::{Handles, Presence};
 use readers::{KeptReader, Lease};
 use serve::Served;
-pub(crate) use uses::{Uses, check_puts, with_queues};
+pub(crate) use uses::{Uses, check_puts, puts_of, with_queues};
+pub use waiting::{Lack, WaitingOperation, WaitingRun};
+use waiting::{Waiter, tell};
 
 /// What a run has taken: its fed values in order, and how to give all back.
 #[derive(Debug, Default)]
@@ -83,6 +96,7 @@ pub(crate) struct Attempt {
 /// A submitted run that waits for a change.
 pub(crate) struct Parked {
     pub deadline: Option<Instant>,
+    /// Called under the lock: it must not come back to the queues on this thread.
     pub resume: Box<dyn FnOnce() + Send>,
 }
 
@@ -90,12 +104,13 @@ pub(crate) struct Parked {
 pub(crate) struct Queues {
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// Wakes the thread that keeps time.
+    tick: Condvar,
     own: Weak<Queues>,
-    /// The runners that fill queues, each by its operation that closes the queue.
-    runners: Mutex<FxHashSet<NodeId>>,
+    /// How long a run waits before it is told of.
+    stall_after: Option<Duration>,
 }
 
-#[derive(Default)]
 struct Inner {
     queues: FxHashMap<String, Kept>,
     readers: FxHashMap<String, KeptReader>,
@@ -103,19 +118,53 @@ struct Inner {
     /// How often queues were reset.
     n_resets: u64,
     parked: Vec<Parked>,
-    timer: bool,
+    /// The runs that wait, by ticket.
+    waiting: BTreeMap<u64, Waiter>,
+    fillers: Fillers,
+    /// For each queue, how many submitted runs will put into it that have not tried to take yet.
+    coming: FxHashMap<String, usize>,
+    /// How many submitted runs there are that use queues.
+    n_submitted: usize,
+    /// Whether no handle of the session is left, so that no run comes any more.
+    is_orphaned: bool,
+    /// Whether none is under way either: who waits would wait for ever.
+    is_abandoned: bool,
+    clock: Clock,
     /// Whether somebody has come into a line or left one since it was last looked.
     moved: bool,
     ends: bool,
 }
 
+impl Inner {
+    fn new(graph: Graph) -> Self {
+        Self {
+            queues: FxHashMap::default(),
+            readers: FxHashMap::default(),
+            next_ticket: 0,
+            n_resets: 0,
+            parked: Vec::new(),
+            waiting: BTreeMap::new(),
+            fillers: Fillers::new(graph),
+            coming: FxHashMap::default(),
+            n_submitted: 0,
+            is_orphaned: false,
+            is_abandoned: false,
+            clock: Clock::None,
+            moved: false,
+            ends: false,
+        }
+    }
+}
+
 impl Queues {
-    pub fn new() -> Arc<Self> {
+    /// The queues of a session of this graph, which tells of runs that wait longer than `stall_after`.
+    pub fn new(graph: &Graph, stall_after: Option<Duration>) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner::new(graph.clone())),
             changed: Condvar::new(),
-            runners: Mutex::default(),
+            tick: Condvar::new(),
             own: own.clone(),
+            stall_after,
         })
     }
 
@@ -141,9 +190,16 @@ impl Queues {
             if let Some(taken) = taken {
                 return Ok(taken);
             }
-            let left =
-                stop.deadline.map(|(until, _)| until.saturating_duration_since(Instant::now()));
-            inner = match left {
+            let (now, tells_at) = (Instant::now(), inner.tells_at(attempt.ticket));
+            if tells_at.is_some_and(|at| at <= now) {
+                let overdue = inner.overdue(now);
+                drop(inner);
+                tell(&overdue);
+                inner = self.lock();
+                continue;
+            }
+            let until = stop.deadline.map(|(until, _)| until).into_iter().chain(tells_at).min();
+            inner = match until.map(|until| until.saturating_duration_since(now)) {
                 None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
                     let waited = self.changed.wait_timeout(inner, left);
@@ -174,15 +230,17 @@ impl Queues {
         if taken.is_some() {
             return Ok(taken);
         }
-        if stop.deadline.is_some()
-            && let Err(error) = self.start_timer(&mut inner)
-        {
+        let deadline = stop.deadline.map(|(until, _)| until);
+        let until = deadline.into_iter().chain(inner.tells_at(attempt.ticket)).min();
+        let clock = until.map_or(Ok(()), |until| self.look_at(&mut inner, until));
+        // Who has no deadline can do without.
+        if let (Err(error), true) = (clock, deadline.is_some()) {
             inner.forget(attempt);
             self.wake(&mut inner);
             return Err(error);
         }
         inner.parked.push(park(std::mem::take(attempt)));
-        self.changed.notify_all();
+        self.look_for_abandoned(&mut inner);
         Ok(None)
     }
 
@@ -196,7 +254,12 @@ impl Queues {
         stop: &Stop<'_>,
     ) -> Result<(MutexGuard<'q, Inner>, Option<Taken>)> {
         loop {
-            let served = stop.check().and_then(|()| inner.serve(uses, data, attempt));
+            let mut served = stop.check().and_then(|()| inner.serve(uses, data, attempt));
+            if let (Ok(Served::Waits), Some(ticket)) = (&served, attempt.ticket)
+                && let Some(refusal) = inner.refusal(ticket, stop, self.stall_after)
+            {
+                served = Err(refusal);
+            }
             let goes_on = matches!(served, Ok(Served::Waits | Served::Reads(_)));
             if !goes_on {
                 inner.forget(attempt);
@@ -228,9 +291,22 @@ impl Queues {
         }
     }
 
-    /// The runners that fill queues at the moment.
-    pub fn runners(&self) -> MutexGuard<'_, FxHashSet<NodeId>> {
-        self.runners.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that a queue runner begins, whose runs have this token and put by these operations. False if it is at
+    /// work.
+    pub fn start_runner(&self, id: NodeId, token: &CancelToken, puts: Vec<NodeId>) -> bool {
+        self.lock().fillers.start(id, token, puts)
+    }
+
+    /// Notes that a queue runner has ended.
+    pub fn end_runner(&self, id: NodeId) {
+        let mut inner = self.lock();
+        inner.fillers.end(id);
+        self.wake(&mut inner);
+    }
+
+    /// The runs that wait.
+    pub fn waiting(&self) -> Vec<WaitingRun> {
+        self.lock().waiting_runs()
     }
 
     /// Keeps what was taken until the run has succeeded.
@@ -288,6 +364,7 @@ impl Queues {
     pub fn reset(&self, is_named: impl Fn(Option<&str>) -> bool) {
         let mut inner = self.lock();
         inner.reset(is_named);
+        inner.fillers.forget();
         self.wake(&mut inner);
     }
 
@@ -299,44 +376,11 @@ impl Queues {
         }
     }
 
-    /// A thread that resumes parked runs whose time is up.
-    fn start_timer(&self, inner: &mut Inner) -> Result<()> {
-        let Some(own) = self.own.upgrade().filter(|_| !inner.timer) else { return Ok(()) };
-        let named = std::thread::Builder::new().name("convoke-deadlines".to_owned());
-        let thread = named.spawn(move || own.keep_deadlines());
-        thread.map_err(|e| {
-            let message = format!("cannot start a thread for deadlines: {e}");
-            Error::new(ErrorKind::ResourceExhausted, message)
-        })?;
-        inner.timer = true;
-        Ok(())
-    }
-
-    fn keep_deadlines(&self) {
-        let mut inner = self.lock();
-        while !inner.ends {
-            let now = Instant::now();
-            let is_due = |parked: &mut Parked| parked.deadline.is_some_and(|until| until <= now);
-            for parked in inner.parked.extract_if(.., is_due).collect::<Vec<_>>() {
-                (parked.resume)();
-            }
-            let next = inner.parked.iter().filter_map(|parked| parked.deadline).min();
-            inner = match next {
-                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
-                Some(next) => {
-                    let waited =
-                        self.changed.wait_timeout(inner, next.saturating_duration_since(now));
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-
     /// Ends what is left to end with the session.
     pub fn end(&self) {
         let mut inner = self.lock();
         inner.ends = true;
-        self.changed.notify_all();
+        self.tick.notify_all();
     }
 
     /// Adds what the queues hold and where the readers stand to a digest.

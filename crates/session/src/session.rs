@@ -17,6 +17,7 @@ use crate::executor::Outputs;
 use crate::explain::Explanation;
 use crate::fetch::Fetch;
 use crate::metadata::RunMetadata;
+use crate::queues::{Handles, WaitingRun};
 use crate::state::{State, VariableInfo};
 use crate::submit::RunHandle;
 
@@ -68,12 +69,16 @@ pub struct SessionOptions {
     /// Threads for submitted runs: so many run at once, the others wait in line. 0 is one for each core. They start
     /// with the first [`Session::submit`].
     pub runners: usize,
+    /// How long a run waits for queues or readers before it is told of, once, through `tracing`, with what
+    /// [`Session::waiting`] says of it; `None` is never. Those of queue runners are not told of: they wait most of the
+    /// time.
+    pub stall_after: Option<Duration>,
 }
 
 impl Default for SessionOptions {
     /// Automatic placement for the least total time, soft, one thread for each core, 64 plans, as much as there is
     /// physical memory (16 GiB where the system does not tell), simplified and fused, no calibration and no tuning by itself, no
-    /// timeout.
+    /// timeout, told of after waiting for 10 seconds.
     fn default() -> Self {
         Self {
             policy: DevicePolicy::Auto,
@@ -89,6 +94,7 @@ impl Default for SessionOptions {
             timeout: None,
             warn_of_growth: true,
             runners: 0,
+            stall_after: Some(Duration::from_secs(10)),
         }
     }
 }
@@ -103,6 +109,11 @@ pub struct RunOptions {
     pub timeout: Option<Duration>,
     /// What cancels it.
     pub cancel: Option<CancelToken>,
+    /// Whether a run that would have to wait for queues or readers ends at once with
+    /// [`ErrorKind::FailedPrecondition`], which names what lacks. Others have to change the queues before it can
+    /// succeed; `Unavailable` and `Aborted` are for what the same call may find better the next time, and TensorFlow's
+    /// monitored sessions recover from those by themselves.
+    pub fail_if_blocked: bool,
 }
 
 impl RunOptions {
@@ -133,6 +144,8 @@ pub enum Timings {
 #[derive(Clone)]
 pub struct Session {
     pub(crate) core: Arc<Core>,
+    /// Runs have the core, and not this.
+    _handles: Arc<Handles>,
 }
 
 impl Session {
@@ -150,7 +163,8 @@ impl Session {
     /// Threads cannot be started, or the preferred device does not exist.
     pub fn with_options(graph: &Graph, devices: &Devices, options: SessionOptions) -> Result<Self> {
         let core = Arc::new(Core::new(graph, devices, options)?);
-        Ok(Self { core })
+        let _handles = core.queues.handles();
+        Ok(Self { core, _handles })
     }
 
     /// The graph.
@@ -174,7 +188,9 @@ impl Session {
     /// [`ErrorKind::FailedPrecondition`] for a variable without elements or a closed session;
     /// [`ErrorKind::ResourceExhausted`] where memory does not suffice, even after the session has freed what no
     /// run uses; [`ErrorKind::Cancelled`] where the session is closed meanwhile;
-    /// [`ErrorKind::DeadlineExceeded`] after the session's timeout; what operations refuse. Nothing has changed then.
+    /// [`ErrorKind::DeadlineExceeded`] after the session's timeout; [`ErrorKind::OutOfRange`] where a queue lacks
+    /// elements and is closed, or all that put into it belong to queue runners that have ended, and no other run is
+    /// under way that does; what operations refuse. Nothing has changed then.
     pub fn run<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<F::Output> {
         self.run_with(feeds, fetch, RunOptions::default()).map(|(output, _)| output)
     }
@@ -270,6 +286,11 @@ impl Session {
         let mut all: Vec<VariableInfo> = kept.variables.values().map(|e| e.info()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// The runs that wait for queues or readers at this moment, however long, in the order in which they came.
+    pub fn waiting(&self) -> Vec<WaitingRun> {
+        self.core.queues.waiting()
     }
 
     /// A digest of all that runs can change: the elements of variables, what queues hold, where readers stand, and how

@@ -17,13 +17,15 @@ use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
-use crate::queues::{Attempt, Parked};
+use crate::queues::{Attempt, Parked, Presence};
 use crate::session::{RunOptions, Session};
 
 /// A run that was submitted: to be waited for, awaited, cancelled, or left alone.
 ///
 /// Dropping it cancels the run, unless [`Self::detach`] has let it go. A session that is dropped while runs are
-/// submitted lives until they have ended: close it where detached ones may wait for a queue for ever.
+/// submitted lives until they have ended. Those that are left when all of them wait for queues or readers, and the
+/// session has no handle any more, end with [`ErrorKind::Cancelled`]: nobody could help them. Callables and queue
+/// runners are handles.
 ///
 /// As a future it gives what [`Session::run`] does, and needs no runtime of any kind.
 ///
@@ -127,9 +129,10 @@ impl<F: Fetch> RunHandle<F> {
         let data: Vec<FeedData<'static>> = data.collect::<Result<_>>()?;
         let (slot, token) = (self.slot.clone(), self.token.clone());
         let begun = OnceLock::new();
+        let presence = Mutex::new(core.queues.enter(&planned.uses));
         let submitted =
-            Arc::new(Submitted { core, planned, data, options, token, slot, metadata, begun });
-        submitted.line_up(Attempt::default())
+            Submitted { presence, core, planned, data, options, token, slot, metadata, begun };
+        Arc::new(submitted).line_up(Attempt::default())
     }
 
     /// Waits for the run.
@@ -202,6 +205,8 @@ impl<F: Fetch> RunHandle<F> {
 
 /// A run, until it is made.
 struct Submitted {
+    /// That the queues know of it.
+    presence: Mutex<Option<Presence>>,
     core: Arc<Core>,
     planned: Arc<Planned>,
     data: Vec<FeedData<'static>>,
@@ -256,6 +261,7 @@ impl Submitted {
             let deadline = stop.deadline.map(|(until, _)| until);
             let park = |attempt| {
                 let own = self.clone();
+                // A thread of the runners parks it, so that there is one, and lining up does not fail.
                 let resume = Box::new(move || {
                     let slot = own.slot.clone();
                     if let Err(error) = own.line_up(attempt) {
@@ -265,9 +271,11 @@ impl Submitted {
                 Parked { deadline, resume }
             };
             let queues = &self.core.queues;
-            let taken =
-                queues.try_take(&self.planned.uses, &self.data, &mut attempt, &stop, park)?;
-            let Some(taken) = taken else { return Ok(None) };
+            let taken = queues.try_take(&self.planned.uses, &self.data, &mut attempt, &stop, park);
+            let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+            presence.iter_mut().for_each(Presence::has_tried);
+            drop(presence);
+            let Some(taken) = taken? else { return Ok(None) };
             self.core.run_with(&request, taken, outputs, &mut metadata)?;
         }
         metadata.wall = start.elapsed();

@@ -45,4 +45,5 @@ mod submitted;
 mod threads;
 mod variables;
 mod virtual_devices;
+mod waiting;
 mod warm;

@@ -10,7 +10,7 @@ use convoke::{
     Backward, Class, CustomKernel, Fact, Facts, KernelShapes, Op, OpError, RunHandle, RunOptions,
     TensorView, TensorViewMut, Values, Wgsl,
 };
-use convoke_tests::devices;
+use convoke_tests::{Stress, devices};
 
 const A_WHILE: Duration = Duration::from_millis(15);
 
@@ -367,5 +367,22 @@ fn timeout_clean_shutdown() {
         let error = session.submit(&feeds, &after, options).wait().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
         assert_eq!(begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst));
+    }
+}
+
+/// The short form of `convoke-tests`' command `stress`.
+#[test]
+fn many_threads_run_every_kind_of_run() {
+    for device in devices() {
+        let stress = Stress {
+            threads: 16,
+            runs: if device.name == "CPU" { 300 } else { 20 },
+            cancels: 40,
+            patience: Duration::from_secs(60),
+            seed: 3,
+        };
+        let figures = stress.run(device, |_| {}).unwrap();
+        assert!(figures.runs >= stress.n_runs(), "{}: {figures}", device.name);
+        println!("{}: {figures}", device.name);
     }
 }

@@ -90,6 +90,6 @@ impl Turns<'_> {
 
 impl Drop for Turns<'_> {
     fn drop(&mut self) {
-        self.compiled.give_back(std::mem::take(&mut self.instance));
+        self.compiled.instances.give_back(std::mem::take(&mut self.instance));
     }
 }

@@ -33,16 +33,21 @@ pub(super) struct Kept {
 /// An element, the place that it was taken from, and its number.
 pub(super) type Popped = (usize, u64, Item);
 
+/// A queue's kind and name, for errors.
+pub(super) fn label(spec: &QueueSpec) -> String {
+    let kind = match spec.kind {
+        QueueKind::Fifo => "FIFO queue",
+        QueueKind::PaddingFifo => "padding FIFO queue",
+        QueueKind::RandomShuffle { .. } => "shuffling queue",
+        QueueKind::Priority => "priority queue",
+    };
+    format!("{kind} '{}'", spec.name)
+}
+
 impl Kept {
     /// The kind and the name, for errors.
     pub fn label(&self) -> String {
-        let kind = match self.spec.kind {
-            QueueKind::Fifo => "FIFO queue",
-            QueueKind::PaddingFifo => "padding FIFO queue",
-            QueueKind::RandomShuffle { .. } => "shuffling queue",
-            QueueKind::Priority => "priority queue",
-        };
-        format!("{kind} '{}'", self.spec.name)
+        label(&self.spec)
     }
 
     /// Whether one more element of a run has room beside `before` others of it, once the run has taken what it takes.

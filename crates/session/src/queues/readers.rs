@@ -62,6 +62,8 @@ pub(super) struct Reads {
     pub leases: Vec<Lease>,
     /// Readers that others have.
     pub busy: SmallVec<[String; 2]>,
+    /// The first use of each of them.
+    pub blocked: SmallVec<[usize; 2]>,
     /// What is to be read first.
     pub wanted: Option<Wanted>,
 }
@@ -139,7 +141,7 @@ impl Inner {
     /// An epoch too many, a state that is none.
     pub fn reads(&mut self, uses: &Uses, data: &[FeedData<'_>], ticket: u64) -> Result<Reads> {
         let mut reads = Reads::default();
-        for used in &uses.readers {
+        for (i, used) in uses.readers.iter().enumerate() {
             let name = &used.reader.name;
             let kept = self.readers.entry(name.clone()).or_default();
             if let Some(seen) = seen(&kept.place, used.action)? {
@@ -149,6 +151,7 @@ impl Inner {
             if kept.is_leased || kept.line.front().is_some_and(|&first| first < ticket) {
                 if !reads.busy.contains(name) {
                     reads.busy.push(name.clone());
+                    reads.blocked.push(i);
                 }
                 continue;
             }
@@ -304,8 +307,8 @@ impl Inner {
         if lease.place.file.is_none() {
             let queue = used.queue.as_ref()?;
             let before = taken_before(&uses.queues, queue) + taken_before(&reads.names, queue);
-            let (action, node) = (QueueAction::Dequeue, used.node.clone());
-            reads.names.push(Use { queue: queue.clone(), action, node, places: Vec::new() });
+            let (action, node, at) = (QueueAction::Dequeue, used.node.clone(), used.at);
+            reads.names.push(Use { queue: queue.clone(), action, node, at, places: Vec::new() });
             let name = self.queues.get_mut(&queue.name)?.peek(before)?;
             lease.begin(name);
         }

@@ -11,7 +11,8 @@ use convoke_graph_core::{
 use super::ahead::Job;
 use super::kept::{Kept, Popped};
 use super::readers::Reads;
-use super::uses::{Use, Uses};
+use super::uses::{Use, Uses, puts};
+use super::waiting::Lack;
 use super::{Attempt, Inner, Taken, Undo};
 use smallvec::SmallVec;
 
@@ -29,7 +30,7 @@ pub(super) enum Served {
 /// Whether a use can be had.
 enum Can {
     Now,
-    Later,
+    Later(Lack),
     Never(Error),
 }
 
@@ -52,10 +53,14 @@ impl Inner {
             all.to_mut().append(&mut reads.names);
         }
         let mut lacks: SmallVec<[usize; 4]> = SmallVec::new();
+        let mut what: SmallVec<[Lack; 4]> = SmallVec::new();
         for (i, used) in all.iter().enumerate() {
             match self.can(&all, i, ticket) {
                 Can::Now => {}
-                Can::Later => lacks.push(i),
+                Can::Later(lack) => {
+                    lacks.push(i);
+                    what.push(lack);
+                }
                 Can::Never(error) => return Err(error.with_node(&*used.node)),
             }
         }
@@ -68,6 +73,8 @@ impl Inner {
             self.next_ticket += 1;
         }
         if let Some(wanted) = reads.wanted.filter(|_| is_ready) {
+            // It has something to do, and it is known meanwhile what it will put.
+            self.waits(ticket, uses, std::iter::empty(), std::iter::empty());
             // Nobody takes the names meanwhile.
             lacks.extend(uses.queues.len()..all.len());
             self.stand(&all, &lacks, ticket);
@@ -77,6 +84,9 @@ impl Inner {
         }
         self.stand(&all, &lacks, ticket);
         self.stand_at_readers(&reads.busy, ticket);
+        let queues = lacks.iter().zip(what).map(|(&i, lack)| (&all[i], lack));
+        let readers = reads.blocked.iter().filter_map(|&i| uses.readers.get(i));
+        self.waits(ticket, uses, queues, readers);
         Ok(Served::Waits)
     }
 
@@ -154,7 +164,9 @@ impl Inner {
     /// Whether use `at` can be had with those before it.
     fn can(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
         let used = &uses[at];
-        let Some(kept) = self.queues.get(&used.queue.name) else { return Can::Later };
+        let Some(kept) = self.queues.get(&used.queue.name) else {
+            return Can::Later(Lack::Turn);
+        };
         let same = uses[..at].iter().filter(|other| other.queue.name == used.queue.name);
         let name = kept.label();
         let is_first = |first: Option<u64>| first.is_none_or(|first| first >= ticket);
@@ -173,9 +185,13 @@ impl Inner {
                 Some((closed, cancels)) if cancels || ticket >= closed => {
                     Can::Never(cancelled(format!("{name} is closed")))
                 }
-                _ if !is_first(kept.putters.front().copied()) => Can::Later,
+                _ if !is_first(kept.putters.front().copied()) => Can::Later(Lack::Turn),
                 _ if kept.has_room(before, taken) => Can::Now,
-                _ => Can::Later,
+                _ => Can::Later(Lack::Room {
+                    capacity: kept.spec.capacity.unwrap_or(usize::MAX),
+                    there: kept.items.len(),
+                    promised: kept.reserved,
+                }),
             };
         }
         let Some(n) = demand(used.action) else { return Can::Now };
@@ -185,12 +201,15 @@ impl Inner {
         if n == 0 || (there >= n && is_turn) {
             return Can::Now;
         }
-        if there >= n || !kept.is_final() {
-            return Can::Later;
+        if there >= n {
+            return Can::Later(Lack::Turn);
+        }
+        if !kept.is_final() {
+            return Can::Later(Lack::Elements { wanted: n, there });
         }
         match used.action {
             QueueAction::DequeueUpTo(_) if there > 0 && is_turn => Can::Now,
-            QueueAction::DequeueUpTo(_) if there > 0 => Can::Later,
+            QueueAction::DequeueUpTo(_) if there > 0 => Can::Later(Lack::Turn),
             _ => Can::Never(Error::new(
                 ErrorKind::OutOfRange,
                 format!(
@@ -295,6 +314,7 @@ impl Inner {
     pub fn forget(&mut self, attempt: &mut Attempt) {
         let Some(ticket) = attempt.ticket.take() else { return };
         self.moved = true;
+        self.waiting.remove(&ticket);
         for kept in self.queues.values_mut() {
             kept.takers.retain(|(other, _)| *other != ticket);
             kept.putters.retain(|other| *other != ticket);
@@ -312,10 +332,6 @@ pub(super) fn demand(action: QueueAction) -> Option<usize> {
         QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),
         _ => None,
     }
-}
-
-fn puts(action: QueueAction) -> bool {
-    matches!(action, QueueAction::Enqueue | QueueAction::EnqueueMany)
 }
 
 fn cancelled(message: String) -> Error {

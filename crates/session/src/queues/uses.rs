@@ -1,6 +1,7 @@
 //! What plans do with queues: which operations, and which feeds and fetches are theirs.
 
 use std::borrow::Cow;
+use std::panic::Location;
 use std::sync::Arc;
 
 use convoke_compiler::Signature;
@@ -20,6 +21,8 @@ pub(crate) struct Use {
     pub action: QueueAction,
     /// The node's name, for errors.
     pub node: Arc<str>,
+    /// The caller's line.
+    pub at: &'static Location<'static>,
     /// Of what it takes, the outputs that nobody feeds; of what it puts, the places among the plan's fetches.
     pub places: Vec<usize>,
 }
@@ -33,6 +36,8 @@ pub(crate) struct ReaderUse {
     pub action: ReaderAction,
     /// The node's name, for errors.
     pub node: Arc<str>,
+    /// The caller's line.
+    pub at: &'static Location<'static>,
     /// The outputs that nobody feeds.
     pub places: Vec<usize>,
     state: Option<Given>,
@@ -56,6 +61,22 @@ impl Uses {
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty() && self.readers.is_empty()
     }
+
+    /// The queues that the run puts into, each once.
+    pub fn fills(&self) -> SmallVec<[Arc<QueueSpec>; 2]> {
+        let mut fills: SmallVec<[Arc<QueueSpec>; 2]> = SmallVec::new();
+        for used in self.queues.iter().filter(|used| puts(used.action)) {
+            if !fills.iter().any(|queue| queue.name == used.queue.name) {
+                fills.push(used.queue.clone());
+            }
+        }
+        fills
+    }
+}
+
+/// Whether an action puts elements.
+pub(super) fn puts(action: QueueAction) -> bool {
+    matches!(action, QueueAction::Enqueue | QueueAction::EnqueueMany)
 }
 
 impl ReaderUse {
@@ -104,11 +125,24 @@ pub(crate) fn with_queues(
             queue,
             action,
             node: node.name.clone(),
+            at: node.location,
             places,
             state,
         });
     }
     Ok((wider, uses))
+}
+
+/// The operations that put into queues among those that `target` needs.
+pub(crate) fn puts_of(graph: &GraphSnapshot, target: NodeId) -> Vec<NodeId> {
+    let targets = vec![target];
+    let signature = Signature { fetches: Vec::new(), targets, feeds: Vec::new() };
+    let mut found = found(graph, &signature, &FxHashSet::default());
+    found.retain(|&id| match graph.node(id).op.class() {
+        Class::Queue(op) => puts(op.action),
+        _ => false,
+    });
+    found
 }
 
 /// The operations on queues and readers that `signature` needs, in order.
@@ -157,7 +191,8 @@ fn queue_use(
         };
         node.inputs.iter().map(place).collect()
     };
-    Use { queue: op.queue.clone(), action: op.action, node: node.name.clone(), places }
+    let (name, at) = (node.name.clone(), node.location);
+    Use { queue: op.queue.clone(), action: op.action, node: name, at, places }
 }
 
 /// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes
@@ -206,7 +241,7 @@ pub(crate) fn check_puts<'s>(
 ) -> Result<()> {
     for used in &uses.queues {
         let shapes: SmallVec<[&Shape; 4]> = match used.action {
-            QueueAction::Enqueue | QueueAction::EnqueueMany => {
+            action if puts(action) => {
                 used.places.iter().filter_map(|&place| Some(fetched(place)?.1)).collect()
             }
             _ => continue,
