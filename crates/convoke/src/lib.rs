@@ -50,10 +50,10 @@ pub use convoke_session::{
     DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList,
     FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing, MeasuredDevice,
     MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport, NodeTime, Objective,
-    Origin, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction,
-    Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    Work,
+    Origin, PartialRun, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor,
+    Prediction, Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata,
+    RunOptions, Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown,
+    VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;

@@ -26,6 +26,7 @@ use crate::fetch::{Fetch, FetchList};
 use crate::flow::{self, Flowing, Journal};
 use crate::growth::Growth;
 use crate::metadata::{PhaseKind, RunMetadata};
+use crate::partial::{PlannedStep, StepKey};
 use crate::queues::{Queues, Taken, Uses, check_puts, with_queues};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     /// What kernels took in runs that were timed for it.
     known: Known,
     plans: Mutex<Lru<Signature, Arc<Planned>>>,
+    /// Those of partial runs.
+    steps: Mutex<Lru<StepKey, Arc<PlannedStep>>>,
     closed: AtomicBool,
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
@@ -118,6 +121,7 @@ impl Core {
             gpus: Gpus::new(devices),
             known: Known::default(),
             plans: Mutex::new(Lru::new(options.plans)),
+            steps: Mutex::new(Lru::new(options.plans)),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
@@ -133,7 +137,7 @@ impl Core {
         self.closed.store(true, Ordering::Release);
         self.queues.ring();
         self.turn.ring();
-        self.plans().clear();
+        self.forget_plans();
     }
 
     /// Runs what `request` says. A run that finds no memory frees what no run uses, and is made once more.
@@ -148,7 +152,7 @@ impl Core {
     ) -> Result<()> {
         let uses = &request.planned.uses;
         if uses.is_empty() {
-            return self.run_once(request, outputs, None, metadata);
+            return self.run_once(request, outputs, None, None, metadata);
         }
         let taken = self.queues.take(uses, request.data, &self.stop(request))?;
         self.run_with(request, taken, outputs, metadata)
@@ -171,9 +175,23 @@ impl Core {
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), metadata)?;
+        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), None, metadata)?;
         held.put(&request.planned.uses, &tensors);
         outputs.fill(tensors)
+    }
+
+    /// Runs a program that is only a part of a run, which keeps to itself what the program would store.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_part(
+        &self,
+        request: &Request<'_>,
+        journal: &RefCell<Journal>,
+        outputs: &mut Outputs<'_, '_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        self.run_once(request, outputs, None, Some(journal), metadata)
     }
 
     /// `others` are to fit what the program fetches, too.
@@ -182,11 +200,12 @@ impl Core {
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
         others: Option<&Outputs<'_, '_>>,
+        journal: Option<&RefCell<Journal>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
         let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
-        match self.attempt(request, outputs, others, metadata) {
+        match self.attempt(request, outputs, others, journal, metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
                 if e.kind() == ErrorKind::ResourceExhausted
@@ -196,7 +215,7 @@ impl Core {
                 *metadata = RunMetadata::default();
                 metadata.begin(request);
                 (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
-                self.attempt(request, outputs, others, metadata)
+                self.attempt(request, outputs, others, journal, metadata)
             }
             run => run,
         }
@@ -208,6 +227,7 @@ impl Core {
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
         others: Option<&Outputs<'_, '_>>,
+        journal: Option<&RefCell<Journal>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let &Request { planned, data, options, start, recent, .. } = request;
@@ -241,7 +261,7 @@ impl Core {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
         loop {
-            let run = self.run_state(None);
+            let run = self.run_state(journal);
             match compiled.run(data, run, timings, stop, outputs, metadata) {
                 // A variable has moved or was reset between looking at it and the run.
                 Err(e)
@@ -306,18 +326,26 @@ impl Core {
 
     /// What may end a run.
     pub fn stop<'a>(&'a self, request: &Request<'a>) -> Stop<'a> {
-        let &Request { options, start, token, .. } = request;
+        let stop = self.stop_of(request.options, request.start);
+        Stop { tokens: [stop.tokens[0], request.token], ..stop }
+    }
+
+    /// What may end a run that began at `start`.
+    pub fn stop_of<'a>(&'a self, options: &'a RunOptions, start: Instant) -> Stop<'a> {
         let timeout = options.timeout.or(self.options.timeout);
         let deadline = timeout.and_then(|timeout| Some((start.checked_add(timeout)?, timeout)));
-        Stop { closed: &self.closed, tokens: [options.cancel.as_ref(), token], deadline }
+        Stop { closed: &self.closed, tokens: [options.cancel.as_ref(), None], deadline }
     }
 
     /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
     /// whose constants take memory too. True if there was anything.
     fn free_caches(&self) -> bool {
         let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
+        let steps: Vec<Arc<PlannedStep>> = self.steps().values().cloned().collect();
+        let steps = steps.iter().filter_map(|step| step.planned.as_ref());
+        let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
         let mut is_freed = false;
-        for planned in plans.iter().flat_map(|planned| planned.all()) {
+        for planned in all() {
             for compiled in planned.programs().values() {
                 is_freed |= compiled.shrink();
             }
@@ -325,7 +353,7 @@ impl Core {
         if is_freed {
             return true;
         }
-        for planned in plans.iter().flat_map(|planned| planned.all()) {
+        for planned in all() {
             let mut programs = planned.programs();
             is_freed |= programs.len() > 0;
             programs.clear();
@@ -347,16 +375,26 @@ impl Core {
         self.plans.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The plan of what is fed and fetched.
+    /// The plans of the steps of partial runs.
+    pub fn steps(&self) -> MutexGuard<'_, Lru<StepKey, Arc<PlannedStep>>> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all plans.
+    fn forget_plans(&self) {
+        self.plans().clear();
+        self.steps().clear();
+    }
+
+    /// What is fed and fetched.
     ///
     /// # Errors
-    /// Handles of other graphs, and what planning refuses.
-    pub fn planned<'t, F: Fetch>(
+    /// Handles of other graphs.
+    pub fn listed<'t, F: Fetch>(
         &self,
         feeds: impl Iterator<Item = &'t Tensor>,
         fetch: &F,
-        metadata: &mut RunMetadata,
-    ) -> Result<(FetchList, Arc<Planned>)> {
+    ) -> Result<FetchList> {
         let mut list = FetchList::default();
         fetch.collect(&mut list);
         list.check_graph(self.graph.id())?;
@@ -367,6 +405,20 @@ impl Core {
             }
             list.signature.feeds.push(tensor.output());
         }
+        Ok(list)
+    }
+
+    /// The plan of what is fed and fetched.
+    ///
+    /// # Errors
+    /// Handles of other graphs, and what planning refuses.
+    pub fn planned<'t, F: Fetch>(
+        &self,
+        feeds: impl Iterator<Item = &'t Tensor>,
+        fetch: &F,
+        metadata: &mut RunMetadata,
+    ) -> Result<(FetchList, Arc<Planned>)> {
+        let list = self.listed(feeds, fetch)?;
         if let Some(planned) = self.plans().get(&list.signature) {
             metadata.plan_cached = true;
             metadata.graph_nodes = planned.n_nodes();

@@ -22,7 +22,7 @@ use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::metadata::RunMetadata;
 use crate::recent::Recent;
-use crate::state::Snapshot;
+use crate::state::{Kept, Snapshot};
 
 /// A plan with branches, loops or assertions, and its programs.
 pub(crate) struct Flowing {
@@ -46,7 +46,7 @@ impl Flowing {
 }
 
 /// What a run with branches or loops keeps to itself until it ends.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Journal {
     /// How often it drew from random nodes.
     draws: FxHashMap<NodeId, u32>,
@@ -55,6 +55,19 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
+    /// A journal of variables, each with whether it has elements.
+    pub fn starting(initialized: impl Iterator<Item = (NodeId, bool)>) -> Self {
+        Self { draws: FxHashMap::default(), initialized: initialized.collect() }
+    }
+
+    /// Stores what was drawn.
+    pub fn store(&self, kept: &mut Kept) {
+        for (&node, &draws) in &self.draws {
+            let all = kept.draws.entry(node).or_insert(0);
+            *all = all.wrapping_add(draws);
+        }
+    }
+
     /// How often the run has drawn from a random node.
     pub fn draws(&self, node: NodeId) -> u32 {
         self.draws.get(&node).copied().unwrap_or(0)
@@ -345,16 +358,17 @@ impl<'a> Running<'a> {
             }
             self.core.store(&mut kept, variable, bytes)?;
         }
-        for (&node, &draws) in &journal.draws {
-            let all = kept.draws.entry(node).or_insert(0);
-            *all = all.wrapping_add(draws);
-        }
+        journal.store(&mut kept);
         Ok(())
     }
 }
 
 /// `current` and what a run added to `before`.
-fn moved(current: &HostTensor, before: &HostTensor, now: &HostTensor) -> Result<HostTensor> {
+pub(crate) fn moved(
+    current: &HostTensor,
+    before: &HostTensor,
+    now: &HostTensor,
+) -> Result<HostTensor> {
     let (dtype, shape) = (now.dtype(), now.shape().clone());
     if dtype.is_float() {
         let (current, before, now) = (current.to_f64s()?, before.to_f64s()?, now.to_f64s()?);

@@ -27,6 +27,7 @@ mod flow;
 mod growth;
 mod instance;
 mod metadata;
+mod partial;
 mod place;
 mod queue_runner;
 mod queues;
@@ -60,6 +61,7 @@ pub use explain::{
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
+pub use partial::PartialRun;
 pub use saver::{Checkpoint, Saver};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};
 pub use state::VariableInfo;

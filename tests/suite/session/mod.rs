@@ -26,6 +26,7 @@ mod optimizers;
 mod options;
 mod overlap;
 mod padding_queue;
+mod partial;
 mod pipeline;
 mod priority_queue;
 mod queue_runners;

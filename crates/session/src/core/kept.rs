@@ -3,10 +3,14 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 
-use convoke_compiler::HOST;
+use convoke_compiler::{DeviceIndex, HOST};
 use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result, Variable};
 
+use rustc_hash::FxHashMap;
+
 use super::Core;
+#[cfg(feature = "gpu")]
+use crate::state::Entry;
 use crate::state::Kept;
 
 impl Core {
@@ -52,6 +56,52 @@ impl Core {
         }
         #[cfg(not(feature = "gpu"))]
         Err(Error::internal("a variable has no elements on the host").with_node(&*node.name))
+    }
+
+    /// The elements of those of some variables that have some, all at one time. `kept` is not changed meanwhile.
+    ///
+    /// # Errors
+    /// A device does not give them.
+    pub fn elements(
+        &self,
+        kept: &Kept,
+        nodes: &[&Arc<Node>],
+    ) -> Result<FxHashMap<NodeId, HostTensor>> {
+        let mut found = FxHashMap::default();
+        let mut elsewhere: FxHashMap<DeviceIndex, Vec<&Arc<Node>>> = FxHashMap::default();
+        let tensor = |node: &Node, elements: Arc<AlignedBytes>| {
+            let fact = &node.facts[0];
+            HostTensor::from_shared(fact.dtype, fact.shape().unwrap_or_default(), elements)
+        };
+        for &node in nodes {
+            let entry = kept.variables.get(&node.id).filter(|entry| entry.version > 0);
+            let Some(entry) = entry else { continue };
+            match &entry.elements {
+                Some(elements) if entry.device == HOST => {
+                    found.insert(node.id, tensor(node, elements.clone())?);
+                }
+                _ => elsewhere.entry(entry.device).or_default().push(node),
+            }
+        }
+        for (device, nodes) in elsewhere {
+            #[cfg(feature = "gpu")]
+            {
+                let (_, variables) = self.gpus.get(device.0 as usize)?;
+                let bytes =
+                    |node: &&Arc<Node>| kept.variables.get(&node.id).map_or(0, Entry::n_bytes);
+                let all: Vec<(NodeId, u64)> =
+                    nodes.iter().map(|node| (node.id, bytes(node))).collect();
+                for (node, elements) in nodes.iter().zip(variables.load_all(&all)?) {
+                    found.insert(node.id, tensor(node, Arc::new(elements))?);
+                }
+            }
+            #[cfg(not(feature = "gpu"))]
+            {
+                let _ = (device, nodes);
+                return Err(Error::internal("a variable has no elements on the host"));
+            }
+        }
+        Ok(found)
     }
 
     /// Sees to it that variables have memory where they live.
@@ -150,7 +200,7 @@ impl Core {
         drop(kept);
         self.queues.reset(is_named);
         // Programs hold the memory of variables.
-        self.plans().clear();
+        self.forget_plans();
         Ok(())
     }
 }
