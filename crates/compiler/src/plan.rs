@@ -17,6 +17,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 pub struct Signature {
     /// The outputs whose values come back.
     pub fetches: Vec<Output>,
+    /// The places of those fetches whose values stay on the devices that have them, in order.
+    pub residents: Vec<usize>,
     /// The nodes that run for their effect.
     pub targets: Vec<NodeId>,
     /// The outputs whose values are given.

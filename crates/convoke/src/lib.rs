@@ -47,13 +47,13 @@ pub use convoke_input as input;
 pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
-    DeviceOptions, DevicePolicy, DeviceTotal, Devices, Explanation, Family, Fetch, FetchList,
-    FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing, MeasuredDevice,
-    MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport, NodeTime, Objective,
-    Origin, PartialRun, Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor,
-    Prediction, Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata,
-    RunOptions, Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown,
-    VariableInfo, Work,
+    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Explanation, Family, Fetch,
+    FetchList, FetchResults, Gap, ItemKind, KeptVariable, Link, Measured, MeasuredCrossing,
+    MeasuredDevice, MemoryUse, Mismatch, Missing, ModelKind, NextBest, NodeName, NodeReport,
+    NodeTime, Objective, OnDevice, Origin, PartialRun, Phase, PhaseKind, PipelineDir, PlacedItem,
+    PlacedSegment, PlacedTensor, Prediction, Progress, Reason, Report, RestoreOptions,
+    RestoreReport, RunHandle, RunMetadata, RunOptions, Saver, Session, SessionOptions, Timings,
+    Trace, Transfer, TransferTime, Unknown, VariableInfo, Work,
 };
 pub use half;
 pub use ndarray;

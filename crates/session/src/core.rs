@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::flow::{FlowPlan, has_flow};
-use convoke_compiler::{Plan, Signature};
+use convoke_compiler::{DeviceIndex, Plan, Signature};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
     DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Result, Shape, Tensor,
@@ -19,6 +19,7 @@ use crate::autotune::{Known, Tuning};
 use crate::cache::Lru;
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
+use crate::device_tensor::Fetched;
 use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
@@ -80,8 +81,8 @@ pub(crate) struct Planned {
     programs: Mutex<Lru<ProgramKey, Arc<Compiled>>>,
 }
 
-/// The shapes of the feeds, and the elements of those that shapes are computed from.
-pub(crate) type ProgramKey = Vec<(Shape, Option<Vec<i128>>)>;
+/// The shapes of the feeds, where they are, and the elements of those that shapes are computed from.
+pub(crate) type ProgramKey = Vec<(Shape, DeviceIndex, Option<Vec<i128>>)>;
 
 /// What a run is of.
 pub(crate) struct Request<'a> {
@@ -176,7 +177,10 @@ impl Core {
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
         self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), None, metadata)?;
-        held.put(&request.planned.uses, &tensors);
+        // What it puts is on the host; in the places of the others is something that nobody looks at.
+        let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
+        let values = tensors.iter().map(on_host);
+        held.put(&request.planned.uses, &values.collect::<Vec<_>>());
         outputs.fill(tensors)
     }
 
@@ -243,7 +247,7 @@ impl Core {
                 check_puts(&planned.uses, &shape)
             };
             let tensors = self.run_flow(flow, request, &check, metadata)?;
-            outputs.fill(tensors)?;
+            outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
             self.count(before, metadata);
             return Ok(());
         }
@@ -344,7 +348,7 @@ impl Core {
         let steps: Vec<Arc<PlannedStep>> = self.steps().values().cloned().collect();
         let steps = steps.iter().filter_map(|step| step.planned.as_ref());
         let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
-        let mut is_freed = false;
+        let mut is_freed = self.gpus.shrink();
         for planned in all() {
             for compiled in planned.programs().values() {
                 is_freed |= compiled.shrink();
@@ -498,10 +502,10 @@ impl Planned {
         feeds.map(|(feed, fact)| feeds::check(feed, fact)).collect()
     }
 
-    fn key(&self, data: &[FeedData<'_>]) -> Result<ProgramKey> {
+    fn key(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Result<ProgramKey> {
         let part = |(data, &keeps): (&FeedData<'_>, &bool)| {
             let contents = if keeps { Some(data.to_tensor()?.to_i128s()?) } else { None };
-            Ok((data.shape().clone(), contents))
+            Ok((data.shape().clone(), gpus.home(data), contents))
         };
         data.iter().zip(&self.plan.shape_feeds).map(part).collect()
     }

@@ -2,6 +2,7 @@
 
 mod bind;
 mod commit;
+mod feeds;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod outputs;
@@ -60,6 +61,8 @@ pub(crate) struct Compiled {
     feeds: Vec<(Output, Arc<str>)>,
     /// The name of the node that an error of each group is about.
     blamed: Vec<Arc<str>>,
+    /// For each feed, whether the host reads its elements.
+    host_feeds: Vec<bool>,
     /// What all groups read and write.
     kernel_bytes: u64,
 }
@@ -171,6 +174,7 @@ impl Compiled {
             names: Vec::new(),
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
+            host_feeds: vec![false; feeds.len()],
             kernel_bytes: 0,
             program,
         };
@@ -187,6 +191,7 @@ impl Compiled {
             let work = compiled.segment_work(at, gpus)?;
             compiled.segments.push(work);
         }
+        compiled.find_host_feeds();
         Ok(compiled)
     }
 
@@ -264,6 +269,8 @@ impl Compiled {
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
+                residents: segment.residents.clone(),
+                tensors: gpus.tensors(device)?,
                 carried: segment.carried.clone(),
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
             })))
@@ -329,6 +336,7 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let start = metadata.now();
+        let feeds = &*self.brought(feeds, metadata)?;
         let mut bound = self.bind(feeds, run)?;
         let mut instance = self.lease(metadata)?;
         metadata.note(PhaseKind::Bind, start);
@@ -523,7 +531,8 @@ impl Compiled {
         is_freed
     }
 
-    fn give_back(&self, instance: Instance) {
+    fn give_back(&self, mut instance: Instance) {
+        instance.residents.clear();
         let mut pool = self.instances.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if pool.len() < INSTANCES_MAX {
             pool.push(instance);

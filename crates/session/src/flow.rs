@@ -292,11 +292,11 @@ impl<'a> Running<'a> {
         compiled.describe(self.metadata);
         for (place, tensor) in step.fetches.iter().zip(tensors) {
             match *place {
-                Place::Slot(slot) => slots[slot] = Some(tensor),
+                Place::Slot(slot) => slots[slot] = Some(tensor.into_host()?),
                 Place::Variable(variable) => {
                     self.journal.borrow_mut().initialized.insert(variable, true);
                     if let Some(holding) = self.held.get_mut(&variable) {
-                        holding.now = Some(tensor);
+                        holding.now = Some(tensor.into_host()?);
                     }
                 }
             }

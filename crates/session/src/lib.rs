@@ -18,6 +18,7 @@ mod callable;
 mod cancel;
 mod checkpoint;
 mod core;
+mod device_tensor;
 mod devices;
 mod executor;
 mod explain;
@@ -54,6 +55,7 @@ pub use convoke_placement::{
 };
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
+pub use device_tensor::{DeviceTensor, OnDevice};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
 pub use explain::{
     AbsentNode, Crossing, Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse,

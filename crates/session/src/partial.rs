@@ -15,6 +15,7 @@ use convoke_graph_core::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::core::{Planned, Request};
+use crate::device_tensor::Fetched;
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
 use crate::fetch::Fetch;
@@ -196,6 +197,7 @@ impl PartialRun {
         }
         self.has_ended = self.steps.is_done(&progress);
         (self.progress, self.key) = (progress, key);
+        let values = Fetched::all(values, &list.signature.residents);
         let output = fetch.take(&mut list.results(values))?;
         metadata.wall = start.elapsed();
         Ok((output, metadata))
@@ -312,6 +314,7 @@ impl PartialRun {
             let outputs = &mut Outputs::Tensors(&mut tensors);
             core.run_part(&request, &self.journal, outputs, metadata)?;
             for (taken, tensor) in step.fetches.iter().zip(tensors) {
+                let tensor = tensor.into_host()?;
                 match *taken {
                     Taken::Known(output) => made.known.insert(output, tensor).is_some(),
                     Taken::Variable(id) => made.variables.insert(id, tensor).is_some(),

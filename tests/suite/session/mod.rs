@@ -11,6 +11,7 @@ mod containers;
 mod counting;
 mod counts;
 mod determinism;
+mod device_tensors;
 mod devices;
 mod errors;
 mod explain;

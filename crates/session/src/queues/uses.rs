@@ -150,7 +150,7 @@ fn queue_use(
     } else {
         let place = |&input: &Output| {
             let at = signature.fetches.iter().position(|&fetch| fetch == input);
-            at.unwrap_or_else(|| {
+            at.filter(|place| !signature.residents.contains(place)).unwrap_or_else(|| {
                 signature.fetches.push(input);
                 signature.fetches.len() - 1
             })
