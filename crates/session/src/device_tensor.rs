@@ -4,12 +4,17 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "gpu")]
+#[expect(unused_imports, reason = "docs link to it")]
+use convoke_graph_core::ErrorKind;
 use convoke_graph_core::{
     DType, Error, FeedValue, HostTensor, IntoFeed, Resident, Result, Shape, Tensor,
 };
 #[cfg(feature = "gpu")]
-use convoke_wgpu_backend::GpuTensor;
+use convoke_wgpu_backend::{GpuTensor, wgpu};
 
+#[cfg(feature = "gpu")]
+use crate::devices::Devices;
 use crate::fetch::{Fetch, FetchList, FetchResults};
 
 /// A fetched tensor whose elements stay on the device that computed them: the CPU's lie in host memory.
@@ -137,6 +142,85 @@ impl DeviceTensor {
                 HostTensor::from_bytes(self.0.dtype, self.0.shape.clone(), bytes)
             }
         }
+    }
+}
+
+/// Buffers of the app, on a wgpu device that it shares: see [`Devices::from_wgpu`].
+#[cfg(feature = "gpu")]
+impl DeviceTensor {
+    /// The elements in a buffer that the app made, to be fed with no copy through the host. `device` is the GPU's name
+    /// among `devices`, `GPU:0`; the buffer has `COPY_SRC` and begins with the elements, row-major, as host tensors
+    /// have them: a bool is a byte.
+    ///
+    /// The app goes on to own the buffer. It has to be of the wgpu instance that the device is of: wgpu may take one of
+    /// another instance for some other buffer. A run sees what was submitted to the device's queue before it; a write that
+    /// is submitted while the run is under way may come before its read or after. The buffer must not be mapped then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for a buffer of another wgpu device, without `COPY_SRC`, destroyed, or smaller
+    /// than the elements rounded up to a multiple of 4 bytes, and for strings; [`ErrorKind::NotFound`] for another
+    /// device's name.
+    ///
+    /// ```no_run
+    /// # use convoke_session::{DeviceTensor, Devices, OnDevice, Session};
+    /// # use convoke_wgpu_backend::wgpu;
+    /// # use convoke_graph_core::{DType, Graph, Shape, dims};
+    /// # fn run(devices: &Devices, mine: wgpu::Buffer, out: &wgpu::Buffer) -> convoke_graph_core::Result<()> {
+    /// let g = Graph::new();
+    /// let x = g.placeholder("x", DType::F32, dims![1024]);
+    /// let y = g.device("GPU:0", || &x * 2.0);
+    /// let session = Session::new(&g, devices)?;
+    /// let shape = Shape::new(&[1024])?;
+    /// let fed = DeviceTensor::from_buffer(devices, "GPU:0", mine, DType::F32, shape)?;
+    /// session.run(&[x.feed(&fed)], OnDevice(&y))?.copy_to_buffer(out, 0)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_buffer(
+        devices: &Devices,
+        device: &str,
+        buffer: wgpu::Buffer,
+        dtype: DType,
+        shape: Shape,
+    ) -> Result<Self> {
+        let index = devices.index_of(device)?;
+        let name =
+            devices.list().get(index).map_or_else(|| device.into(), |info| info.name.clone());
+        let named = |e: Error| e.with_device(&*name);
+        if index == 0 || dtype == DType::String {
+            let message = format!(
+                "a buffer on {name} holds no tensor of {dtype}; GPUs have buffers, and strings are the host's"
+            );
+            return Err(Error::invalid(message));
+        }
+        let gpu = devices.gpu(index)?;
+        let n_bytes = (shape.len() as u64).saturating_mul(dtype.n_bytes() as u64);
+        let tensor = GpuTensor::of_buffer(&gpu, buffer, n_bytes).map_err(named)?;
+        Ok(Self::on_gpu(dtype, shape, name.clone(), tensor))
+    }
+
+    /// Copies the elements into a buffer of the app on the tensor's device, which has `COPY_DST`, from this offset on,
+    /// and waits for it. Up to 3 bytes more are written, up to a multiple of 4.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for a tensor on the host, a buffer of another wgpu device, without `COPY_DST` or
+    /// too small, and an offset that is no multiple of 4.
+    pub fn copy_to_buffer(&self, buffer: &wgpu::Buffer, offset: u64) -> Result<()> {
+        match &self.0.home {
+            Home::Host(_) => Err(Error::invalid(
+                "the tensor is on the host, and a buffer on a GPU; compute it inside of a device scope",
+            )),
+            Home::Gpu(tensor) => {
+                tensor.copy_to(buffer, offset).map_err(|e| e.with_device(&*self.0.device))
+            }
+        }
+    }
+
+    /// The buffer that begins with the elements, if they are on a GPU: with `STORAGE`, `COPY_SRC` and `COPY_DST`, or the
+    /// app's own. It is to be read only, by work that is submitted while the tensor lives: afterwards it may be another
+    /// tensor's.
+    pub fn buffer(&self) -> Option<&wgpu::Buffer> {
+        self.gpu().map(GpuTensor::raw)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sessions by behaviour. Semantics: TensorFlow 1.x, `python/client/session_test.py` and
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
+mod app_buffers;
 mod autotune;
 mod bad_inputs;
 mod budgets;

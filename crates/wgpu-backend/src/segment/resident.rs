@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use convoke_graph_core::{AlignedBytes, Error};
 
 use super::error::to_error;
-use crate::gpu::{Buffer, BufferUse, Download, Gpu, Submission};
+use crate::gpu::{Buffer, BufferCopy, BufferUse, Download, Gpu, GpuErrorKind, Submission};
 
 /// Buffers that stay for later tensors, and their bytes.
 const IDLE_MAX: usize = 16;
@@ -88,6 +88,39 @@ impl GpuTensors {
 }
 
 impl GpuTensor {
+    /// The first `n_bytes` of a buffer that the app made on this device, which has COPY_SRC.
+    ///
+    /// # Errors
+    /// A buffer of another device, without COPY_SRC, or too small; a lost device.
+    pub fn of_buffer(gpu: &Gpu, buffer: wgpu::Buffer, n_bytes: u64) -> Result<Self, Error> {
+        let buffer = fitting(gpu, buffer, wgpu::BufferUsages::COPY_SRC, 0, n_bytes)?;
+        Ok(Self(Arc::new(Inner { gpu: gpu.clone(), buffer, n_bytes, idle: None })))
+    }
+
+    /// Copies the elements into a buffer that the app made on this device, which has COPY_DST, and waits for it. Up to
+    /// 3 bytes more are written, up to a multiple of 4.
+    ///
+    /// # Errors
+    /// A buffer of another device, without COPY_DST, or too small; an offset that is no multiple of 4; a lost device.
+    pub fn copy_to(&self, buffer: &wgpu::Buffer, offset: u64) -> Result<(), Error> {
+        let (gpu, used) = (&self.0.gpu, wgpu::BufferUsages::COPY_DST);
+        let to = fitting(gpu, buffer.clone(), used, offset, self.0.n_bytes)?;
+        let copy = BufferCopy {
+            src: &self.0.buffer,
+            src_offset: 0,
+            dst: &to,
+            dst_offset: offset,
+            size: self.0.n_bytes,
+        };
+        let work = Submission { copies: &[copy], ..Submission::default() };
+        gpu.run(&work).map(|_| ()).map_err(|e| to_error(&e))
+    }
+
+    /// wgpu's handle of the buffer whose first bytes are the elements.
+    pub fn raw(&self) -> &wgpu::Buffer {
+        self.0.buffer.raw()
+    }
+
     /// Bytes of the elements.
     pub fn n_bytes(&self) -> u64 {
         self.0.n_bytes
@@ -116,6 +149,32 @@ impl GpuTensor {
             .map_err(|e| to_error(&e))?;
         loaded
     }
+}
+
+/// A buffer of the app, if so many bytes from an offset, up to a multiple of 4, are in it.
+fn fitting(
+    gpu: &Gpu,
+    buffer: wgpu::Buffer,
+    used: wgpu::BufferUsages,
+    offset: u64,
+    n_bytes: u64,
+) -> Result<Buffer, Error> {
+    let end = n_bytes.checked_next_multiple_of(4).and_then(|n_bytes| n_bytes.checked_add(offset));
+    if end.is_none_or(|end| end > buffer.size()) {
+        let size = buffer.size();
+        return Err(Error::invalid(format!(
+            "{n_bytes} bytes, up to a multiple of 4, at offset {offset} don't fit the app's buffer of {size} bytes"
+        )));
+    }
+    if !offset.is_multiple_of(4) {
+        return Err(Error::invalid(format!(
+            "expected an offset that is a multiple of 4, got {offset}"
+        )));
+    }
+    gpu.adopt_buffer(buffer, used).map_err(|e| match e.kind() {
+        GpuErrorKind::Validation => Error::invalid(e.to_string()),
+        _ => to_error(&e),
+    })
 }
 
 impl Drop for Inner {
