@@ -22,6 +22,7 @@ mod program;
 mod recompute;
 mod rows;
 mod schedule;
+pub mod steps;
 mod tail;
 mod total;
 mod work;

@@ -17,6 +17,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 pub struct Signature {
     /// The outputs whose values come back.
     pub fetches: Vec<Output>,
+    /// The places of those fetches whose values stay on the devices that have them, in order.
+    pub residents: Vec<usize>,
     /// The nodes that run for their effect.
     pub targets: Vec<NodeId>,
     /// The outputs whose values are given.
@@ -38,6 +40,8 @@ pub struct Plan {
     pub(crate) handles: Vec<Output>,
     /// The variables that the run stores instead of the plan.
     pub(crate) held: FxHashSet<NodeId>,
+    /// Reads or initial values that give the initial value, since the whole run stores it.
+    pub(crate) initial: FxHashSet<NodeId>,
     /// For each assignment, and each read that follows one: the assignment before it, if any.
     pub(crate) after: FxHashMap<NodeId, NodeId>,
     /// For each variable that is assigned, its assignments in order.
@@ -65,6 +69,7 @@ impl Plan {
             nodes: Vec::new(),
             handles: Vec::new(),
             held: FxHashSet::default(),
+            initial: FxHashSet::default(),
             after: FxHashMap::default(),
             assigns: FxHashMap::default(),
         }
@@ -82,6 +87,32 @@ impl Plan {
         let shape_feeds = shape_feeds(graph, &nodes, &signature);
         let mut plan = Self { nodes, shape_feeds, ..Self::bare(graph, signature) };
         plan.order_state(graph, &fed)?;
+        Ok(plan)
+    }
+
+    /// The plan of a part of what this one runs: assignments and what follows them have the same order.
+    pub(crate) fn part(
+        &self,
+        graph: &GraphSnapshot,
+        signature: Signature,
+        is_own: &dyn Fn(NodeId) -> bool,
+    ) -> Result<Self> {
+        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+        let nodes = needed_nodes(graph, &signature, &fed, is_own);
+        check_nodes(&nodes, &fed)?;
+        let own: FxHashSet<NodeId> = nodes.iter().map(|node| node.id).collect();
+        let shape_feeds = shape_feeds(graph, &nodes, &signature);
+        let mut plan = Self { nodes, shape_feeds, ..Self::bare(graph, signature) };
+        let after =
+            self.after.iter().filter(|(id, assign)| own.contains(id) && own.contains(assign));
+        plan.after = after.map(|(&id, &assign)| (id, assign)).collect();
+        for (&variable, assigns) in &self.assigns {
+            let assigns: Vec<NodeId> =
+                assigns.iter().copied().filter(|id| own.contains(id)).collect();
+            if !assigns.is_empty() {
+                plan.assigns.insert(variable, assigns);
+            }
+        }
         Ok(plan)
     }
 
@@ -119,6 +150,19 @@ impl Plan {
     /// Whether it stores into variables by itself.
     pub(crate) fn stores(&self) -> bool {
         self.assigns.keys().any(|variable| !self.held.contains(variable))
+    }
+
+    /// Feeds a variable's elements.
+    pub(crate) fn feed_handle(&mut self, handle: Output, dtype: DType) {
+        self.signature.feeds.push(handle);
+        self.handles.push(handle);
+        self.feed_dtypes.push(dtype);
+        self.shape_feeds.push(false);
+    }
+
+    /// Whether a node sees a variable as it is at the start of the run.
+    pub fn is_first(&self, node: NodeId) -> bool {
+        !self.after.contains_key(&node)
     }
 
     /// Whether it takes the next number of a variable.

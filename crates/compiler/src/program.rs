@@ -320,6 +320,8 @@ pub struct Segment {
     pub kept: Vec<ValueId>,
     /// Its values, and variables of its device, that the host needs afterwards. Empty for the CPU.
     pub downloads: Vec<ValueId>,
+    /// Its values, and variables of its device, that are fetched and stay there. Empty for the CPU.
+    pub residents: Vec<ValueId>,
     /// What is stored into variables of this device when the run commits.
     pub commits: Vec<Commit>,
 }
@@ -334,6 +336,7 @@ impl Segment {
             groups: Vec::new(),
             kept: Vec::new(),
             downloads: Vec::new(),
+            residents: Vec::new(),
             commits: Vec::new(),
         }
     }
@@ -362,6 +365,8 @@ pub struct Program {
     pub segments: Vec<Segment>,
     /// For each fetch of the signature, the value and how it is seen.
     pub fetches: Vec<Operand>,
+    /// The places of those fetches whose values stay where they are.
+    pub residents: Vec<usize>,
     /// The device that each variable lives on, for those that the program touches.
     pub variables: Vec<(NodeId, DeviceIndex)>,
     /// Variables that need no elements: those that have none are read as zeros, at which nobody looks.
@@ -375,6 +380,18 @@ pub struct Program {
 }
 
 impl Program {
+    /// The values that the host gets in the end.
+    pub fn host_fetches(&self) -> impl Iterator<Item = ValueId> {
+        let all = self.fetches.iter().enumerate();
+        let on_host = all.filter(|(place, _)| !self.residents.contains(place));
+        on_host.map(|(_, fetch)| fetch.value)
+    }
+
+    /// The values that are fetched and stay where they are.
+    pub fn resident_fetches(&self) -> impl Iterator<Item = ValueId> {
+        self.residents.iter().filter_map(|&place| Some(self.fetches.get(place)?.value))
+    }
+
     /// The value with this id.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]
@@ -538,6 +555,10 @@ impl fmt::Display for Program {
             if !segment.downloads.is_empty() {
                 let ids: Vec<String> = segment.downloads.iter().map(ToString::to_string).collect();
                 writeln!(f, "  download {}", ids.join(", "))?;
+            }
+            if !segment.residents.is_empty() {
+                let ids: Vec<String> = segment.residents.iter().map(ToString::to_string).collect();
+                writeln!(f, "  leave {}", ids.join(", "))?;
             }
         }
         let fetches: Vec<String> = self.fetches.iter().map(ToString::to_string).collect();

@@ -84,6 +84,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
         groups: lowered.groups,
         segments: Vec::new(),
         fetches: lowered.fetches,
+        residents: plan.signature.residents.clone(),
         variables: Vec::new(),
         optional,
         random,
@@ -91,7 +92,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     let places = (options.place)(&Unplaced { program: &program, commits: &commits })?;
     let mut scheduling = Scheduling::new(&program.values, &program.groups, &places);
     scheduling.order();
-    scheduling.finish(&commits, program.fetches.iter().map(|f| f.value));
+    scheduling.finish(&commits, &program);
     program.segments = scheduling.segments;
     program.variables = places.variables.into_iter().collect();
     program.variables.sort_unstable();
@@ -236,11 +237,19 @@ impl<'a> Scheduling<'a> {
         }
     }
 
-    /// Asks the segment that makes `value`, or the first of its device, to send it to the host.
+    /// Asks the segment that has `value` to send it to the host.
     fn download(&mut self, value: ValueId, home: DeviceIndex) {
+        let at = self.segment_with(value, home);
+        if !self.segments[at].downloads.contains(&value) {
+            self.segments[at].downloads.push(value);
+        }
+    }
+
+    /// The segment that makes a value, or the first of its device: one may be put in front.
+    fn segment_with(&mut self, value: ValueId, home: DeviceIndex) -> usize {
         let made_in = self.made_in[value.0 as usize];
         let first = self.segments.iter().position(|segment| segment.device == home);
-        let at = match made_in.or(first) {
+        match made_in.or(first) {
             Some(at) => at,
             None => {
                 // Only a variable is on a device without work there; it is read before everything else.
@@ -251,14 +260,11 @@ impl<'a> Scheduling<'a> {
                 carried.for_each(|(_, from)| *from += 1);
                 0
             }
-        };
-        if !self.segments[at].downloads.contains(&value) {
-            self.segments[at].downloads.push(value);
         }
     }
 
-    /// Adds commits, and downloads of what is fetched.
-    fn finish(&mut self, commits: &[Commit], fetches: impl Iterator<Item = ValueId>) {
+    /// Adds commits, and what is fetched: the host gets it, or it stays.
+    fn finish(&mut self, commits: &[Commit], program: &Program) {
         for commit in commits {
             let device = self.places.variables.get(&commit.variable).copied().unwrap_or(HOST);
             let last = self.segments.iter().rposition(|segment| segment.device == device);
@@ -275,14 +281,24 @@ impl<'a> Scheduling<'a> {
             let at = self.bring(commit.value, at);
             self.segments[at].commits.push(commit.clone());
         }
-        let fetched: FxHashSet<ValueId> = fetches.collect();
-        let mut fetched: Vec<ValueId> = fetched.into_iter().collect();
-        fetched.sort_unstable();
-        for value in fetched {
+        let is_constant =
+            |value: ValueId| matches!(program.value(value).source, Source::Constant(_));
+        let sorted = |values: FxHashSet<ValueId>| {
+            let mut values: Vec<ValueId> = values.into_iter().collect();
+            values.sort_unstable();
+            values
+        };
+        for value in sorted(program.host_fetches().collect()) {
             let home = self.home(value);
-            let constant = matches!(self.values[value.0 as usize].source, Source::Constant(_));
-            if home != HOST && !constant {
+            if home != HOST && !is_constant(value) {
                 self.download(value, home);
+            }
+        }
+        for value in sorted(program.resident_fetches().collect()) {
+            let home = self.home(value);
+            if home != HOST && !is_constant(value) {
+                let at = self.segment_with(value, home);
+                self.segments[at].residents.push(value);
             }
         }
     }

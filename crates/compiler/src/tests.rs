@@ -21,6 +21,7 @@ fn host(unplaced: &crate::Unplaced<'_>) -> Result<Places> {
 
 fn signature(fetches: &[&Tensor], targets: &[&Operation], feeds: &[&Tensor]) -> Signature {
     Signature {
+        residents: Vec::new(),
         fetches: fetches.iter().map(|t| t.output()).collect(),
         targets: targets.iter().map(|o| o.id()).collect(),
         feeds: feeds.iter().map(|t| t.output()).collect(),

@@ -3,7 +3,7 @@
 //! `cargo run --example shared_wgpu`; it uses whatever adapter wgpu prefers, software or not.
 
 use convoke::prelude::*;
-use convoke::wgpu;
+use convoke::{DeviceTensor, OnDevice, RunOptions, Shape, wgpu};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let instance = wgpu::Instance::default();
@@ -23,6 +23,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let session = Session::new(&g, &devices)?;
     println!("{}", devices.list()[1]);
     println!("{}", session.run(&[x.feed([-3.0f32, 0.0, 4.0])], &y)?);
+
+    // Elements that are on the device already stay there: in a buffer of the app, through the graph, in another.
+    let buffer = |usage| {
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 12,
+            usage: usage | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    };
+    let input = buffer(wgpu::BufferUsages::COPY_SRC);
+    let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].into_iter().flat_map(f32::to_ne_bytes).collect();
+    queue.write_buffer(&input, 0, &bytes);
+    queue.submit([]);
+    let fed = DeviceTensor::from_buffer(&devices, "GPU:0", input, F32, Shape::new(&[3])?)?;
+    let (kept, run) = session.run_with(&[x.feed(&fed)], OnDevice(&y), RunOptions::default())?;
+    kept.copy_to_buffer(&buffer(wgpu::BufferUsages::VERTEX), 0)?;
+    println!(
+        "{kept:?}, {} uploads and downloads: {}",
+        run.uploads + run.downloads,
+        kept.to_host()?
+    );
     Ok(())
 }
 

@@ -45,6 +45,7 @@ impl Case {
             groups: Vec::new(),
             segments: Vec::new(),
             fetches: Vec::new(),
+            residents: Vec::new(),
             variables: Vec::new(),
             optional: Vec::new(),
             random: Vec::new(),

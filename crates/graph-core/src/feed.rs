@@ -1,8 +1,12 @@
 //! Feeds: which tensor gets which value in a run.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
 use ndarray::{ArrayBase, Data, Dimension};
 
-use crate::{Element, Error, HostTensor, Result, Shape, Tensor, Variable};
+use crate::{DType, Element, Error, HostTensor, Result, Shape, Tensor, Variable};
 
 /// A tensor and the value that it has in one run.
 #[derive(Debug, Clone)]
@@ -19,9 +23,23 @@ pub enum FeedValue<'a> {
     /// A host tensor, shared.
     Tensor(HostTensor),
     /// Elements that the caller keeps: a dtype, a shape, and row-major bytes.
-    Borrowed(crate::DType, Shape, &'a [u8]),
+    Borrowed(DType, Shape, &'a [u8]),
     /// A Rust number, which takes a float placeholder's type by rounding.
     Number(HostTensor),
+    /// A tensor whose elements may lie elsewhere.
+    Resident(Arc<dyn Resident>),
+}
+
+/// A tensor whose elements may lie elsewhere than in host memory. What runs graphs knows its own.
+pub trait Resident: Any + fmt::Debug + Send + Sync {
+    /// The element type.
+    fn dtype(&self) -> DType;
+
+    /// The tensor in host memory.
+    ///
+    /// # Errors
+    /// No memory, or elements that are lost.
+    fn to_host(&self) -> Result<HostTensor>;
 }
 
 /// What can be fed.

@@ -44,7 +44,7 @@ pub use custom::{CustomKernel, KernelShapes, TensorView, TensorViewMut, Wgsl, Wg
 pub use dtype::{Compute, DType, Element, Float};
 pub use error::{Error, ErrorKind, OpError, Result};
 pub use fact::{Contents, Dim, Dims, Fact};
-pub use feed::{Feed, FeedValue, IntoFeed};
+pub use feed::{Feed, FeedValue, IntoFeed, Resident};
 pub use gradient::Backward;
 pub use graph::{
     BodyId, Collection, Graph, GraphParts, GraphSnapshot, Node, NodeId, NodeParts, Output,

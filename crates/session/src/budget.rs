@@ -43,7 +43,8 @@ fn fit_gpu(program: &mut Program, at: usize, gpus: &Gpus) -> Result<()> {
     constants.retain(|&id| matches!(program.value(id).source, Source::Constant(_)));
     constants.sort_unstable();
     constants.dedup();
-    let sent = segment.uploads.iter().chain(&segment.downloads).chain(&constants);
+    let sent = segment.uploads.iter().chain(&segment.downloads).chain(&segment.residents);
+    let sent = sent.chain(&constants);
     let bytes = sent.map(|&id| program.value(id).n_bytes() as u64).fold(0, u64::saturating_add);
     // All that crosses is on the device and in staging memory.
     let room = free.saturating_sub(bytes.saturating_mul(2));

@@ -88,6 +88,10 @@ impl<F: Fetch> Callable<F> {
         values: impl Arguments<'a>,
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<RunMetadata> {
+        if !self.planned.plan.signature.residents.is_empty() {
+            let message = "what stays on a device does not go into memory of the caller; fetch the tensor itself";
+            return Err(Error::invalid(message));
+        }
         let outputs = &mut Outputs::Into(outputs, &self.places);
         self.run(values, &RunOptions::default(), outputs)
     }

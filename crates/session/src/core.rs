@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::flow::{FlowPlan, has_flow};
-use convoke_compiler::{Plan, Signature};
+use convoke_compiler::{DeviceIndex, Plan, Signature};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
     DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Result, Shape, Tensor,
@@ -19,6 +19,7 @@ use crate::autotune::{Known, Tuning};
 use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
+use crate::device_tensor::Fetched;
 use crate::devices::{Devices, Gpus};
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
@@ -26,6 +27,7 @@ use crate::fetch::{Fetch, FetchList};
 use crate::flow::{self, Flowing, Journal};
 use crate::growth::Growth;
 use crate::metadata::{PhaseKind, RunMetadata};
+use crate::partial::{PlannedStep, StepKey};
 use crate::queues::{Queues, Taken, Uses, check_puts, with_queues};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
@@ -50,6 +52,8 @@ pub(crate) struct Core {
     /// What kernels took in runs that were timed for it.
     known: Known,
     plans: Cache<Signature, Arc<Planned>>,
+    /// Those of partial runs.
+    steps: Mutex<Lru<StepKey, Arc<PlannedStep>>>,
     closed: AtomicBool,
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
@@ -78,8 +82,8 @@ pub(crate) struct Planned {
     programs: Cache<ProgramKey, Arc<Compiled>>,
 }
 
-/// The shapes of the feeds, and the elements of those that shapes are computed from.
-pub(crate) type ProgramKey = Vec<(Shape, Option<Vec<i128>>)>;
+/// The shapes of the feeds, where they are, and the elements of those that shapes are computed from.
+pub(crate) type ProgramKey = Vec<(Shape, DeviceIndex, Option<Vec<i128>>)>;
 
 /// What a run is of.
 pub(crate) struct Request<'a> {
@@ -119,6 +123,7 @@ impl Core {
             gpus: Gpus::new(devices),
             known: Known::default(),
             plans: Cache::new(options.plans),
+            steps: Mutex::new(Lru::new(options.plans)),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
@@ -134,7 +139,7 @@ impl Core {
         self.closed.store(true, Ordering::Release);
         self.queues.ring();
         self.turn.ring();
-        self.plans().clear();
+        self.forget_plans();
     }
 
     /// Runs what `request` says. A run that finds no memory frees what no run uses, and is made once more.
@@ -149,7 +154,7 @@ impl Core {
     ) -> Result<()> {
         let uses = &request.planned.uses;
         if uses.is_empty() {
-            return self.run_once(request, outputs, None, metadata);
+            return self.run_once(request, outputs, None, None, metadata);
         }
         let taken = self.queues.take(uses, request.data, &self.stop(request));
         let taken = taken.map_err(|e| self.located(e))?;
@@ -173,9 +178,26 @@ impl Core {
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), metadata)?;
-        held.put(&request.planned.uses, &tensors);
+        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), None, metadata)?;
+        // What it puts is on the host; in the places of the others is something that nobody looks at.
+        let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
+        let values = tensors.iter().map(on_host);
+        held.put(&request.planned.uses, &values.collect::<Vec<_>>());
         outputs.fill(tensors)
+    }
+
+    /// Runs a program that is only a part of a run, which keeps to itself what the program would store.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_part(
+        &self,
+        request: &Request<'_>,
+        journal: &RefCell<Journal>,
+        outputs: &mut Outputs<'_, '_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        self.run_once(request, outputs, None, Some(journal), metadata)
     }
 
     /// `others` are to fit what the program fetches, too.
@@ -184,11 +206,12 @@ impl Core {
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
         others: Option<&Outputs<'_, '_>>,
+        journal: Option<&RefCell<Journal>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
         let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
-        match self.attempt(request, outputs, others, metadata) {
+        match self.attempt(request, outputs, others, journal, metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
                 if e.kind() == ErrorKind::ResourceExhausted
@@ -198,7 +221,7 @@ impl Core {
                 *metadata = RunMetadata::default();
                 metadata.begin(request);
                 (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
-                let run = self.attempt(request, outputs, others, metadata);
+                let run = self.attempt(request, outputs, others, journal, metadata);
                 run.map_err(|e| self.located(e))
             }
             run => run.map_err(|e| self.located(e)),
@@ -220,6 +243,7 @@ impl Core {
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
         others: Option<&Outputs<'_, '_>>,
+        journal: Option<&RefCell<Journal>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let &Request { planned, data, options, start, recent, .. } = request;
@@ -235,7 +259,7 @@ impl Core {
                 check_puts(&planned.uses, &shape)
             };
             let tensors = self.run_flow(flow, request, &check, metadata)?;
-            outputs.fill(tensors)?;
+            outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
             self.count(before, metadata);
             return Ok(());
         }
@@ -253,7 +277,7 @@ impl Core {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
         loop {
-            let run = self.run_state(None);
+            let run = self.run_state(journal);
             match compiled.run(data, run, timings, stop, outputs, metadata) {
                 // A variable has moved or was reset between looking at it and the run.
                 Err(e)
@@ -323,11 +347,15 @@ impl Core {
 
     /// What may end a run.
     pub fn stop<'a>(&'a self, request: &Request<'a>) -> Stop<'a> {
-        let &Request { options, start, token, .. } = request;
+        let stop = self.stop_of(request.options, request.start);
+        Stop { tokens: [stop.tokens[0], request.token], ..stop }
+    }
+
+    /// What may end a run that began at `start`.
+    pub fn stop_of<'a>(&'a self, options: &'a RunOptions, start: Instant) -> Stop<'a> {
         let timeout = options.timeout.or(self.options.timeout);
         let deadline = timeout.and_then(|timeout| Some((start.checked_add(timeout)?, timeout)));
-        let (tokens, fails_if_blocked) =
-            ([options.cancel.as_ref(), token], options.fail_if_blocked);
+        let (tokens, fails_if_blocked) = ([options.cancel.as_ref(), None], options.fail_if_blocked);
         Stop { closed: &self.closed, tokens, deadline, fails_if_blocked }
     }
 
@@ -335,8 +363,11 @@ impl Core {
     /// whose constants take memory too. True if there was anything.
     fn free_caches(&self) -> bool {
         let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
-        let mut is_freed = false;
-        for planned in plans.iter().flat_map(|planned| planned.all()) {
+        let steps: Vec<Arc<PlannedStep>> = self.steps().values().cloned().collect();
+        let steps = steps.iter().filter_map(|step| step.planned.as_ref());
+        let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
+        let mut is_freed = self.gpus.shrink();
+        for planned in all() {
             for compiled in planned.programs().values() {
                 is_freed |= compiled.shrink();
             }
@@ -344,7 +375,7 @@ impl Core {
         if is_freed {
             return true;
         }
-        for planned in plans.iter().flat_map(|planned| planned.all()) {
+        for planned in all() {
             let mut programs = planned.programs();
             is_freed |= programs.len() > 0;
             programs.clear();
@@ -366,16 +397,26 @@ impl Core {
         self.plans.lock()
     }
 
-    /// The plan of what is fed and fetched.
+    /// The plans of the steps of partial runs.
+    pub fn steps(&self) -> MutexGuard<'_, Lru<StepKey, Arc<PlannedStep>>> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all plans.
+    fn forget_plans(&self) {
+        self.plans().clear();
+        self.steps().clear();
+    }
+
+    /// What is fed and fetched.
     ///
     /// # Errors
-    /// Handles of other graphs, and what planning refuses.
-    pub fn planned<'t, F: Fetch>(
+    /// Handles of other graphs.
+    pub fn listed<'t, F: Fetch>(
         &self,
         feeds: impl Iterator<Item = &'t Tensor>,
         fetch: &F,
-        metadata: &mut RunMetadata,
-    ) -> Result<(FetchList, Arc<Planned>)> {
+    ) -> Result<FetchList> {
         let mut list = FetchList::default();
         fetch.collect(&mut list);
         list.check_graph(self.graph.id())?;
@@ -386,9 +427,23 @@ impl Core {
             }
             list.signature.feeds.push(tensor.output());
         }
-        let Signature { fetches, targets, feeds } = &list.signature;
+        let Signature { fetches, targets, feeds, .. } = &list.signature;
         let fetched = fetches.iter().map(|fetch| fetch.node).chain(targets.iter().copied());
         self.graph.check_marks(feeds, fetched)?;
+        Ok(list)
+    }
+
+    /// The plan of what is fed and fetched.
+    ///
+    /// # Errors
+    /// Handles of other graphs, marks, and what planning refuses.
+    pub fn planned<'t, F: Fetch>(
+        &self,
+        feeds: impl Iterator<Item = &'t Tensor>,
+        fetch: &F,
+        metadata: &mut RunMetadata,
+    ) -> Result<(FetchList, Arc<Planned>)> {
+        let list = self.listed(feeds, fetch)?;
         metadata.plan_cached = true;
         let planned =
             self.plans.get_or_make(&list.signature, || self.plan(&list.signature, metadata))?;
@@ -475,10 +530,10 @@ impl Planned {
         feeds.map(|(feed, fact)| feeds::check(feed, fact)).collect()
     }
 
-    fn key(&self, data: &[FeedData<'_>]) -> Result<ProgramKey> {
+    fn key(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Result<ProgramKey> {
         let part = |(data, &keeps): (&FeedData<'_>, &bool)| {
             let contents = if keeps { Some(data.to_tensor()?.to_i128s()?) } else { None };
-            Ok((data.shape().clone(), contents))
+            Ok((data.shape().clone(), gpus.home(data), contents))
         };
         data.iter().zip(&self.plan.shape_feeds).map(part).collect()
     }

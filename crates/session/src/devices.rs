@@ -7,19 +7,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_compiler::GroupLimits;
+use convoke_compiler::{DeviceIndex, GroupLimits, HOST};
 use convoke_graph_core::{Error, ErrorKind, Result};
 use convoke_placement::DeviceSpec;
 
 use crate::calibrate::{Calibrations, Kept};
+use crate::feeds::FeedData;
 
-#[cfg(feature = "gpu")]
-use convoke_wgpu_backend::GpuVariables;
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::gpu::{
     Adapter, AdapterInfo, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, LimitOverrides,
     enumerate, enumerate_for,
 };
+#[cfg(feature = "gpu")]
+use convoke_wgpu_backend::{GpuTensors, GpuVariables};
 
 /// What sort of device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -321,6 +322,8 @@ pub(crate) struct Gpus {
     devices: Devices,
     #[cfg(feature = "gpu")]
     variables: std::sync::Mutex<rustc_hash::FxHashMap<usize, GpuVariables>>,
+    #[cfg(feature = "gpu")]
+    tensors: std::sync::Mutex<rustc_hash::FxHashMap<usize, GpuTensors>>,
 }
 
 impl Gpus {
@@ -329,6 +332,8 @@ impl Gpus {
             devices: devices.clone(),
             #[cfg(feature = "gpu")]
             variables: std::sync::Mutex::default(),
+            #[cfg(feature = "gpu")]
+            tensors: std::sync::Mutex::default(),
         }
     }
 
@@ -339,6 +344,43 @@ impl Gpus {
         let mut variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let own = variables.entry(index).or_insert_with(|| GpuVariables::new(&gpu)).clone();
         Ok((gpu, own))
+    }
+
+    /// What makes the session's tensors on GPU `index` (from 1).
+    #[cfg(feature = "gpu")]
+    pub(crate) fn tensors(&self, index: usize) -> Result<GpuTensors> {
+        let gpu = self.devices.gpu(index)?;
+        let mut tensors = self.tensors.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Ok(tensors.entry(index).or_insert_with(|| GpuTensors::new(&gpu)).clone())
+    }
+
+    /// Frees the memory of tensors that are gone. True if there was any.
+    pub(crate) fn shrink(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        {
+            let tensors = self.tensors.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            tensors.values().filter(|tensors| tensors.shrink()).count() > 0
+        }
+        #[cfg(not(feature = "gpu"))]
+        false
+    }
+
+    /// Where the elements of a feed are: the host, if on none of these devices.
+    pub(crate) fn home(&self, feed: &FeedData<'_>) -> DeviceIndex {
+        #[cfg(feature = "gpu")]
+        if let FeedData::Device(tensor, _) = feed
+            && let Some(tensor) = tensor.gpu()
+        {
+            let gpus = self.devices.0.gpus.iter();
+            let is_it = |gpu: &GpuDevice| {
+                let opened = gpu.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                opened.as_ref().is_some_and(|gpu| gpu.same(tensor.gpu()))
+            };
+            let at = gpus.map(is_it).position(|is_it| is_it);
+            return at.map_or(HOST, |at| DeviceIndex(at as u32 + 1));
+        }
+        let _ = feed;
+        HOST
     }
 
     /// The device's name.

@@ -2,6 +2,7 @@
 
 mod bind;
 mod commit;
+mod feeds;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod outputs;
@@ -61,6 +62,8 @@ pub(crate) struct Compiled {
     feeds: Vec<(Output, Arc<str>)>,
     /// The name of the node that an error of each group is about.
     blamed: Vec<Arc<str>>,
+    /// For each feed, whether the host reads its elements.
+    host_feeds: Vec<bool>,
     /// What all groups read and write.
     kernel_bytes: u64,
 }
@@ -172,6 +175,7 @@ impl Compiled {
             names: Vec::new(),
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
+            host_feeds: vec![false; feeds.len()],
             kernel_bytes: 0,
             program,
         };
@@ -188,6 +192,7 @@ impl Compiled {
             let work = compiled.segment_work(at, gpus)?;
             compiled.segments.push(work);
         }
+        compiled.find_host_feeds();
         Ok(compiled)
     }
 
@@ -265,6 +270,8 @@ impl Compiled {
                 device: gpus.name(device),
                 uploads: segment.uploads.clone(),
                 downloads: segment.downloads.clone(),
+                residents: segment.residents.clone(),
+                tensors: gpus.tensors(device)?,
                 carried: segment.carried.clone(),
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
             })))
@@ -330,12 +337,15 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let start = metadata.now();
+        let feeds = &*self.brought(feeds, metadata)?;
         let mut bound = self.bind(feeds, run)?;
         let mut instance = self.lease(metadata)?;
         metadata.note(PhaseKind::Bind, start);
         let RunState { state, threads, journal } = run;
         let on = On { state, threads, journal, timings, stop };
         let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
+        // What stays on a device is the caller's now.
+        instance.residents.clear();
         self.instances.give_back(instance);
         result
     }

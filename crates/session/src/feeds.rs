@@ -3,9 +3,12 @@
 //! A dtype that always fits is converted; integers that may not fit are checked one by one; a Rust number
 //! takes a float placeholder's type by rounding; all else is refused.
 
+use std::any::Any;
 use std::borrow::Cow;
 
 use convoke_graph_core::{DType, Error, Fact, Feed, FeedValue, HostTensor, Result, Shape, Tensor};
+
+use crate::device_tensor::DeviceTensor;
 
 /// A feed's elements, in the dtype of the tensor that is fed.
 #[derive(Debug, Clone)]
@@ -14,6 +17,8 @@ pub(crate) enum FeedData<'a> {
     Tensor(HostTensor),
     /// Kept by the caller.
     Borrowed(DType, Shape, &'a [u8]),
+    /// On a GPU, and on the host as well once that is needed.
+    Device(DeviceTensor, Option<HostTensor>),
 }
 
 impl FeedData<'_> {
@@ -21,11 +26,14 @@ impl FeedData<'_> {
         match self {
             Self::Tensor(tensor) => tensor.shape(),
             Self::Borrowed(_, shape, _) => shape,
+            Self::Device(tensor, _) => tensor.shape(),
         }
     }
 
+    /// The elements, if they are on the host.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
+            Self::Device(_, host) => host.as_ref().map_or(&[], HostTensor::bytes),
             Self::Tensor(tensor) => tensor.bytes(),
             Self::Borrowed(_, _, bytes) => bytes,
         }
@@ -36,16 +44,18 @@ impl FeedData<'_> {
     /// # Errors
     /// There is no memory for a copy.
     pub(crate) fn into_owned(self) -> Result<FeedData<'static>> {
-        Ok(FeedData::Tensor(match self {
-            Self::Tensor(tensor) => tensor,
-            borrowed @ Self::Borrowed(..) => borrowed.to_tensor()?,
-        }))
+        Ok(match self {
+            Self::Tensor(tensor) => FeedData::Tensor(tensor),
+            Self::Device(tensor, host) => FeedData::Device(tensor, host),
+            borrowed @ Self::Borrowed(..) => FeedData::Tensor(borrowed.to_tensor()?),
+        })
     }
 
     /// As a tensor that lives on its own.
     pub(crate) fn to_tensor(&self) -> Result<HostTensor> {
         match self {
-            Self::Tensor(tensor) => Ok(tensor.clone()),
+            Self::Tensor(tensor) | Self::Device(_, Some(tensor)) => Ok(tensor.clone()),
+            Self::Device(tensor, None) => tensor.to_host(),
             Self::Borrowed(dtype, shape, bytes) => {
                 let copy = convoke_graph_core::AlignedBytes::copy_of(bytes)?;
                 HostTensor::from_bytes(*dtype, shape.clone(), copy)
@@ -77,6 +87,23 @@ pub(crate) fn check_value<'a>(
 
 fn convert<'a>(value: &'a FeedValue<'_>, to: DType) -> Result<FeedData<'a>> {
     let (tensor, is_number) = match value {
+        FeedValue::Resident(resident) => {
+            let any: &dyn Any = &**resident;
+            match any.downcast_ref::<DeviceTensor>() {
+                Some(tensor) if tensor.dtype() == to => {
+                    return Ok(match tensor.host() {
+                        Some(host) => FeedData::Tensor(host.clone()),
+                        None => FeedData::Device(tensor.clone(), None),
+                    });
+                }
+                _ => {}
+            }
+            let tensor = resident.to_host()?;
+            if tensor.dtype() == to {
+                return Ok(FeedData::Tensor(tensor));
+            }
+            (Cow::Owned(tensor), false)
+        }
         FeedValue::Borrowed(dtype, shape, bytes) if *dtype == to => {
             return Ok(FeedData::Borrowed(to, shape.clone(), bytes));
         }

@@ -12,6 +12,8 @@ use convoke_graph_core::{
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use crate::device_tensor::{DeviceTensor, Fetched};
+
 /// What can be fetched: tensors give host tensors, variables their elements at the start of the run,
 /// operations `()`; tuples, arrays, vectors, maps and options of them give the same structure back.
 ///
@@ -39,7 +41,8 @@ pub(crate) type Places = SmallVec<[usize; 4]>;
 pub struct FetchList {
     pub(crate) signature: Signature,
     places: Places,
-    known: FxHashMap<Output, usize>,
+    /// The place of each output, and whether it stays where it is.
+    known: FxHashMap<(Output, bool), usize>,
     graph: Option<u64>,
     mixed: bool,
 }
@@ -47,18 +50,29 @@ pub struct FetchList {
 /// What a run gave.
 #[derive(Debug)]
 pub struct FetchResults {
-    values: Vec<HostTensor>,
+    values: Vec<Fetched>,
     places: smallvec::IntoIter<[usize; 4]>,
 }
 
 impl FetchList {
     /// Adds a tensor whose value comes back.
     pub fn tensor(&mut self, tensor: &Tensor) {
+        self.add(tensor, false);
+    }
+
+    /// Adds a tensor whose value stays on the device that has it.
+    pub fn on_device(&mut self, tensor: &Tensor) {
+        self.add(tensor, true);
+    }
+
+    fn add(&mut self, tensor: &Tensor, stays: bool) {
         self.belongs(tensor.graph().id());
         let output = tensor.output();
-        let place = *self.known.entry(output).or_insert_with(|| {
+        let place = *self.known.entry((output, stays)).or_insert_with(|| {
             self.signature.fetches.push(output);
-            self.signature.fetches.len() - 1
+            let place = self.signature.fetches.len() - 1;
+            self.signature.residents.extend(stays.then_some(place));
+            place
         });
         self.places.push(place);
     }
@@ -89,25 +103,37 @@ impl FetchList {
     }
 
     /// The results of `values`, one for each fetch of the signature.
-    pub(crate) fn results(self, values: Vec<HostTensor>) -> FetchResults {
+    pub(crate) fn results(self, values: Vec<Fetched>) -> FetchResults {
         FetchResults { values, places: self.places.into_iter() }
     }
 }
 
 impl FetchResults {
     /// The results of `values` at these places.
-    pub(crate) fn new(values: Vec<HostTensor>, places: Places) -> Self {
+    pub(crate) fn new(values: Vec<Fetched>, places: Places) -> Self {
         Self { values, places: places.into_iter() }
     }
 
     /// The value of the next tensor.
     ///
     /// # Errors
-    /// There is none left: `take` asks for more than `collect` listed.
+    /// There is none left, or it stays on a device: `take` asks for something else than `collect` listed.
     pub fn tensor(&mut self) -> Result<HostTensor> {
+        self.next()?.host().cloned()
+    }
+
+    /// The next tensor, where it is.
+    ///
+    /// # Errors
+    /// There is none left, or it was brought to the host: `take` asks for something else than `collect` listed.
+    pub fn on_device(&mut self) -> Result<DeviceTensor> {
+        self.next()?.device().cloned()
+    }
+
+    fn next(&mut self) -> Result<&Fetched> {
         let place = self.places.next();
         let value = place.and_then(|place| self.values.get(place));
-        value.cloned().ok_or_else(|| Error::internal("a fetch takes more than it listed"))
+        value.ok_or_else(|| Error::internal("a fetch takes more than it listed"))
     }
 }
 

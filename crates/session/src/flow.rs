@@ -24,7 +24,7 @@ use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::metadata::RunMetadata;
 use crate::recent::Recent;
-use crate::state::Snapshot;
+use crate::state::{Kept, Snapshot};
 
 /// A plan with branches, loops or assertions, and its programs.
 pub(crate) struct Flowing {
@@ -48,7 +48,7 @@ impl Flowing {
 }
 
 /// What a run with branches or loops keeps to itself until it ends.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Journal {
     /// How often it drew from random nodes.
     draws: FxHashMap<NodeId, u32>,
@@ -59,6 +59,19 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
+    /// A journal of variables, each with whether it has elements.
+    pub fn starting(initialized: impl Iterator<Item = (NodeId, bool)>) -> Self {
+        Self { initialized: initialized.collect(), ..Self::default() }
+    }
+
+    /// Stores what was drawn.
+    pub fn store(&self, kept: &mut Kept) {
+        for (&node, &draws) in &self.draws {
+            let all = kept.draws.entry(node).or_insert(0);
+            *all = all.wrapping_add(draws);
+        }
+    }
+
     /// How often the run has drawn from a random node.
     pub fn draws(&self, node: NodeId) -> u32 {
         self.draws.get(&node).copied().unwrap_or(0)
@@ -157,7 +170,7 @@ impl<'a> Running<'a> {
             let resets = entry.map_or(0, |entry| entry.generation().resets);
             let before = match start.version {
                 0 => None,
-                _ => Some(self.core.elements(&kept, node)?),
+                _ => Some(self.core.elements_of(&kept, node)?),
             };
             self.held.insert(node.id, Holding { held, start, resets, before, now: None });
         }
@@ -313,11 +326,11 @@ impl<'a> Running<'a> {
         compiled.describe(self.metadata);
         for (place, tensor) in step.fetches.iter().zip(tensors) {
             match *place {
-                Place::Slot(slot) => slots[slot] = Some(tensor),
+                Place::Slot(slot) => slots[slot] = Some(tensor.into_host()?),
                 Place::Variable(variable) => {
                     self.journal.borrow_mut().initialized.insert(variable, true);
                     if let Some(holding) = self.held.get_mut(&variable) {
-                        holding.now = Some(tensor);
+                        holding.now = Some(tensor.into_host()?);
                     }
                 }
             }
@@ -368,7 +381,7 @@ impl<'a> Running<'a> {
             match (holding.held.meanwhile, &holding.before) {
                 (Meanwhile::Again, _) if others => return Err(changed(node)),
                 (Meanwhile::Added, Some(before)) if others => {
-                    let current = self.core.elements(&kept, node)?;
+                    let current = self.core.elements_of(&kept, node)?;
                     bytes.copy_from_slice(current.bytes());
                     add_difference(now.dtype(), bytes, before.bytes(), now.bytes())?;
                 }
@@ -381,10 +394,7 @@ impl<'a> Running<'a> {
             let bytes = stores.remove(&variable).filter(|_| !is_lost);
             bytes.map_or(Ok(()), |bytes| self.core.store(&mut kept, variable, bytes))?;
         }
-        for (&node, &draws) in &journal.draws {
-            let all = kept.draws.entry(node).or_insert(0);
-            *all = all.wrapping_add(draws);
-        }
+        journal.store(&mut kept);
         Ok(())
     }
 }
@@ -393,7 +403,12 @@ impl<'a> Running<'a> {
 ///
 /// # Errors
 /// Elements that are no numbers.
-fn add_difference(dtype: DType, bytes: &mut [u8], before: &[u8], now: &[u8]) -> Result<()> {
+pub(crate) fn add_difference(
+    dtype: DType,
+    bytes: &mut [u8],
+    before: &[u8],
+    now: &[u8],
+) -> Result<()> {
     fn each<T: Element>(
         bytes: &mut [u8],
         before: &[u8],

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use convoke_compiler::ValueId;
 use convoke_graph_core::{AlignedBytes, Result};
+
+use crate::device_tensor::DeviceTensor;
 
 /// The memory of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Instance {
     /// One for each slot of the program.
     pub slots: Vec<AlignedBytes>,
+    /// What GPUs keep for tensors that are fetched and stay there.
+    pub residents: Vec<(ValueId, DeviceTensor)>,
     /// Slots that fetched tensors hold, until those are dropped.
     lent: Vec<Option<Arc<AlignedBytes>>>,
 }

@@ -18,6 +18,7 @@ mod callable;
 mod cancel;
 mod checkpoint;
 mod core;
+mod device_tensor;
 mod devices;
 mod executor;
 mod explain;
@@ -28,6 +29,7 @@ mod growth;
 mod instance;
 mod metadata;
 mod model;
+mod partial;
 mod place;
 mod pool;
 mod queue_runner;
@@ -56,6 +58,7 @@ pub use convoke_placement::{
 };
 #[cfg(feature = "gpu")]
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
+pub use device_tensor::{DeviceTensor, OnDevice};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
 pub use explain::{
     AbsentNode, Crossing, Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse,
@@ -64,6 +67,7 @@ pub use explain::{
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
 pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
+pub use partial::PartialRun;
 pub use queues::{Lack, WaitingOperation, WaitingRun};
 pub use saver::{Checkpoint, Saver};
 pub use session::{DevicePolicy, RunOptions, Session, SessionOptions, Timings};

@@ -7,7 +7,7 @@ use std::collections::hash_map;
 use convoke_compiler::{
     DeviceIndex, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
 };
-use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Result, State as StateOp};
+use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Output, Result, State as StateOp};
 use convoke_placement::{
     Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, solve,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Placed {
     pub(crate) n_groups: usize,
     /// The link from each device to each other, as in the problem.
     pub(crate) links: Vec<Link>,
+    /// The fed values that GPUs have from the start.
+    pub(crate) homes: FxHashMap<ValueId, DeviceIndex>,
 }
 
 /// What placing looks at.
@@ -39,6 +41,8 @@ pub(crate) struct Placing<'a> {
     pub(crate) devices: &'a Devices,
     pub(crate) graph: &'a GraphSnapshot,
     pub(crate) plan: &'a Plan,
+    /// The device that has each feed.
+    pub(crate) homes: &'a [DeviceIndex],
     pub(crate) state: &'a State,
     pub(crate) options: &'a SessionOptions,
     pub(crate) threads: usize,
@@ -66,8 +70,8 @@ impl Placing<'_> {
             order: solution.order,
         };
         // Placing is done once for a program.
-        let links = problem.links;
-        let _ = self.placed.set(Placed { solution, values, variables, n_groups, links });
+        let (links, homes) = (problem.links, self.fed_homes(unplaced.program));
+        let _ = self.placed.set(Placed { solution, values, variables, n_groups, links, homes });
         Ok(places)
     }
 
@@ -123,8 +127,9 @@ impl Placing<'_> {
             problem.items.push(self.group_item(unplaced.program, group)?);
         }
         self.tie(unplaced.program, variables, &mut problem)?;
+        let feeds = self.feed_items(&mut problem);
         let mut values = Vec::new();
-        for (value, edge) in self.tensors(unplaced, variables, &mut problem.constants) {
+        for (value, edge) in self.tensors(unplaced, variables, &feeds, &mut problem.constants) {
             values.push(value);
             problem.tensors.push(edge);
         }
@@ -286,10 +291,44 @@ impl Placing<'_> {
         Ok(())
     }
 
+    /// The fed values that GPUs have.
+    fn fed_homes(&self, program: &Program) -> FxHashMap<ValueId, DeviceIndex> {
+        let home = |(id, value): (u32, &Value)| {
+            let Source::Feed(output) = value.source else { return None };
+            let at = self.plan.signature.feeds.iter().position(|feed| *feed == output)?;
+            let home = self.homes.get(at).copied().filter(|home| *home != HOST)?;
+            Some((ValueId(id), home))
+        };
+        (0u32..).zip(&program.values).filter_map(home).collect()
+    }
+
+    /// Adds an item for each feed that a GPU has: it is there from the start, and stays.
+    fn feed_items(&self, problem: &mut Problem) -> FxHashMap<Output, usize> {
+        let mut items = FxHashMap::default();
+        let feeds = self.plan.signature.feeds.iter().zip(self.homes);
+        for (&feed, home) in feeds.filter(|(_, home)| **home != HOST) {
+            let node = self.graph.node(feed.node);
+            items.insert(feed, problem.items.len());
+            problem.items.push(Item {
+                name: format!("{}, fed", node.name),
+                requested: None,
+                assigned: Some(home.0 as usize),
+                refusals: Vec::new(),
+                known: Vec::new(),
+                work: Work::NONE,
+                is_resource: true,
+                now: Some(home.0 as usize),
+                location: Some(location(node)),
+            });
+        }
+        items
+    }
+
     fn tensors(
         &self,
         unplaced: &Unplaced<'_>,
         variables: &[NodeId],
+        feeds: &FxHashMap<Output, usize>,
         constants: &mut Vec<Constant>,
     ) -> Vec<(ValueId, TensorEdge)> {
         let program = unplaced.program;
@@ -297,12 +336,7 @@ impl Placing<'_> {
         let mut edges: Vec<TensorEdge> = Vec::with_capacity(program.values.len());
         let variable_item = |node: &NodeId| variables.binary_search(node).ok();
         for (i, value) in program.values.iter().enumerate() {
-            let producer = match &value.source {
-                Source::Variable(node) => {
-                    variable_item(node).map_or(Producer::Host, Producer::Item)
-                }
-                _ => Producer::Host,
-            };
+            let producer = producer(&value.source, variables, feeds);
             let name = match &value.source {
                 Source::Variable(node) => self.graph.node(*node).name.to_string(),
                 Source::Feed(output) => self.graph.node(output.node).name.to_string(),
@@ -337,8 +371,8 @@ impl Placing<'_> {
                 edge(&mut edges, commit.value, &|e| e.consumers.push(item));
             }
         }
-        for fetch in &program.fetches {
-            edge(&mut edges, fetch.value, &|e| e.host_reads = true);
+        for value in program.host_fetches() {
+            edge(&mut edges, value, &|e| e.host_reads = true);
         }
         // Constants are sent once, when a program is made, and then stay.
         let is_constant = |value: &Value| matches!(value.source, Source::Constant(_));
@@ -352,6 +386,16 @@ impl Placing<'_> {
         let values = (0u32..).map(ValueId).zip(edges);
         values.filter(|(_, edge)| moves(edge)).collect()
     }
+}
+
+/// Who makes a value that no group computes.
+fn producer(source: &Source, variables: &[NodeId], feeds: &FxHashMap<Output, usize>) -> Producer {
+    let item = match source {
+        Source::Variable(node) => variables.binary_search(node).ok(),
+        Source::Feed(output) => feeds.get(output).copied(),
+        _ => None,
+    };
+    item.map_or(Producer::Host, Producer::Item)
 }
 
 /// Brings a variable's elements to the host, and gives its memory elsewhere back.

@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use convoke_graph_core::Shape;
-
 use crate::core::ProgramKey;
+use crate::devices::Gpus;
 use crate::executor::Compiled;
 use crate::feeds::FeedData;
 
@@ -18,13 +17,14 @@ impl Recent {
     }
 
     /// The program, if it is for feeds like these.
-    pub fn get(&self, data: &[FeedData<'_>]) -> Option<Arc<Compiled>> {
+    pub fn get(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Option<Arc<Compiled>> {
         let kept = self.lock();
         let (key, compiled) = kept.as_ref()?;
-        let is_like = |((shape, contents), data): (&(Shape, Option<Vec<i128>>), &FeedData<'_>)| {
-            contents.is_none() && shape == data.shape()
-        };
-        key.iter().zip(data).all(is_like).then(|| compiled.clone())
+        let mut pairs = key.iter().zip(data);
+        let is_like = pairs.all(|((shape, home, contents), data)| {
+            contents.is_none() && shape == data.shape() && *home == gpus.home(data)
+        });
+        is_like.then(|| compiled.clone())
     }
 
     /// Keeps a program.

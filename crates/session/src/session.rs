@@ -17,6 +17,7 @@ use crate::executor::Outputs;
 use crate::explain::Explanation;
 use crate::fetch::Fetch;
 use crate::metadata::RunMetadata;
+use crate::partial::PartialRun;
 use crate::queues::{Handles, WaitingRun};
 use crate::state::{State, VariableInfo};
 use crate::submit::RunHandle;
@@ -234,6 +235,17 @@ impl Session {
     /// As [`Self::run`], for what is found before feeds are known.
     pub fn callable<F: Fetch>(&self, feeds: &[&Tensor], fetch: F) -> Result<Callable<F>> {
         Callable::new(self.clone(), feeds, fetch)
+    }
+
+    /// Begins a run that is made in steps: of `feeds` and of what `fetch` asks for, each step takes some. See
+    /// [`PartialRun`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] where nothing is asked for, and for a placeholder that is needed and not among
+    /// `feeds`; [`ErrorKind::Unimplemented`] for branches, loops, assertions, queues, readers and
+    /// [`Variable::count_up_to`]; as [`Self::run`], for what is found before feeds are known.
+    pub fn partial_run<F: Fetch>(&self, feeds: &[&Tensor], fetch: F) -> Result<PartialRun> {
+        PartialRun::new(self.clone(), feeds, &fetch)
     }
 
     /// Starts a run and does not wait for it. See [`RunHandle`], which tells how it went: what [`Self::run`] refuses,

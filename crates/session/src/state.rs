@@ -103,11 +103,7 @@ impl Kept {
             Some(entry) => {
                 Ok(Snapshot { version: entry.version, elements: entry.elements.clone() })
             }
-            None => {
-                let message = "the variable has no elements yet; run graph.initializers() or restore \
-                               a checkpoint first";
-                Err(Error::new(ErrorKind::FailedPrecondition, message).with_node(name))
-            }
+            None => Err(uninitialized(name)),
         }
     }
 
@@ -161,6 +157,13 @@ impl Kept {
             entry.version += 1;
         }
     }
+}
+
+/// Why a variable without elements cannot be read.
+pub(crate) fn uninitialized(name: &str) -> Error {
+    let message = "the variable has no elements yet; run graph.initializers() or restore a \
+                   checkpoint first";
+    Error::new(ErrorKind::FailedPrecondition, message).with_node(name)
 }
 
 impl Entry {

@@ -9,10 +9,11 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use convoke_graph_core::{Error, ErrorKind, Feed, HostTensor, Result};
+use convoke_graph_core::{Error, ErrorKind, Feed, Result};
 
 use crate::cancel::CancelToken;
 use crate::core::{Core, Planned, Request};
+use crate::device_tensor::Fetched;
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::fetch::{Fetch, FetchResults, Places};
@@ -52,7 +53,7 @@ pub struct RunHandle<F: Fetch> {
 }
 
 /// What a run gives: the fetched tensors, and what it did.
-type Given = Result<(Vec<HostTensor>, RunMetadata)>;
+type Given = Result<(Vec<Fetched>, RunMetadata)>;
 
 /// Where a run leaves what it gives.
 #[derive(Default)]
@@ -240,7 +241,7 @@ impl Submitted {
     fn try_make(
         self: &Arc<Self>,
         mut attempt: Attempt,
-    ) -> Result<Option<(Vec<HostTensor>, RunMetadata)>> {
+    ) -> Result<Option<(Vec<Fetched>, RunMetadata)>> {
         let start = *self.begun.get_or_init(Instant::now);
         let request = Request {
             planned: &self.planned,

@@ -7,7 +7,8 @@ pub mod gpu;
 mod segment;
 
 pub use segment::{
-    Carried, GpuInstance, GpuRun, GpuSegment, GpuVariables, Lease, RunOptions, Running, supports,
+    Carried, GpuInstance, GpuRun, GpuSegment, GpuTensor, GpuTensors, GpuVariables, Lease,
+    RunOptions, Running, Sent, Work, supports,
 };
 pub use segment::{CompileError, to_error};
 pub use wgpu;

@@ -1,6 +1,7 @@
 //! Sessions by behaviour. Semantics: TensorFlow 1.x, `python/client/session_test.py` and
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
+mod app_buffers;
 mod autotune;
 mod bad_inputs;
 mod budgets;
@@ -13,6 +14,7 @@ mod containers;
 mod counting;
 mod counts;
 mod determinism;
+mod device_tensors;
 mod devices;
 mod errors;
 mod explain;
@@ -29,6 +31,7 @@ mod optimizers;
 mod options;
 mod overlap;
 mod padding_queue;
+mod partial;
 mod pipeline;
 mod priority_queue;
 mod queue_runners;

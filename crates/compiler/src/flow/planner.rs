@@ -304,10 +304,7 @@ impl<'a> Planner<'a> {
         for variable in plan.hold(|variable| self.held.contains_key(&variable)) {
             let handle = Output { node: variable.node, index: 0 };
             if variable.is_read {
-                plan.signature.feeds.push(handle);
-                plan.handles.push(handle);
-                plan.feed_dtypes.push(graph.fact(handle).dtype);
-                plan.shape_feeds.push(false);
+                plan.feed_handle(handle, graph.fact(handle).dtype);
                 feeds.push(Place::Variable(variable.node));
                 optional.extend((!variable.must).then_some(variable.node));
             }

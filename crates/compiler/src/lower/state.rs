@@ -133,7 +133,8 @@ impl Lowering<'_> {
             assign.is_some_and(|assign| assign.inputs.get(1) == node.inputs.get(1))
         };
         let assigns = self.plan.assigns.get(&variable);
-        if assigns.is_some_and(|assigns| assigns.iter().any(gives)) {
+        let is_initial = self.plan.initial.contains(&node.id);
+        if is_initial || assigns.is_some_and(|assigns| assigns.iter().any(gives)) {
             return Ok(initial.clone());
         }
         let has = self.source(DType::Bool, Shape::scalar(), Source::Initialized(variable));

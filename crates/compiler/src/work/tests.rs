@@ -10,6 +10,7 @@ use crate::{
 /// The work of each group of a program that is fed `inputs` of these shapes.
 fn works(g: &Graph, inputs: &[Tensor], shapes: &[&[usize]], result: &Tensor) -> Vec<Work> {
     let signature = Signature {
+        residents: Vec::new(),
         fetches: vec![result.output()],
         targets: Vec::new(),
         feeds: inputs.iter().map(Tensor::output).collect(),

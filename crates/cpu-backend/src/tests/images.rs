@@ -48,7 +48,8 @@ fn reference(y: &Tensor, feeds: &[(&Tensor, &HostTensor)]) -> HostTensor {
 /// Compiled and run.
 fn run(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], threads: &Threads) -> HostTensor {
     let feeds_of = feeds.iter().map(|(tensor, _)| tensor.output()).collect();
-    let signature = Signature { fetches: vec![y.output()], targets: vec![], feeds: feeds_of };
+    let signature =
+        Signature { fetches: vec![y.output()], feeds: feeds_of, ..Signature::default() };
     let plan = Plan::new(&y.graph().snapshot(), signature).unwrap();
     let inputs: Vec<InputFact> = feeds
         .iter()

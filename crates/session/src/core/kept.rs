@@ -3,10 +3,14 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 
-use convoke_compiler::HOST;
+use convoke_compiler::{DeviceIndex, HOST};
 use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result};
 
+use rustc_hash::FxHashMap;
+
 use super::Core;
+#[cfg(feature = "gpu")]
+use crate::state::Entry;
 use crate::state::Kept;
 
 impl Core {
@@ -38,23 +42,56 @@ impl Core {
     ///
     /// # Errors
     /// It has none, or the device does not give them.
-    pub fn elements(&self, kept: &Kept, node: &Node) -> Result<HostTensor> {
-        let snapshot = kept.read(node.id, &node.name)?;
-        let fact = &node.facts[0];
-        let shape = fact.shape().unwrap_or_default();
-        if let Some(elements) = snapshot.elements {
-            return HostTensor::from_shared(fact.dtype, shape, elements);
+    pub fn elements_of(&self, kept: &Kept, node: &Arc<Node>) -> Result<HostTensor> {
+        kept.read(node.id, &node.name)?;
+        let elements = self.elements(kept, &[node])?.remove(&node.id);
+        elements.ok_or_else(|| Error::internal("a variable is not kept").with_node(&*node.name))
+    }
+
+    /// The elements of those of some variables that have some, all at one time. `kept` is not changed meanwhile.
+    ///
+    /// # Errors
+    /// A device does not give them.
+    pub fn elements(
+        &self,
+        kept: &Kept,
+        nodes: &[&Arc<Node>],
+    ) -> Result<FxHashMap<NodeId, HostTensor>> {
+        let mut found = FxHashMap::default();
+        let mut elsewhere: FxHashMap<DeviceIndex, Vec<&Arc<Node>>> = FxHashMap::default();
+        let tensor = |node: &Node, elements: Arc<AlignedBytes>| {
+            let fact = &node.facts[0];
+            HostTensor::from_shared(fact.dtype, fact.shape().unwrap_or_default(), elements)
+        };
+        for &node in nodes {
+            let entry = kept.variables.get(&node.id).filter(|entry| entry.version > 0);
+            let Some(entry) = entry else { continue };
+            match &entry.elements {
+                Some(elements) if entry.device == HOST => {
+                    found.insert(node.id, tensor(node, elements.clone())?);
+                }
+                _ => elsewhere.entry(entry.device).or_default().push(node),
+            }
         }
-        #[cfg(feature = "gpu")]
-        {
-            let entry = kept.variables.get(&node.id);
-            let entry = entry.ok_or_else(|| Error::internal("a variable is not kept"))?;
-            let (_, variables) = self.gpus.get(entry.device.0 as usize)?;
-            let bytes = variables.load(node.id, entry.n_bytes())?;
-            HostTensor::from_bytes(fact.dtype, shape, bytes)
+        for (device, nodes) in elsewhere {
+            #[cfg(feature = "gpu")]
+            {
+                let (_, variables) = self.gpus.get(device.0 as usize)?;
+                let bytes =
+                    |node: &&Arc<Node>| kept.variables.get(&node.id).map_or(0, Entry::n_bytes);
+                let all: Vec<(NodeId, u64)> =
+                    nodes.iter().map(|node| (node.id, bytes(node))).collect();
+                for (node, elements) in nodes.iter().zip(variables.load_all(&all)?) {
+                    found.insert(node.id, tensor(node, Arc::new(elements))?);
+                }
+            }
+            #[cfg(not(feature = "gpu"))]
+            {
+                let _ = (device, nodes);
+                return Err(Error::internal("a variable has no elements on the host"));
+            }
         }
-        #[cfg(not(feature = "gpu"))]
-        Err(Error::internal("a variable has no elements on the host").with_node(&*node.name))
+        Ok(found)
     }
 
     /// Sees to it that variables have memory where they live.
@@ -153,7 +190,7 @@ impl Core {
         drop(kept);
         self.queues.reset(is_named);
         // Programs hold the memory of variables.
-        self.plans().clear();
+        self.forget_plans();
         Ok(())
     }
 }

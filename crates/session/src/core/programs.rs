@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 use std::time::Instant;
 
-use convoke_compiler::{CompileOptions, GroupLimits, InputFact, compile};
+use convoke_compiler::{CompileOptions, DeviceIndex, GroupLimits, InputFact, compile};
 use convoke_graph_core::{Error, ErrorKind, Result};
 
 use super::{Core, Planned, ProgramKey};
@@ -14,6 +14,12 @@ use crate::feeds::FeedData;
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::place::Placing;
 use crate::recent::Recent;
+
+/// What is known of feeds, and where they are.
+struct Inputs {
+    facts: Vec<InputFact>,
+    homes: Vec<DeviceIndex>,
+}
 
 impl Core {
     /// The program for these feeds, whose variables stay where they are as long as what comes with it is kept.
@@ -49,14 +55,14 @@ impl Core {
         recent: Option<&Recent>,
         metadata: &mut RunMetadata,
     ) -> Result<Arc<Compiled>> {
-        if let Some(compiled) = recent.and_then(|recent| recent.get(data))
+        if let Some(compiled) = recent.and_then(|recent| recent.get(data, &self.gpus))
             && compiled.is_current(&self.state)
             && !compiled.is_stale()
         {
             metadata.program_cached = true;
             return Ok(compiled);
         }
-        let key = planned.key(data)?;
+        let key = planned.key(data, &self.gpus)?;
         let compiled = self.looked_up(planned, data, key.clone(), metadata)?;
         if let Some(recent) = recent {
             recent.set(key, compiled.clone());
@@ -85,7 +91,9 @@ impl Core {
             let contents = keeps.then(|| data.to_tensor()).transpose()?;
             Ok(InputFact { shape: data.shape().clone(), contents })
         });
-        let inputs: Vec<InputFact> = facts.collect::<Result<_>>()?;
+        let facts: Vec<InputFact> = facts.collect::<Result<_>>()?;
+        let homes = data.iter().map(|data| self.gpus.home(data)).collect();
+        let inputs = Inputs { facts, homes };
         let mut refused: Vec<Refused> = Vec::new();
         let stale = before.as_ref().filter(|before| before.is_stale());
         if let Some(before) = stale {
@@ -127,7 +135,7 @@ impl Core {
     fn compile_anew(
         &self,
         planned: &Planned,
-        inputs: &[InputFact],
+        inputs: &Inputs,
         before: &Compiled,
         metadata: &mut RunMetadata,
     ) -> Option<Arc<Compiled>> {
@@ -152,7 +160,7 @@ impl Core {
     fn compile(
         &self,
         planned: &Planned,
-        inputs: &[InputFact],
+        inputs: &Inputs,
         refused: &[Refused],
         before: Option<&Compiled>,
         metadata: &mut RunMetadata,
@@ -162,6 +170,7 @@ impl Core {
             devices: &self.devices,
             graph: &planned.graph,
             plan: &planned.plan,
+            homes: &inputs.homes,
             state: &self.state,
             options: &self.options,
             threads: self.threads.len(),
@@ -174,8 +183,11 @@ impl Core {
             if self.options.fuse { self.devices.group_limits() } else { GroupLimits::SINGLE };
         let simplify = self.options.simplify;
         let place = |unplaced: &convoke_compiler::Unplaced<'_>| placing.place(unplaced);
-        let mut program =
-            compile(&planned.plan, inputs, &CompileOptions { limits, simplify, place: &place })?;
+        let mut program = compile(
+            &planned.plan,
+            &inputs.facts,
+            &CompileOptions { limits, simplify, place: &place },
+        )?;
         budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
         metadata.planning += start.elapsed();
         metadata.note(PhaseKind::Compile, begun);

@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use convoke_compiler::ValueId;
 use convoke_graph_core::{Error, NodeId, Result};
 use convoke_wgpu_backend::gpu::Timestamps;
-use convoke_wgpu_backend::{Carried, GpuRun, GpuSegment, Lease, RunOptions, Running};
+use convoke_wgpu_backend::{
+    Carried, GpuRun, GpuSegment, GpuTensor, GpuTensors, Lease, RunOptions, Running, Sent, Work,
+};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled, CpuStep, Place};
+use crate::device_tensor::DeviceTensor;
+use crate::feeds::FeedData;
 use crate::instance::Instance;
 use crate::metadata::{KernelNote, Phase, PhaseKind, RunMetadata, TransferNote};
 use crate::session::Timings;
@@ -25,6 +29,9 @@ pub(super) struct GpuWork {
     pub device: Arc<str>,
     pub uploads: Vec<ValueId>,
     pub downloads: Vec<ValueId>,
+    /// Values that stay on the device, and what makes tensors for them.
+    pub residents: Vec<ValueId>,
+    pub tensors: GpuTensors,
     /// What it takes from earlier segments of its device, with their indices.
     pub carried: Vec<(ValueId, u32)>,
     pub commits: Vec<NodeId>,
@@ -66,18 +73,20 @@ impl Compiled {
         &'a self,
         work: &'a GpuWork,
         leases: &mut Leases<'a>,
-        instance: &Instance,
+        instance: &mut Instance,
         bound: &Bound<'_>,
         timings: Timings,
         metadata: &mut RunMetadata,
     ) -> Result<RunningWork<'a>> {
         let named = |e: Error| e.with_device(&*work.device);
         let (start, begun) = (Instant::now(), metadata.now());
-        let uploads: SmallVec<[&[u8]; 4]> = work
-            .uploads
-            .iter()
-            .map(|&id| self.bytes(id, instance, bound))
-            .collect::<Result<_>>()?;
+        let residents = self.make_residents(work, instance).map_err(named)?;
+        let sent = |&id: &ValueId| match self.on_device(id, work, bound) {
+            Some(tensor) => Ok(Sent::Tensor(tensor)),
+            None => self.bytes(id, instance, bound).map(Sent::Bytes),
+        };
+        let uploads: SmallVec<[Sent<'_>; 4]> =
+            work.uploads.iter().map(sent).collect::<Result<_>>()?;
         let lease = Rc::new(work.segment.lease(None).map_err(named)?);
         let timestamps = match timings {
             Timings::Host => Timestamps::None,
@@ -92,17 +101,50 @@ impl Compiled {
             Ok(Carried { segment: &other.segment, instance: lease })
         });
         let carried: SmallVec<[Carried<'_>; 4]> = carried.collect::<Result<_>>()?;
-        let running = work.segment.submit(&lease, &uploads, &carried, &options).map_err(named)?;
+        let given = Work { uploads: &uploads, carried: &carried, residents: &residents };
+        let running = work.segment.submit(&lease, &given, &options).map_err(named)?;
         drop(carried);
         leases.push((work, lease.clone()));
-        metadata.uploads += uploads.iter().filter(|bytes| !bytes.is_empty()).count() as u64;
-        metadata.upload_bytes += uploads.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+        metadata.uploads += uploads.iter().filter(|sent| sent.host_bytes() > 0).count() as u64;
+        metadata.upload_bytes += uploads.iter().map(|sent| sent.host_bytes() as u64).sum::<u64>();
         let submitted = begun.zip(metadata.now()).map(<[Duration; 2]>::from);
         if let Some(submitted) = submitted {
             note_uploads(work, &uploads, submitted, metadata);
         }
         metadata.gpu_wait += start.elapsed();
         Ok(RunningWork { work, running, _lease: lease, submitted })
+    }
+
+    /// Makes tensors for what a segment leaves on its device.
+    fn make_residents(
+        &self,
+        work: &GpuWork,
+        instance: &mut Instance,
+    ) -> Result<SmallVec<[GpuTensor; 2]>> {
+        let mut made = SmallVec::new();
+        for &id in &work.residents {
+            let value = self.program.value(id);
+            let tensor = work.tensors.tensor(value.n_bytes() as u64)?;
+            let (dtype, shape) = (value.dtype, value.shape.clone());
+            let kept = DeviceTensor::on_gpu(dtype, shape, work.device.clone(), tensor.clone());
+            instance.residents.push((id, kept));
+            made.push(tensor);
+        }
+        Ok(made)
+    }
+
+    /// The tensor on a segment's device that is fed as a value, if that is so.
+    fn on_device<'b>(
+        &self,
+        id: ValueId,
+        work: &GpuWork,
+        bound: &'b Bound<'_>,
+    ) -> Option<&'b GpuTensor> {
+        let Place::Feed(at) = self.places[id.0 as usize] else { return None };
+        match &bound.feeds[at as usize] {
+            FeedData::Device(tensor, _) => tensor.gpu().filter(|tensor| work.segment.has(tensor)),
+            _ => None,
+        }
     }
 
     /// Waits for the segments that send what a step of the host reads.
@@ -188,15 +230,15 @@ impl Compiled {
 /// Notes what a segment was sent between `begun` and `submitted`.
 fn note_uploads(
     work: &GpuWork,
-    uploads: &[&[u8]],
+    uploads: &[Sent<'_>],
     [begun, submitted]: [Duration; 2],
     metadata: &mut RunMetadata,
 ) {
-    let sent = work.uploads.iter().zip(uploads).filter(|(_, bytes)| !bytes.is_empty());
+    let sent = work.uploads.iter().zip(uploads).filter(|(_, sent)| sent.host_bytes() > 0);
     let is_alone = sent.clone().count() == 1;
     let time = is_alone.then_some(submitted.saturating_sub(begun));
-    metadata.notes.transfers.extend(sent.map(|(&value, bytes)| {
-        let (segment, n_bytes) = (work.at, bytes.len());
+    metadata.notes.transfers.extend(sent.map(|(&value, sent)| {
+        let (segment, n_bytes) = (work.at, sent.host_bytes());
         TransferNote { value, segment, is_upload: true, n_bytes, start: begun, time }
     }));
 }

@@ -4,12 +4,14 @@ use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
 use convoke_graph_core::{AlignedBytes, DType, Error, HostTensor, Result, Shape, TensorViewMut};
 
 use super::{Bound, Compiled, Place};
+use crate::device_tensor::{DeviceTensor, Fetched};
+use crate::feeds::FeedData;
 use crate::instance::{Instance, LEND_MIN};
 
 /// Where fetched elements go.
 pub(crate) enum Outputs<'o, 'b> {
     /// Tensors of their own, one for each fetch of the program.
-    Tensors(&'o mut Vec<HostTensor>),
+    Tensors(&'o mut Vec<Fetched>),
     /// Memory of the caller, and for each piece, its place among the fetches of the program.
     Into(&'o mut [TensorViewMut<'b>], &'o [usize]),
 }
@@ -43,14 +45,14 @@ impl Outputs<'_, '_> {
     ///
     /// # Errors
     /// The caller's memory is for other tensors.
-    pub(crate) fn fill(&mut self, tensors: Vec<HostTensor>) -> Result<()> {
+    pub(crate) fn fill(&mut self, tensors: Vec<Fetched>) -> Result<()> {
         match self {
             Self::Tensors(own) => **own = tensors,
             Self::Into(views, places) => {
                 for (view, &place) in views.iter_mut().zip(*places) {
                     let tensor = tensors.get(place);
                     let tensor = tensor.ok_or_else(|| Error::internal("a fetch is missing"))?;
-                    view.copy_from(tensor.bytes())?;
+                    view.copy_from(tensor.host()?.bytes())?;
                 }
             }
         }
@@ -88,8 +90,11 @@ impl Compiled {
             Outputs::Tensors(tensors) => {
                 tensors.clear(); // An attempt before may have failed on the way.
                 tensors.reserve_exact(self.program.fetches.len());
-                for fetch in &self.program.fetches {
-                    tensors.push(self.fetch(fetch, instance, bound)?);
+                for (place, fetch) in self.program.fetches.iter().enumerate() {
+                    tensors.push(match self.program.residents.contains(&place) {
+                        true => Fetched::Device(self.resident(fetch, instance, bound)?),
+                        false => Fetched::Host(self.fetch(fetch, instance, bound)?),
+                    });
                 }
             }
             Outputs::Into(views, places) => {
@@ -100,6 +105,24 @@ impl Compiled {
             }
         }
         Ok(())
+    }
+
+    /// What stays where it is.
+    fn resident(
+        &self,
+        fetch: &Operand,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+    ) -> Result<DeviceTensor> {
+        if let Some((_, tensor)) = instance.residents.iter().find(|(id, _)| *id == fetch.value) {
+            return tensor.reshaped(fetch.layout.shape());
+        }
+        if let Place::Feed(at) = self.places[fetch.value.0 as usize]
+            && let FeedData::Device(tensor, _) = &bound.feeds[at as usize]
+        {
+            return tensor.reshaped(fetch.layout.shape());
+        }
+        Ok(DeviceTensor::on_host(self.fetch(fetch, instance, bound)?))
     }
 
     fn fetch(

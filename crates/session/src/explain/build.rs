@@ -186,6 +186,10 @@ impl Builder<'_> {
             let (host, device) = (HOST.0 as usize, segment.device.0 as usize);
             let up = segment.uploads.iter().map(|&value| (value, host, device));
             let down = segment.downloads.iter().map(|&value| (value, device, host));
+            // What is fed from the device that reads it does not cross.
+            let up = up.filter(|(value, _, to)| {
+                self.placed.homes.get(value).is_none_or(|home| home.0 as usize != *to)
+            });
             for (value, from, to) in up.chain(down) {
                 let bytes = self.program.value(value).n_bytes() as u64;
                 let Some(&tensor) = index.get(&value).filter(|_| bytes > 0) else { continue };
@@ -209,7 +213,7 @@ impl Builder<'_> {
         fed.sort_unstable();
         let fed = fed.into_iter().map(|node| AbsentNode {
             name: self.graph.node(node).name.clone(),
-            why: "fed: it lies in the host's memory",
+            why: "fed: it is given to the run",
         });
         let absent = |node: &&Arc<Node>| !items.contains(&node.id) && !feeds.contains(&node.id);
         let nodes = plan.nodes.iter().filter(absent);

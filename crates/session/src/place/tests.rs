@@ -19,6 +19,7 @@ fn problem(g: &Graph, state: &State, options: &SessionOptions, targets: &[&Opera
         devices: &devices,
         graph: &graph,
         plan: &plan,
+        homes: &[],
         state,
         options,
         threads: 1,

@@ -136,7 +136,7 @@ pub(crate) fn with_queues(
 /// The operations that put into queues among those that `target` needs.
 pub(crate) fn puts_of(graph: &GraphSnapshot, target: NodeId) -> Vec<NodeId> {
     let targets = vec![target];
-    let signature = Signature { fetches: Vec::new(), targets, feeds: Vec::new() };
+    let signature = Signature { targets, ..Signature::default() };
     let mut found = found(graph, &signature, &FxHashSet::default());
     found.retain(|&id| match graph.node(id).op.class() {
         Class::Queue(op) => puts(op.action),
@@ -184,7 +184,7 @@ fn queue_use(
     } else {
         let place = |&input: &Output| {
             let at = signature.fetches.iter().position(|&fetch| fetch == input);
-            at.unwrap_or_else(|| {
+            at.filter(|place| !signature.residents.contains(place)).unwrap_or_else(|| {
                 signature.fetches.push(input);
                 signature.fetches.len() - 1
             })

@@ -1,5 +1,6 @@
 //! Buffers on a device: sizes, budget, lifetime.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::GpuError;
@@ -35,7 +36,7 @@ impl Buffer {
         self.0.n_bytes
     }
 
-    /// Bytes that it has: [`Buffer::n_bytes`] rounded up to a multiple of 16, at least 16.
+    /// Bytes that it has: [`Buffer::n_bytes`] rounded up to a multiple of 16, at least 16; of the app's, as many.
     pub fn n_bytes_padded(&self) -> u64 {
         self.0.raw.size()
     }
@@ -100,6 +101,39 @@ impl Shared {
         let usage = usage | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let (raw, reservation) = self.raw_buffer(label, n_bytes, usage, false)?;
         Ok(Buffer(Arc::new(Inner { raw, n_bytes, buffer_use, reservation })))
+    }
+
+    /// Takes a buffer that the app made on this device, and that it goes on to own: its bytes are none of the budget.
+    /// Encodes what it is used for and submits nothing, since wgpu tells no buffer's device. wgpu 30 panics at one of
+    /// another instance, unless it takes it for one of its own.
+    pub(super) fn adopt_buffer(
+        &self,
+        raw: wgpu::Buffer,
+        used: wgpu::BufferUsages,
+    ) -> Result<Buffer, GpuError> {
+        let (what, missing) = ("buffer of the app", used.difference(raw.usage()));
+        if !missing.is_empty() {
+            return Err(GpuError::validation(what, format!("it was made without {missing:?}")));
+        }
+        if raw.size() >= wgpu::COPY_BUFFER_ALIGNMENT {
+            let own = self.buffer("probe", wgpu::COPY_BUFFER_ALIGNMENT, BufferUse::Storage)?;
+            let size = Some(wgpu::COPY_BUFFER_ALIGNMENT);
+            let encode = || {
+                let desc = wgpu::CommandEncoderDescriptor { label: None };
+                let mut encoder = self.device.create_command_encoder(&desc);
+                if used.contains(wgpu::BufferUsages::COPY_SRC) {
+                    encoder.copy_buffer_to_buffer(&raw, 0, own.raw(), 0, size);
+                }
+                if used.contains(wgpu::BufferUsages::COPY_DST) {
+                    encoder.copy_buffer_to_buffer(own.raw(), 0, &raw, 0, size);
+                }
+                drop(encoder.finish());
+            };
+            let encoded = self.scoped(what, 0, || catch_unwind(AssertUnwindSafe(encode)))?;
+            encoded.map_err(|_| GpuError::validation(what, "it is of another wgpu instance"))?;
+        }
+        let (n_bytes, reservation) = (raw.size(), self.meter.reserve(0)?);
+        Ok(Buffer(Arc::new(Inner { raw, n_bytes, buffer_use: BufferUse::Storage, reservation })))
     }
 
     /// The one place where buffers are made. When memory is short, idle staging memory is freed first.

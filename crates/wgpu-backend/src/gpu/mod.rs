@@ -186,6 +186,19 @@ impl Gpu {
         self.0.shared.buffer(label, n_bytes, buffer_use)
     }
 
+    /// A buffer that the app made on this device, to be read or written by copies.
+    ///
+    /// # Errors
+    /// [`GpuError::Validation`] for one of another device, destroyed, or made without what it is `used` for;
+    /// [`GpuError::Lost`].
+    pub fn adopt_buffer(
+        &self,
+        raw: wgpu::Buffer,
+        used: wgpu::BufferUsages,
+    ) -> Result<Buffer, GpuError> {
+        self.0.shared.adopt_buffer(raw, used)
+    }
+
     /// The pipeline of `desc`, from the cache or compiled now, on the calling thread.
     ///
     /// # Errors

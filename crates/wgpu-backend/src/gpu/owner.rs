@@ -29,6 +29,7 @@ pub(super) struct Job {
     pub(super) pieces: SmallVec<[Piece; 4]>,
     pub(super) copies: Vec<Command>,
     pub(super) recording: Option<Arc<Recording>>,
+    pub(super) copies_after: Vec<Command>,
     /// Chunks for downloads, and how much of each is used.
     pub(super) down: SmallVec<[(Chunk, u64); 1]>,
     pub(super) places: SmallVec<[Place; 4]>,
@@ -207,7 +208,8 @@ impl Job {
     /// Whether there is nothing to submit.
     pub(super) fn is_empty(&self) -> bool {
         let recorded = self.recording.as_ref().is_some_and(|r| !r.commands().is_empty());
-        self.pieces.is_empty() && self.copies.is_empty() && self.down.is_empty() && !recorded
+        let copies = self.copies.is_empty() && self.copies_after.is_empty();
+        self.pieces.is_empty() && copies && self.down.is_empty() && !recorded
     }
 
     /// A job with nothing to submit, as if it were done.
@@ -267,6 +269,9 @@ impl Job {
                 n: (place.n_bytes / SPAN_BYTES) as u32,
             });
             recording.encode(&mut encoder, spans.as_ref());
+        }
+        for copy in &self.copies_after {
+            recording::encode_copy(&mut encoder, copy);
         }
         for (place, (src, at)) in self.places.iter().zip(&self.sources) {
             let Some((chunk, _)) = self.down.get(place.chunk) else { continue };

@@ -55,7 +55,7 @@ pub struct Download<'a> {
     pub size: u64,
 }
 
-/// Work for one queue submission: uploads, then the recording, then downloads. Every part may be empty.
+/// Work for one queue submission: uploads and copies, then the recording, then copies and downloads. Every part may be empty.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Submission<'a> {
     /// What is brought to the device first; in order, so that of two on the same bytes the later counts.
@@ -64,6 +64,8 @@ pub struct Submission<'a> {
     pub copies: &'a [BufferCopy<'a>],
     /// What is run.
     pub recording: Option<&'a Arc<Recording>>,
+    /// What is copied on the device after the recording.
+    pub copies_after: &'a [BufferCopy<'a>],
     /// What is brought back.
     pub downloads: &'a [Download<'a>],
     /// When to give up waiting.
@@ -261,7 +263,9 @@ impl Shared {
             _ => n_dispatches.min(1),
         };
         let staged = self.stage_downloads(work, n_spans, &mut job);
-        let staged = staged.and_then(|()| self.stage_copies(work.copies, &mut job));
+        let staged = staged.and_then(|()| self.stage_copies(work.copies, &mut job.copies));
+        let staged =
+            staged.and_then(|()| self.stage_copies(work.copies_after, &mut job.copies_after));
         let staged = staged.and_then(|()| self.stage_uploads(work.uploads, &mut job));
         if let Err(error) = staged {
             job.recycle(&self.staging);
@@ -269,7 +273,8 @@ impl Shared {
         }
         job.output.dispatches = n_dispatches;
         let recorded = work.recording.map_or(0, |recording| recording.n_copies());
-        job.output.copies = recorded.saturating_add(job.copies.len() as u32);
+        let copies = job.copies.len().saturating_add(job.copies_after.len());
+        job.output.copies = recorded.saturating_add(copies as u32);
         Ok(job)
     }
 
@@ -311,7 +316,11 @@ impl Shared {
         Ok(())
     }
 
-    fn stage_copies(&self, copies: &[BufferCopy<'_>], job: &mut Job) -> Result<(), GpuError> {
+    fn stage_copies(
+        &self,
+        copies: &[BufferCopy<'_>],
+        staged: &mut Vec<Command>,
+    ) -> Result<(), GpuError> {
         for copy in copies {
             let size = copy.size.checked_next_multiple_of(4).unwrap_or(u64::MAX);
             let command = Command::Copy {
@@ -323,7 +332,7 @@ impl Shared {
             };
             recording::check(self, &command)?;
             if size > 0 {
-                job.copies.push(command);
+                staged.push(command);
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::error::{CompileError, to_error};
 use super::memory::{self, Plan, Slot, Uses};
 use super::pool::Pool;
+use super::resident::GpuTensor;
 use super::schedule::{Schedule, schedule};
 use super::step::{Place, Step};
 use super::variables::GpuVariables;
@@ -41,6 +42,8 @@ pub struct GpuSegment {
     pub(super) upload_arenas: Vec<u64>,
     pub(super) uploads: Vec<(ValueId, Home, u64)>,
     pub(super) downloads: Vec<(Home, u64)>,
+    /// What is copied to tensors that stay on the device.
+    pub(super) residents: Vec<(Home, u64)>,
     /// What is copied from earlier segments of the device: where to, and bytes.
     pub(super) carried: Vec<(ValueId, Home, u64)>,
     /// Where values lie that later segments take.
@@ -109,7 +112,7 @@ impl GpuSegment {
         let constants = constants(gpu, program, &sizes, &mut fixed)?;
         let variables = needed_variables(&sizes, variables, &mut fixed)?;
         let (plan, slots) = plan(gpu, &schedule, &sizes, &fixed)?;
-        let kept = segment.kept.clone();
+        let (kept, n_downloads) = (segment.kept.clone(), segment.downloads.len());
         let mut segment = GpuSegment {
             gpu: gpu.clone(),
             schedule,
@@ -124,6 +127,7 @@ impl GpuSegment {
             upload_arenas: arenas.sizes,
             uploads,
             downloads: Vec::new(),
+            residents: Vec::new(),
             carried,
             kept: FxHashMap::default(),
             sizes,
@@ -136,6 +140,7 @@ impl GpuSegment {
             let n_bytes = segment.sizes.get(&place).copied().unwrap_or(0);
             segment.downloads.push((home, n_bytes));
         }
+        segment.residents = segment.downloads.split_off(n_downloads.min(segment.downloads.len()));
         for (&place, id) in segment.schedule.kept.iter().zip(kept) {
             segment.kept.insert(id, segment.home(place)?);
         }
@@ -186,6 +191,11 @@ impl GpuSegment {
     /// The groups of the program that each step does the work of; `None` for the copies of commits.
     pub fn origins(&self) -> impl Iterator<Item = Option<u32>> {
         self.schedule.steps.iter().map(|(_, step)| step.origin)
+    }
+
+    /// Whether a tensor is on the segment's device.
+    pub fn has(&self, tensor: &GpuTensor) -> bool {
+        self.gpu.same(tensor.gpu())
     }
 
     /// Where a place lies.

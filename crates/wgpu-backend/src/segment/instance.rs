@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::compile::{GpuSegment, Home};
 use super::error::to_error;
 use super::pool::Lease;
+use super::resident::GpuTensor;
 use super::step::Step;
 use crate::gpu::{
     BindGroup, BindingSlice, Buffer, BufferCopy, BufferUse, Command, Download, Pending, Pipeline,
@@ -44,6 +45,36 @@ pub struct Carried<'a> {
     pub segment: &'a GpuSegment,
     /// Its instance, not used by another run since.
     pub instance: &'a GpuInstance,
+}
+
+/// What a segment is sent: a value of its uploads.
+#[derive(Debug, Clone, Copy)]
+pub enum Sent<'a> {
+    /// From the host.
+    Bytes(&'a [u8]),
+    /// From a tensor of its device.
+    Tensor(&'a GpuTensor),
+}
+
+impl Sent<'_> {
+    /// Bytes that come from the host.
+    pub fn host_bytes(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Tensor(_) => 0,
+        }
+    }
+}
+
+/// What a run of a segment is given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work<'a> {
+    /// Its uploads, in order.
+    pub uploads: &'a [Sent<'a>],
+    /// Where each value is that it takes from earlier segments.
+    pub carried: &'a [Carried<'a>],
+    /// Where each value goes that stays on the device.
+    pub residents: &'a [GpuTensor],
 }
 
 /// A run that the device works on.
@@ -110,7 +141,9 @@ impl GpuSegment {
     /// # Errors
     /// As [`Self::submit`] and [`Running::wait_with`].
     pub fn run(&self, instance: &GpuInstance, uploads: &[&[u8]]) -> Result<GpuRun, Error> {
-        let running = self.submit(instance, uploads, &[], &RunOptions::default())?;
+        let uploads: Vec<Sent<'_>> = uploads.iter().copied().map(Sent::Bytes).collect();
+        let work = Work { uploads: &uploads, ..Work::default() };
+        let running = self.submit(instance, &work, &RunOptions::default())?;
         let mut downloads = Vec::new();
         let mut run = running.wait_with(&mut |_, bytes| downloads.push(bytes.to_vec()))?;
         run.downloads = downloads;
@@ -118,19 +151,19 @@ impl GpuSegment {
     }
 
     /// Starts a run. The instance may be used again once this returns, unless a later segment takes values from
-    /// it: the device goes through runs in order. `carried` says where each value that this segment takes is.
+    /// it: the device goes through runs in order.
     ///
     /// # Errors
-    /// `InvalidArgument` for other uploads or carried values than the segment has, `DeadlineExceeded`, no memory, a lost device.
+    /// `InvalidArgument` for other values than the segment has, `DeadlineExceeded`, no memory, a lost device.
     pub fn submit(
         &self,
         instance: &GpuInstance,
-        uploads: &[&[u8]],
-        carried: &[Carried<'_>],
+        work: &Work<'_>,
         options: &RunOptions,
     ) -> Result<Running<'_>, Error> {
-        let uploads = self.uploads_of(instance, uploads)?;
-        let copies = self.copies_of(instance, carried)?;
+        let mut copies = self.copies_of(instance, work.carried)?;
+        let uploads = self.uploads_of(instance, work.uploads, &mut copies)?;
+        let copies_after = self.residents_of(instance, work.residents)?;
         let mut wanted: SmallVec<[Download<'_>; 8]> = SmallVec::new();
         let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
         for &(home, size) in &self.downloads {
@@ -140,15 +173,16 @@ impl GpuSegment {
         if self.schedule.can_fail {
             wanted.push(Download { src: &instance.status, offset: 0, size: STATUS_BYTES });
         }
-        let work = Submission {
+        let submission = Submission {
             uploads: &uploads,
             copies: &copies,
+            copies_after: &copies_after,
             recording: Some(&instance.recording),
             downloads: &wanted,
             deadline: options.deadline,
             timestamps: options.timestamps,
         };
-        let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
+        let pending = self.gpu.submit(&submission).map_err(|e| to_error(&e))?;
         Ok(Running { segment: self, pending })
     }
 
@@ -175,6 +209,30 @@ impl GpuSegment {
         self.carried.iter().zip(carried).map(copy).collect()
     }
 
+    /// The copies to what stays on the device.
+    fn residents_of<'a>(
+        &'a self,
+        instance: &'a GpuInstance,
+        residents: &'a [GpuTensor],
+    ) -> Result<SmallVec<[BufferCopy<'a>; 4]>, Error> {
+        if residents.len() != self.residents.len() {
+            let (expected, found) = (self.residents.len(), residents.len());
+            return Err(Error::invalid(format!("expected {expected} tensors, got {found}")));
+        }
+        let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
+        let copy = |(&(home, n_bytes), to): (&(Home, u64), &'a GpuTensor)| {
+            if to.n_bytes() != n_bytes {
+                let found = to.n_bytes();
+                return Err(Error::invalid(format!(
+                    "expected a tensor of {n_bytes} bytes, got {found}"
+                )));
+            }
+            let (src, src_offset) = at.buffer(home, &instance.status)?;
+            Ok(BufferCopy { src, src_offset, dst: to.buffer(), dst_offset: 0, size: n_bytes })
+        };
+        self.residents.iter().zip(residents).map(copy).collect()
+    }
+
     /// The error that a status word stands for, if it is set.
     fn out_of_range(&self, status: &[u8; STATUS_BYTES as usize]) -> Option<Error> {
         let word = |i: usize| {
@@ -193,22 +251,25 @@ impl GpuSegment {
         })
     }
 
-    /// Checks the uploads, and says where they go.
+    /// Checks the uploads, and says where they go. Those from the device are `copies`.
     fn uploads_of<'a>(
         &self,
         instance: &'a GpuInstance,
-        bytes: &[&'a [u8]],
+        sent: &[Sent<'a>],
+        copies: &mut SmallVec<[BufferCopy<'a>; 4]>,
     ) -> Result<SmallVec<[Upload<'a>; 8]>, Error> {
-        if bytes.len() != self.uploads.len() {
-            let (expected, found) = (self.uploads.len(), bytes.len());
+        if sent.len() != self.uploads.len() {
+            let (expected, found) = (self.uploads.len(), sent.len());
             return Err(Error::invalid(format!("expected {expected} uploads, got {found}")));
         }
         let mut uploads = SmallVec::new();
-        for ((&(id, home, n_bytes), shape), &bytes) in
-            self.uploads.iter().zip(&self.shapes).zip(bytes)
+        for ((&(id, home, n_bytes), shape), sent) in self.uploads.iter().zip(&self.shapes).zip(sent)
         {
-            if bytes.len() as u64 != n_bytes {
-                let found = bytes.len();
+            let found = match sent {
+                Sent::Bytes(bytes) => bytes.len() as u64,
+                Sent::Tensor(tensor) => tensor.n_bytes(),
+            };
+            if found != n_bytes {
                 return Err(Error::invalid(format!(
                     "expected {n_bytes} bytes for {id} of shape {shape}, got {found}"
                 )));
@@ -216,7 +277,19 @@ impl GpuSegment {
             if let Home::Upload(arena, offset) = home
                 && let Some(dst) = instance.uploads.get(arena)
             {
-                uploads.push(Upload { bytes, dst, offset });
+                match *sent {
+                    Sent::Bytes(bytes) => uploads.push(Upload { bytes, dst, offset }),
+                    Sent::Tensor(tensor) => {
+                        let (src, size) = (tensor.buffer(), n_bytes);
+                        copies.push(BufferCopy {
+                            src,
+                            src_offset: 0,
+                            dst,
+                            dst_offset: offset,
+                            size,
+                        });
+                    }
+                }
             }
         }
         Ok(uploads)

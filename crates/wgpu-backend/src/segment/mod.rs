@@ -19,6 +19,7 @@ mod lower;
 mod memory;
 mod parts;
 mod pool;
+mod resident;
 mod schedule;
 mod step;
 #[cfg(test)]
@@ -27,7 +28,8 @@ mod variables;
 
 pub use compile::GpuSegment;
 pub use error::{CompileError, to_error};
-pub use instance::{Carried, GpuInstance, GpuRun, RunOptions, Running};
+pub use instance::{Carried, GpuInstance, GpuRun, RunOptions, Running, Sent, Work};
 pub use lower::supports;
 pub use pool::Lease;
+pub use resident::{GpuTensor, GpuTensors};
 pub use variables::GpuVariables;

@@ -5,6 +5,8 @@ use convoke_compiler::{Group, Kernel, Operand, Program, Segment, ValueId};
 use convoke_graph_core::{DType, Layout};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::schedule::needed_after;
+
 /// Groups between what makes a part and its concatenation, and bytes of a concatenation, up to which it lives from
 /// its first part on.
 const NEAR: usize = 16;
@@ -101,7 +103,7 @@ impl<'a> Uses<'a> {
             own: segment.groups.iter().enumerate().map(|(at, &index)| (index, at)).collect(),
             makers: FxHashMap::default(),
             readers: FxHashMap::default(),
-            kept: segment.downloads.iter().chain(&segment.kept).copied().collect(),
+            kept: needed_after(segment).collect(),
         };
         for (index, group) in program.groups.iter().enumerate() {
             uses.makers.extend(group.outputs.iter().map(|&id| (id, index as u32)));

@@ -29,7 +29,7 @@ pub(crate) struct Schedule {
     pub scratch: Vec<u64>,
     /// Whether a step can set the status word.
     pub can_fail: bool,
-    /// Where each download lies.
+    /// Where each download lies, and then each value that stays on the device.
     pub downloads: Vec<Place>,
     /// Where each value lies that later segments take.
     pub kept: Vec<Place>,
@@ -92,7 +92,7 @@ pub(crate) fn schedule(
             steps.push((top, step));
         }
     }
-    let downloads = segment.downloads.iter();
+    let downloads = segment.downloads.iter().chain(&segment.residents);
     let downloads: Result<_, _> = downloads.map(|&id| snapshots.place(&mut lowering, id)).collect();
     let downloads = downloads?;
     let kept = segment.kept.iter().map(|&id| lowering.place(id)).collect();
@@ -156,6 +156,11 @@ fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
     leveled
 }
 
+/// The values of a segment that somebody wants after it.
+pub(super) fn needed_after(segment: &Segment) -> impl Iterator<Item = ValueId> {
+    segment.downloads.iter().chain(&segment.residents).chain(&segment.kept).copied()
+}
+
 /// What is stored into variables, and who else wants it.
 struct Commits {
     /// The variable that each value goes to, for those that go to one.
@@ -173,7 +178,7 @@ impl Commits {
         let mut commits = Commits {
             targets: FxHashMap::default(),
             variables: FxHashSet::default(),
-            wanted: segment.downloads.iter().chain(&segment.kept).copied().collect(),
+            wanted: needed_after(segment).collect(),
             read_last: FxHashSet::default(),
         };
         for commit in &segment.commits {

@@ -78,14 +78,26 @@ impl GpuVariables {
     /// # Errors
     /// As [`Self::buffer`]; no host memory.
     pub fn load(&self, node: NodeId, n_bytes: u64) -> Result<AlignedBytes, Error> {
-        let buffer = self.buffer(node, n_bytes)?;
-        let downloads = [Download { src: &buffer, offset: 0, size: n_bytes }];
+        Ok(self.load_all(&[(node, n_bytes)])?.pop().unwrap_or_default())
+    }
+
+    /// The elements of several variables, each with its bytes, all at one time.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_all(&self, variables: &[(NodeId, u64)]) -> Result<Vec<AlignedBytes>, Error> {
+        let buffers = variables.iter().map(|&(node, n_bytes)| self.buffer(node, n_bytes));
+        let buffers: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
+        let sizes = variables.iter().map(|&(_, n_bytes)| n_bytes);
+        let downloads =
+            buffers.iter().zip(sizes).map(|(src, size)| Download { src, offset: 0, size });
+        let downloads: Vec<Download<'_>> = downloads.collect();
         let work = Submission { downloads: &downloads, ..Submission::default() };
-        let mut loaded = Ok(AlignedBytes::default());
+        let mut loaded = Vec::with_capacity(variables.len());
         let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
         pending
-            .wait_with(&mut |_, bytes| loaded = AlignedBytes::copy_of(bytes))
+            .wait_with(&mut |_, bytes| loaded.push(AlignedBytes::copy_of(bytes)))
             .map_err(|e| to_error(&e))?;
-        loaded
+        loaded.into_iter().collect()
     }
 }

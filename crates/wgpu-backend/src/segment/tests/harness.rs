@@ -67,6 +67,7 @@ impl Build {
             groups: Vec::new(),
             segments: vec![segment],
             fetches: Vec::new(),
+            residents: Vec::new(),
             variables: Vec::new(),
             optional: Vec::new(),
             random: Vec::new(),
