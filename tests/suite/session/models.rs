@@ -485,8 +485,20 @@ fn a_hostile_graph_is_refused() {
     refused(DataLoss, "no version", &|m| *m = json!([]));
     refused(DataLoss, "no list \"nodes\"", &|m| m["nodes"] = json!(3));
     refused(DataLoss, "there is no form \"other\"", &|m| m["form"] = json!("other"));
-    refused(Unimplemented, "branches and loops", &|m| m["bodies"] = json!([0]));
-    refused(Unimplemented, "branches and loops", &|m| m["nodes"][1]["body"] = json!(1));
+    refused(DataLoss, "no list \"bodies\"", &|m| m["bodies"] = json!(0));
+    refused(DataLoss, "expected a number", &|m| m["bodies"] = json!([-1]));
+    refused(InvalidArgument, "body 1 does not come before body 1", &|m| m["bodies"] = json!([1]));
+    refused(InvalidArgument, "w: ", &|m| m["nodes"][1]["body"] = json!(1));
+    // What lies inside of a body is neither fed nor fetched.
+    let inside = |m: &mut Value| {
+        m["bodies"] = json!([0]);
+        for node in m["nodes"].as_array_mut().unwrap() {
+            if node["name"] == "y" {
+                node["body"] = json!(1);
+            }
+        }
+    };
+    refused(DataLoss, "\"y\" is no tensor of the graph", &inside);
     refused(Unimplemented, "x: ", &|m| m["nodes"][0]["op"] = json!("conv7d"));
     refused(InvalidArgument, "w/read: ", &|m| m["nodes"][2]["op"] = json!("matmul"));
     refused(InvalidArgument, "w/read: ", &|m| m["nodes"][2]["inputs"] = json!([[2, 0]]));

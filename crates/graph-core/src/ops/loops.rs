@@ -5,6 +5,7 @@
 
 mod back;
 mod build;
+mod saved;
 mod trips;
 
 use rustc_hash::FxHashMap;
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use back::Way;
 pub(crate) use build::{Iteration, LoopSpec, repeat, replay_loop};
+pub(crate) use saved::SAVED;
 
 use crate::batches;
 use crate::ops::body::Body;
@@ -52,6 +54,8 @@ pub struct LoopOp {
     pub trips: Option<u64>,
     /// Whether the iterations are written out one after the other, instead of running one by one.
     pub unrolled: bool,
+    /// How many slices each stack has.
+    size: Dim,
     outputs: SmallVec<[Fact; 1]>,
     /// What each carried tensor has to be like, and each scanned one.
     expected: Vec<Fact>,
@@ -154,6 +158,19 @@ impl LoopOp {
              shape in LoopOptions::invariants"
         )))
     }
+
+    /// Refuses another number of iterations than what is built on it expects.
+    ///
+    /// # Errors
+    /// A graph that was put together says another number.
+    pub fn check_trips(&self, trips: usize) -> crate::Result<()> {
+        match self.size {
+            Dim::Known(size) if size != trips => Err(crate::Error::invalid(format!(
+                "the loop makes {trips} iterations, and its graph says {size}"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl LoopOp {
@@ -199,6 +216,9 @@ impl Op for LoopOp {
     }
 
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        if let Some(reason) = &self.refused {
+            return Err(reason.clone());
+        }
         let (pred, count, carried, scanned, captures) = self.split(inputs);
         let mut goes_on = pred.map_or(Ok(true), HostTensor::scalar::<bool>)?;
         let count = count.map(HostTensor::scalar::<i64>).transpose()?;
@@ -232,6 +252,7 @@ impl Op for LoopOp {
             }
             trips += 1;
         }
+        self.check_trips(trips)?;
         let stack = |output: usize, mut rows: Vec<HostTensor>| {
             if self.reverse {
                 rows.reverse();
@@ -268,6 +289,6 @@ impl Op for LoopOp {
     }
 
     fn encode(&self) -> Option<Attributes> {
-        None
+        self.encoded()
     }
 }

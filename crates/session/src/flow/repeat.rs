@@ -84,6 +84,9 @@ impl Running<'_> {
             limit: op.limit(count, &lengths).map_err(refused)?,
             scanned,
         };
+        for (at, tensor) in repeat.carried.iter().enumerate() {
+            op.check_carried(at, tensor.shape()).map_err(refused)?;
+        }
         if !goes_on {
             repeat.limit = Some(0);
         }
@@ -91,6 +94,7 @@ impl Running<'_> {
             Some(repeated) => repeated,
             None => self.step_by_step(repeat)?,
         };
+        op.check_trips(repeated.trips).map_err(refused)?;
         let mut stacks = repeated.stacks.into_iter();
         let again = Repeat {
             step,

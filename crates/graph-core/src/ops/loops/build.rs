@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{LoopOp, check_pred, trips};
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::ops::branch::outputs;
-use crate::{DType, Dim, Dims, Fact, Graph, OpError, Tensor};
+use crate::{BodyId, DType, Dim, Dims, Fact, Graph, OpError, Output, Tensor};
 
 /// What a loop is to be built of.
 pub(crate) struct LoopSpec {
@@ -85,44 +85,37 @@ impl LoopSpec {
         let mut length = Dim::Unknown;
         for tensor in &self.scanned {
             let fact = tensor.fact();
-            let (slice, wrong) = match fact.dims.dims() {
-                None => (Dims::UnknownRank, None),
-                Some([]) => {
-                    (fact.dims.clone(), Some("is a scalar; a loop goes over axis 0".to_owned()))
-                }
-                Some([size, rest @ ..]) => {
-                    let slice = Dims::Known(rest.into());
-                    match length.unify(*size) {
-                        Some(both) => {
-                            length = both;
-                            (slice, None)
-                        }
-                        None => {
-                            (slice, Some(format!("has {size} slices, and another has {length}")))
-                        }
-                    }
-                }
-            };
-            if let Some(wrong) = wrong {
+            let slice = slice(&fact, &mut length).unwrap_or_else(|wrong| {
                 problem = Some(OpError::Invalid(format!("{} {wrong}", tensor.name())));
-            }
-            expected.push(Fact::new(fact.dtype, slice));
+                Fact::new(fact.dtype, fact.dims)
+            });
+            expected.push(slice);
         }
         (expected, length, problem)
     }
 }
 
+/// What a slice of a scanned tensor is like. `length` is the number of slices as the others have it.
+///
+/// # Errors
+/// What is wrong with the tensor.
+pub(super) fn slice(scanned: &Fact, length: &mut Dim) -> Result<Fact, String> {
+    let dims = match scanned.dims.dims() {
+        None => Dims::UnknownRank,
+        Some([]) => return Err("is a scalar; a loop goes over axis 0".to_owned()),
+        Some([size, rest @ ..]) => {
+            let both = length.unify(*size);
+            *length = both.ok_or_else(|| format!("has {size} slices, and another has {length}"))?;
+            Dims::Known(rest.into())
+        }
+    };
+    Ok(Fact::new(scanned.dtype, dims))
+}
+
 impl LoopOp {
-    fn refused(reason: OpError) -> Self {
-        let body = Body {
-            id: crate::BodyId::GRAPH,
-            params: Vec::new(),
-            results: Vec::new(),
-            facts: Vec::new(),
-            nodes: Vec::new(),
-            captures: Vec::new(),
-            before: Vec::new(),
-        };
+    pub(super) fn refused(reason: OpError) -> Self {
+        let (params, results) = (Vec::new(), Vec::new());
+        let body = Body::sketch(BodyId::GRAPH, params, results, Vec::new());
         Self {
             body,
             has_pred: false,
@@ -134,6 +127,7 @@ impl LoopOp {
             reverse: false,
             trips: None,
             unrolled: false,
+            size: Dim::Unknown,
             outputs: SmallVec::new(),
             expected: Vec::new(),
             refused: Some(reason),
@@ -149,64 +143,78 @@ impl LoopOp {
         (has_pred, n_next): (bool, usize),
     ) -> Result<Self, OpError> {
         let n = spec.carried.len();
-        let carried = &expected[..n];
         let (body, n_results) = built.finish(graph)?;
         if n_next != n {
             let message = format!("a loop of {n} variables gives {n_next} for the next iteration");
             return Err(OpError::Invalid(message));
         }
-        let next_at = usize::from(has_pred);
-        check_next(carried, &body.facts[next_at..])?;
-        if let Some(pred) = body.facts.first().filter(|_| has_pred) {
-            check_pred(pred)?;
-        }
         let trips = spec.trips.or_else(|| match (has_pred, &spec.count, spec.max, length) {
             (true, None, ..) if spec.scanned.is_empty() => {
-                trips::count(&graph.snapshot(), spec, &body)
+                let carried: Vec<Output> = spec.carried.iter().map(Tensor::output).collect();
+                let pred = spec.pred.as_ref()?.output();
+                let mut all = u64::MAX;
+                trips::count(&graph.snapshot(), (pred, &carried), spec.max, &body, &mut all)
             }
             (false, None, None, Dim::Known(n)) => Some(n as u64),
             (false, None, Some(max), Dim::Known(n)) => Some(max.min(n as u64)),
             _ => None,
         });
-        let bounded = has_pred || spec.count.is_some() || spec.max.is_some();
-        if !bounded && spec.scanned.is_empty() {
-            return Err(OpError::Invalid("nothing ends the loop".into()));
-        }
-        let size = trips.and_then(|n| usize::try_from(n).ok()).map(Dim::Known);
-        let goes_over_all = !has_pred && spec.max.is_none() && length != Dim::Unknown;
-        let size = size.unwrap_or_else(|| if goes_over_all { length } else { graph.symbol() });
-        let stacked = |fact: &Fact| {
-            let dims = fact.dims.dims().map_or(Dims::UnknownRank, |dims| {
-                std::iter::once(size).chain(dims.iter().copied()).collect()
-            });
-            Fact::new(fact.dtype, dims)
-        };
-        let n_collected = n_results - next_at - n;
-        let collected = &body.facts[next_at + n..n_results];
-        let count = [Fact::new(DType::I64, Vec::new())];
-        let outputs = (carried.iter().cloned())
-            .chain(collected.iter().map(stacked))
-            .chain(count)
-            .chain(carried.iter().map(stacked))
-            .chain(body.facts[n_results..].iter().map(stacked))
-            .collect();
         let mut op = Self {
             body,
             has_pred,
             has_count: spec.count.is_some(),
             n_carried: n,
             n_scanned: spec.scanned.len(),
-            n_collected,
+            n_collected: n_results - usize::from(has_pred) - n,
             max: spec.max,
             reverse: spec.reverse,
             trips,
-            unrolled: false,
-            outputs,
             expected,
-            refused: None,
+            ..Self::refused(OpError::apart())
         };
+        op.check_body()?;
+        let size = trips.and_then(|n| usize::try_from(n).ok()).map(Dim::Known);
+        let goes_over_all = !has_pred && spec.max.is_none() && length != Dim::Unknown;
+        let of_length = || if goes_over_all { length } else { graph.symbol() };
+        op.size = size.unwrap_or_else(of_length);
         op.unrolled = trips::is_unrolled(&op);
-        Ok(op)
+        Ok(op.complete())
+    }
+
+    /// Checks that the body gives what the loop carries, and that something ends it.
+    pub(super) fn check_body(&self) -> Result<(), OpError> {
+        let facts = &self.body.facts;
+        check_next(&self.expected[..self.n_carried], &facts[self.next_at()..])?;
+        if let Some(pred) = facts.first().filter(|_| self.has_pred) {
+            check_pred(pred)?;
+        }
+        let is_bounded = self.has_pred || self.has_count || self.max.is_some();
+        if !is_bounded && self.n_scanned == 0 {
+            return Err(OpError::Invalid("nothing ends the loop".into()));
+        }
+        Ok(())
+    }
+
+    /// Itself, with what its outputs are like: it is a loop of a graph now.
+    pub(super) fn complete(mut self) -> Self {
+        let stacked = |fact: &Fact| {
+            let dims = fact.dims.dims().map_or(Dims::UnknownRank, |dims| {
+                std::iter::once(self.size).chain(dims.iter().copied()).collect()
+            });
+            Fact::new(fact.dtype, dims)
+        };
+        let carried = &self.expected[..self.n_carried];
+        let collected = &self.body.facts[self.next_at() + self.n_carried..];
+        let (collected, residuals) = collected.split_at(self.n_collected);
+        let count = [Fact::new(DType::I64, Vec::new())];
+        self.outputs = (carried.iter().cloned())
+            .chain(collected.iter().map(stacked))
+            .chain(count)
+            .chain(carried.iter().map(stacked))
+            .chain(residuals.iter().map(stacked))
+            .collect();
+        self.refused = None;
+        self
     }
 }
 

@@ -2,9 +2,9 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{LoopOp, LoopSpec};
+use super::LoopOp;
 use crate::ops::body::Body;
-use crate::{Class, Contents, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output, Tensor};
+use crate::{Class, Contents, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output};
 
 /// Loops of more iterations are not counted.
 const TRIPS_MAX: u64 = 1024;
@@ -13,14 +13,22 @@ const TRIPS_MAX: u64 = 1024;
 const UNROLLED_MAX: u64 = 4096;
 
 /// Counts the iterations of a loop that a condition ends; `None` where more than small integers decide it, or there are
-/// many.
-pub(super) fn count(graph: &GraphSnapshot, spec: &LoopSpec, body: &Body) -> Option<u64> {
-    let mut goes_on = outer(graph, spec.pred.as_ref()?.output())?.scalar::<bool>().ok()?;
-    let deciding = Deciding::new(graph, body, spec.carried.len())?;
-    let start = |&at: &usize| known(graph, spec.carried.get(at)?);
+/// many. `start` is whether it runs at all, and what it carries first; `evaluations` are how many operations may be
+/// computed for that.
+pub(super) fn count(
+    graph: &GraphSnapshot,
+    (pred, carried): (Output, &[Output]),
+    max: Option<u64>,
+    body: &Body,
+    evaluations: &mut u64,
+) -> Option<u64> {
+    let mut goes_on = outer(graph, pred)?.scalar::<bool>().ok()?;
+    let deciding = Deciding::new(graph, body, carried.len())?;
+    let start = |&at: &usize| outer(graph, *carried.get(at)?);
     let mut state: Vec<HostTensor> = deciding.carried.iter().map(start).collect::<Option<_>>()?;
     let mut trips = 0;
-    while goes_on && spec.max.is_none_or(|max| trips < max) {
+    while goes_on && max.is_none_or(|max| trips < max) {
+        *evaluations = evaluations.checked_sub(1 + deciding.nodes.len() as u64)?;
         trips += 1;
         if trips > TRIPS_MAX {
             return None;
@@ -101,11 +109,6 @@ fn is_simple(node: &Node) -> bool {
         Class::Elementwise(_) | Class::View(_) | Class::Host(Host::Constant(_))
     );
     is_pure && node.controls.is_empty() && node.facts.iter().all(is_small)
-}
-
-/// What is known of the elements of a tensor.
-fn known(graph: &GraphSnapshot, tensor: &Tensor) -> Option<HostTensor> {
-    outer(graph, tensor.output())
 }
 
 /// The elements of an output that does not depend on the run: a constant, small known integers, or what one operation
