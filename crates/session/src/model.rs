@@ -116,7 +116,8 @@ impl Session {
     /// now. See [`SavedModel`].
     ///
     /// Names, devices that were asked for, containers, control edges, colocations, collections and seeds are kept.
-    /// What is in queues is not: a loaded model's are empty. Local variables that have no elements stay without.
+    /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are not kept; an
+    /// operation of one is, if it is named. Local variables that have no elements stay without.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for handles of another graph or of a branch's or loop's inside, names that are given twice, an operation that was

@@ -196,6 +196,34 @@ impl GraphState {
         Ok(restored?.unwrap_or(op))
     }
 
+    /// Checks a node's name, and where it and what it names lie.
+    fn expect_parts(&self, node: &NodeParts) -> Result<(), OpError> {
+        if self.names.contains_key(&node.name) {
+            return Err(OpError::Invalid("two nodes have this name".into()));
+        }
+        if node.body.0 as usize > self.bodies.len() {
+            let n = self.bodies.len();
+            return Err(OpError::Invalid(format!(
+                "there are {n} bodies, and none {}",
+                node.body.0
+            )));
+        }
+        for &before in node.controls.iter().chain(&node.colocated) {
+            self.expect_node(before)?;
+        }
+        for &before in &node.controls {
+            let before = self.expect_node(before)?;
+            if !self.encloses(before.body, node.body) {
+                let message = format!("{} does not run where it is a control", before.name);
+                return Err(OpError::Invalid(message));
+            }
+        }
+        for &input in &node.inputs {
+            self.expect_output(input)?;
+        }
+        Ok(())
+    }
+
     /// Adds a node of another graph, or of a file.
     fn restore(
         &mut self,
@@ -204,28 +232,9 @@ impl GraphState {
         amounts: &mut Amounts,
         location: &'static Location<'static>,
     ) -> Result<(), OpError> {
+        self.expect_parts(&node)?;
         let NodeParts { name, op, mut inputs, mut controls, device, colocated, body, container } =
             node;
-        if self.names.contains_key(&name) {
-            return Err(OpError::Invalid("two nodes have this name".into()));
-        }
-        if body.0 as usize > self.bodies.len() {
-            let n = self.bodies.len();
-            return Err(OpError::Invalid(format!("there are {n} bodies, and none {}", body.0)));
-        }
-        for &before in controls.iter().chain(&colocated) {
-            self.expect_node(before)?;
-        }
-        for &before in &controls {
-            let before = self.expect_node(before)?;
-            if !self.encloses(before.body, body) {
-                let message = format!("{} does not run where it is a control", before.name);
-                return Err(OpError::Invalid(message));
-            }
-        }
-        for &input in &inputs {
-            self.expect_output(input)?;
-        }
         let op = self.restore_flow(graph.id(), body, op, &mut inputs, amounts)?;
         let is_around = |id: &&NodeId| self.encloses(self.nodes[id.0 as usize].body, body);
         controls.extend(op_controls(&*op).iter().filter(is_around).copied());

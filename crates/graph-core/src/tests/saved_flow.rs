@@ -202,7 +202,7 @@ fn bodies_that_no_program_builds_are_refused() {
     assert_refused(with("results", &|r| r[4] = inner), "mul has no value in body 1");
     assert_refused(with("results", &|r| r.swap(0, 2)), "");
     // Captures.
-    assert_refused(with("captures", &|c| c.extend([x, 0])), "expected 4 inputs, got 3");
+    assert_refused(with("captures", &|c| c.extend([x, 0])), "expected 5 inputs, got 4");
     // Numbers.
     for name in ["n_carried", "n_scanned", "n_collected"] {
         for n in [9, u64::MAX] {
