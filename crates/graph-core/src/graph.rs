@@ -574,22 +574,6 @@ impl Graph {
 }
 
 impl GraphState {
-    /// How many bodies a body lies in, itself included.
-    fn depth(&self, body: BodyId) -> u32 {
-        let at = (body.0 as usize).checked_sub(1);
-        at.and_then(|at| self.bodies.get(at)).map_or(0, |(_, depth)| *depth)
-    }
-
-    /// Whether `inner` is `outer` or lies in it.
-    fn encloses(&self, outer: BodyId, mut inner: BodyId) -> bool {
-        // A body has a smaller id than those that lie in it.
-        while inner > outer {
-            let at = inner.0 as usize - 1;
-            inner = self.bodies.get(at).map_or(BodyId::GRAPH, |(around, _)| *around);
-        }
-        inner == outer
-    }
-
     fn unique_name(&mut self, base: &str) -> String {
         let count = self.counts.entry(base.to_owned()).or_insert(0);
         loop {

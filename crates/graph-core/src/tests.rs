@@ -4,3 +4,4 @@ mod images;
 mod moves;
 mod nodes;
 mod saved;
+mod saved_flow;

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use convoke_graph_core::ops::Decode;
 use convoke_graph_core::{
-    Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, Operation, Output, Result, Tensor,
-    Variable,
+    BodyId, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, Operation, Output, Result,
+    Tensor, Variable,
 };
 
 use crate::devices::Devices;
@@ -61,11 +61,20 @@ impl ModelSpec {
 
     fn check(&self, graph: &Graph) -> Result<()> {
         let tensors = self.inputs.iter().chain(&self.outputs);
-        let own = tensors.map(|(name, tensor)| (name, tensor.graph(), tensor.fact().is_variable()));
-        let operations = self.operations.iter().map(|(name, op)| (name, op.graph(), false));
-        for (name, other, is_variable) in own.chain(operations) {
+        let own = tensors.map(|(name, tensor)| {
+            (name, tensor.graph(), tensor.output().node, tensor.fact().is_variable())
+        });
+        let operations =
+            self.operations.iter().map(|(name, op)| (name, op.graph(), op.id(), false));
+        for (name, other, node, is_variable) in own.chain(operations) {
             if other.id() != graph.id() {
                 let message = format!("{name:?} belongs to another graph than the session's");
+                return Err(Error::invalid(message));
+            }
+            if graph.node(node).body != BodyId::GRAPH {
+                let message = format!(
+                    "{name:?} lies inside of a branch or loop; return it from the closure that builds it"
+                );
                 return Err(Error::invalid(message));
             }
             if is_variable {
@@ -107,10 +116,11 @@ impl Session {
     /// now. See [`SavedModel`].
     ///
     /// Names, devices that were asked for, containers, control edges, colocations, collections and seeds are kept.
-    /// What is in queues is not: a loaded model's are empty. Local variables that have no elements stay without.
+    /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are not kept; an
+    /// operation of one is, if it is named. Local variables that have no elements stay without.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for handles of another graph, names that are given twice, an operation that was
+    /// [`ErrorKind::InvalidArgument`] for handles of another graph or of a branch's or loop's inside, names that are given twice, an operation that was
     /// refused, or a frozen model that would change a variable; [`ErrorKind::Unimplemented`] with the name of a node
     /// whose operation no file can keep; [`ErrorKind::FailedPrecondition`] for a variable without elements;
     /// [`ErrorKind::Unavailable`] if the file cannot be written. The old file is whole then.

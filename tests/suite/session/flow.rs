@@ -884,7 +884,7 @@ fn while_scatters_into_a_variable() {
             g.constant(0i32),
             |i| i.less(&n),
             |i| {
-                let put = v.scatter_add(&i.reshape(&[1]), &i.cast(F32).reshape(&[1]));
+                let put = v.scatter_add(i.reshape(&[1]), i.cast(F32).reshape(&[1]));
                 g.after(&[&put.operation()], || i + 1)
             },
         );

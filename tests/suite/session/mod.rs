@@ -23,6 +23,7 @@ mod feeds;
 mod fetches;
 mod fifo_queue;
 mod flow;
+mod flow_models;
 mod growth;
 mod initial;
 mod lifecycle;

@@ -485,8 +485,6 @@ fn a_hostile_graph_is_refused() {
     refused(DataLoss, "no version", &|m| *m = json!([]));
     refused(DataLoss, "no list \"nodes\"", &|m| m["nodes"] = json!(3));
     refused(DataLoss, "there is no form \"other\"", &|m| m["form"] = json!("other"));
-    refused(Unimplemented, "branches and loops", &|m| m["bodies"] = json!([0]));
-    refused(Unimplemented, "branches and loops", &|m| m["nodes"][1]["body"] = json!(1));
     refused(Unimplemented, "x: ", &|m| m["nodes"][0]["op"] = json!("conv7d"));
     refused(InvalidArgument, "w/read: ", &|m| m["nodes"][2]["op"] = json!("matmul"));
     refused(InvalidArgument, "w/read: ", &|m| m["nodes"][2]["inputs"] = json!([[2, 0]]));
@@ -527,6 +525,34 @@ fn a_hostile_graph_is_refused() {
         let error = try_out(&folder, &Devices::cpu()).unwrap_err();
         assert_eq!(error.kind(), DataLoss, "{error}");
     }
+}
+
+#[test]
+fn a_hostile_list_of_bodies_is_refused() {
+    use ErrorKind::{DataLoss, InvalidArgument};
+    use serde_json::{Value, json};
+    let folder = Folder::new("bodies");
+    let whole = small(&folder);
+    let refused = |kind: ErrorKind, text: &str, change: &dyn Fn(&mut Value)| {
+        with_text(&folder, &whole, change);
+        let error = try_out(&folder, &Devices::cpu()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    refused(DataLoss, "no list \"bodies\"", &|m| m["bodies"] = json!(0));
+    refused(DataLoss, "expected a number", &|m| m["bodies"] = json!([-1]));
+    refused(InvalidArgument, "body 1 does not come before body 1", &|m| m["bodies"] = json!([1]));
+    refused(InvalidArgument, "w: ", &|m| m["nodes"][1]["body"] = json!(1));
+    // What lies inside of a body is neither fed nor fetched.
+    let inside = |m: &mut Value| {
+        m["bodies"] = json!([0]);
+        for node in m["nodes"].as_array_mut().unwrap() {
+            if node["name"] == "y" {
+                node["body"] = json!(1);
+            }
+        }
+    };
+    refused(DataLoss, "\"y\" is no tensor of the graph", &inside);
 }
 
 #[test]

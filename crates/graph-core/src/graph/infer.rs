@@ -10,6 +10,22 @@ use crate::{
 };
 
 impl GraphState {
+    /// How many bodies a body lies in, itself included.
+    pub(super) fn depth(&self, body: BodyId) -> u32 {
+        let at = (body.0 as usize).checked_sub(1);
+        at.and_then(|at| self.bodies.get(at)).map_or(0, |(_, depth)| *depth)
+    }
+
+    /// Whether `inner` is `outer` or lies in it.
+    pub(super) fn encloses(&self, outer: BodyId, mut inner: BodyId) -> bool {
+        // A body has a smaller id than those that lie in it.
+        while inner > outer {
+            let at = inner.0 as usize - 1;
+            inner = self.bodies.get(at).map_or(BodyId::GRAPH, |(around, _)| *around);
+        }
+        inner == outer
+    }
+
     /// The facts of an operation's outputs, and the reason if it is refused. A refused operation has
     /// one output of which nothing is known.
     pub(super) fn infer(

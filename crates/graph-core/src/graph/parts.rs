@@ -3,9 +3,13 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use super::{BodyId, Collection, Graph, GraphState, Node, NodeId, Output, SharedVariable};
+use super::infer::op_controls;
+use super::{
+    BodyId, Collection, DEPTH_MAX, Graph, GraphState, Node, NodeId, Output, SharedVariable,
+};
 use crate::op::SharedOp;
-use crate::{Class, Dim, Error, OpError, Result, State, Tensor};
+use crate::ops::bodies::{Amounts, Restoring};
+use crate::{Class, Dim, Error, GraphSnapshot, OpError, Result, State, Tensor};
 
 /// How many scopes of a name are kept free of names to come.
 const SCOPES_MAX: usize = 64;
@@ -17,6 +21,8 @@ pub struct GraphParts {
     pub seed: u64,
     /// How many symbols stand for sizes; each is below that.
     pub n_symbols: u32,
+    /// For each body but the graph itself, which is body 0, the one around it, of a smaller id.
+    pub bodies: Vec<BodyId>,
     /// The nodes, by id.
     pub nodes: Vec<NodeParts>,
     /// What is in each collection, in order.
@@ -40,6 +46,8 @@ pub struct NodeParts {
     pub device: Option<Arc<str>>,
     /// Nodes that it must share a device with, of smaller ids.
     pub colocated: Vec<NodeId>,
+    /// The branch or loop that it is built in.
+    pub body: BodyId,
     /// The container of what sessions keep for it.
     pub container: Option<Arc<str>>,
 }
@@ -68,6 +76,7 @@ impl From<&Node> for NodeParts {
             controls: node.controls.to_vec(),
             device: node.device.clone(),
             colocated: node.colocated.to_vec(),
+            body: node.body,
             container: node.container.clone(),
         }
     }
@@ -97,6 +106,7 @@ impl Graph {
         GraphParts {
             seed: state.seed,
             n_symbols: state.next_symbol,
+            bodies: state.bodies.iter().map(|(around, _)| *around).collect(),
             nodes: state.nodes.iter().map(|node| NodeParts::from(&**node)).collect(),
             collections,
             shared: names,
@@ -108,12 +118,13 @@ impl Graph {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument), or what an operation refuses, with the name
-    /// of the node: a name that is not unique, an input, control or colocation that does not come before, a symbol
-    /// above their number, a shared variable that is none.
+    /// of the node: a name that is not unique, an input, control or colocation that does not come before or has no
+    /// value there, a symbol above their number, a branch or loop whose bodies are none, a shared variable that is
+    /// none.
     #[track_caller]
     pub fn from_parts(parts: GraphParts) -> Result<Self> {
         let at = Location::caller();
-        let GraphParts { seed, n_symbols, nodes, collections, shared } = parts;
+        let GraphParts { seed, n_symbols, bodies, nodes, collections, shared } = parts;
         if n_symbols > u32::MAX / 2 {
             return Err(Error::invalid(format!("{n_symbols} symbols are too many for a graph")));
         }
@@ -121,9 +132,11 @@ impl Graph {
         {
             let mut state = graph.write();
             state.next_symbol = n_symbols;
+            state.restore_bodies(bodies)?;
+            let mut amounts = Amounts::default();
             for node in nodes {
                 let name = node.name.clone();
-                let add = state.restore(&graph, node, at);
+                let add = state.restore(&graph, node, &mut amounts, at);
                 add.map_err(|reason| Error::from(reason).with_node(&*name))?;
             }
             for (collection, outputs) in collections {
@@ -147,26 +160,89 @@ impl Graph {
 }
 
 impl GraphState {
+    fn restore_bodies(&mut self, bodies: Vec<BodyId>) -> Result<(), OpError> {
+        for around in bodies {
+            let id = self.bodies.len() + 1;
+            if around.0 as usize >= id {
+                let message = format!("body {} does not come before body {id} in it", around.0);
+                return Err(OpError::Invalid(message));
+            }
+            let depth = self.depth(around).saturating_add(1);
+            if depth > DEPTH_MAX {
+                let message = format!("body {id} lies {depth} deep; the limit is {DEPTH_MAX}");
+                return Err(OpError::Invalid(message));
+            }
+            self.bodies.push((around, depth));
+        }
+        Ok(())
+    }
+
+    /// A branch or loop of the nodes that there are, with the inputs that it needs; any other operation as it is.
+    fn restore_flow(
+        &mut self,
+        graph_id: u64,
+        body: BodyId,
+        op: SharedOp,
+        inputs: &mut Vec<Output>,
+        amounts: &mut Amounts,
+    ) -> Result<SharedOp, OpError> {
+        let Class::Flow(flow) = op.class() else { return Ok(op) };
+        let nodes = std::mem::take(&mut self.nodes);
+        let graph = GraphSnapshot { graph_id, nodes };
+        let encloses = |outer, inner| self.encloses(outer, inner);
+        let at = Restoring::new(&graph, body, self.bodies.len(), &encloses, amounts);
+        let restored = flow.restored(at, inputs);
+        self.nodes = graph.nodes;
+        Ok(restored?.unwrap_or(op))
+    }
+
+    /// Checks a node's name, and where it and what it names lie.
+    fn expect_parts(&self, node: &NodeParts) -> Result<(), OpError> {
+        if self.names.contains_key(&node.name) {
+            return Err(OpError::Invalid("two nodes have this name".into()));
+        }
+        if node.body.0 as usize > self.bodies.len() {
+            let n = self.bodies.len();
+            return Err(OpError::Invalid(format!(
+                "there are {n} bodies, and none {}",
+                node.body.0
+            )));
+        }
+        for &before in node.controls.iter().chain(&node.colocated) {
+            self.expect_node(before)?;
+        }
+        for &before in &node.controls {
+            let before = self.expect_node(before)?;
+            if !self.encloses(before.body, node.body) {
+                let message = format!("{} does not run where it is a control", before.name);
+                return Err(OpError::Invalid(message));
+            }
+        }
+        for &input in &node.inputs {
+            self.expect_output(input)?;
+        }
+        Ok(())
+    }
+
     /// Adds a node of another graph, or of a file.
     fn restore(
         &mut self,
         graph: &Graph,
         node: NodeParts,
+        amounts: &mut Amounts,
         location: &'static Location<'static>,
     ) -> Result<(), OpError> {
-        let NodeParts { name, op, inputs, controls, device, colocated, container } = node;
-        if self.names.contains_key(&name) {
-            return Err(OpError::Invalid("two nodes have this name".into()));
-        }
-        for &before in controls.iter().chain(&colocated) {
-            self.expect_node(before)?;
-        }
-        for &input in &inputs {
-            self.expect_output(input)?;
-        }
+        self.expect_parts(&node)?;
+        let NodeParts { name, op, mut inputs, mut controls, device, colocated, body, container } =
+            node;
+        let op = self.restore_flow(graph.id(), body, op, &mut inputs, amounts)?;
+        let is_around = |id: &&NodeId| self.encloses(self.nodes[id.0 as usize].body, body);
+        controls.extend(op_controls(&*op).iter().filter(is_around).copied());
+        controls.sort_unstable();
+        controls.dedup();
         let tensors = inputs.iter().map(|&output| Tensor::new(graph.clone(), output));
         let tensors: Vec<Tensor> = tensors.collect();
-        let (facts, invalid) = self.infer(graph.id(), BodyId::GRAPH, &*op, &tensors, None);
+        let (facts, invalid) = self.infer(graph.id(), body, &*op, &tensors, None);
         if let Some(reason) = invalid {
             return Err(reason);
         }
@@ -196,7 +272,7 @@ impl GraphState {
             device,
             colocated,
             container,
-            body: BodyId::GRAPH,
+            body,
             location,
             invalid: None,
         }));

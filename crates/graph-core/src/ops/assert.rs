@@ -2,8 +2,11 @@
 //!
 //! Source: TensorFlow's `tf.Assert`.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
+use crate::ops::registry::Decode;
 use crate::{
     Attributes, Backward, Class, DType, Dims, Error, Fact, Flow, Graph, HostTensor, Op, OpError,
     Operation, Tensor,
@@ -21,7 +24,7 @@ impl Graph {
         let inputs: Vec<Tensor> =
             std::iter::once(condition).chain(data.iter().copied()).cloned().collect();
         let op = AssertOp { message: message.to_owned() };
-        let node = self.append(std::sync::Arc::new(op), &inputs, "assert", at);
+        let node = self.append(Arc::new(op), &inputs, "assert", at);
         Operation::new(self.clone(), node)
     }
 }
@@ -103,6 +106,10 @@ impl Op for AssertOp {
     }
 
     fn encode(&self) -> Option<Attributes> {
-        None
+        Some(Attributes::of(self.name()).with("message", self.message.as_str()))
     }
 }
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] =
+    &[("assert", |a| Ok(Arc::new(AssertOp { message: a.text("message")?.to_owned() })))];

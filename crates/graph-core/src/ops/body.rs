@@ -102,13 +102,13 @@ impl Built {
 }
 
 /// The nodes of a body that some of its outputs need, and what they need from outside.
-struct Needed {
-    nodes: Vec<Arc<Node>>,
-    captures: Vec<Output>,
-    before: Vec<NodeId>,
+pub(crate) struct Needed {
+    pub nodes: Vec<Arc<Node>>,
+    pub captures: Vec<Output>,
+    pub before: Vec<NodeId>,
 }
 
-fn needed(graph: &GraphSnapshot, body: BodyId, results: &[Output]) -> Needed {
+pub(crate) fn needed(graph: &GraphSnapshot, body: BodyId, results: &[Output]) -> Needed {
     let (mut own, mut captures, mut before) =
         (FxHashSet::default(), FxHashSet::default(), FxHashSet::default());
     let mut stack: Vec<NodeId> = Vec::new();
@@ -147,7 +147,7 @@ fn needed(graph: &GraphSnapshot, body: BodyId, results: &[Output]) -> Needed {
 
 /// The outputs of a node that another run of it would not give again. Of a branch or loop, those with which it can be
 /// built so that it does: see [`replay`].
-fn residuals(node: &Node) -> Vec<Output> {
+pub(crate) fn residuals(node: &Node) -> Vec<Output> {
     let output = |index: usize| Output { node: node.id, index: index as u32 };
     let n = node.facts.len();
     match node.op.class() {

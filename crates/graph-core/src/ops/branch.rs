@@ -9,10 +9,12 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use crate::ops::bodies::{Restoring, body_of, count_of, outputs_of, pairs, recaptured};
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
+use crate::ops::registry::Decode;
 use crate::{
-    Attributes, Backward, Class, DType, Dim, Dims, Fact, Flow, Graph, HostTensor, Op, OpError,
-    Output, Shape, Tensor,
+    Attributes, Backward, BodyId, Class, DType, Dim, Dims, Fact, Flow, Graph, HostTensor, Op,
+    OpError, Output, Shape, Tensor,
 };
 
 /// One of several bodies runs.
@@ -189,6 +191,9 @@ impl Op for BranchOp {
     }
 
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        if let Some(reason) = &self.refused {
+            return Err(reason.clone());
+        }
         let (index, captures) =
             inputs.split_first().ok_or(OpError::Arity { expected: 1, found: 0 })?;
         let index = index_of(index)?;
@@ -259,7 +264,84 @@ impl Op for BranchOp {
     }
 
     fn encode(&self) -> Option<Attributes> {
-        None
+        if self.branches.is_empty() {
+            return None;
+        }
+        let ids = self.branches.iter().map(|body| body.id.0);
+        let counts = self.branches.iter().map(|body| body.results.len());
+        let results = self.branches.iter().flat_map(|body| &body.results);
+        Some(
+            Attributes::of(self.name())
+                .with("bodies", ids.collect::<Vec<_>>())
+                .with("n_results", self.n_results)
+                .with("counts", counts.collect::<Vec<_>>())
+                .with("results", pairs(results))
+                .with("captures", pairs(&self.captures)),
+        )
+    }
+}
+
+/// How files' operations are made.
+pub(crate) const SAVED: &[(&str, Decode)] = &[("cond", |a| Ok(Arc::new(BranchOp::decode(a)?)))];
+
+impl BranchOp {
+    fn decode(a: &Attributes) -> Result<Self, OpError> {
+        let (ids, counts): (Vec<u32>, Vec<usize>) = (a.ints("bodies")?, a.ints("counts")?);
+        let (n_results, results) = (a.int("n_results")?, outputs_of(a, "results")?);
+        let n = counts.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
+        if ids.len() != counts.len() || n != Some(results.len()) || ids.is_empty() {
+            let (ids, counts, n) = (ids.len(), counts.len(), results.len());
+            return Err(OpError::Invalid(format!(
+                "{ids} bodies, {counts} numbers of results, and {n} results do not belong together"
+            )));
+        }
+        if counts.iter().any(|&n| n < n_results) {
+            let message = format!("expected {n_results} results of each body, got {counts:?}");
+            return Err(OpError::Invalid(message));
+        }
+        let mut rest = &results[..];
+        let body = |(&id, &n): (&u32, &usize)| {
+            let (own, more) = rest.split_at(n);
+            rest = more;
+            Ok(Body::sketch(body_of(id)?, Vec::new(), own.to_vec(), Vec::new()))
+        };
+        let branches = ids.iter().zip(&counts).map(body).collect::<Result<_, OpError>>()?;
+        let captures = outputs_of(a, "captures")?;
+        Ok(Self { branches, n_results, captures, ..Self::refused(OpError::apart()) })
+    }
+
+    /// The same for nodes and bodies of other ids; it belongs to no graph until one is put together with it.
+    pub(crate) fn renumbered<E>(
+        &self,
+        output: &mut dyn FnMut(Output) -> Result<Output, E>,
+        body: &mut dyn FnMut(BodyId) -> Result<BodyId, E>,
+    ) -> Result<Self, E> {
+        let branches = self.branches.iter().map(|own| own.renumbered(output, body));
+        let branches = branches.collect::<Result<_, E>>()?;
+        let captures = self.captures.iter().map(|&key| output(key)).collect::<Result<_, E>>()?;
+        let n_results = self.n_results;
+        Ok(Self { branches, n_results, captures, ..Self::refused(OpError::apart()) })
+    }
+
+    /// Itself, of the nodes that a graph has so far. What it captures becomes its last inputs.
+    ///
+    /// # Errors
+    /// What no program could have built.
+    pub(crate) fn restored(
+        &self,
+        at: &mut Restoring<'_>,
+        inputs: &mut Vec<Output>,
+    ) -> Result<Self, OpError> {
+        let bodies = self.branches.iter().map(|body| {
+            count_of("parameters", 0, body.params.len())?;
+            Ok((at.body(body, self.n_results)?, self.n_results))
+        });
+        let op = Self::of(bodies.collect::<Result<_, OpError>>()?);
+        if let Some(reason) = op.refused {
+            return Err(reason);
+        }
+        *inputs = recaptured(at.graph, inputs, 1, &self.captures, &op.captures)?;
+        Ok(op)
     }
 }
 

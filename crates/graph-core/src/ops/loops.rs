@@ -5,6 +5,7 @@
 
 mod back;
 mod build;
+mod saved;
 mod trips;
 
 use rustc_hash::FxHashMap;
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use back::Way;
 pub(crate) use build::{Iteration, LoopSpec, repeat, replay_loop};
+pub(crate) use saved::SAVED;
 
 use crate::batches;
 use crate::ops::body::Body;
@@ -54,6 +56,8 @@ pub struct LoopOp {
     pub counted_by: Vec<Output>,
     /// Whether the iterations are written out one after the other, instead of running one by one.
     pub unrolled: bool,
+    /// How many slices each stack has.
+    size: Dim,
     outputs: SmallVec<[Fact; 1]>,
     /// What each carried tensor has to be like, and each scanned one.
     expected: Vec<Fact>,
@@ -161,6 +165,19 @@ impl LoopOp {
              shape in LoopOptions::invariants"
         )))
     }
+
+    /// Refuses another number of iterations than what is built on it expects.
+    ///
+    /// # Errors
+    /// A graph that was put together says another number.
+    pub fn check_trips(&self, trips: usize) -> crate::Result<()> {
+        match self.size {
+            Dim::Known(size) if size != trips => Err(crate::Error::invalid(format!(
+                "the loop makes {trips} iterations, and its graph says {size}"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl LoopOp {
@@ -206,6 +223,9 @@ impl Op for LoopOp {
     }
 
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
+        if let Some(reason) = &self.refused {
+            return Err(reason.clone());
+        }
         let (pred, count, carried, scanned, captures) = self.split(inputs);
         let mut goes_on = pred.map_or(Ok(true), HostTensor::scalar::<bool>)?;
         let count = count.map(HostTensor::scalar::<i64>).transpose()?;
@@ -240,6 +260,7 @@ impl Op for LoopOp {
             }
             trips += 1;
         }
+        self.check_trips(trips)?;
         let stack = |output: usize, mut rows: Vec<HostTensor>| {
             if self.reverse {
                 rows.reverse();
@@ -276,6 +297,6 @@ impl Op for LoopOp {
     }
 
     fn encode(&self) -> Option<Attributes> {
-        None
+        self.encoded()
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod assert;
 pub(crate) mod batch_norm;
 pub(crate) mod binary;
+pub(crate) mod bodies;
 pub(crate) mod body;
 pub(crate) mod branch;
 pub(crate) mod call;

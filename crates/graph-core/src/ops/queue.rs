@@ -430,20 +430,11 @@ impl QueueOp {
 
 /// How files' operations are made.
 pub(crate) const SAVED: &[(&str, Decode)] = &[("queue", |a| {
-    Ok(Arc::new(QueueOp { queue: Arc::new(QueueSpec::decode(a)?), action: action(a)? }))
+    Ok(Arc::new(QueueOp { queue: Arc::new(QueueSpec::decode(a, "")?), action: action(a)? }))
 })];
 
 impl QueueOp {
     fn encoded(&self) -> Attributes {
-        let QueueSpec { name, container, kind, capacity, components } = &*self.queue;
-        let (order, seed, behind) = match *kind {
-            QueueKind::Fifo => ("fifo", None, None),
-            QueueKind::PaddingFifo => ("padding_fifo", None, None),
-            QueueKind::RandomShuffle { min_after_dequeue, seed } => {
-                ("random_shuffle", Some(seed), Some(min_after_dequeue))
-            }
-            QueueKind::Priority => ("priority", None, None),
-        };
         let number = match self.action {
             QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),
             _ => None,
@@ -452,31 +443,49 @@ impl QueueOp {
             QueueAction::Close { cancel_pending } => Some(cancel_pending),
             _ => None,
         };
-        let dtypes: Attribute = components.iter().map(|(dtype, _)| *dtype).collect();
-        let dims: Attribute = components.iter().map(|(_, dims)| dims.clone()).collect();
-        Attributes::of("queue")
+        let attributes = Attributes::of("queue")
             .with("action", self.name())
             .with_some("number", number)
-            .with_some("cancel_pending", cancels)
-            .with("name", name.as_str())
-            .with_some("container", container.as_deref())
-            .with("kind", order)
-            .with_some("seed", seed)
-            .with_some("min_after_dequeue", behind)
-            .with_some("capacity", *capacity)
-            .with("dtypes", dtypes)
-            .with("dims", dims)
+            .with_some("cancel_pending", cancels);
+        self.queue.encoded(attributes, "")
     }
 }
 
 impl QueueSpec {
-    fn decode(a: &Attributes) -> Result<Self, OpError> {
-        let kind = match a.text("kind")? {
+    /// The attributes with its own, whose names begin with `prefix`.
+    pub(crate) fn encoded(&self, attributes: Attributes, prefix: &str) -> Attributes {
+        let Self { name, container, kind, capacity, components } = self;
+        let (order, seed, behind) = match *kind {
+            QueueKind::Fifo => ("fifo", None, None),
+            QueueKind::PaddingFifo => ("padding_fifo", None, None),
+            QueueKind::RandomShuffle { min_after_dequeue, seed } => {
+                ("random_shuffle", Some(seed), Some(min_after_dequeue))
+            }
+            QueueKind::Priority => ("priority", None, None),
+        };
+        let dtypes: Attribute = components.iter().map(|(dtype, _)| *dtype).collect();
+        let dims: Attribute = components.iter().map(|(_, dims)| dims.clone()).collect();
+        let own = |name: &str| format!("{prefix}{name}");
+        attributes
+            .with(own("name"), name.as_str())
+            .with_some(&own("container"), container.as_deref())
+            .with(own("kind"), order)
+            .with_some(&own("seed"), seed)
+            .with_some(&own("min_after_dequeue"), behind)
+            .with_some(&own("capacity"), *capacity)
+            .with(own("dtypes"), dtypes)
+            .with(own("dims"), dims)
+    }
+
+    /// The queue of attributes whose names begin with `prefix`.
+    pub(crate) fn decode(a: &Attributes, prefix: &str) -> Result<Self, OpError> {
+        let own = |name: &str| format!("{prefix}{name}");
+        let kind = match a.text(&own("kind"))? {
             "fifo" => QueueKind::Fifo,
             "padding_fifo" => QueueKind::PaddingFifo,
             "random_shuffle" => QueueKind::RandomShuffle {
-                min_after_dequeue: a.int("min_after_dequeue")?,
-                seed: a.int("seed")?,
+                min_after_dequeue: a.int(&own("min_after_dequeue"))?,
+                seed: a.int(&own("seed"))?,
             },
             "priority" => QueueKind::Priority,
             other => return Err(OpError::Invalid(format!("there is no queue {other:?}"))),
@@ -487,12 +496,14 @@ impl QueueSpec {
             }
             other => Err(OpError::Invalid(format!("{other:?} are no dtype and dimensions"))),
         };
-        let components = a.list("dtypes")?.iter().zip(a.list("dims")?).map(component);
+        let (dtypes, dims) = (a.list(&own("dtypes"))?, a.list(&own("dims"))?);
+        let components = dtypes.iter().zip(dims).map(component);
+        let (container, capacity) = (own("container"), own("capacity"));
         Ok(Self {
-            name: a.text("name")?.to_owned(),
-            container: a.get("container").map(|_| a.text("container")).transpose()?.map(Arc::from),
+            name: a.text(&own("name"))?.to_owned(),
+            container: a.get(&container).map(|_| a.text(&container)).transpose()?.map(Arc::from),
             kind,
-            capacity: a.get("capacity").map(|_| a.int("capacity")).transpose()?,
+            capacity: a.get(&capacity).map(|_| a.int(&capacity)).transpose()?,
             components: components.collect::<Result<_, _>>()?,
         })
     }

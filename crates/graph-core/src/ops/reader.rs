@@ -4,10 +4,14 @@
 //! Source: TensorFlow's `python/ops/io_ops.py` and `core/framework/reader_base.cc`. There, what a step has read is
 //! lost if it fails later, and a file that cannot be opened is passed over.
 
+mod saved;
+
 use std::fmt;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+
+pub(crate) use saved::SAVED;
 
 use crate::op::one;
 use crate::{
@@ -315,6 +319,7 @@ impl Op for ReaderOp {
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         self.reader.check()?;
+        self.expect_source()?;
         let strings = |dims: Dims| Fact::new(DType::String, dims);
         match self.action {
             ReaderAction::Read | ReaderAction::ReadUpTo(_) | ReaderAction::SkipFile => {
@@ -367,7 +372,7 @@ impl Op for ReaderOp {
     }
 
     fn encode(&self) -> Option<Attributes> {
-        None
+        saved::encoded(self)
     }
 }
 
@@ -376,6 +381,20 @@ impl ReaderOp {
     pub fn is_source(&self) -> bool {
         use ReaderAction::{Make, Reset, RestoreState, SkipFile};
         !matches!(self.action, Make | SkipFile | RestoreState | Reset)
+    }
+
+    /// Names are only given, epoch by epoch.
+    fn expect_source(&self) -> Result<(), OpError> {
+        use ReaderAction::{Make, NextEpoch, RecordsProduced, WorkUnitsCompleted};
+        let is_given =
+            matches!(self.action, Make | NextEpoch | RecordsProduced | WorkUnitsCompleted);
+        match self.reader.source {
+            ReaderSource::Names(_) if !is_given => {
+                let message = format!("{} of a list of names, which is no reader", self.name());
+                Err(OpError::Invalid(message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn expect_names(&self) -> Result<(), OpError> {

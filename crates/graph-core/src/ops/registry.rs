@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    cast, concat, control, conv, count, gather, host, matmul, pad, pool, queue, random, reduce,
-    row, rows, scatter, select, state, table, view,
+    assert, branch, cast, concat, control, conv, count, gather, host, loops, matmul, pad, pool,
+    queue, random, reader, reduce, row, rows, scatter, select, state, table, view,
 };
 use crate::{Attributes, Op, OpError};
 
@@ -12,7 +12,9 @@ use crate::{Attributes, Op, OpError};
 pub type Decode = fn(&Attributes) -> Result<Arc<dyn Op>, OpError>;
 
 /// What each room makes, beside the rows of the elementwise tables.
-const ROOMS: [&[(&str, Decode)]; 18] = [
+const ROOMS: [&[(&str, Decode)]; 22] = [
+    assert::SAVED,
+    branch::SAVED,
     cast::SAVED,
     concat::SAVED,
     control::SAVED,
@@ -20,11 +22,13 @@ const ROOMS: [&[(&str, Decode)]; 18] = [
     count::SAVED,
     gather::SAVED,
     host::SAVED,
+    loops::SAVED,
     matmul::SAVED,
     pad::SAVED,
     pool::SAVED,
     queue::SAVED,
     random::SAVED,
+    reader::SAVED,
     reduce::SAVED,
     scatter::SAVED,
     select::SAVED,

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use crate::ops::row::RowOp;
 use crate::ops::{decode, rows, saved_names};
 use crate::{
-    Attribute, Attributes, Collection, Conv2d, DType, Dim, ErrorKind, Graph, GraphParts,
-    HostTensor, ImageLayout, Init, NodeId, Op, Output, Padding, Pool, QueueKind, QueueOptions,
-    Tensor,
+    Attribute, Attributes, Class, Collection, Compression, Conv2d, DType, Dim, ErrorKind,
+    FixedOptions, Graph, GraphParts, HostTensor, ImageLayout, Init, LineOptions, NodeId, Op,
+    Output, Padding, Pool, ProducerOptions, QueueKind, QueueOptions, RecordFormat, Tensor,
+    TfRecordOptions,
 };
 
 /// A graph with every operation that there is.
@@ -41,6 +42,8 @@ fn everything() -> Graph {
     windows(&g);
     state(&g, &x);
     queues(&g);
+    readers(&g);
+    super::saved_flow::flows(&g);
     g
 }
 
@@ -113,6 +116,38 @@ fn queues(g: &Graph) {
     }
 }
 
+fn readers(g: &Graph) {
+    let options = ProducerOptions { epochs: Some(2), shuffle: Some(u64::MAX), capacity: 3 };
+    let names = g.string_input_producer("files", ["a", "\u{e9}\n"], options);
+    g.string_input_producer("more", [vec![0u8, 255]], ProducerOptions::default());
+    let compression = Compression::Gzip;
+    let lines = LineOptions { skip_header_lines: 1, max_line_bytes: 9, compression };
+    let fixed = FixedOptions {
+        header_bytes: 1,
+        footer_bytes: 3,
+        hop_bytes: 4,
+        compression: Compression::Zlib,
+        max_record_bytes: u64::MAX,
+        ..FixedOptions::new(2)
+    };
+    for format in [
+        RecordFormat::WholeFile { max_bytes: 7 },
+        RecordFormat::Lines(lines),
+        RecordFormat::Fixed(fixed),
+        RecordFormat::TfRecord(TfRecordOptions::default()),
+        RecordFormat::Identity,
+    ] {
+        let reader = g.reader("reader", format.clone());
+        let (key, _) = reader.read(&names);
+        let _ = (reader.read_up_to(&names, 5), reader.skip_file(&names), reader.reset());
+        let _ = (reader.num_records_produced(), reader.num_work_units_completed());
+        if format == RecordFormat::Identity {
+            reader.restore_state(&key);
+            reader.serialize_state();
+        }
+    }
+}
+
 #[test]
 fn every_operation_is_made_again() {
     let g = everything();
@@ -122,7 +157,11 @@ fn every_operation_is_made_again() {
     for node in g.snapshot().nodes.iter() {
         let encoded = node.op.encode().unwrap();
         let again = decode(&encoded).unwrap().unwrap();
-        assert_eq!(format!("{again:?}"), format!("{:?}", node.op), "{}", node.name);
+        // What follows from the nodes of bodies comes when a graph is put together.
+        let is_whole = !matches!(node.op.class(), Class::Flow(flow) if !flow.bodies().is_empty());
+        if is_whole {
+            assert_eq!(format!("{again:?}"), format!("{:?}", node.op), "{}", node.name);
+        }
         assert_eq!(again.name(), node.op.name());
         assert_eq!(again.encode(), Some(encoded.clone()));
         missing.remove(encoded.operation());
@@ -133,7 +172,7 @@ fn every_operation_is_made_again() {
                 Attribute::Text(_) => 1i64.into(),
                 _ => "other".into(),
             };
-            if !matches!(name, "name" | "container") {
+            if !matches!(name, "name" | "container" | "queue_name" | "message") {
                 let wrong = encoded.clone().with(name, other);
                 assert!(decode(&wrong).is_err(), "{wrong:?}");
             }
@@ -295,7 +334,7 @@ impl Op for Shared {
         self.0.gradient(backward)
     }
 
-    fn class(&self) -> crate::Class<'_> {
+    fn class(&self) -> Class<'_> {
         self.0.class()
     }
 

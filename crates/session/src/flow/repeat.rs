@@ -81,6 +81,9 @@ impl Running<'_> {
             limit: op.limit(count, &lengths).map_err(refused)?,
             scanned,
         };
+        for (at, tensor) in repeat.carried.iter().enumerate() {
+            op.check_carried(at, tensor.shape(), tensor.shape()).map_err(refused)?;
+        }
         if !goes_on {
             repeat.limit = Some(0);
         }
@@ -88,6 +91,10 @@ impl Running<'_> {
             Some(repeated) => repeated,
             None => self.step_by_step(repeat)?,
         };
+        let fed = &self.request.planned.plan.signature.feeds;
+        if !op.counted_by.iter().any(|output| fed.contains(output)) {
+            op.check_trips(repeated.trips).map_err(refused)?;
+        }
         let mut stacks = repeated.stacks.into_iter();
         let again = Repeat {
             step,

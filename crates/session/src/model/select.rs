@@ -2,13 +2,13 @@
 //!
 //! Source: TensorFlow's `graph_util.extract_sub_graph` and `convert_variables_to_constants`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use convoke_graph_core::ops::decode;
 use convoke_graph_core::{
-    Attributes, Class, Collection, Error, ErrorKind, GraphParts, GraphSnapshot, Host, HostTensor,
-    Node, NodeId, NodeParts, Op, Operation, Output, Result, State, Tensor,
+    Attributes, BodyId, Class, Collection, Error, ErrorKind, GraphParts, GraphSnapshot, Host,
+    HostTensor, Node, NodeId, NodeParts, Op, Operation, Output, Result, State, Tensor,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -74,6 +74,12 @@ impl<'a> Selected<'a> {
         stack: &mut Vec<NodeId>,
     ) {
         stack.extend(&node.controls);
+        if let Class::Flow(flow) = node.op.class() {
+            // What is captured keeps its place in the bodies, also where something else is given for it.
+            let own = flow.bodies().iter().flat_map(|body| body.params.iter().chain(&body.results));
+            let own = own.chain(flow.captures()).filter(|output| !self.cut.contains(output));
+            stack.extend(own.map(|output| output.node));
+        }
         let inputs = node.inputs.iter().filter(|input| !self.cut.contains(input));
         let inputs = inputs.map(|input| input.node);
         if self.frozen {
@@ -125,7 +131,7 @@ impl<'a> Selected<'a> {
         values: &BTreeMap<NodeId, HostTensor>,
         draws: &[(NodeId, u32)],
     ) -> Result<Stored> {
-        let mut new = Renumbered::default();
+        let mut new = Renumbered { bodies: self.bodies(&whole), ..Renumbered::default() };
         let mut cut: Vec<Output> = self.cut.iter().copied().collect();
         cut.sort_unstable();
         for node in self.graph.nodes.iter() {
@@ -159,6 +165,24 @@ impl<'a> Selected<'a> {
         Ok(Stored { form: spec.form, parts, inputs, outputs, operations, variables, draws })
     }
 
+    /// The bodies of the model, and those around them, with their new ids.
+    fn bodies(&self, whole: &GraphParts) -> BTreeMap<BodyId, BodyId> {
+        let mut used: BTreeSet<BodyId> = BTreeSet::new();
+        for node in self.kept.iter().map(|&id| self.graph.node(id)) {
+            used.insert(node.body);
+            if let Class::Flow(flow) = node.op.class() {
+                used.extend(flow.bodies().iter().map(|body| body.id));
+            }
+        }
+        for (at, around) in whole.bodies.iter().enumerate().rev() {
+            if used.contains(&body_id(at + 1)) {
+                used.insert(*around);
+            }
+        }
+        used.insert(BodyId::GRAPH);
+        used.into_iter().enumerate().map(|(new, old)| (old, body_id(new))).collect()
+    }
+
     /// A node of the model, whose inputs and controls have their new ids.
     fn parts(
         &self,
@@ -188,6 +212,13 @@ impl<'a> Selected<'a> {
             }
             _ => {}
         }
+        if let Class::Flow(flow) = node.op.class() {
+            let body = &mut |body| new.body(body);
+            if let Some(op) = flow.renumbered(&mut |output| new.output(output), body)? {
+                parts.op = op;
+            }
+        }
+        parts.body = new.body(node.body)?;
         for input in &mut parts.inputs {
             *input = new.output(*input)?;
         }
@@ -225,6 +256,7 @@ impl<'a> Selected<'a> {
             controls: Vec::new(),
             device: node.device.clone(),
             colocated: Vec::new(),
+            body: BodyId::GRAPH,
             container: None,
         })
     }
@@ -253,7 +285,10 @@ impl<'a> Selected<'a> {
             Some(shared)
         });
         let shared = shared.collect();
-        GraphParts { nodes: new.nodes, collections, shared, ..whole }
+        let around = whole.bodies.iter().enumerate();
+        let around = around.filter(|(at, _)| new.body(body_id(at + 1)).is_ok());
+        let bodies = around.filter_map(|(_, around)| new.body(*around).ok()).collect();
+        GraphParts { bodies, nodes: new.nodes, collections, shared, ..whole }
     }
 }
 
@@ -262,6 +297,7 @@ impl<'a> Selected<'a> {
 struct Renumbered {
     nodes: Vec<NodeParts>,
     ids: FxHashMap<NodeId, NodeId>,
+    bodies: BTreeMap<BodyId, BodyId>,
     placeholders: FxHashMap<Output, NodeId>,
     /// For nodes that are left out, the first that was to be on the same device.
     homes: FxHashMap<NodeId, NodeId>,
@@ -275,6 +311,11 @@ impl Renumbered {
     fn id(&self, old: NodeId) -> Result<NodeId> {
         let id = self.ids.get(&old).copied();
         id.ok_or_else(|| Error::internal(format!("the model needs node {} and lacks it", old.0)))
+    }
+
+    fn body(&self, old: BodyId) -> Result<BodyId> {
+        let id = self.bodies.get(&old).copied();
+        id.ok_or_else(|| Error::internal(format!("the model needs body {} and lacks it", old.0)))
     }
 
     fn output(&self, old: Output) -> Result<Output> {
@@ -292,6 +333,10 @@ impl Renumbered {
         let first = *self.homes.entry(other).or_insert(asking);
         self.ids.get(&first).copied()
     }
+}
+
+fn body_id(at: usize) -> BodyId {
+    BodyId(u32::try_from(at).unwrap_or(u32::MAX))
 }
 
 fn make(attributes: Attributes) -> Result<Arc<dyn Op>> {

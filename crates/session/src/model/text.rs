@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use convoke_graph_core::ops::{Decode, decode};
 use convoke_graph_core::{
-    Class, Collection, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, NodeParts, Op,
-    Output, Result, Shape, SharedParts, State,
+    BodyId, Class, Collection, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, NodeParts,
+    Op, Output, Result, Shape, SharedParts, State,
 };
 use serde_json::{Map, Value, json};
 
@@ -66,7 +66,7 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
         },
         "seed": parts.seed,
         "symbols": parts.n_symbols,
-        "bodies": [],
+        "bodies": parts.bodies.iter().map(|around| around.0).collect::<Vec<_>>(),
         "nodes": nodes,
         "collections": parts.collections.iter().filter_map(collection_to_json).collect::<Vec<_>>(),
         "shared": parts.shared.iter().map(shared_to_json).collect::<Vec<_>>(),
@@ -133,9 +133,6 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
         "trainable" => ModelForm::Trainable,
         other => return Err(damaged(format!("there is no form {other:?}"))),
     };
-    if !list_of(&model, "bodies")?.is_empty() {
-        return Err(no_bodies());
-    }
     let nodes = list_of(&model, "nodes")?.iter().enumerate();
     let nodes = nodes.map(|(at, node)| {
         let name = node.get("name").and_then(Value::as_str);
@@ -154,11 +151,13 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
     });
     let operations = object_of(&model, "operations")?.iter();
     let operations = operations.map(|(name, id)| Ok((name.clone(), NodeId(index(id)?))));
+    let bodies = list_of(&model, "bodies")?.iter().map(|around| Ok(BodyId(index(around)?)));
     let collections = list_of(&model, "collections")?.iter().map(collection_from_json);
     let shared = list_of(&model, "shared")?.iter().map(shared_from_json);
     let parts = GraphParts {
         seed: number_of(&model, "seed")?,
         n_symbols: index(&model["symbols"])?,
+        bodies: bodies.collect::<Result<_>>()?,
         nodes,
         collections: collections.collect::<Result<_>>()?,
         shared: shared.collect::<Result<_>>()?,
@@ -177,7 +176,7 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
 /// Checks what a model says of its graph.
 ///
 /// # Errors
-/// A node or output that is not there, elements that are not a variable's, draws of what is not random.
+/// A node or output that is not there or lies in a branch or loop, elements that are not a variable's, draws of what is not random.
 pub(super) fn check(graph: &Graph, stored: &Stored) -> Result<()> {
     let graph = graph.snapshot();
     let node = |id: NodeId| {
@@ -187,13 +186,16 @@ pub(super) fn check(graph: &Graph, stored: &Stored) -> Result<()> {
         is_there.then(|| graph.node(id)).ok_or_else(lacks)
     };
     for (name, output) in stored.inputs.iter().chain(&stored.outputs) {
-        let facts = &node(output.node)?.facts;
+        let node = node(output.node)?;
+        let facts = if node.body == BodyId::GRAPH { &node.facts[..] } else { &[] };
         if facts.get(output.index as usize).is_none_or(|fact| fact.is_variable()) {
             return Err(damaged(format!("{name:?} is no tensor of the graph")));
         }
     }
-    for &(_, id) in &stored.operations {
-        node(id)?;
+    for (name, id) in &stored.operations {
+        if node(*id)?.body != BodyId::GRAPH {
+            return Err(damaged(format!("{name:?} is no operation of the graph")));
+        }
     }
     for (id, value) in &stored.variables {
         let node = node(*id)?;
@@ -272,6 +274,7 @@ fn node_to_json(node: &NodeParts, tensors: &mut Tensors) -> Result<Value> {
     add("inputs", json!(inputs), inputs.is_empty());
     add("controls", json!(ids(&node.controls)), node.controls.is_empty());
     add("colocated", json!(ids(&node.colocated)), node.colocated.is_empty());
+    add("body", json!(node.body.0), node.body == BodyId::GRAPH);
     add("device", json!(node.device.as_deref()), node.device.is_none());
     add("container", json!(node.container.as_deref()), node.container.is_none());
     Ok(Value::Object(fields))
@@ -282,9 +285,6 @@ fn node_from_json(
     own: &[(String, Decode)],
     take: value::Take<'_>,
 ) -> Result<NodeParts> {
-    if node.get("body").is_some_and(|body| body.as_u64() != Some(0)) {
-        return Err(no_bodies());
-    }
     let none = Map::new();
     let attributes = match node.get("attributes") {
         None => &none,
@@ -305,6 +305,7 @@ fn node_from_json(
         controls: ids("controls")?,
         device: optional_text(node, "device")?,
         colocated: ids("colocated")?,
+        body: BodyId(node.get("body").map_or(Ok(0), index)?),
         container: optional_text(node, "container")?,
     })
 }
@@ -325,10 +326,6 @@ fn operation(
         Error::new(ErrorKind::Unimplemented, message)
     })?;
     Ok(decode(attributes)?)
-}
-
-fn no_bodies() -> Error {
-    Error::new(ErrorKind::Unimplemented, "unsupported: branches and loops in models")
 }
 
 fn collection_to_json((collection, outputs): &(Collection, Vec<Output>)) -> Option<Value> {

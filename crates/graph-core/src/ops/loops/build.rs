@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{LoopOp, check_pred, trips};
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::ops::branch::outputs;
-use crate::{Class, DType, Dim, Dims, Fact, Flow, Graph, OpError, Output, Tensor};
+use crate::{BodyId, Class, DType, Dim, Dims, Fact, Flow, Graph, OpError, Output, Tensor};
 
 /// What a loop is to be built of.
 pub(crate) struct LoopSpec {
@@ -90,44 +90,37 @@ impl LoopSpec {
         let mut length = Dim::Unknown;
         for tensor in &self.scanned {
             let fact = tensor.fact();
-            let (slice, wrong) = match fact.dims.dims() {
-                None => (Dims::UnknownRank, None),
-                Some([]) => {
-                    (fact.dims.clone(), Some("is a scalar; a loop goes over axis 0".to_owned()))
-                }
-                Some([size, rest @ ..]) => {
-                    let slice = Dims::Known(rest.into());
-                    match length.unify(*size) {
-                        Some(both) => {
-                            length = both;
-                            (slice, None)
-                        }
-                        None => {
-                            (slice, Some(format!("has {size} slices, and another has {length}")))
-                        }
-                    }
-                }
-            };
-            if let Some(wrong) = wrong {
+            let slice = slice(&fact, &mut length).unwrap_or_else(|wrong| {
                 problem = Some(OpError::Invalid(format!("{} {wrong}", tensor.name())));
-            }
-            expected.push(Fact::new(fact.dtype, slice));
+                Fact::new(fact.dtype, fact.dims)
+            });
+            expected.push(slice);
         }
         (expected, length, problem)
     }
 }
 
+/// What a slice of a scanned tensor is like. `length` is the number of slices as the others have it.
+///
+/// # Errors
+/// What is wrong with the tensor.
+pub(super) fn slice(scanned: &Fact, length: &mut Dim) -> Result<Fact, String> {
+    let dims = match scanned.dims.dims() {
+        None => Dims::UnknownRank,
+        Some([]) => return Err("is a scalar; a loop goes over axis 0".to_owned()),
+        Some([size, rest @ ..]) => {
+            let both = length.unify(*size);
+            *length = both.ok_or_else(|| format!("has {size} slices, and another has {length}"))?;
+            Dims::Known(rest.into())
+        }
+    };
+    Ok(Fact::new(scanned.dtype, dims))
+}
+
 impl LoopOp {
-    fn refused(reason: OpError) -> Self {
-        let body = Body {
-            id: crate::BodyId::GRAPH,
-            params: Vec::new(),
-            results: Vec::new(),
-            facts: Vec::new(),
-            nodes: Vec::new(),
-            captures: Vec::new(),
-            before: Vec::new(),
-        };
+    pub(super) fn refused(reason: OpError) -> Self {
+        let (params, results) = (Vec::new(), Vec::new());
+        let body = Body::sketch(BodyId::GRAPH, params, results, Vec::new());
         Self {
             body,
             has_pred: false,
@@ -140,6 +133,7 @@ impl LoopOp {
             trips: None,
             counted_by: Vec::new(),
             unrolled: false,
+            size: Dim::Unknown,
             outputs: SmallVec::new(),
             expected: Vec::new(),
             refused: Some(reason),
@@ -155,22 +149,18 @@ impl LoopOp {
         (has_pred, n_next): (bool, usize),
     ) -> Result<Self, OpError> {
         let n = spec.carried.len();
-        let carried = &expected[..n];
         let (body, n_results) = built.finish(graph)?;
         if n_next != n {
             let message = format!("a loop of {n} variables gives {n_next} for the next iteration");
             return Err(OpError::Invalid(message));
         }
-        let next_at = usize::from(has_pred);
-        check_next(carried, &body.facts[next_at..])?;
-        if let Some(pred) = body.facts.first().filter(|_| has_pred) {
-            check_pred(pred)?;
-        }
         let counted = match (has_pred, &spec.count, spec.max, length) {
             _ if spec.trips.is_some() => None,
-            (true, None, ..) if spec.scanned.is_empty() => {
-                trips::count(&graph.snapshot(), spec, &body)
-            }
+            (true, None, ..) if spec.scanned.is_empty() => spec.pred.as_ref().and_then(|pred| {
+                let carried: Vec<Output> = spec.carried.iter().map(Tensor::output).collect();
+                let (start, mut all) = ((pred.output(), &carried[..]), u64::MAX);
+                trips::count(&graph.snapshot(), start, spec.max, &body, &mut all)
+            }),
             (false, None, None, Dim::Known(n)) => Some((n as u64, Vec::new())),
             (false, None, Some(max), Dim::Known(n)) => Some((max.min(n as u64), Vec::new())),
             _ => None,
@@ -179,51 +169,74 @@ impl LoopOp {
             Some((trips, by)) => (Some(trips), by),
             None => (spec.trips, spec.counted_by.clone()),
         };
-        counted_by.extend(body.nodes.iter().flat_map(|node| match node.op.class() {
-            Class::Flow(Flow::Loop(inner)) => inner.counted_by.clone(),
-            _ => Vec::new(),
-        }));
-        let bounded = has_pred || spec.count.is_some() || spec.max.is_some();
-        if !bounded && spec.scanned.is_empty() {
-            return Err(OpError::Invalid("nothing ends the loop".into()));
-        }
-        let size = trips.and_then(|n| usize::try_from(n).ok()).map(Dim::Known);
-        let goes_over_all = !has_pred && spec.max.is_none() && length != Dim::Unknown;
-        let size = size.unwrap_or_else(|| if goes_over_all { length } else { graph.symbol() });
-        let stacked = |fact: &Fact| {
-            let dims = fact.dims.dims().map_or(Dims::UnknownRank, |dims| {
-                std::iter::once(size).chain(dims.iter().copied()).collect()
-            });
-            Fact::new(fact.dtype, dims)
-        };
-        let n_collected = n_results - next_at - n;
-        let collected = &body.facts[next_at + n..n_results];
-        let count = [Fact::new(DType::I64, Vec::new())];
-        let outputs = (carried.iter().cloned())
-            .chain(collected.iter().map(stacked))
-            .chain(count)
-            .chain(carried.iter().map(stacked))
-            .chain(body.facts[n_results..].iter().map(stacked))
-            .collect();
+        counted_by.extend(inner_counted_by(&body));
         let mut op = Self {
             body,
             has_pred,
             has_count: spec.count.is_some(),
             n_carried: n,
             n_scanned: spec.scanned.len(),
-            n_collected,
+            n_collected: n_results - usize::from(has_pred) - n,
             max: spec.max,
             reverse: spec.reverse,
             trips,
             counted_by,
-            unrolled: false,
-            outputs,
             expected,
-            refused: None,
+            ..Self::refused(OpError::apart())
         };
+        op.check_body()?;
+        let size = trips.and_then(|n| usize::try_from(n).ok()).map(Dim::Known);
+        let goes_over_all = !has_pred && spec.max.is_none() && length != Dim::Unknown;
+        let of_length = || if goes_over_all { length } else { graph.symbol() };
+        op.size = size.unwrap_or_else(of_length);
         op.unrolled = trips::is_unrolled(&op);
-        Ok(op)
+        Ok(op.complete())
     }
+
+    /// Checks that the body gives what the loop carries, and that something ends it.
+    pub(super) fn check_body(&self) -> Result<(), OpError> {
+        let facts = &self.body.facts;
+        check_next(&self.expected[..self.n_carried], &facts[self.next_at()..])?;
+        if let Some(pred) = facts.first().filter(|_| self.has_pred) {
+            check_pred(pred)?;
+        }
+        let is_bounded = self.has_pred || self.has_count || self.max.is_some();
+        if !is_bounded && self.n_scanned == 0 {
+            return Err(OpError::Invalid("nothing ends the loop".into()));
+        }
+        Ok(())
+    }
+
+    /// Itself, with what its outputs are like: it is a loop of a graph now.
+    pub(super) fn complete(mut self) -> Self {
+        let stacked = |fact: &Fact| {
+            let dims = fact.dims.dims().map_or(Dims::UnknownRank, |dims| {
+                std::iter::once(self.size).chain(dims.iter().copied()).collect()
+            });
+            Fact::new(fact.dtype, dims)
+        };
+        let carried = &self.expected[..self.n_carried];
+        let collected = &self.body.facts[self.next_at() + self.n_carried..];
+        let (collected, residuals) = collected.split_at(self.n_collected);
+        let count = [Fact::new(DType::I64, Vec::new())];
+        self.outputs = (carried.iter().cloned())
+            .chain(collected.iter().map(stacked))
+            .chain(count)
+            .chain(carried.iter().map(stacked))
+            .chain(residuals.iter().map(stacked))
+            .collect();
+        self.refused = None;
+        self
+    }
+}
+
+/// What the lengths of loops in a body were counted by.
+pub(super) fn inner_counted_by(body: &Body) -> Vec<Output> {
+    let inner = body.nodes.iter().filter_map(|node| match node.op.class() {
+        Class::Flow(Flow::Loop(inner)) => Some(&inner.counted_by),
+        _ => None,
+    });
+    inner.flatten().copied().collect()
 }
 
 /// # Errors

@@ -2,7 +2,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{LoopOp, LoopSpec};
+use super::LoopOp;
 use crate::ops::body::Body;
 use crate::{
     Class, Contents, DType, Dim, Fact, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
@@ -15,19 +15,22 @@ const TRIPS_MAX: u64 = 1024;
 const UNROLLED_MAX: u64 = 4096;
 
 /// Counts the iterations of a loop that a condition ends, and says what outside of its body that depends on; `None` where
-/// more than small integers decide it, or there are many.
+/// more than small integers decide it, or there are many. `start` is whether it runs at all, and what it carries first;
+/// `evaluations` are how many operations may be computed for that.
 pub(super) fn count(
     graph: &GraphSnapshot,
-    spec: &LoopSpec,
+    (pred, carried): (Output, &[Output]),
+    max: Option<u64>,
     body: &Body,
+    evaluations: &mut u64,
 ) -> Option<(u64, Vec<Output>)> {
-    let pred = spec.pred.as_ref()?.output();
     let mut goes_on = outer(graph, pred)?.scalar::<bool>().ok()?;
-    let deciding = Deciding::new(graph, body, spec.carried.len())?;
-    let start = |&at: &usize| outer(graph, spec.carried.get(at)?.output());
+    let deciding = Deciding::new(graph, body, carried.len())?;
+    let start = |&at: &usize| outer(graph, *carried.get(at)?);
     let mut state: Vec<HostTensor> = deciding.carried.iter().map(start).collect::<Option<_>>()?;
     let mut trips = 0;
-    while goes_on && spec.max.is_none_or(|max| trips < max) {
+    while goes_on && max.is_none_or(|max| trips < max) {
+        *evaluations = evaluations.checked_sub(1 + deciding.nodes.len() as u64)?;
         trips += 1;
         if trips > TRIPS_MAX {
             return None;
@@ -35,7 +38,7 @@ pub(super) fn count(
         (goes_on, state) = deciding.next(graph, body, &state)?;
     }
     let mut by = vec![pred];
-    by.extend(deciding.carried.iter().map(|&at| spec.carried[at].output()));
+    by.extend(deciding.carried.iter().filter_map(|&at| carried.get(at).copied()));
     by.extend(deciding.nodes.iter().flat_map(|node| node.inputs.iter().copied()));
     by.extend(body.results.first());
     // What an outer operation makes of outer operands depends on those, too.
