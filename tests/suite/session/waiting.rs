@@ -415,7 +415,7 @@ fn what_somebody_else_may_put_is_waited_for() {
     let later = session.submit(&[], &again, RunOptions::default());
     // It fails, since its source is at its end; then there is nobody.
     assert_eq!(kind(session.run(&[], &get)), ErrorKind::OutOfRange);
-    assert!(busy.is_done() && later.is_done());
+    assert!(busy.is_done());
     assert_eq!(kind(later.wait()), ErrorKind::OutOfRange);
     busy.wait().unwrap();
 }
