@@ -91,7 +91,7 @@ pub struct ProgramStep {
 /// One of several parts runs.
 #[derive(Debug, Clone)]
 pub struct BranchStep {
-    /// The node, whose operation is a [`BranchOp`].
+    /// The node, whose operation is a [`BranchOp`](convoke_graph_core::BranchOp).
     pub node: Arc<Node>,
     /// What chooses.
     pub index: usize,
@@ -106,7 +106,7 @@ pub struct BranchStep {
 /// A part that runs again and again.
 #[derive(Debug, Clone)]
 pub struct LoopStep {
-    /// The node, whose operation is a [`LoopOp`].
+    /// The node, whose operation is a [`LoopOp`](convoke_graph_core::LoopOp).
     pub node: Arc<Node>,
     /// Whether it runs at all.
     pub pred: Option<usize>,
