@@ -1074,7 +1074,7 @@ fn updates_of_concurrent_loops_add_up_on_devices() {
                 scope.spawn(|| {
                     (0..10).for_each(|_| {
                         session.run(&[n.feed(3)], &last).unwrap();
-                    })
+                    });
                 });
             }
         });

@@ -425,8 +425,8 @@ impl<'a> Planner<'a> {
 
 /// The results of a branch or loop that is needed for its effects: all of them.
 fn own_results(making: &Making<'_>, node: &Node) -> std::ops::Range<u32> {
-    let is_before = |other: &&Arc<Node>| other.controls.contains(&node.id);
-    if !making.targets.contains(&node.id) && !making.nodes.iter().any(|other| is_before(&other)) {
+    let is_before = making.nodes.iter().any(|other| other.controls.contains(&node.id));
+    if !making.targets.contains(&node.id) && !is_before {
         return 0..0;
     }
     match node.op.class() {

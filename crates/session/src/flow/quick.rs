@@ -192,12 +192,12 @@ impl Stack {
 impl Running<'_> {
     /// Runs a loop whose body is one program on the host; nothing if that is not so, or shapes change.
     pub(super) fn quickly(&mut self, repeat: &Repeat<'_>) -> Result<Option<Repeated>> {
-        let (step, op, limit) = (repeat.step, repeat.op, repeat.limit);
+        let (op, limit) = (repeat.op, repeat.limit);
         let Some(ways) = Ways::new(repeat) else { return Ok(None) };
-        let [Step::Program(program)] = &step.body.steps[..] else { return Ok(None) };
+        let [Step::Program(program)] = &repeat.step.body.steps[..] else { return Ok(None) };
         let (planned, recent) = &self.flow.programs[program.plan];
-        if limit == Some(0) || planned.plan.shape_feeds.contains(&true) || ways.has_strings(repeat)
-        {
+        let has_sizes = planned.plan.shape_feeds.contains(&true);
+        if limit == Some(0) || has_sizes || ways.has_strings(repeat) {
             return Ok(None);
         }
         let mut carried = carried(&repeat.carried)?;
@@ -256,11 +256,7 @@ impl Running<'_> {
         }
         drop(turns);
         compiled.describe(self.metadata);
-        let refused = |e| named(e, &step.node);
-        let tensor = |c: Carried| HostTensor::from_bytes(c.dtype, c.shape, c.now);
-        let carried = carried.into_iter().map(tensor).collect::<Result<_>>()?;
-        let stacks = stacks.into_iter().map(|stack| stack.finish(op, trips).map_err(refused));
-        Ok(Some(Repeated { carried, trips, stacks: stacks.collect::<Result<_>>()? }))
+        finished(repeat, carried, stacks, trips).map(Some)
     }
 }
 
@@ -315,4 +311,18 @@ fn stacks(
         (dtype != DType::String).then_some(Stack { output, dtype, row, bytes, kept })
     };
     repeat.stacked().map(stack).collect()
+}
+
+/// What a loop gives in the end.
+fn finished(
+    repeat: &Repeat<'_>,
+    carried: Vec<Carried>,
+    stacks: Vec<Stack>,
+    trips: usize,
+) -> Result<Repeated> {
+    let refused = |e| named(e, &repeat.step.node);
+    let tensor = |c: Carried| HostTensor::from_bytes(c.dtype, c.shape, c.now);
+    let carried = carried.into_iter().map(tensor).collect::<Result<_>>()?;
+    let stacks = stacks.into_iter().map(|stack| stack.finish(repeat.op, trips).map_err(refused));
+    Ok(Repeated { carried, trips, stacks: stacks.collect::<Result<_>>()? })
 }

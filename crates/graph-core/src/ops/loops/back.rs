@@ -63,14 +63,31 @@ impl<'a> Way<'a> {
         let captures = body.captures.iter().enumerate();
         let captures: Vec<usize> =
             captures.filter(|(i, c)| gets(captures_at + i, **c)).map(|(i, _)| i).collect();
-        let wanted: Vec<Output> = (carried.iter().map(|&i| next[i]))
-            .chain(collected.iter().map(|&i| next[op.n_carried + i]))
+        let is_any = !carried.is_empty() || !scanned.is_empty() || !captures.is_empty();
+        let way = Self {
+            op,
+            backward,
+            carried,
+            scanned,
+            captures,
+            collected,
+            params: Vec::new(),
+            residuals: Vec::new(),
+        };
+        is_any.then(|| way.with_needs())
+    }
+
+    /// Itself, with what an iteration needs of what the loop had.
+    fn with_needs(mut self) -> Self {
+        let (op, body) = (self.op, &self.op.body);
+        let next = &body.results[op.next_at()..];
+        let wanted: Vec<Output> = (self.carried.iter().map(|&i| next[i]))
+            .chain(self.collected.iter().map(|&i| next[op.n_carried + i]))
             .collect();
         let needed = body.needed_by(&wanted);
-        // What gets a gradient is there, and so is what the gradients of the history are added to.
         let gets = |i: usize| {
-            carried.contains(&i)
-                || i.checked_sub(op.n_carried).is_some_and(|i| scanned.contains(&i))
+            let slice = i.checked_sub(op.n_carried);
+            self.carried.contains(&i) || slice.is_some_and(|i| self.scanned.contains(&i))
         };
         let params = body.params.iter().enumerate();
         let params = params.filter(|(i, param)| gets(*i) || needed.contains(*param));
@@ -78,18 +95,9 @@ impl<'a> Way<'a> {
         let n_residuals = op.outputs.len() - op.residuals_at();
         let residuals = body.results[body.results.len() - n_residuals..].iter().enumerate();
         let residuals = residuals.filter(|(_, output)| needed.contains(*output));
-        let residuals = residuals.map(|(i, _)| i).collect();
-        let is_any = !carried.is_empty() || !scanned.is_empty() || !captures.is_empty();
-        is_any.then_some(Self {
-            op,
-            backward,
-            carried,
-            scanned,
-            captures,
-            collected,
-            params,
-            residuals,
-        })
+        self.residuals = residuals.map(|(i, _)| i).collect();
+        self.params = params;
+        self
     }
 
     /// What goes back from iteration to iteration: the gradients of what is carried, and the sums of those of captures.
