@@ -160,6 +160,11 @@ struct Stack {
 }
 
 impl Stack {
+    /// Whether it collects a result of the body.
+    fn is_of(&self, result: usize) -> bool {
+        matches!(self.kept, Kept::Collected(own) if own == result)
+    }
+
     /// Puts a slice at its place. The memory doubles where it ends.
     fn put(&mut self, at: usize, slice: &[u8], limit: Option<u64>) -> Result<()> {
         let too_large = || {
@@ -231,12 +236,8 @@ impl Running<'_> {
                     Some(at) if at < op.n_carried => next[at].copy_from_slice(bytes),
                     Some(_) => {}
                 }
-                for stack in &mut stacks {
-                    if matches!(stack.kept, Kept::Collected(own) if own == result) {
-                        stack.put(row, bytes, limit)?;
-                    }
-                }
-                Ok(())
+                let mut own = stacks.iter_mut().filter(|stack| stack.is_of(result));
+                own.try_for_each(|stack| stack.put(row, bytes, limit))
             };
             turns.turn(&data, self.metadata, |fetch, bytes| {
                 let is_it = |given: &Given| matches!(given, Given::Fetch(own) if *own == fetch);
