@@ -54,7 +54,7 @@ impl Graph {
     /// Refuses what somebody has marked.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for the first feed or fetch that is prevented.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for the first feed or fetch that is prevented.
     pub fn check_marks(
         &self,
         feeds: &[Output],
