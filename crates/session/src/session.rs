@@ -243,7 +243,7 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] where nothing is asked for, and for a placeholder that is needed and not among
     /// `feeds`; [`ErrorKind::Unimplemented`] for branches, loops, assertions, queues, readers and
-    /// [`Variable::count_up_to`]; as [`Self::run`], for what is found before feeds are known.
+    /// [`Variable::count_up_to`](convoke_graph_core::Variable::count_up_to); as [`Self::run`], for what is found before feeds are known.
     pub fn partial_run<F: Fetch>(&self, feeds: &[&Tensor], fetch: F) -> Result<PartialRun> {
         PartialRun::new(self.clone(), feeds, &fetch)
     }
