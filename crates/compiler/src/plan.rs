@@ -81,13 +81,23 @@ impl Plan {
         signature: Signature,
         is_own: &dyn Fn(NodeId) -> bool,
     ) -> Result<Self> {
+        let mut plan = Self::pruned(graph, signature, is_own)?;
+        let fed: FxHashSet<Output> = plan.signature.feeds.iter().copied().collect();
+        plan.order_state(graph, &fed)?;
+        Ok(plan)
+    }
+
+    /// A plan of what a signature needs, without an order of assignments yet.
+    fn pruned(
+        graph: &GraphSnapshot,
+        signature: Signature,
+        is_own: &dyn Fn(NodeId) -> bool,
+    ) -> Result<Self> {
         let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
         let nodes = needed_nodes(graph, &signature, &fed, is_own);
         check_nodes(&nodes, &fed)?;
         let shape_feeds = shape_feeds(graph, &nodes, &signature);
-        let mut plan = Self { nodes, shape_feeds, ..Self::bare(graph, signature) };
-        plan.order_state(graph, &fed)?;
-        Ok(plan)
+        Ok(Self { nodes, shape_feeds, ..Self::bare(graph, signature) })
     }
 
     /// The plan of a part of what this one runs: assignments and what follows them have the same order.
@@ -97,12 +107,8 @@ impl Plan {
         signature: Signature,
         is_own: &dyn Fn(NodeId) -> bool,
     ) -> Result<Self> {
-        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
-        let nodes = needed_nodes(graph, &signature, &fed, is_own);
-        check_nodes(&nodes, &fed)?;
-        let own: FxHashSet<NodeId> = nodes.iter().map(|node| node.id).collect();
-        let shape_feeds = shape_feeds(graph, &nodes, &signature);
-        let mut plan = Self { nodes, shape_feeds, ..Self::bare(graph, signature) };
+        let mut plan = Self::pruned(graph, signature, is_own)?;
+        let own: FxHashSet<NodeId> = plan.nodes.iter().map(|node| node.id).collect();
         let after =
             self.after.iter().filter(|(id, assign)| own.contains(id) && own.contains(assign));
         plan.after = after.map(|(&id, &assign)| (id, assign)).collect();

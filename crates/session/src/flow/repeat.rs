@@ -36,24 +36,24 @@ pub(super) enum Kept {
     Collected(usize),
 }
 
-impl Repeat<'_> {
-    /// Where an output comes from.
-    pub fn kept(&self, output: usize) -> Kept {
-        let op = self.op;
-        match output.checked_sub(op.history_at()) {
-            Some(at) if at < op.n_carried => Kept::History(at),
-            _ if output < op.n_carried => Kept::Carried(output),
-            _ if output == op.trips_at() => Kept::Trips,
-            _ => {
-                let stacked = self.step.stacked.iter().find(|(own, _)| *own == output);
-                Kept::Collected(stacked.map_or(0, |(_, result)| *result))
-            }
+/// Where an output of a loop comes from.
+fn kept(step: &LoopStep, op: &LoopOp, output: usize) -> Kept {
+    match output.checked_sub(op.history_at()) {
+        Some(at) if at < op.n_carried => Kept::History(at),
+        _ if output < op.n_carried => Kept::Carried(output),
+        _ if output == op.trips_at() => Kept::Trips,
+        _ => {
+            let stacked = step.stacked.iter().find(|(own, _)| *own == output);
+            Kept::Collected(stacked.map_or(0, |(_, result)| *result))
         }
     }
+}
 
+impl Repeat<'_> {
     /// The outputs that are stacked.
     pub fn stacked(&self) -> impl Iterator<Item = (usize, Kept)> {
-        let outputs = self.step.outputs.iter().map(|&(output, _)| (output, self.kept(output)));
+        let outputs = self.step.outputs.iter();
+        let outputs = outputs.map(|&(output, _)| (output, kept(self.step, self.op, output)));
         outputs.filter(|(_, kept)| matches!(kept, Kept::History(_) | Kept::Collected(_)))
     }
 }
@@ -96,16 +96,8 @@ impl Running<'_> {
             op.check_trips(repeated.trips).map_err(refused)?;
         }
         let mut stacks = repeated.stacks.into_iter();
-        let again = Repeat {
-            step,
-            op,
-            carried: Vec::new(),
-            scanned: Vec::new(),
-            captures: Vec::new(),
-            limit: None,
-        };
         for &(output, slot) in &step.outputs {
-            slots[slot] = Some(match again.kept(output) {
+            slots[slot] = Some(match kept(step, op, output) {
                 Kept::Carried(at) => repeated.carried[at].clone(),
                 Kept::Trips => HostTensor::from(repeated.trips as i64),
                 Kept::History(_) | Kept::Collected(_) => stacks.next().ok_or_else(no_value)?,
