@@ -20,6 +20,9 @@ const MAX_THREADS: usize = 256;
 /// are asked for. An error is an item as any other. The iterator itself, and what it holds, is dropped
 /// on a thread of this value, or with it.
 ///
+/// Once `depth` items are made, the next is begun when half of them are taken: a thread that is woken for
+/// each item takes the cores from the device more often than need be.
+///
 /// Dropping it stops the threads and waits for them: that takes as long as the items which they are
 /// making, and for ever where the iterator waits for ever.
 ///
@@ -246,11 +249,13 @@ struct Slots<T> {
     front: usize,
     /// No slot is added any more.
     ended: bool,
+    /// The line has been full, and nothing is pulled until half of it is taken.
+    rests: bool,
 }
 
 impl<T> Shared<T> {
     fn new(depth: usize) -> Self {
-        let slots = Slots { line: VecDeque::new(), front: 0, ended: false };
+        let slots = Slots { line: VecDeque::new(), front: 0, ended: false, rests: false };
         Self { depth, slots: Mutex::new(slots), ready: Condvar::new(), room: Condvar::new() }
     }
 
@@ -260,8 +265,8 @@ impl<T> Shared<T> {
 
     /// Waits until there is room for an item; false if none is wanted.
     fn wait_for_room(&self) -> bool {
-        let full = |slots: &mut Slots<T>| !slots.ended && slots.line.len() >= self.depth;
-        let slots = self.room.wait_while(self.lock(), full);
+        let rests = |slots: &mut Slots<T>| slots.rests && !slots.ended;
+        let slots = self.room.wait_while(self.lock(), rests);
         !slots.unwrap_or_else(PoisonError::into_inner).ended
     }
 
@@ -272,6 +277,7 @@ impl<T> Shared<T> {
         // After a close nobody looks: the number is then that of no slot.
         if !slots.ended {
             slots.line.push_back(None);
+            slots.rests = slots.line.len() >= self.depth;
         }
         slots.ended |= last;
         number
@@ -284,7 +290,9 @@ impl<T> Shared<T> {
         let place = number.wrapping_sub(slots.front);
         if let Some(slot) = slots.line.get_mut(place) {
             *slot = Some(made);
-            self.ready.notify_one();
+            if place == 0 {
+                self.ready.notify_one();
+            }
         }
     }
 
@@ -304,7 +312,10 @@ impl<T> Shared<T> {
         let mut slots = slots.unwrap_or_else(PoisonError::into_inner);
         let made = slots.line.pop_front().flatten()?;
         slots.front = slots.front.wrapping_add(1);
-        self.room.notify_one();
+        if slots.rests && slots.line.len() <= self.depth / 2 {
+            slots.rests = false;
+            self.room.notify_one();
+        }
         Some(made)
     }
 

@@ -93,6 +93,20 @@ fn no_more_than_depth_items_are_ahead() {
 }
 
 #[test]
+fn a_full_line_is_filled_again_when_half_of_it_is_taken() {
+    let pulled = Arc::new(AtomicUsize::new(0));
+    let counts = pulled.clone();
+    let mut items = (0..).inspect(move |_| _ = counts.fetch_add(1, SeqCst)).prefetch(4);
+    let n_pulled = || pulled.load(SeqCst);
+    until(|| items.buffered() == 4);
+    assert_eq!(items.next(), Some(0));
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(n_pulled(), 4);
+    assert_eq!(items.next(), Some(1));
+    until(|| n_pulled() == 6);
+}
+
+#[test]
 fn sizes_are_those_of_the_source() {
     let mut prefetch = items(4).prefetch(1);
     assert_eq!(prefetch.size_hint(), (4, Some(4)));
