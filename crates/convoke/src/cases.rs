@@ -4,7 +4,8 @@
 
 use convoke_graph_core::train::{Adam, Optimizer, Sgd};
 use convoke_graph_core::{
-    DType, Feed, Graph, HostTensor, Init, Operation, Result, Shape, Tensor, dims, philox,
+    DType, Distribution, Feed, Graph, HostTensor, Init, Operation, Result, Shape, Tensor, dims,
+    philox,
 };
 use convoke_session::{Devices, Explanation, RunMetadata, RunOptions, Session, SessionOptions};
 
@@ -168,10 +169,9 @@ impl Ready {
 /// Uniform elements in `[-1, 1)`, the same on every machine.
 fn noise(sizes: &[usize], key: u64) -> Result<HostTensor> {
     let shape = Shape::new(sizes)?;
-    let elements = (0..shape.len() as u64).map(|i| {
-        let word = philox::philox(key, [i as u32, (i >> 32) as u32, 0, 0])[0];
-        (word >> 8) as f32 / (1 << 23) as f32 - 1.0
-    });
+    let firsts = (0..shape.len() as u64).step_by(philox::LANES);
+    let samples = firsts.flat_map(|first| philox::samples(Distribution::Uniform, key, first, 0));
+    let elements = samples.map(|x| 2.0 * x as f32 - 1.0).take(shape.len());
     Ok(HostTensor::with_shape(shape, elements.collect())?)
 }
 

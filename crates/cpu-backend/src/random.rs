@@ -6,6 +6,7 @@ use convoke_graph_core::{DType, Random, Result, philox};
 use half::{bf16, f16};
 
 use crate::elements::FromF64;
+use crate::fast::wide;
 use crate::threads::Threads;
 use crate::{malformed, unsupported};
 
@@ -66,8 +67,18 @@ impl RandomFill {
     }
 
     fn fill<T: FromF64>(&self, first: u64, run: u32, out: &mut [T]) {
-        for (i, out) in (first..).zip(out) {
-            *out = T::from_f64(philox::sample(self.random.distribution, self.random.key, i, run));
-        }
+        let Random { distribution, key } = self.random;
+        wide(
+            #[inline(always)]
+            || {
+                let firsts = (first..).step_by(philox::LANES);
+                for (first, out) in firsts.zip(out.chunks_mut(philox::LANES)) {
+                    let samples = philox::samples(distribution, key, first, run);
+                    for (out, sample) in out.iter_mut().zip(samples) {
+                        *out = T::from_f64(sample);
+                    }
+                }
+            },
+        );
     }
 }

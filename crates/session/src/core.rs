@@ -20,7 +20,7 @@ use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::device_tensor::Fetched;
-use crate::devices::{Devices, Gpus};
+use crate::devices::{Devices, Gpus, cores};
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchList};
@@ -105,7 +105,6 @@ impl Core {
         if let DevicePolicy::Prefer(name) = &options.policy {
             devices.index_of(name)?;
         }
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let or_cores = |n: usize| if n == 0 { cores() } else { n };
         let threads = Threads::new(or_cores(options.threads))?;
         let activity = Arc::<Activity>::default();

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use convoke_compiler::{DeviceIndex, GroupLimits, HOST};
@@ -412,8 +412,14 @@ impl Gpus {
     }
 }
 
+/// How many threads this process may run at once, as of when it was first asked: the system takes long to say so.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 fn cpu_info() -> DeviceInfo {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     DeviceInfo {
         name: "CPU:0".into(),
         id: "cpu".to_owned(),

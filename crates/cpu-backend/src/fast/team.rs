@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::product::look_at_caches;
+
 /// How long a thread looks out before it sleeps.
 const LOOKOUT: Duration = Duration::from_micros(100);
 
@@ -85,7 +87,13 @@ impl Team {
         for i in 0..n {
             let shared = team.shared.clone();
             let named = thread::Builder::new().name(format!("convoke-cpu-{}", i + 1));
-            team.helpers.push(named.spawn(move || shared.help(i))?);
+            let life = move || {
+                if i == 0 {
+                    look_at_caches();
+                }
+                shared.help(i);
+            };
+            team.helpers.push(named.spawn(life)?);
         }
         Ok(team)
     }

@@ -1,7 +1,7 @@
 //! Calibrations in files: JSON with a checksum, replaced in one step.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,12 +35,15 @@ pub(super) fn name(device: &MeasuredDevice) -> String {
 
 /// What the system calls the processor.
 pub(super) fn processor() -> String {
-    let mut text = String::new();
-    // A name that can't be found is the architecture's.
-    let _ =
-        File::open("/proc/cpuinfo").and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
-    let named = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    named.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
+    let name = || {
+        let file = File::open("/proc/cpuinfo").ok()?.take(MAX_BYTES);
+        // Only as far as need be: the system takes a while for each processor.
+        let mut lines = BufReader::new(file).lines().map_while(Result::ok);
+        lines.find_map(|line| {
+            Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned())
+        })
+    };
+    name().unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
 /// What a file keeps of a device; none if there is no file.

@@ -22,7 +22,7 @@ use convoke_graph_core::{Error, Result};
 use convoke_placement::{DeviceKind as ModelKind, DeviceModel, Link, Problem};
 use rustc_hash::FxHashMap;
 
-use crate::devices::{DeviceInfo, DeviceKind, Devices};
+use crate::devices::{DeviceInfo, DeviceKind, Devices, cores};
 
 pub(crate) use background::{Activity, Background};
 use measure::Measuring;
@@ -202,7 +202,7 @@ impl Devices {
 
     fn threads_of(&self, threads: usize) -> usize {
         match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => cores(),
             n => n,
         }
     }
@@ -263,12 +263,11 @@ fn key_threads(info: &DeviceInfo, threads: usize) -> usize {
 
 /// Who a device is, with this process's host and library.
 fn measured(info: &DeviceInfo, threads: usize) -> MeasuredDevice {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     MeasuredDevice {
         adapter: info.adapter.clone(),
         driver: info.driver.clone(),
         backend: info.backend.clone(),
-        host: format!("{}, {cores} threads", file::processor()),
+        host: format!("{}, {} threads", file::processor(), cores()),
         threads: key_threads(info, threads),
         version: FORMAT.to_owned(),
     }
