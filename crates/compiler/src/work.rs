@@ -11,10 +11,12 @@ const ROW: u64 = 48;
 const TAPS: u64 = 96;
 /// Rows and columns of the tiles of a GPU's products.
 const TILE: u64 = 64;
-/// The same for products of few elements and a long sum: at most so many tiles, and a sum of so many terms.
-const DEEP_TILE: u64 = 4;
-const DEEP_TILES: u64 = 64;
-const DEEP_SUM: u64 = 256;
+/// The same for products of few elements and a long sum, which GPUs share out.
+pub const DEEP_SIDE: u64 = 4;
+/// The tiles that such a product has at most.
+pub const DEEP_FEW: u64 = 64;
+/// The terms that each of its sums has at least.
+pub const DEEP_LEAST: u64 = 256;
 /// Finding a greatest element once more, and what is at its place, costs this many times a pooling.
 const POOL_AGAIN: u64 = 4;
 
@@ -93,11 +95,11 @@ impl Group {
         let sizes = [size(dims(0), 2), size(dims(1), 1), size(dims(0), 1)];
         let flops = made.saturating_mul(sizes[2]).saturating_mul(2);
         let [m, n, k] = sizes;
-        let tiles = |size: u64| size.div_ceil(DEEP_TILE);
+        let tiles = |size: u64| size.div_ceil(DEEP_SIDE);
         let batches = made / m.saturating_mul(n).max(1);
-        let few = tiles(m).saturating_mul(tiles(n)).saturating_mul(batches) <= DEEP_TILES;
-        let (family, tile) = match few && k >= DEEP_SUM {
-            true => (Family::Thin, DEEP_TILE),
+        let few = tiles(m).saturating_mul(tiles(n)).saturating_mul(batches) <= DEEP_FEW;
+        let (family, tile) = match few && k >= DEEP_LEAST {
+            true => (Family::Thin, DEEP_SIDE),
             false => (Family::Contract, TILE),
         };
         (family, flops, in_tiles(flops, [m, n], tile))

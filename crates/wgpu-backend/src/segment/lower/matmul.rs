@@ -1,7 +1,7 @@
 //! Matrix products: tiles, and where those are few, invocations that share a sum, or parts of it that are added
 //! afterwards.
 
-use convoke_compiler::{Group, Operand};
+use convoke_compiler::{DEEP_FEW, DEEP_LEAST, DEEP_SIDE, Group, Operand};
 use convoke_graph_core::DType;
 use convoke_shaders::Access;
 
@@ -28,11 +28,6 @@ pub(super) struct Sizes {
 
 /// Tiles of `matmul_deep.wgsl`, which loads more for each product, that it is used for at most.
 const DEEP_TILES: u64 = 512;
-/// Tiles that it is used for wherever the sum is this long.
-const DEEP_FEW: u64 = 64;
-const DEEP_LEAST: u64 = 256;
-/// Rows and columns of a tile of `matmul_deep.wgsl`.
-const DEEP_SIDE: u64 = 4;
 /// Turns of a loop, at most.
 const MOST_TURNS: u64 = 60_000;
 /// Turns of its loop that are worth a larger workgroup.
