@@ -46,16 +46,16 @@ pub use convoke_graph_core::{
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;
 pub use convoke_session::{
-    AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
-    Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
-    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Explanation, Family, Fetch,
-    FetchList, FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, LoadOptions, Measured,
-    MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
+    AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CallableOptions,
+    CancelToken, Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind,
+    DeviceModel, DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Explanation,
+    Family, Fetch, FetchList, FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, LoadOptions,
+    Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
     ModelSpec, NextBest, NodeName, NodeReport, NodeTime, Objective, OnDevice, Origin, PartialRun,
     Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Progress,
     Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, SavedModel,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    WaitingOperation, WaitingRun, Work,
+    Saver, Session, SessionMetadata, SessionOptions, Timings, Trace, Transfer, TransferTime,
+    Unknown, VariableInfo, WaitingOperation, WaitingRun, Work,
 };
 pub use half;
 pub use ndarray;

@@ -26,6 +26,7 @@ mod feeds;
 mod fetch;
 mod flow;
 mod growth;
+mod identity;
 mod instance;
 mod metadata;
 mod model;
@@ -47,7 +48,7 @@ mod variables;
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,
 };
-pub use callable::{Arguments, Callable};
+pub use callable::{Arguments, Callable, CallableOptions};
 pub use cancel::CancelToken;
 pub use checkpoint::{
     CHECKPOINT_MAX_BYTES, KeptVariable, Mismatch, Missing, RestoreOptions, RestoreReport, Unknown,
@@ -65,6 +66,7 @@ pub use explain::{
     NodeName, NodeReport, Origin, PlacedItem, PlacedSegment, PlacedTensor,
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
+pub use identity::SessionMetadata;
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
 pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
 pub use partial::PartialRun;

@@ -29,6 +29,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::feeds::FeedData;
+use crate::identity::SessionMetadata;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use clock::Clock;
 use fillers::Fillers;
@@ -109,6 +110,8 @@ pub(crate) struct Queues {
     own: Weak<Queues>,
     /// How long a run waits before it is told of.
     stall_after: Option<Duration>,
+    /// The session's name and version.
+    session: Option<Arc<SessionMetadata>>,
 }
 
 struct Inner {
@@ -158,13 +161,18 @@ impl Inner {
 
 impl Queues {
     /// The queues of a session of this graph, which tells of runs that wait longer than `stall_after`.
-    pub fn new(graph: &Graph, stall_after: Option<Duration>) -> Arc<Self> {
+    pub fn new(
+        graph: &Graph,
+        stall_after: Option<Duration>,
+        session: Option<Arc<SessionMetadata>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
             inner: Mutex::new(Inner::new(graph.clone())),
             changed: Condvar::new(),
             tick: Condvar::new(),
             own: own.clone(),
             stall_after,
+            session,
         })
     }
 
@@ -194,7 +202,7 @@ impl Queues {
             if tells_at.is_some_and(|at| at <= now) {
                 let overdue = inner.overdue(now);
                 drop(inner);
-                tell(&overdue);
+                tell(&overdue, self.session.as_deref());
                 inner = self.lock();
                 continue;
             }
