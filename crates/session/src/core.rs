@@ -28,7 +28,7 @@ use crate::growth::Growth;
 use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::partial::{PlannedStep, StepKey};
-use crate::queues::{Queues, Taken, Uses, check_puts};
+use crate::queues::{Queues, Tables, Taken, Uses, check_puts};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -98,6 +98,8 @@ pub(crate) struct Request<'a> {
     pub token: Option<&'a CancelToken>,
     /// Where programs are kept that need no look-up.
     pub recent: Option<&'a Recent>,
+    /// The tables that it looks keys up in.
+    pub tables: Option<&'a Tables>,
 }
 
 impl Core {
@@ -186,14 +188,16 @@ impl Core {
         let values = std::mem::take(&mut taken.values).into_iter();
         let mut data = request.data.to_vec();
         data.extend(values.map(FeedData::Tensor));
+        let uses = &request.planned.uses;
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), None, metadata)?;
+        let request = &Request { data: &data, tables: held.tables(), ..*request };
+        self.run_once(request, own, Some(outputs), None, metadata)?;
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values = tensors.iter().map(on_host);
-        held.put(&request.planned.uses, &values.collect::<Vec<_>>());
+        held.put(uses, &values.collect::<Vec<_>>());
         outputs.fill(tensors)
     }
 

@@ -14,6 +14,7 @@ mod presence;
 mod readers;
 mod serve;
 mod state_bytes;
+mod tables;
 mod uses;
 mod waiting;
 
@@ -37,6 +38,8 @@ use kept::{Item, Kept, Popped};
 pub(crate) use presence::{Handles, Presence};
 use readers::{KeptReader, Lease};
 use serve::Served;
+use tables::KeptTable;
+pub(crate) use tables::Tables;
 pub(crate) use uses::{Uses, check_puts, puts_of, with_queues};
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
@@ -49,6 +52,8 @@ pub(crate) struct Taken {
     undo: Vec<Undo>,
     /// The readers that it has to itself.
     leases: Vec<Lease>,
+    /// The tables that it looks keys up in.
+    tables: Tables,
 }
 
 /// What was taken for a run that is under way: given back when it is dropped, also by a panic.
@@ -58,8 +63,14 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// The tables that the run looks keys up in.
+    pub fn tables(&self) -> Option<&Tables> {
+        self.taken.as_ref().map(|taken| &taken.tables)
+    }
+
     /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
     pub fn put(mut self, uses: &Uses, fetched: &[HostTensor]) {
+        // Nobody looks at the tables any more that it is to change.
         let leases = self.taken.take().map(|taken| taken.leases);
         self.queues.put(uses, leases.unwrap_or_default(), fetched);
     }
@@ -117,6 +128,7 @@ pub(crate) struct Queues {
 struct Inner {
     queues: FxHashMap<String, Kept>,
     readers: FxHashMap<String, KeptReader>,
+    tables: FxHashMap<String, KeptTable>,
     next_ticket: u64,
     /// How often queues were reset.
     n_resets: u64,
@@ -143,6 +155,7 @@ impl Inner {
         Self {
             queues: FxHashMap::default(),
             readers: FxHashMap::default(),
+            tables: FxHashMap::default(),
             next_ticket: 0,
             n_resets: 0,
             parked: Vec::new(),
@@ -358,6 +371,7 @@ impl Queues {
                 kept.reserved -= 1;
             }
         }
+        inner.put_into_tables(uses, fetched);
         self.wake(&mut inner);
     }
 
@@ -368,10 +382,12 @@ impl Queues {
         self.wake(&mut inner);
     }
 
-    /// Empties and opens the queues of containers that are named.
+    /// Empties and opens the queues of containers that are named, empties their tables, and has their readers begin.
     pub fn reset(&self, is_named: impl Fn(Option<&str>) -> bool) {
         let mut inner = self.lock();
-        inner.reset(is_named);
+        inner.reset(&is_named);
+        inner.reset_readers(&is_named);
+        inner.reset_tables(&is_named);
         inner.fillers.forget();
         self.wake(&mut inner);
     }
@@ -391,7 +407,7 @@ impl Queues {
         self.tick.notify_all();
     }
 
-    /// Adds what the queues hold and where the readers stand to a digest.
+    /// Adds what queues and tables hold and where readers stand to a digest.
     pub fn hash(&self, hasher: &mut impl Hasher) {
         let inner = self.lock();
         let mut names: Vec<&String> = inner.queues.keys().collect();
@@ -410,6 +426,7 @@ impl Queues {
         let mut readers: Vec<_> = inner.readers.iter().collect();
         readers.sort_unstable_by_key(|(name, _)| *name);
         readers.into_iter().for_each(|(name, kept)| kept.hash(name, hasher));
+        inner.hash_tables(hasher);
     }
 }
 

@@ -230,6 +230,7 @@ impl Session {
             start,
             token: None,
             recent: None,
+            tables: None,
         };
         metadata.begin(&request);
         let mut values = Vec::new();
@@ -330,8 +331,8 @@ impl Session {
         self.core.queues.waiting()
     }
 
-    /// A digest of all that runs can change: the elements of variables, what queues hold, where readers stand, and how
-    /// often random operations were drawn.
+    /// A digest of all that runs can change: the elements of variables, what queues and tables hold, where readers stand, and
+    /// how often random operations were drawn.
     /// Equal before and after a run that fails. Which value a state has may differ between versions of Convoke.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ mod shuffle_queue;
 mod small_devices;
 mod splits;
 mod submitted;
+mod tables;
 mod threads;
 mod variables;
 mod virtual_devices;
