@@ -30,6 +30,7 @@ mod identity;
 mod instance;
 mod metadata;
 mod model;
+mod monitored;
 mod partial;
 mod place;
 mod pool;
@@ -69,6 +70,10 @@ pub use fetch::{Fetch, FetchList, FetchResults};
 pub use identity::SessionMetadata;
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
 pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
+pub use monitored::{
+    AfterRun, BeforeRun, CheckpointSaver, FeedFn, FinalOps, Hook, LoggingTensor, Monitor,
+    MonitoredSession, NanTensor, Profiler, Saved, StepCounter, StopAtStep, Wanted,
+};
 pub use partial::PartialRun;
 pub use queues::{Lack, WaitingOperation, WaitingRun};
 pub use saver::{Checkpoint, Saver};
