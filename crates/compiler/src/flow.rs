@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use planner::Planner;
 
-use crate::plan::{check_feeds, check_nodes, effect_follows, unordered};
+use crate::plan::{check_feeds, check_nodes, effect_follows, in_order, unordered};
 use crate::{Plan, Signature};
 
 /// A plan with branches, loops or assertions.
@@ -159,7 +159,7 @@ pub struct LoopStep {
 /// Whether a run of a signature needs branches, loops or assertions.
 pub fn has_flow(graph: &GraphSnapshot, signature: &Signature) -> bool {
     let roots = roots(signature);
-    let fed = signature.feeds.iter().copied().collect();
+    let fed = given(signature);
     let nodes = ancestors(graph, &roots, &fed, BodyId::GRAPH);
     nodes.iter().any(|&id| is_flow(graph.node(id), &fed))
 }
@@ -171,7 +171,7 @@ impl FlowPlan {
     /// As [`Plan::new`]. An assignment that has no order with a branch or loop that assigns the same variable.
     pub fn new(graph: &GraphSnapshot, signature: &Signature) -> Result<Self> {
         check_feeds(graph, signature)?;
-        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+        let fed = given(signature);
         let (plans, held) = (Vec::new(), FxHashMap::default());
         let mut planner = Planner { graph, fed: fed.clone(), plans, held };
         let nodes = ancestors(graph, &roots(signature), &fed, BodyId::GRAPH);
@@ -215,6 +215,12 @@ fn read_variables(graph: &GraphSnapshot, plans: &[Plan], held: &[Held]) -> Vec<A
     ids.into_iter().map(|id| graph.node(id).clone()).collect()
 }
 
+/// The outputs whose values come from elsewhere: fed or connected.
+fn given(signature: &Signature) -> FxHashSet<Output> {
+    let connected = signature.connections.iter().map(|(_, to)| *to);
+    signature.feeds.iter().copied().chain(connected).collect()
+}
+
 fn roots(signature: &Signature) -> Vec<NodeId> {
     let fetched = signature.fetches.iter().filter(|fetch| !signature.feeds.contains(fetch));
     fetched.map(|fetch| fetch.node).chain(signature.targets.iter().copied()).collect()
@@ -250,9 +256,7 @@ fn ancestors(
         let own = |control: &&NodeId| graph.node(**control).body == body;
         stack.extend(node.controls.iter().filter(own));
     }
-    let mut ids: Vec<NodeId> = seen.into_iter().collect();
-    ids.sort_unstable();
-    ids
+    in_order(graph, &seen, fed)
 }
 
 /// The variable that a node itself assigns, and how.

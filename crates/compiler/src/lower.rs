@@ -209,7 +209,7 @@ impl Lowering<'_> {
     fn reuse(&mut self, node: &Node) -> bool {
         let pure = match node.op.class() {
             Class::State(_) | Class::Random(_) | Class::Control(_) => false,
-            Class::Queue(_) | Class::Reader(_) | Class::Flow(_) => false,
+            Class::Queue(_) | Class::Reader(_) | Class::Table(_) | Class::Flow(_) => false,
             Class::Host(Host::Constant(tensor)) => tensor.len() <= 16,
             Class::Host(Host::Placeholder) => false,
             _ => true,
@@ -243,7 +243,7 @@ impl Lowering<'_> {
         match node.op.class() {
             Class::Control(Control::NoOp) => return Ok(SmallVec::new()),
             // What is taken or read is fed, and what is put is fetched.
-            Class::Queue(_) | Class::Reader(_) => return Ok(SmallVec::new()),
+            Class::Queue(_) | Class::Reader(_) | Class::Table(_) => return Ok(SmallVec::new()),
             Class::Custom(kernel) => return self.custom(node.id, kernel, forms, facts, outputs),
             Class::Flow(Flow::Loop(op)) => return self.unrolled(node, op, forms, facts, outputs),
             _ => {}

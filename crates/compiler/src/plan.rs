@@ -4,6 +4,8 @@
 //! Source: TensorFlow's `graph/subgraph.cc` for pruning; the order of reads and assignments is stricter
 //! than TensorFlow's, which leaves races to the user.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use convoke_graph_core::{
@@ -23,6 +25,8 @@ pub struct Signature {
     pub targets: Vec<NodeId>,
     /// The outputs whose values are given.
     pub feeds: Vec<Output>,
+    /// The outputs whose values stand for others: see [`GraphSnapshot::connect`].
+    pub connections: Vec<(Output, Output)>,
 }
 
 /// What a signature needs, in order.
@@ -267,9 +271,44 @@ fn needed_nodes(
             stack.extend(unfed_inputs(node, fed).chain(controls.copied()));
         }
     }
-    let mut ids: Vec<NodeId> = needed.into_iter().collect();
+    in_order(graph, &needed, fed).into_iter().map(|id| graph.node(id).clone()).collect()
+}
+
+/// Nodes with what they need before them: by id, as far as that is so.
+pub(crate) fn in_order(
+    graph: &GraphSnapshot,
+    nodes: &FxHashSet<NodeId>,
+    fed: &FxHashSet<Output>,
+) -> Vec<NodeId> {
+    let mut ids: Vec<NodeId> = nodes.iter().copied().collect();
     ids.sort_unstable();
-    ids.into_iter().map(|id| graph.node(id).clone()).collect()
+    if !graph.is_connected {
+        return ids;
+    }
+    let mut waits: FxHashMap<NodeId, usize> = FxHashMap::default();
+    let mut users: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
+    for &id in &ids {
+        let before = inputs_of(graph.node(id), fed).filter(|before| nodes.contains(before));
+        let mut n = 0;
+        before.for_each(|before| {
+            users.entry(before).or_default().push(id);
+            n += 1;
+        });
+        waits.insert(id, n);
+    }
+    let mut ready: BinaryHeap<Reverse<NodeId>> =
+        ids.iter().filter(|&id| waits[id] == 0).copied().map(Reverse).collect();
+    let mut ordered = Vec::with_capacity(ids.len());
+    while let Some(Reverse(id)) = ready.pop() {
+        ordered.push(id);
+        for user in users.get(&id).into_iter().flatten() {
+            if let Some(n) = waits.get_mut(user) {
+                *n -= 1;
+                ready.extend((*n == 0).then_some(Reverse(*user)));
+            }
+        }
+    }
+    ordered
 }
 
 /// The nodes that run before `node`: its controls, and the producers of inputs that are not fed.
@@ -322,7 +361,7 @@ fn follows(
     let mut seen = FxHashSet::default();
     let mut stack: Vec<NodeId> = inputs_of(node, fed).collect();
     while let Some(id) = stack.pop() {
-        if id >= first && seen.insert(id) {
+        if (id >= first || graph.is_connected) && seen.insert(id) {
             stack.extend(inputs_of(graph.node(id), fed));
         }
     }

@@ -25,6 +25,7 @@ fn signature(fetches: &[&Tensor], targets: &[&Operation], feeds: &[&Tensor]) -> 
         fetches: fetches.iter().map(|t| t.output()).collect(),
         targets: targets.iter().map(|o| o.id()).collect(),
         feeds: feeds.iter().map(|t| t.output()).collect(),
+        ..Signature::default()
     }
 }
 

@@ -7,14 +7,17 @@
 use std::path::{Path, PathBuf};
 
 use convoke::data::{Images, digits};
-use convoke::input::{Compression, Coordinator, Endian, TfRecordWriter, decode_raw_batch};
+use convoke::input::{Compression, Endian, TfRecordWriter, decode_raw_batch};
 use convoke::prelude::*;
-use convoke::{ProducerOptions, Queue, QueueKind, QueueOptions, QueueRunner};
+use convoke::{
+    CheckpointSaver, FinalOps, Monitor, ProducerOptions, Queue, QueueKind, QueueOptions,
+    QueueRunner,
+};
 
 const FILES: usize = 4;
 const READERS: usize = 2;
 const BATCH: usize = 32;
-const SAVE_EVERY: u64 = 50;
+const SAVE_EVERY: i64 = 50;
 const PIXELS: usize = 64;
 
 type Failure = Box<dyn std::error::Error>;
@@ -22,7 +25,7 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().ok_or("give a folder for files and checkpoints")?);
-    let steps: u64 = arguments.next().map_or(Ok(1000), |steps| steps.parse())?;
+    let steps: i64 = arguments.next().map_or(Ok(1000), |steps| steps.parse())?;
     let data = digits()?;
     let files = write_records(&folder, &data.train)?;
 
@@ -31,38 +34,31 @@ fn main() -> Result<(), Failure> {
     let g = Graph::with_seed(1);
     // A start that goes on has the files in another order than the one before.
     let examples = examples(&g, files, begun);
-    let batch = examples.dequeue_many(BATCH).remove(0);
-    let model = Model::new(&g);
-
-    let session = Session::new(&g, &Devices::cpu())?;
-    match begun {
-        0 => session.run(&[], g.initializers())?,
-        _ => println!("resumed at step {}", saver.restore_latest(&session)?),
+    let model = Model::new(&g, &examples.dequeue_many(BATCH).remove(0));
+    let tested = model.records.feed(records(&data.test)?);
+    let mut tests = FinalOps::new((&model.step, &model.loss, &model.accuracy)).feed(tested);
+    let session = Monitor::new(&g, &Devices::cpu())
+        .saver(saver.clone())
+        .hook(CheckpointSaver::every_steps(saver, SAVE_EVERY.unsigned_abs()))
+        .hook(&mut tests)
+        .start()?;
+    let mut step = session.session()?.run(&[], &model.step)?.scalar::<i64>()?;
+    if step > 0 {
+        println!("resumed at step {step}");
     }
-    let coordinator = Coordinator::new();
-    session.start_queue_runners(&coordinator)?;
-    let trained = coordinator.stop_on_error(|| {
-        let take = session.callable(&[], &batch)?;
-        let train = session.callable(&[&model.records], (&model.loss, &model.train))?;
-        for step in begun + 1..=steps {
-            let records = decode_raw_batch(&take.call(())?, U8, Endian::Little)?;
-            let (loss, ()) = train.call([records])?;
-            if step % SAVE_EVERY == 0 || step == steps {
-                saver.save(&session, step)?;
+    session.supervise(|session| {
+        while step < steps && !session.should_stop() {
+            let (loss, counted) = session.run(&[], (&model.loss, &model.train))?;
+            step = counted.scalar()?;
+            if step % SAVE_EVERY == 0 {
                 println!("step {step}: loss {:.4}, saved", loss.scalar::<f32>()?);
             }
         }
         Ok(())
-    });
-    coordinator.request_stop();
-    // A file that cannot be read is the first error, and that the queue of examples ends its consequence.
-    coordinator.join(Coordinator::GRACE)?;
-    trained?;
-
-    let tested = model.records.feed(records(&data.test)?);
-    let (loss, accuracy) = session.run(&[tested], (&model.loss, &model.accuracy))?;
+    })?;
+    let (step, loss, accuracy) = tests.into_value().ok_or("the training has not ended")?;
     let (loss, accuracy) = (loss.scalar::<f32>()?, accuracy.scalar::<f32>()?);
-    println!("tested after step {}: loss {loss:.4}, accuracy {accuracy:.3}", steps.max(begun));
+    println!("tested after step {}: loss {loss:.4}, accuracy {accuracy:.3}", step.scalar::<i64>()?);
     Ok(())
 }
 
@@ -71,12 +67,19 @@ struct Model {
     records: Tensor,
     loss: Tensor,
     accuracy: Tensor,
-    train: Operation,
+    step: Variable,
+    /// Trains, and gives the step that it has come to.
+    train: Tensor,
 }
 
 impl Model {
-    fn new(g: &Graph) -> Self {
-        let records = g.placeholder("records", U8, dims![None, PIXELS + 1]);
+    /// Trained with these records, strings; tested with others, which are fed.
+    fn new(g: &Graph, batch: &Tensor) -> Self {
+        let decode = |batch: &[HostTensor]| {
+            batch.iter().map(|records| decode_raw_batch(records, U8, Endian::Little)).collect()
+        };
+        let is = [(U8, dims![None, PIXELS + 1])];
+        let records = g.host_function("decode", &[batch], is, decode).remove(0);
         let images = records.slice(&[0, 0], &[None, Some(PIXELS)]).cast(F32) / 16.0;
         let labels = records.slice(&[0, PIXELS], &[None, Some(1)]).reshape(&[-1]).cast(I32);
         let w1 = g.variable("w1", Init::glorot(1), F32, [PIXELS, 32]);
@@ -86,8 +89,9 @@ impl Model {
         let logits = (images.matmul(&w1) + &b1).relu().matmul(&w2) + &b2;
         let loss = logits.cross_entropy(&labels).mean(());
         let accuracy = logits.argmax(-1).equal(&labels).cast(F32).mean(());
-        let train = Adam::new(3e-3).minimize(&loss);
-        Self { records, loss, accuracy, train }
+        let (step, train) = (g.global_step(), Adam::new(3e-3).minimize(&loss));
+        let train = g.after(&[&train], || step.assign_add(1));
+        Self { records, loss, accuracy, step, train }
     }
 }
 

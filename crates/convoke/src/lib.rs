@@ -35,27 +35,30 @@ pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
     AssertOp, Attribute, Attributes, Backward, BatchNorm, Body, BodyId, BranchOp, Build, Class,
     Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts,
-    Feed, Flow, Graph, GraphParts, GraphSnapshot, HostCall, HostFunction, HostTensor, ImageLayout,
-    IndexedSlices, Init, IntoFeed, IntoTensor, KernelShapes, Layout, LookupTable, LoopOp,
-    LoopOptions, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError, Operation, Output,
-    Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions,
-    QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Result,
-    Shape, SharedParts, SparseTensor, Structure, Tensor, TensorArray, TensorView, TensorViewMut,
-    Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    Feed, FindOp, Flow, Graph, GraphParts, GraphSnapshot, HostCall, HostFunction, HostTensor,
+    ImageLayout, IndexedSlices, Init, IntoFeed, IntoTensor, KernelShapes, Layout, LookupTable,
+    LoopOp, LoopOptions, MutableTable, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError,
+    Operation, Output, Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp,
+    QueueOptions, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec,
+    Result, Shape, SharedParts, SparseTensor, Structure, TableAction, TableContents, TableOp,
+    TableSpec, Tensor, TensorArray, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam,
+    dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;
 pub use convoke_session::{
-    AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
-    Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
-    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Explanation, Family, Fetch,
-    FetchList, FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, LoadOptions, Measured,
-    MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
-    ModelSpec, NextBest, NodeName, NodeReport, NodeTime, Objective, OnDevice, Origin, PartialRun,
-    Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Progress,
-    Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, SavedModel,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    WaitingOperation, WaitingRun, Work,
+    AbsentNode, AfterRun, Arguments, BeforeRun, CalibrateOptions, Calibration, Calibrations,
+    Callable, CallableOptions, CancelToken, Candidate, Checkpoint, CheckpointSaver, Crossing,
+    Curve, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions, DevicePolicy,
+    DeviceTensor, DeviceTotal, Devices, Explanation, Family, FeedFn, Fetch, FetchList,
+    FetchResults, FinalOps, Gap, Hook, ItemKind, KeptVariable, Lack, Link, LoadOptions,
+    LoggingTensor, Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing,
+    ModelForm, ModelKind, ModelSpec, Monitor, MonitoredSession, NanTensor, NextBest, NodeName,
+    NodeReport, NodeTime, Objective, OnDevice, Origin, PartialRun, Phase, PhaseKind, PipelineDir,
+    PlacedItem, PlacedSegment, PlacedTensor, Prediction, Profiler, Progress, Reason, Report,
+    RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, Saved, SavedModel, Saver,
+    Session, SessionMetadata, SessionOptions, StepCounter, StopAtStep, Timings, Trace, Transfer,
+    TransferTime, Unknown, VariableInfo, WaitingOperation, WaitingRun, Wanted, Work,
 };
 pub use half;
 pub use ndarray;

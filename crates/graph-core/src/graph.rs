@@ -1,5 +1,6 @@
 //! The append-only graph: nodes, names, scopes and collections.
 
+mod connect;
 mod infer;
 mod marks;
 mod parts;
@@ -110,7 +111,7 @@ pub enum Collection {
 }
 
 /// An operation applied to earlier values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     /// Its place in the graph.
     pub id: NodeId,
@@ -153,6 +154,8 @@ pub struct GraphSnapshot {
     pub graph_id: u64,
     /// The nodes, by id.
     pub nodes: NodeList,
+    /// Whether tensors are [connected](Self::connect), so that inputs may have greater ids.
+    pub is_connected: bool,
 }
 
 impl GraphSnapshot {
@@ -254,7 +257,8 @@ impl Graph {
 
     /// The nodes as they stand now.
     pub fn snapshot(&self) -> GraphSnapshot {
-        GraphSnapshot { graph_id: self.id(), nodes: self.read().nodes.clone() }
+        let nodes = self.read().nodes.clone();
+        GraphSnapshot { graph_id: self.id(), nodes, is_connected: false }
     }
 
     /// Lists every refused operation, in the order of building; and, as a check of Convoke itself, every

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    AssertOp, Attributes, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, HostCall,
-    HostTensor, Layout, LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape, Tensor,
+    AssertOp, Attributes, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, FindOp,
+    HostCall, HostTensor, Layout, LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape,
+    TableOp, Tensor,
 };
 
 /// The facts of an operation's outputs.
@@ -76,6 +77,8 @@ pub enum Class<'a> {
     Queue(&'a QueueOp),
     /// Reads records of files before a run.
     Reader(&'a ReaderOp),
+    /// Looks at a table before a run, or changes it after.
+    Table(&'a TableOp),
     /// Orders other operations.
     Control(Control),
     /// Runs bodies as the data says, or ends the run.
@@ -93,7 +96,7 @@ impl Class<'_> {
     pub fn check(&self, inputs: &[Fact], outputs: &[Fact]) -> Result<(), OpError> {
         let n_outputs = usize::from(!matches!(
             self,
-            Self::Control(_) | Self::Queue(_) | Self::Reader(_) | Self::Flow(_)
+            Self::Control(_) | Self::Queue(_) | Self::Reader(_) | Self::Table(_) | Self::Flow(_)
         ));
         if outputs.len() < n_outputs {
             return Err(OpError::Invalid(format!("an operation of class {self:?} has an output")));
@@ -180,7 +183,7 @@ impl Class<'_> {
             }
             Self::State(State::Scatter(_)) => (3, 3),
             Self::Random(_) | Self::Host(Host::Metadata) => (0, ANY),
-            Self::Control(_) | Self::Queue(_) | Self::Reader(_) => (0, ANY),
+            Self::Control(_) | Self::Queue(_) | Self::Reader(_) | Self::Table(_) => (0, ANY),
             Self::Custom(_) | Self::Flow(_) => (0, ANY),
         }
     }
@@ -458,6 +461,8 @@ pub enum Flow<'a> {
     Assert(&'a AssertOp),
     /// A function of whole tensors on the host, strings too.
     Call(&'a dyn HostCall),
+    /// Values of a table that the session keeps.
+    Find(&'a FindOp),
 }
 
 impl State {

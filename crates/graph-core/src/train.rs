@@ -1,6 +1,7 @@
 //! Optimizers, gradient clipping and learning-rate schedules, as nodes of the graph.
 
 mod clip;
+mod global_step;
 mod optimizer;
 mod schedule;
 

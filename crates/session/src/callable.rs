@@ -43,12 +43,50 @@ pub struct Callable<F: Fetch> {
     recent: Recent,
 }
 
+/// What a callable does besides what it is fed and fetches.
+#[derive(Debug, Clone, Default)]
+pub struct CallableOptions {
+    connections: Vec<(Tensor, Tensor)>,
+}
+
+impl CallableOptions {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whoever takes `to` is given `from` instead, as if it were fed with it; nothing leaves its device for that. What
+    /// computes `to` runs only if something else needs it, and fetching `to` gives `from`.
+    ///
+    /// # Errors
+    /// In [`Session::callable_with`], `InvalidArgument`: another dtype, shapes that cannot be equal, a variable's handle, tensors of
+    /// another graph or of branches and loops, a `to` that is fed or connected twice, a `from` that needs `to`;
+    /// `Unimplemented` for strings of which the shape is not known to fit. In a call, `InvalidArgument` for a `from`
+    /// of another shape than `to` may have.
+    ///
+    /// # Source
+    /// TensorFlow's `CallableOptions.tensor_connection`.
+    #[must_use]
+    pub fn connect(mut self, from: &Tensor, to: &Tensor) -> Self {
+        self.connections.push((from.clone(), to.clone()));
+        self
+    }
+}
+
 impl<F: Fetch> Callable<F> {
-    pub(crate) fn new(session: Session, feeds: &[&Tensor], fetch: F) -> Result<Self> {
+    pub(crate) fn new(
+        session: Session,
+        feeds: &[&Tensor],
+        fetch: F,
+        options: &CallableOptions,
+    ) -> Result<Self> {
         session.core.check_open()?;
         let feeds: Vec<Tensor> = feeds.iter().map(|&tensor| tensor.clone()).collect();
         let mut metadata = RunMetadata::default();
-        let (list, planned) = session.core.planned(feeds.iter(), &fetch, &mut metadata)?;
+        let (list, planned) = {
+            let connections = &options.connections;
+            session.core.planned_connected(feeds.iter(), connections, &fetch, &mut metadata)?
+        };
         let places = list.into_places();
         Ok(Self { session, planned, feeds, fetch, places, recent: Recent::default() })
     }
@@ -114,7 +152,8 @@ impl<F: Fetch> Callable<F> {
         let data = data.map(|((value, tensor), fact)| feeds::check_value(value, fact, tensor));
         let data: SmallVec<[FeedData<'_>; 4]> = data.collect::<Result<_>>()?;
         let (planned, recent) = (&*self.planned, Some(&self.recent));
-        let request = Request { planned, data: &data, options, start, token: None, recent };
+        let request =
+            Request { planned, data: &data, options, start, token: None, recent, tables: None };
         let mut metadata = RunMetadata::default();
         metadata.begin(&request);
         (metadata.plan_cached, metadata.graph_nodes) = (true, planned.n_nodes());

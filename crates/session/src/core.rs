@@ -1,6 +1,7 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
 mod kept;
+mod planning;
 mod programs;
 
 use std::cell::RefCell;
@@ -8,11 +9,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use convoke_compiler::flow::{FlowPlan, has_flow};
 use convoke_compiler::{DeviceIndex, Plan, Signature};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
-    DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Result, Shape, Tensor,
+    DType, Error, ErrorKind, Fact, Feed, Graph, GraphSnapshot, HostTensor, Result, Shape,
 };
 
 use crate::autotune::{Known, Tuning};
@@ -23,12 +23,12 @@ use crate::device_tensor::Fetched;
 use crate::devices::{Devices, Gpus, cores};
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
-use crate::fetch::{Fetch, FetchList};
 use crate::flow::{self, Flowing, Journal};
 use crate::growth::Growth;
+use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::partial::{PlannedStep, StepKey};
-use crate::queues::{Queues, Taken, Uses, check_puts, with_queues};
+use crate::queues::{Queues, Tables, Taken, Uses, check_puts};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub state: State,
     pub runners: Runners,
     pub queues: Arc<Queues>,
+    /// Its name and version, if it has them.
+    pub identity: Option<Identity>,
     threads: Threads,
     gpus: Gpus,
     /// What kernels took in runs that were timed for it.
@@ -96,6 +98,8 @@ pub(crate) struct Request<'a> {
     pub token: Option<&'a CancelToken>,
     /// Where programs are kept that need no look-up.
     pub recent: Option<&'a Recent>,
+    /// The tables that it looks keys up in.
+    pub tables: Option<&'a Tables>,
 }
 
 impl Core {
@@ -105,6 +109,8 @@ impl Core {
         if let DevicePolicy::Prefer(name) = &options.policy {
             devices.index_of(name)?;
         }
+        let identity = options.metadata.as_ref().map(Identity::claim).transpose()?;
+        let metadata = identity.as_ref().map(|identity| identity.metadata().clone());
         let or_cores = |n: usize| if n == 0 { cores() } else { n };
         let threads = Threads::new(or_cores(options.threads))?;
         let activity = Arc::<Activity>::default();
@@ -127,7 +133,8 @@ impl Core {
             growth: Mutex::default(),
             moves: RwLock::default(),
             turn: Arc::default(),
-            queues: Queues::new(graph, options.stall_after),
+            queues: Queues::new(graph, options.stall_after, metadata),
+            identity,
             runners: Runners::new(or_cores(options.runners)),
             options,
         })
@@ -139,6 +146,12 @@ impl Core {
         self.queues.ring();
         self.turn.ring();
         self.forget_plans();
+        self.identity.iter().for_each(Identity::release);
+    }
+
+    /// Its name and version.
+    pub fn metadata(&self) -> Option<&Arc<SessionMetadata>> {
+        self.identity.as_ref().map(Identity::metadata)
     }
 
     /// Runs what `request` says. A run that finds no memory frees what no run uses, and is made once more.
@@ -174,14 +187,16 @@ impl Core {
         let values = std::mem::take(&mut taken.values).into_iter();
         let mut data = request.data.to_vec();
         data.extend(values.map(FeedData::Tensor));
+        let uses = &request.planned.uses;
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), None, metadata)?;
+        let request = &Request { data: &data, tables: held.tables(), ..*request };
+        self.run_once(request, own, Some(outputs), None, metadata)?;
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values = tensors.iter().map(on_host);
-        held.put(&request.planned.uses, &values.collect::<Vec<_>>());
+        held.put(uses, &values.collect::<Vec<_>>());
         outputs.fill(tensors)
     }
 
@@ -322,12 +337,13 @@ impl Core {
         flow::run(self, flow, request, check, metadata)
     }
 
-    /// Notes what GPUs made since `before`.
+    /// Notes what GPUs made since `before`, and whose run it was.
     fn count(&self, before: [u64; 3], metadata: &mut RunMetadata) {
         let [bytes, pipelines, alive] = self.gpus.made();
         metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
         metadata.pipelines_built = pipelines.saturating_sub(before[1]);
         metadata.device_bytes = alive;
+        metadata.session = self.metadata().cloned();
     }
 
     /// What programs run on.
@@ -405,79 +421,6 @@ impl Core {
     fn forget_plans(&self) {
         self.plans().clear();
         self.steps().clear();
-    }
-
-    /// What is fed and fetched.
-    ///
-    /// # Errors
-    /// Handles of other graphs.
-    pub fn listed<'t, F: Fetch>(
-        &self,
-        feeds: impl Iterator<Item = &'t Tensor>,
-        fetch: &F,
-    ) -> Result<FetchList> {
-        let mut list = FetchList::default();
-        fetch.collect(&mut list);
-        list.check_graph(self.graph.id())?;
-        for tensor in feeds {
-            if tensor.graph().id() != self.graph.id() {
-                let message = "a feed belongs to another graph than the session's";
-                return Err(Error::invalid(message).with_node(tensor.name()));
-            }
-            list.signature.feeds.push(tensor.output());
-        }
-        let Signature { fetches, targets, feeds, .. } = &list.signature;
-        let fetched = fetches.iter().map(|fetch| fetch.node).chain(targets.iter().copied());
-        self.graph.check_marks(feeds, fetched)?;
-        Ok(list)
-    }
-
-    /// The plan of what is fed and fetched.
-    ///
-    /// # Errors
-    /// Handles of other graphs, marks, and what planning refuses.
-    pub fn planned<'t, F: Fetch>(
-        &self,
-        feeds: impl Iterator<Item = &'t Tensor>,
-        fetch: &F,
-        metadata: &mut RunMetadata,
-    ) -> Result<(FetchList, Arc<Planned>)> {
-        let list = self.listed(feeds, fetch)?;
-        metadata.plan_cached = true;
-        let planned =
-            self.plans.get_or_make(&list.signature, || self.plan(&list.signature, metadata))?;
-        metadata.graph_nodes = planned.n_nodes();
-        Ok((list, planned))
-    }
-
-    /// A new plan.
-    ///
-    /// # Errors
-    /// What planning refuses.
-    fn plan(&self, signature: &Signature, metadata: &mut RunMetadata) -> Result<Arc<Planned>> {
-        let start = Instant::now();
-        metadata.plan_cached = false;
-        let graph = self.graph.snapshot();
-        let (signature, uses) = with_queues(&graph, signature)?;
-        if self.options.warn_of_growth {
-            let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if let Some(warning) = growth.warning(&graph) {
-                tracing::warn!("{warning}");
-            }
-        }
-        let n = self.options.plans;
-        let planned = if has_flow(&graph, &signature) {
-            let flow = FlowPlan::new(&graph, &signature).map_err(|e| self.located(e))?;
-            let flow = Flowing::new(flow, &graph, n);
-            let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
-            let counts = flow.programs().any(|planned| planned.counts);
-            Planned { uses, flow: Some(flow), counts, ..bare }
-        } else {
-            let plan = Plan::new(&graph, signature).map_err(|e| self.located(e))?;
-            Planned { uses, ..Planned::of(plan, graph, n) }
-        };
-        metadata.planning += start.elapsed();
-        Ok(Arc::new(planned))
     }
 }
 

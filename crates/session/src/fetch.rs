@@ -67,7 +67,30 @@ impl FetchList {
 
     fn add(&mut self, tensor: &Tensor, stays: bool) {
         self.belongs(tensor.graph().id());
-        let output = tensor.output();
+        self.add_output(tensor.output(), stays);
+    }
+
+    /// Adds all that another list has, in its order.
+    pub(crate) fn append(&mut self, other: &Self) {
+        other.graph.iter().for_each(|&graph| self.belongs(graph));
+        self.mixed |= other.mixed;
+        let Signature { fetches, residents, targets, .. } = &other.signature;
+        for place in &other.places {
+            self.add_output(fetches[*place], residents.contains(place));
+        }
+        for target in targets {
+            if !self.signature.targets.contains(target) {
+                self.signature.targets.push(*target);
+            }
+        }
+    }
+
+    /// How many tensors were added, those that were added before counted again.
+    pub(crate) fn n_places(&self) -> usize {
+        self.places.len()
+    }
+
+    fn add_output(&mut self, output: Output, stays: bool) {
         let place = *self.known.entry((output, stays)).or_insert_with(|| {
             self.signature.fetches.push(output);
             let place = self.signature.fetches.len() - 1;
@@ -128,6 +151,13 @@ impl FetchResults {
     /// There is none left, or it was brought to the host: `take` asks for something else than `collect` listed.
     pub fn on_device(&mut self) -> Result<DeviceTensor> {
         self.next()?.device().cloned()
+    }
+
+    /// The last `n` tensors.
+    pub(crate) fn last(&self, n: usize) -> Vec<Fetched> {
+        let places = self.places.as_slice();
+        let own = places.get(places.len().saturating_sub(n)..).unwrap_or_default();
+        own.iter().filter_map(|&place| self.values.get(place).cloned()).collect()
     }
 
     fn next(&mut self) -> Result<&Fetched> {

@@ -14,7 +14,7 @@ use convoke_compiler::flow::{
 };
 use convoke_graph_core::{
     AlignedBytes, Class, DType, Element, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, Node,
-    NodeId, Result, Shape, index_of,
+    NodeId, Result, Shape, Values, index_of,
 };
 use rustc_hash::FxHashMap;
 
@@ -271,15 +271,25 @@ impl<'a> Running<'a> {
                 op.check(&values(slots, inputs)?).map_err(|e| named(e, node))
             }
             Step::Call(step) => {
-                let Class::Flow(Flow::Call(op)) = step.node.op.class() else { return Ok(()) };
                 self.stop.check()?;
                 let given = values(slots, &step.inputs)?;
-                let results = op.call(&given).map_err(|e| named(e, &step.node))?;
+                let results = self.call(&step.node, &given).map_err(|e| named(e, &step.node))?;
                 for &(output, slot) in &step.outputs {
                     slots[slot] = Some(results.get(output).cloned().ok_or_else(no_value)?);
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// What the host computes by itself.
+    fn call(&self, node: &Node, given: &[HostTensor]) -> Result<Values> {
+        match (node.op.class(), given, self.request.tables) {
+            (Class::Flow(Flow::Call(op)), ..) => op.call(given),
+            (Class::Flow(Flow::Find(op)), [keys], Some(tables)) => {
+                Ok(Values::from_iter([tables.find(op, keys)?]))
+            }
+            _ => Err(no_value()),
         }
     }
 

@@ -26,9 +26,11 @@ mod feeds;
 mod fetch;
 mod flow;
 mod growth;
+mod identity;
 mod instance;
 mod metadata;
 mod model;
+mod monitored;
 mod partial;
 mod place;
 mod pool;
@@ -47,7 +49,7 @@ mod variables;
 pub use calibrate::{
     CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,
 };
-pub use callable::{Arguments, Callable};
+pub use callable::{Arguments, Callable, CallableOptions};
 pub use cancel::CancelToken;
 pub use checkpoint::{
     CHECKPOINT_MAX_BYTES, KeptVariable, Mismatch, Missing, RestoreOptions, RestoreReport, Unknown,
@@ -65,8 +67,13 @@ pub use explain::{
     NodeName, NodeReport, Origin, PlacedItem, PlacedSegment, PlacedTensor,
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
+pub use identity::SessionMetadata;
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
 pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
+pub use monitored::{
+    AfterRun, BeforeRun, CheckpointSaver, FeedFn, FinalOps, Hook, LoggingTensor, Monitor,
+    MonitoredSession, NanTensor, Profiler, Saved, StepCounter, StopAtStep, Wanted,
+};
 pub use partial::PartialRun;
 pub use queues::{Lack, WaitingOperation, WaitingRun};
 pub use saver::{Checkpoint, Saver};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use convoke_compiler::ValueId;
 
 use crate::core::Request;
+use crate::identity::{Prefix, SessionMetadata};
 use crate::session::Timings;
 use crate::trace::Trace;
 
@@ -175,6 +176,8 @@ pub struct RunMetadata {
     /// Whether its kernels were timed one by one, for the session to learn from it: see
     /// [`SessionOptions::autotune`](crate::SessionOptions::autotune).
     pub tunes: bool,
+    /// The name and version of the session.
+    pub session: Option<Arc<SessionMetadata>>,
     /// Whether a segment was started that stores into variables.
     pub(crate) stores: bool,
     /// What a recorded run has noted so far.
@@ -267,8 +270,9 @@ impl fmt::Display for RunMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs, {:?} planning, {:?} preparing; plan \
+            "{}{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs, {:?} planning, {:?} preparing; plan \
              {}, program {}",
+            Prefix(self.session.as_deref()),
             self.wall,
             self.cpu,
             self.gpu_wait,

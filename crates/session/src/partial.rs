@@ -105,7 +105,7 @@ impl PartialRun {
         let graph = core.graph.snapshot();
         let (_, uses) = with_queues(&graph, &signature)?;
         if !uses.is_empty() {
-            let message = "unsupported: queues and readers in a partial run; take what it needs in a run before, and feed it";
+            let message = "unsupported: queues, readers and tables in a partial run; take what it needs in a run before, and feed it";
             return Err(Error::new(ErrorKind::Unimplemented, message));
         }
         let steps = Steps::new(&graph, signature.clone())?;
@@ -307,8 +307,15 @@ impl PartialRun {
             let given = |given: &Given| self.value(*given, made, Some(planned));
             let data = step.feeds.iter().map(|from| Ok(FeedData::Tensor(given(from)?)));
             let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-            let request =
-                Request { planned, data: &data, options, start, token: None, recent: None };
+            let request = Request {
+                planned,
+                data: &data,
+                options,
+                start,
+                token: None,
+                recent: None,
+                tables: None,
+            };
             metadata.begin(&request);
             let mut tensors = Vec::new();
             let outputs = &mut Outputs::Tensors(&mut tensors);

@@ -100,6 +100,8 @@ impl Team {
             Err(_) if self.session.core.check_open().is_err() => Ok(()),
             Err(error) => {
                 self.has_failed.store(true, Ordering::Relaxed);
+                // Before the queue is closed: who takes from it asks the coordinator why.
+                let _who_joined_has_gone = coordinator.request_stop_with(error.clone());
                 Err(error)
             }
             Ok(()) => Ok(()),

@@ -14,6 +14,7 @@ mod presence;
 mod readers;
 mod serve;
 mod state_bytes;
+mod tables;
 mod uses;
 mod waiting;
 
@@ -29,6 +30,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::feeds::FeedData;
+use crate::identity::SessionMetadata;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use clock::Clock;
 use fillers::Fillers;
@@ -36,6 +38,8 @@ use kept::{Item, Kept, Popped};
 pub(crate) use presence::{Handles, Presence};
 use readers::{KeptReader, Lease};
 use serve::Served;
+use tables::KeptTable;
+pub(crate) use tables::Tables;
 pub(crate) use uses::{Uses, check_puts, puts_of, with_queues};
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
@@ -48,6 +52,8 @@ pub(crate) struct Taken {
     undo: Vec<Undo>,
     /// The readers that it has to itself.
     leases: Vec<Lease>,
+    /// The tables that it looks keys up in.
+    tables: Tables,
 }
 
 /// What was taken for a run that is under way: given back when it is dropped, also by a panic.
@@ -57,8 +63,14 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// The tables that the run looks keys up in.
+    pub fn tables(&self) -> Option<&Tables> {
+        self.taken.as_ref().map(|taken| &taken.tables)
+    }
+
     /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
     pub fn put(mut self, uses: &Uses, fetched: &[HostTensor]) {
+        // Nobody looks at the tables any more that it is to change.
         let leases = self.taken.take().map(|taken| taken.leases);
         self.queues.put(uses, leases.unwrap_or_default(), fetched);
     }
@@ -109,11 +121,14 @@ pub(crate) struct Queues {
     own: Weak<Queues>,
     /// How long a run waits before it is told of.
     stall_after: Option<Duration>,
+    /// The session's name and version.
+    session: Option<Arc<SessionMetadata>>,
 }
 
 struct Inner {
     queues: FxHashMap<String, Kept>,
     readers: FxHashMap<String, KeptReader>,
+    tables: FxHashMap<String, KeptTable>,
     next_ticket: u64,
     /// How often queues were reset.
     n_resets: u64,
@@ -140,6 +155,7 @@ impl Inner {
         Self {
             queues: FxHashMap::default(),
             readers: FxHashMap::default(),
+            tables: FxHashMap::default(),
             next_ticket: 0,
             n_resets: 0,
             parked: Vec::new(),
@@ -158,13 +174,18 @@ impl Inner {
 
 impl Queues {
     /// The queues of a session of this graph, which tells of runs that wait longer than `stall_after`.
-    pub fn new(graph: &Graph, stall_after: Option<Duration>) -> Arc<Self> {
+    pub fn new(
+        graph: &Graph,
+        stall_after: Option<Duration>,
+        session: Option<Arc<SessionMetadata>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
             inner: Mutex::new(Inner::new(graph.clone())),
             changed: Condvar::new(),
             tick: Condvar::new(),
             own: own.clone(),
             stall_after,
+            session,
         })
     }
 
@@ -194,7 +215,7 @@ impl Queues {
             if tells_at.is_some_and(|at| at <= now) {
                 let overdue = inner.overdue(now);
                 drop(inner);
-                tell(&overdue);
+                tell(&overdue, self.session.as_deref());
                 inner = self.lock();
                 continue;
             }
@@ -350,6 +371,7 @@ impl Queues {
                 kept.reserved -= 1;
             }
         }
+        inner.put_into_tables(uses, fetched);
         self.wake(&mut inner);
     }
 
@@ -360,10 +382,12 @@ impl Queues {
         self.wake(&mut inner);
     }
 
-    /// Empties and opens the queues of containers that are named.
+    /// Empties and opens the queues of containers that are named, empties their tables, and has their readers begin.
     pub fn reset(&self, is_named: impl Fn(Option<&str>) -> bool) {
         let mut inner = self.lock();
-        inner.reset(is_named);
+        inner.reset(&is_named);
+        inner.reset_readers(&is_named);
+        inner.reset_tables(&is_named);
         inner.fillers.forget();
         self.wake(&mut inner);
     }
@@ -383,7 +407,7 @@ impl Queues {
         self.tick.notify_all();
     }
 
-    /// Adds what the queues hold and where the readers stand to a digest.
+    /// Adds what queues and tables hold and where readers stand to a digest.
     pub fn hash(&self, hasher: &mut impl Hasher) {
         let inner = self.lock();
         let mut names: Vec<&String> = inner.queues.keys().collect();
@@ -402,6 +426,7 @@ impl Queues {
         let mut readers: Vec<_> = inner.readers.iter().collect();
         readers.sort_unstable_by_key(|(name, _)| *name);
         readers.into_iter().for_each(|(name, kept)| kept.hash(name, hasher));
+        inner.hash_tables(hasher);
     }
 }
 

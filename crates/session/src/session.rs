@@ -9,13 +9,14 @@ use convoke_graph_core::ErrorKind;
 use convoke_graph_core::{Feed, Graph, Result, Tensor};
 use convoke_placement::Objective;
 
-use crate::callable::Callable;
+use crate::callable::{Callable, CallableOptions};
 use crate::cancel::CancelToken;
 use crate::core::{Core, Request};
 use crate::devices::Devices;
 use crate::executor::Outputs;
 use crate::explain::Explanation;
 use crate::fetch::Fetch;
+use crate::identity::{Prefix, SessionMetadata};
 use crate::metadata::RunMetadata;
 use crate::partial::PartialRun;
 use crate::queues::{Handles, WaitingRun};
@@ -74,6 +75,9 @@ pub struct SessionOptions {
     /// [`Session::waiting`] says of it; `None` is never. Those of queue runners are not told of: they wait most of the
     /// time.
     pub stall_after: Option<Duration>,
+    /// The session's name and version, which no other open session of the process has. Logs, metadata of runs and
+    /// traces say it.
+    pub metadata: Option<SessionMetadata>,
 }
 
 impl Default for SessionOptions {
@@ -96,6 +100,7 @@ impl Default for SessionOptions {
             warn_of_growth: true,
             runners: 0,
             stall_after: Some(Duration::from_secs(10)),
+            metadata: None,
         }
     }
 }
@@ -125,7 +130,7 @@ impl RunOptions {
 }
 
 /// Which times a run records.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timings {
     /// Those that the host sees: in CPU kernels, waiting for GPUs, and in all.
     #[default]
@@ -161,7 +166,8 @@ impl Session {
     /// A session with these options.
     ///
     /// # Errors
-    /// Threads cannot be started, or the preferred device does not exist.
+    /// Threads cannot be started, or the preferred device does not exist; [`ErrorKind::InvalidArgument`] for metadata
+    /// with a negative version, or that another open session has.
     pub fn with_options(graph: &Graph, devices: &Devices, options: SessionOptions) -> Result<Self> {
         let core = Arc::new(Core::new(graph, devices, options)?);
         let _handles = core.queues.handles();
@@ -171,6 +177,11 @@ impl Session {
     /// The graph.
     pub fn graph(&self) -> &Graph {
         &self.core.graph
+    }
+
+    /// The name and version that it was made with.
+    pub fn metadata(&self) -> Option<&SessionMetadata> {
+        self.core.metadata().map(|metadata| &**metadata)
     }
 
     /// The devices.
@@ -219,6 +230,7 @@ impl Session {
             start,
             token: None,
             recent: None,
+            tables: None,
         };
         metadata.begin(&request);
         let mut values = Vec::new();
@@ -234,7 +246,21 @@ impl Session {
     /// # Errors
     /// As [`Self::run`], for what is found before feeds are known.
     pub fn callable<F: Fetch>(&self, feeds: &[&Tensor], fetch: F) -> Result<Callable<F>> {
-        Callable::new(self.clone(), feeds, fetch)
+        self.callable_with(feeds, fetch, &CallableOptions::default())
+    }
+
+    /// As [`Self::callable`], where the values of some tensors stand for others.
+    ///
+    /// # Errors
+    /// As [`Self::callable`]; [`ErrorKind::InvalidArgument`] for tensors that cannot be connected: see
+    /// [`CallableOptions::connect`].
+    pub fn callable_with<F: Fetch>(
+        &self,
+        feeds: &[&Tensor],
+        fetch: F,
+        options: &CallableOptions,
+    ) -> Result<Callable<F>> {
+        Callable::new(self.clone(), feeds, fetch, options)
     }
 
     /// Begins a run that is made in steps: of `feeds` and of what `fetch` asks for, each step takes some. See
@@ -305,8 +331,8 @@ impl Session {
         self.core.queues.waiting()
     }
 
-    /// A digest of all that runs can change: the elements of variables, what queues hold, where readers stand, and how
-    /// often random operations were drawn.
+    /// A digest of all that runs can change: the elements of variables, what queues and tables hold, where readers stand, and
+    /// how often random operations were drawn.
     /// Equal before and after a run that fails. Which value a state has may differ between versions of Convoke.
     ///
     /// # Errors
@@ -338,7 +364,8 @@ impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "Session of graph {} with {} plans",
+            "{}Session of graph {} with {} plans",
+            Prefix(self.metadata()),
             self.core.graph.id(),
             self.core.plans().len()
         )

@@ -250,6 +250,7 @@ impl Submitted {
             start,
             token: Some(&self.token),
             recent: None,
+            tables: None,
         };
         let mut metadata = self.metadata.clone();
         metadata.begin(&request);

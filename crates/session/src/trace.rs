@@ -175,7 +175,7 @@ impl Adding<'_> {
     }
 
     fn run(&mut self, name: &str, run: &RunMetadata) {
-        let args = json!({
+        let mut args = json!({
             "graph_nodes": run.graph_nodes,
             "plan_cached": run.plan_cached,
             "program_cached": run.program_cached,
@@ -187,6 +187,9 @@ impl Adding<'_> {
             "planned_bytes": run.planned_bytes,
             "live_bytes": run.live_bytes,
         });
+        if let Some(session) = &run.session {
+            args["session"] = json!({ "name": session.name, "version": session.version });
+        }
         self.event((HOST, Lane::Run), name, "run", (Duration::ZERO, run.wall), args);
     }
 

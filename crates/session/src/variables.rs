@@ -7,12 +7,14 @@ use convoke_graph_core::{Collection, Error, ErrorKind, Node, Result, Tensor};
 use crate::session::Session;
 
 impl Session {
-    /// Drops what the session keeps for the variables and queues of these containers, as if it were new: the
-    /// variables have no elements then, the queues are empty and open. No name at all means all containers, the empty
+    /// Drops what the session keeps for the variables, queues, readers and tables of these containers, as if it were
+    /// new: the variables have no elements then, the queues are empty and open, the tables are empty, and the readers
+    /// have read nothing. No name at all means all containers, the empty
     /// name the default one, and a name that no container has nothing. See [`Graph::container`].
     ///
     /// What runs that are under way store into these variables is lost; elements that they took from these queues do
-    /// not come back if they fail, and those that they put come after. Who waits for a queue waits on. Memory is
+    /// not come back if they fail, and those that they put come after, also into tables. What they have read does not
+    /// move these readers. Who waits for a queue waits on. Memory is
     /// returned as soon as no run and no callable uses it: a callable lets go of it when it is called next. How
     /// often random operations were drawn is in no container and stays.
     ///

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{Queue, QueueOptions, RunOptions};
+use convoke::{ProducerOptions, Queue, QueueOptions, RunOptions};
 use convoke_tests::{devices, fails_while, slow};
 
 /// `server_lib_multiple_containers_test.py`; of an unknown container, `server_lib_test.py`, `testResetFails`.
@@ -93,6 +93,46 @@ fn a_callable_goes_on_after_a_reset() {
         assert_eq!(call().unwrap(), [2.0; 3], "{}", device.name);
         assert_eq!(session.run(&[], &v).unwrap().to_vec::<f32>().unwrap(), [2.0; 3]);
     }
+}
+
+/// Readers begin anew, names are given from the first epoch, and what a run under way has read does not count.
+#[test]
+fn a_reset_has_readers_begin() {
+    let g = Graph::new();
+    let names = g.container("names", || {
+        let options = ProducerOptions { epochs: Some(1), ..ProducerOptions::default() };
+        g.string_input_producer("names", ["a", "b", "c"].map(String::from), options)
+    });
+    let reader = g.container("readers", || g.identity_reader("reader"));
+    let other = g.identity_reader("other");
+    let (key, _) = reader.read(&names);
+    let (other_key, _) = other.read(&names);
+    let (n, of_other) = (reader.num_records_produced(), other.num_records_produced());
+    let x = g.placeholder("x", F32, [1]);
+    let late = slow(&x, Duration::from_millis(300));
+    let fill = g.queue_runners().remove(0).enqueues()[0].clone();
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let counts = || {
+        let (n, of_other) = session.run(&[], (&n, &of_other)).unwrap();
+        (n.scalar::<i64>().unwrap(), of_other.scalar::<i64>().unwrap())
+    };
+    let new = session.state_digest().unwrap();
+    session.run(&[], &fill).unwrap();
+    session.run(&[], (&key, &other_key)).unwrap();
+    assert_eq!(counts(), (1, 1));
+    let run = session.submit(&[x.feed([1.0f32])], (&key, &late), RunOptions::default());
+    std::thread::sleep(Duration::from_millis(100));
+    session.reset(&["readers"]).unwrap();
+    run.wait().unwrap();
+    assert_eq!(counts(), (0, 1));
+    // The epoch is over.
+    assert_eq!(session.run(&[], &fill).unwrap_err().kind(), ErrorKind::OutOfRange);
+    session.reset(&["names"]).unwrap();
+    session.run(&[], &fill).unwrap();
+    session.run(&[], &key).unwrap();
+    assert_eq!(counts(), (1, 1));
+    session.reset(&[]).unwrap();
+    assert_eq!(session.state_digest().unwrap(), new);
 }
 
 /// Waits until a run has taken the queue's last element, and reads its variables.

@@ -354,7 +354,7 @@ impl<'a> Planner<'a> {
             Class::Flow(Flow::Assert(_)) => {
                 Ok(Step::Assert(node.clone(), inputs.into_iter().flatten().collect()))
             }
-            Class::Flow(Flow::Call(_)) => {
+            Class::Flow(Flow::Call(_) | Flow::Find(_)) => {
                 let inputs = inputs.into_iter().flatten().collect();
                 Ok(Step::Call(CallStep { node: node.clone(), inputs, outputs }))
             }

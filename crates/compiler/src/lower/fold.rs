@@ -35,7 +35,7 @@ pub(super) fn fold(node: &Node, forms: &[Form], outputs: &[Fact]) -> Option<Smal
     }
     let pure = match &class {
         Class::State(_) | Class::Random(_) | Class::Control(_) => false,
-        Class::Queue(_) | Class::Reader(_) => false,
+        Class::Queue(_) | Class::Reader(_) | Class::Table(_) => false,
         Class::Host(_) => metadata,
         // A view of one repeated element stays that.
         Class::View(_) => forms.first().is_some_and(|form| splat(form).is_none()),

@@ -14,6 +14,7 @@ fn works(g: &Graph, inputs: &[Tensor], shapes: &[&[usize]], result: &Tensor) -> 
         fetches: vec![result.output()],
         targets: Vec::new(),
         feeds: inputs.iter().map(Tensor::output).collect(),
+        ..Signature::default()
     };
     let plan = Plan::new(&g.snapshot(), signature).unwrap();
     let fact = |dims: &&[usize]| InputFact { shape: Shape::new(dims).unwrap(), contents: None };

@@ -113,6 +113,7 @@ fn check_in_body(body: BodyId, op: &dyn Op) -> Result<(), OpError> {
         Class::State(State::Variable) => "a variable made",
         Class::Queue(_) => "queue operations",
         Class::Reader(_) => "readers",
+        Class::Table(_) | Class::Flow(Flow::Find(_)) => "tables that runs change",
         _ => return Ok(()),
     };
     Err(OpError::Unsupported(format!("{what} inside of a branch or loop; build it outside")))
@@ -132,6 +133,7 @@ pub(super) fn fold_small(
             | Class::Control(_)
             | Class::Queue(_)
             | Class::Reader(_)
+            | Class::Table(_)
             | Class::Flow(_)
             | Class::Host(Host::Placeholder)
     );

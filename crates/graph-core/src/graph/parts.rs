@@ -188,7 +188,7 @@ impl GraphState {
     ) -> Result<SharedOp, OpError> {
         let Class::Flow(flow) = op.class() else { return Ok(op) };
         let nodes = std::mem::take(&mut self.nodes);
-        let graph = GraphSnapshot { graph_id, nodes };
+        let graph = GraphSnapshot { graph_id, nodes, is_connected: false };
         let encloses = |outer, inner| self.encloses(outer, inner);
         let at = Restoring::new(&graph, body, self.bodies.len(), &encloses, amounts);
         let restored = flow.restored(at, inputs);

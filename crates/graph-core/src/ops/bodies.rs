@@ -189,7 +189,7 @@ impl<'a> Flow<'a> {
         match *self {
             Flow::Branch(op) => &op.branches,
             Flow::Loop(op) => std::slice::from_ref(&op.body),
-            Flow::Assert(_) | Flow::Call(_) => &[],
+            Flow::Assert(_) | Flow::Call(_) | Flow::Find(_) => &[],
         }
     }
 
@@ -199,7 +199,7 @@ impl<'a> Flow<'a> {
         match *self {
             Flow::Branch(op) => &op.captures,
             Flow::Loop(op) => &op.body.captures,
-            Flow::Assert(_) | Flow::Call(_) => &[],
+            Flow::Assert(_) | Flow::Call(_) | Flow::Find(_) => &[],
         }
     }
 
@@ -216,7 +216,7 @@ impl<'a> Flow<'a> {
         Ok(match self {
             Flow::Branch(op) => Some(std::sync::Arc::new(op.renumbered(output, body)?)),
             Flow::Loop(op) => Some(std::sync::Arc::new(op.renumbered(output, body)?)),
-            Flow::Assert(_) | Flow::Call(_) => None,
+            Flow::Assert(_) | Flow::Call(_) | Flow::Find(_) => None,
         })
     }
 
@@ -230,7 +230,7 @@ impl<'a> Flow<'a> {
         let op: SharedOp = match self {
             Flow::Branch(op) => std::sync::Arc::new(op.restored(&mut at, inputs)?),
             Flow::Loop(op) => std::sync::Arc::new(op.restored(&mut at, inputs)?),
-            Flow::Assert(_) | Flow::Call(_) => return Ok(None),
+            Flow::Assert(_) | Flow::Call(_) | Flow::Find(_) => return Ok(None),
         };
         if let Some(handle) = inputs.iter().find(|input| at.graph.fact(**input).is_variable()) {
             let name = &at.graph.node(handle.node).name;

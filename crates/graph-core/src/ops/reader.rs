@@ -25,6 +25,8 @@ use crate::{
 pub struct ReaderSpec {
     /// The name of the reader's node.
     pub name: String,
+    /// The container that it is in; none is the default one.
+    pub container: Option<Arc<str>>,
     /// Where records come from.
     pub source: ReaderSource,
 }
@@ -158,7 +160,8 @@ impl Graph {
 
     #[track_caller]
     pub(crate) fn reader_of(&self, name: &str, source: ReaderSource) -> Reader {
-        let mut spec = ReaderSpec { name: name.to_owned(), source };
+        let container = self.container_now();
+        let mut spec = ReaderSpec { name: name.to_owned(), container, source };
         let (reader, action) = (Arc::new(spec.clone()), ReaderAction::Make);
         let node = self.apply_named(ReaderOp { reader, action, queue: None }, &[], name).node();
         spec.name = node.name.to_string();

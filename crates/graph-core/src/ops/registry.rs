@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    assert, branch, cast, concat, control, conv, count, gather, host, loops, matmul, pad, pool,
-    queue, random, reader, reduce, row, rows, scatter, select, state, table, view,
+    assert, branch, cast, concat, control, conv, count, gather, host, loops, matmul, mutable_table,
+    pad, pool, queue, random, reader, reduce, row, rows, scatter, select, state, table, view,
 };
 use crate::{Attributes, Op, OpError};
 
@@ -12,7 +12,7 @@ use crate::{Attributes, Op, OpError};
 pub type Decode = fn(&Attributes) -> Result<Arc<dyn Op>, OpError>;
 
 /// What each room makes, beside the rows of the elementwise tables.
-const ROOMS: [&[(&str, Decode)]; 22] = [
+const ROOMS: [&[(&str, Decode)]; 23] = [
     assert::SAVED,
     branch::SAVED,
     cast::SAVED,
@@ -24,6 +24,7 @@ const ROOMS: [&[(&str, Decode)]; 22] = [
     host::SAVED,
     loops::SAVED,
     matmul::SAVED,
+    mutable_table::SAVED,
     pad::SAVED,
     pool::SAVED,
     queue::SAVED,

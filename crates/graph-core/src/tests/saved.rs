@@ -93,6 +93,9 @@ fn state(g: &Graph, x: &Tensor) {
     g.shared_variable("w", Init::Zeros, DType::F32, [1]);
     let table = crate::LookupTable::new([1i32, 5], [0.5f32, 2.5]).unwrap();
     table.lookup(&rows, -1.0f32);
+    let table = g.container("c", || g.mutable_table("table", DType::I32, DType::F32));
+    table.insert(&rows, &table.find(&rows, 0.5f32));
+    let _ = (table.remove(&rows), table.size(), table.export());
     g.no_op();
 }
 
@@ -137,7 +140,7 @@ fn readers(g: &Graph) {
         RecordFormat::TfRecord(TfRecordOptions::default()),
         RecordFormat::Identity,
     ] {
-        let reader = g.reader("reader", format.clone());
+        let reader = g.container("c", || g.reader("reader", format.clone()));
         let (key, _) = reader.read(&names);
         let _ = (reader.read_up_to(&names, 5), reader.skip_file(&names), reader.reset());
         let _ = (reader.num_records_produced(), reader.num_work_units_completed());

@@ -89,7 +89,7 @@ impl Graph {
         self.variables_of(&Collection::Local)
     }
 
-    fn variables_of(&self, collection: &Collection) -> Vec<Variable> {
+    pub(crate) fn variables_of(&self, collection: &Collection) -> Vec<Variable> {
         let snapshot = self.snapshot();
         let find = |handle: &Tensor, name: &str| {
             let mut users = snapshot.nodes.iter().skip(handle.output().node.0 as usize + 1);

@@ -156,7 +156,7 @@ impl Core {
         Ok(())
     }
 
-    /// Drops what is kept for the variables and queues of these containers; of all, if none is named. The default
+    /// Drops what is kept for the variables, queues, readers and tables of these containers; of all, if none is named. The default
     /// container has the empty name.
     ///
     /// # Errors

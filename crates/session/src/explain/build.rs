@@ -258,6 +258,9 @@ fn why_absent(node: &Node) -> &'static str {
         Class::Queue(_) => {
             "queues are the host's: what is taken is fed, and what is put is fetched"
         }
+        Class::Table(_) => {
+            "tables are the host's: what they give is fed, and what is put is fetched"
+        }
         Class::Reader(_) => "readers are the host's: what is read is fed",
         Class::Control(_) => "it orders others, and computes nothing",
         _ => {

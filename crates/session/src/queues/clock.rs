@@ -56,7 +56,7 @@ impl Queues {
             let overdue = inner.overdue(now);
             if !overdue.is_empty() {
                 drop(inner);
-                tell(&overdue);
+                tell(&overdue, self.session.as_deref());
                 inner = self.lock();
                 continue;
             }

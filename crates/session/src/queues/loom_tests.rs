@@ -37,7 +37,7 @@ impl One {
             components: vec![(DType::I32, Dims::Known(Default::default()))],
         };
         let closed = Arc::new(AtomicBool::new(false));
-        Self { queues: Queues::new(&Graph::new(), None), spec: Arc::new(spec), closed }
+        Self { queues: Queues::new(&Graph::new(), None, None), spec: Arc::new(spec), closed }
     }
 
     fn uses(&self, action: QueueAction) -> Uses {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use convoke_graph_core::{
     Error, ErrorKind, HostTensor, NameList, QueueAction, QueueSpec, ReaderAction, ReaderSource,
@@ -37,12 +38,18 @@ pub(super) struct KeptReader {
     pub is_leased: bool,
     /// Tickets that wait for the reader.
     pub line: VecDeque<u64>,
+    /// The container that it is in.
+    container: Option<Arc<str>>,
+    /// When it was made or reset last.
+    made: u64,
 }
 
 /// Where a run leaves a reader that it has to itself.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub reader: String,
+    /// When the reader was made or reset last.
+    made: u64,
     place: Place,
     /// How many files were begun.
     begun: usize,
@@ -109,9 +116,12 @@ impl KeptReader {
         }
     }
 
-    /// Moves to where a run has left it.
+    /// Moves to where a run has left it, unless it was reset meanwhile.
     pub fn move_to(&mut self, lease: Lease) {
         self.is_leased = false;
+        if lease.made != self.made {
+            return;
+        }
         self.ahead.drain(..lease.begun.min(self.ahead.len()));
         match self.ahead.first_mut() {
             Some(first) if lease.place.file.is_none() => *first = None,
@@ -143,7 +153,13 @@ impl Inner {
         let mut reads = Reads::default();
         for (i, used) in uses.readers.iter().enumerate() {
             let name = &used.reader.name;
-            let kept = self.readers.entry(name.clone()).or_default();
+            let made = self.n_resets;
+            let container = &used.reader.container;
+            let kept = self.readers.entry(name.clone()).or_insert_with(|| KeptReader {
+                container: container.clone(),
+                made,
+                ..KeptReader::default()
+            });
             if let Some(seen) = seen(&kept.place, used.action)? {
                 reads.values.push(vec![seen]);
                 continue;
@@ -160,6 +176,7 @@ impl Inner {
                 Some(own) => reads.leases.swap_remove(own),
                 None => Lease {
                     reader: name.clone(),
+                    made: kept.made,
                     place: kept.place.clone(),
                     begun: 0,
                     used: 0,
@@ -176,6 +193,19 @@ impl Inner {
             reads.leases.push(lease);
         }
         Ok(reads)
+    }
+
+    /// Has the readers of containers that are named begin anew. What runs under way have read does not move them.
+    pub fn reset_readers(&mut self, is_named: impl Fn(Option<&str>) -> bool) {
+        let made = self.n_resets;
+        self.readers.retain(|_, kept| {
+            if !is_named(kept.container.as_deref()) {
+                return true;
+            }
+            (kept.place, kept.made) = (Place::default(), made);
+            kept.ahead.clear();
+            kept.is_leased || !kept.line.is_empty()
+        });
     }
 
     /// The outputs of one use; none if something is missing, which `reads` then says.

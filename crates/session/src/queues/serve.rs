@@ -263,6 +263,16 @@ impl Inner {
         for (used, values) in uses.readers.iter().zip(reads.values) {
             taken.values.extend(used.places.iter().filter_map(|&place| values.get(place).cloned()));
         }
+        match self.look_at_tables(uses) {
+            Ok((values, tables)) => {
+                taken.values.extend(values);
+                taken.tables = tables;
+            }
+            Err(error) => {
+                self.undo(taken);
+                return Err(error);
+            }
+        }
         for lease in &reads.leases {
             if let Some(kept) = self.readers.get_mut(&lease.reader) {
                 kept.is_leased = true;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Class, DType, Error, ErrorKind, GraphSnapshot, Host, HostTensor, NodeId, Output, QueueAction,
-    QueueOp, QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, Shape,
+    Class, DType, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, NodeId, Output,
+    QueueAction, QueueOp, QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, Shape,
+    TableAction, TableSpec,
 };
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
@@ -43,6 +44,17 @@ pub(crate) struct ReaderUse {
     state: Option<Given>,
 }
 
+/// What a run does with a table.
+#[derive(Debug, Clone)]
+pub(crate) struct TableUse {
+    pub table: Arc<TableSpec>,
+    pub action: TableAction,
+    /// The node's name, for errors.
+    pub node: Arc<str>,
+    /// Of what it gives, the outputs that nobody feeds; of what it puts, the places among the plan's fetches.
+    pub places: Vec<usize>,
+}
+
 /// What is known before a run: fed, at this place, or constant.
 #[derive(Debug, Clone)]
 enum Given {
@@ -50,16 +62,20 @@ enum Given {
     Constant(HostTensor),
 }
 
-/// What a run does with queues and readers, each in the order of the nodes.
+/// What a run does with queues, readers and tables, each in the order of the nodes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses {
     pub queues: Vec<Use>,
     pub readers: Vec<ReaderUse>,
+    pub tables: Vec<TableUse>,
+    /// The tables that it looks keys up in, each once.
+    pub finds: Vec<Arc<TableSpec>>,
 }
 
 impl Uses {
     pub fn is_empty(&self) -> bool {
-        self.queues.is_empty() && self.readers.is_empty()
+        let Self { queues, readers, tables, finds } = self;
+        queues.is_empty() && readers.is_empty() && tables.is_empty() && finds.is_empty()
     }
 
     /// The queues that the run puts into, each once.
@@ -93,7 +109,8 @@ impl ReaderUse {
     }
 }
 
-/// A signature with what it takes and reads as feeds and what it puts as fetches, and the operations that do.
+/// A signature with what it takes, reads and sees of tables as feeds and what it puts as fetches, and the operations that
+/// do.
 ///
 /// # Errors
 /// A reader is restored from what is computed in the run.
@@ -130,6 +147,25 @@ pub(crate) fn with_queues(
             state,
         });
     }
+    for &id in &found {
+        let node = graph.node(id);
+        let op = match node.op.class() {
+            Class::Table(op) => op,
+            Class::Flow(Flow::Find(op)) => {
+                if !uses.finds.iter().any(|table| table.name == op.table.name) {
+                    uses.finds.push(op.table.clone());
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        let places = match op.is_source() {
+            true => feed_outputs(graph, id, &mut wider, &mut fed),
+            false => fetch_inputs(graph, id, &mut wider),
+        };
+        let (table, action, node) = (op.table.clone(), op.action, node.name.clone());
+        uses.tables.push(TableUse { table, action, node, places });
+    }
     Ok((wider, uses))
 }
 
@@ -145,7 +181,7 @@ pub(crate) fn puts_of(graph: &GraphSnapshot, target: NodeId) -> Vec<NodeId> {
     found
 }
 
-/// The operations on queues and readers that `signature` needs, in order.
+/// The operations on queues, readers and tables that `signature` needs, in order.
 fn found(graph: &GraphSnapshot, signature: &Signature, fed: &FxHashSet<Output>) -> Vec<NodeId> {
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
     let mut found: Vec<NodeId> = Vec::new();
@@ -159,6 +195,8 @@ fn found(graph: &GraphSnapshot, signature: &Signature, fed: &FxHashSet<Output>) 
         let acts = match node.op.class() {
             Class::Queue(op) => op.action != QueueAction::Make,
             Class::Reader(op) => op.action != ReaderAction::Make,
+            Class::Table(op) => op.action != TableAction::Make,
+            Class::Flow(Flow::Find(_)) => true,
             _ => false,
         };
         if acts && node.invalid.is_none() {
@@ -182,17 +220,22 @@ fn queue_use(
     let places = if op.is_source() {
         feed_outputs(graph, id, signature, fed)
     } else {
-        let place = |&input: &Output| {
-            let at = signature.fetches.iter().position(|&fetch| fetch == input);
-            at.filter(|place| !signature.residents.contains(place)).unwrap_or_else(|| {
-                signature.fetches.push(input);
-                signature.fetches.len() - 1
-            })
-        };
-        node.inputs.iter().map(place).collect()
+        fetch_inputs(graph, id, signature)
     };
     let (name, at) = (node.name.clone(), node.location);
     Use { queue: op.queue.clone(), action: op.action, node: name, at, places }
+}
+
+/// Fetches the inputs of a node, and says their places.
+fn fetch_inputs(graph: &GraphSnapshot, id: NodeId, signature: &mut Signature) -> Vec<usize> {
+    let place = |&input: &Output| {
+        let at = signature.fetches.iter().position(|&fetch| fetch == input);
+        at.filter(|place| !signature.residents.contains(place)).unwrap_or_else(|| {
+            signature.fetches.push(input);
+            signature.fetches.len() - 1
+        })
+    };
+    graph.node(id).inputs.iter().map(place).collect()
 }
 
 /// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes
@@ -234,7 +277,7 @@ fn known(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Result
 /// Checks the shapes of what a run puts, before it stores anything. `fetched` knows dtypes and shapes of what it fetches.
 ///
 /// # Errors
-/// Sizes that a queue does not take, or rows of different numbers.
+/// Sizes that a queue does not take, rows of different numbers, or keys and values of a table that do not go together.
 pub(crate) fn check_puts<'s>(
     uses: &Uses,
     fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
@@ -251,6 +294,14 @@ pub(crate) fn check_puts<'s>(
             _ => check_rows(&used.queue, &shapes),
         };
         checked.map_err(|e| e.with_node(&*used.node))?;
+    }
+    for used in uses.tables.iter().filter(|used| used.action == TableAction::Insert) {
+        if let [Some((_, keys)), Some((_, values))] =
+            [0, 1].map(|i| used.places.get(i).and_then(|&place| fetched(place)))
+        {
+            let checked = used.table.check_shapes(keys, values);
+            checked.map_err(|e| e.with_node(&*used.node))?;
+        }
     }
     Ok(())
 }

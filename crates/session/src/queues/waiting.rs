@@ -12,6 +12,7 @@ use super::Inner;
 use super::kept::label;
 use super::uses::{ReaderUse, Use, Uses};
 use crate::cancel::Stop;
+use crate::identity::{Prefix, SessionMetadata};
 
 /// A run that waits for queues or readers, as [`Session::waiting`](crate::Session::waiting) finds it.
 #[derive(Debug, Clone)]
@@ -235,9 +236,9 @@ impl Inner {
 }
 
 /// Tells of runs that have waited long. Not under the lock: who hears of it may ask the session.
-pub(super) fn tell(runs: &[WaitingRun]) {
+pub(super) fn tell(runs: &[WaitingRun], session: Option<&SessionMetadata>) {
     for run in runs {
-        tracing::warn!("{run}");
+        tracing::warn!("{}{run}", Prefix(session));
     }
 }
 

@@ -16,7 +16,9 @@ const QUEUE: &str = "queue_";
 pub(crate) const SAVED: &[(&str, Decode)] = &[("reader", |a| {
     let has_queue = a.get("queue_name").is_some();
     let queue = has_queue.then(|| QueueSpec::decode(a, QUEUE)).transpose()?.map(Arc::new);
-    let reader = ReaderSpec { name: a.text("name")?.to_owned(), source: source(a)? };
+    let container = a.get("container").map(|_| a.text("container")).transpose()?;
+    let (name, container) = (a.text("name")?.to_owned(), container.map(Arc::from));
+    let reader = ReaderSpec { name, container, source: source(a)? };
     Ok(Arc::new(ReaderOp { reader: Arc::new(reader), action: action(a)?, queue }))
 })];
 
@@ -29,7 +31,8 @@ pub(super) fn encoded(op: &ReaderOp) -> Option<Attributes> {
     let attributes = Attributes::of("reader")
         .with("action", op.name())
         .with_some("number", number)
-        .with("name", op.reader.name.as_str());
+        .with("name", op.reader.name.as_str())
+        .with_some("container", op.reader.container.as_deref());
     let attributes = match &op.reader.source {
         ReaderSource::Files(format) => with_format(attributes, format),
         ReaderSource::Names(NameList { names, epochs, shuffle }) => {

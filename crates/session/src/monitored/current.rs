@@ -1,0 +1,95 @@
+//! How a session begins, and how it ends with its threads.
+
+use std::time::Duration;
+
+use convoke_graph_core::{ErrorKind, Graph, NodeId, Operation, Result};
+use convoke_input::Coordinator;
+
+use crate::checkpoint::RestoreOptions;
+use crate::devices::Devices;
+use crate::saver::Saver;
+use crate::session::{Session, SessionOptions};
+
+/// A session and its threads.
+pub(super) struct Current {
+    pub session: Session,
+    pub coordinator: Coordinator,
+}
+
+/// What sessions are made from.
+pub(super) struct Start<'h> {
+    pub graph: Graph,
+    devices: Devices,
+    pub options: SessionOptions,
+    pub saver: Option<Saver>,
+    pub restore: RestoreOptions,
+    pub init: Option<Init<'h>>,
+    pub grace: Duration,
+    /// The variables, global and local, and what initialises them.
+    variables: Vec<(NodeId, Operation)>,
+}
+
+/// What to do with a session that was initialised.
+type Init<'h> = Box<dyn FnMut(&Session) -> Result<()> + 'h>;
+
+impl Start<'_> {
+    pub fn new(graph: &Graph, devices: &Devices) -> Self {
+        Self {
+            graph: graph.clone(),
+            devices: devices.clone(),
+            options: SessionOptions::default(),
+            saver: None,
+            restore: RestoreOptions::default(),
+            init: None,
+            grace: Coordinator::GRACE,
+            variables: Vec::new(),
+        }
+    }
+
+    /// Notes the variables that the graph has.
+    pub fn find_variables(&mut self) {
+        let all = [self.graph.global_variables(), self.graph.local_variables()].concat();
+        let initial =
+            |v: &convoke_graph_core::Variable| (v.handle().output().node, v.initializer().clone());
+        self.variables = all.iter().map(initial).collect();
+    }
+
+    /// A session whose variables have elements.
+    pub fn session(&mut self) -> Result<Current> {
+        let session = Session::with_options(&self.graph, &self.devices, self.options.clone())?;
+        let latest = self.saver.as_ref().map(Saver::latest).transpose()?.flatten();
+        if let (Some(saver), Some(_)) = (&self.saver, &latest) {
+            let (checkpoint, _) = saver.restore_latest_with(&session, &self.restore)?;
+            tracing::info!("restored step {} from {}", checkpoint.step, checkpoint.path.display());
+        }
+        let kept = session.state().lock();
+        let without = self.variables.iter().filter(|(id, _)| !kept.is_initialized(*id));
+        let initial: Vec<Operation> = without.map(|(_, initial)| initial.clone()).collect();
+        drop(kept);
+        session.run(&[], initial)?;
+        if let (Some(init), None) = (&mut self.init, latest) {
+            init(&session)?;
+        }
+        session.check_initialized()?;
+        Ok(Current { session, coordinator: Coordinator::new() })
+    }
+}
+
+impl Current {
+    /// Stops and joins the threads, and closes the session.
+    ///
+    /// # Errors
+    /// That for which a thread has failed.
+    pub fn stop(self, grace: Duration) -> Result<()> {
+        self.coordinator.request_stop();
+        let joined = self.coordinator.join(grace);
+        self.session.close();
+        match (joined, self.coordinator.check()) {
+            (Err(late), Ok(())) if late.kind() == ErrorKind::DeadlineExceeded => {
+                tracing::warn!("{late}");
+                Ok(())
+            }
+            (joined, _) => joined,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What hooks are asked, and what they are given.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use convoke_graph_core::{Error, ErrorKind, Feed, Graph, Result, Variable};
+use convoke_input::Coordinator;
+
+use crate::device_tensor::Fetched;
+use crate::fetch::{Fetch, FetchList, FetchResults};
+use crate::metadata::RunMetadata;
+use crate::session::{RunOptions, Session, Timings};
+
+/// What happens around the runs of a [`MonitoredSession`](crate::MonitoredSession). All methods do nothing unless they
+/// are written.
+///
+/// An error of any of them is one of the run, or of the beginning or end.
+///
+/// # Source
+/// TensorFlow's `SessionRunHook`.
+pub trait Hook {
+    /// Called once, before there is a session: the last time at which nodes can be added to the graph.
+    ///
+    /// # Errors
+    /// What makes the hook useless, such as a graph without a global step.
+    fn begin(&mut self, graph: &Graph) -> Result<()> {
+        let _ = graph;
+        Ok(())
+    }
+
+    /// Called for each session, also one that is made in place of another: it is initialised, and its queue runners
+    /// are at work.
+    ///
+    /// # Errors
+    /// The monitored session gives them, or recovers.
+    fn after_create_session(&mut self, session: &Session, coordinator: &Coordinator) -> Result<()> {
+        let _ = (session, coordinator);
+        Ok(())
+    }
+
+    /// Called before each run, and says what else it is to fetch and to be fed.
+    ///
+    /// # Errors
+    /// The run is not made.
+    fn before_run(&mut self, run: &mut BeforeRun<'_>) -> Result<()> {
+        let _ = run;
+        Ok(())
+    }
+
+    /// Called after each run that has succeeded.
+    ///
+    /// # Errors
+    /// The run's caller gets them; what it has stored stays.
+    fn after_run(&mut self, run: &AfterRun<'_>) -> Result<()> {
+        let _ = run;
+        Ok(())
+    }
+
+    /// Called once, if the monitored session ends without an error: at the end of its inputs, too.
+    ///
+    /// # Errors
+    /// The end gives them; hooks after this one are not called.
+    fn end(&mut self, session: &Session) -> Result<()> {
+        let _ = session;
+        Ok(())
+    }
+}
+
+/// So that the caller keeps the hook.
+impl<H: Hook + ?Sized> Hook for &mut H {
+    fn begin(&mut self, graph: &Graph) -> Result<()> {
+        H::begin(self, graph)
+    }
+
+    fn after_create_session(&mut self, session: &Session, coordinator: &Coordinator) -> Result<()> {
+        H::after_create_session(self, session, coordinator)
+    }
+
+    fn before_run(&mut self, run: &mut BeforeRun<'_>) -> Result<()> {
+        H::before_run(self, run)
+    }
+
+    fn after_run(&mut self, run: &AfterRun<'_>) -> Result<()> {
+        H::after_run(self, run)
+    }
+
+    fn end(&mut self, session: &Session) -> Result<()> {
+        H::end(self, session)
+    }
+}
+
+/// A run that is about to be made.
+#[derive(Debug)]
+pub struct BeforeRun<'r> {
+    session: &'r Session,
+    coordinator: &'r Coordinator,
+    /// The number of the run.
+    run: u64,
+    pub(super) list: FetchList,
+    pub(super) feeds: Vec<Feed<'static>>,
+    pub(super) options: RunOptions,
+}
+
+/// What a hook has asked a run for. Keep it until [`Hook::after_run`], where [`AfterRun::get`] takes it.
+#[derive(Debug)]
+pub struct Wanted<F> {
+    fetch: F,
+    /// The places of its tensors among those of all hooks.
+    places: Range<usize>,
+    run: u64,
+}
+
+impl<'r> BeforeRun<'r> {
+    pub(super) fn new(
+        session: &'r Session,
+        coordinator: &'r Coordinator,
+        run: u64,
+        options: RunOptions,
+    ) -> Self {
+        let (list, feeds) = (FetchList::default(), Vec::new());
+        Self { session, coordinator, run, list, feeds, options }
+    }
+
+    /// The session, for runs of the hook's own: hooks are not called for these.
+    pub fn session(&self) -> &'r Session {
+        self.session
+    }
+
+    /// Asks for the end: [`MonitoredSession::should_stop`](crate::MonitoredSession::should_stop) is true from now on.
+    pub fn request_stop(&self) {
+        self.coordinator.request_stop();
+    }
+
+    /// What the run fetches as well, or does, if it is operations.
+    pub fn fetch<F: Fetch>(&mut self, fetch: F) -> Wanted<F> {
+        let start = self.list.n_places();
+        fetch.collect(&mut self.list);
+        Wanted { fetch, places: start..self.list.n_places(), run: self.run }
+    }
+
+    /// What the run is fed as well: nothing that another hook or the caller feeds.
+    pub fn feed(&mut self, feed: Feed<'static>) {
+        self.feeds.push(feed);
+    }
+
+    /// Has the run record at least these times.
+    pub fn timings(&mut self, timings: Timings) {
+        self.options.timings = self.options.timings.max(timings);
+    }
+
+    /// Lets the run take this long: the longest that the caller or a hook allows counts.
+    pub fn timeout(&mut self, timeout: Duration) {
+        self.options.timeout = self.options.timeout.max(Some(timeout));
+    }
+}
+
+/// A run that has succeeded.
+#[derive(Debug)]
+pub struct AfterRun<'r> {
+    pub(super) session: &'r Session,
+    pub(super) coordinator: &'r Coordinator,
+    pub(super) run: u64,
+    /// What hooks have asked for.
+    pub(super) values: &'r [Fetched],
+    pub(super) metadata: &'r RunMetadata,
+    pub(super) options: &'r RunOptions,
+}
+
+impl<'r> AfterRun<'r> {
+    /// The session, for runs of the hook's own: hooks are not called for these.
+    pub fn session(&self) -> &'r Session {
+        self.session
+    }
+
+    /// Asks for the end: [`MonitoredSession::should_stop`](crate::MonitoredSession::should_stop) is true from now on.
+    pub fn request_stop(&self) {
+        self.coordinator.request_stop();
+    }
+
+    /// What the run did.
+    pub fn metadata(&self) -> &'r RunMetadata {
+        self.metadata
+    }
+
+    /// The options that it was made with, the caller's and the hooks' together.
+    pub fn options(&self) -> &'r RunOptions {
+        self.options
+    }
+
+    /// The value of what the hook has asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::FailedPrecondition`] for what was asked of another run.
+    pub fn get<F: Fetch>(&self, wanted: &Wanted<F>) -> Result<F::Output> {
+        let values = self.values.get(wanted.places.clone());
+        let Some(values) = values.filter(|_| wanted.run == self.run) else {
+            let message = "the hook asked another run for this; ask each run in before_run";
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        };
+        let places = (0..values.len()).collect();
+        wanted.fetch.take(&mut FetchResults::new(values.to_vec(), places))
+    }
+}
+
+/// The graph's counter of steps, which a hook needs.
+///
+/// # Errors
+/// There is none.
+pub(super) fn global_step(graph: &Graph, hook: &str) -> Result<Variable> {
+    graph.find_global_step().ok_or_else(|| {
+        let message =
+            format!("a global step should be created to use {hook}: see Graph::global_step");
+        Error::new(ErrorKind::FailedPrecondition, message)
+    })
+}
+
+/// The step that a session has come to.
+///
+/// # Errors
+/// The run fails.
+pub(super) fn step_now(session: &Session, step: &Variable) -> Result<i64> {
+    session.run(&[], step)?.scalar::<i64>()
+}

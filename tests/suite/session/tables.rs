@@ -1,0 +1,295 @@
+//! Tables that runs change. TensorFlow: `MutableHashTableOpTest` of `python/kernel_tests/lookup_ops_test.py`, by
+//! meaning.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use convoke::prelude::*;
+use convoke::{MutableTable, OnDevice, RunOptions, Shape};
+use convoke_tests::{devices, fails_while, slow_on_host};
+
+fn strings(all: &[&str]) -> HostTensor {
+    HostTensor::strings(&[all.len()], all.iter().copied()).unwrap()
+}
+
+fn texts(tensor: &HostTensor) -> Vec<String> {
+    let all = tensor.as_strings().unwrap().iter();
+    all.map(|text| String::from_utf8(text.to_vec()).unwrap()).collect()
+}
+
+fn session(g: &Graph) -> Session {
+    Session::new(g, &Devices::cpu()).unwrap()
+}
+
+fn size(session: &Session, size: &Tensor) -> i64 {
+    session.run(&[], size).unwrap().scalar().unwrap()
+}
+
+/// TensorFlow: `testMutableHashTable`.
+#[test]
+fn mutable_hash_table() {
+    for device in devices() {
+        let g = Graph::new();
+        let table = g.mutable_table("table", Strings, I64);
+        let insert = table.insert(
+            &g.constant(strings(&["brain", "salad", "surgery", "tarkus"])),
+            &g.constant([0i64, 1, 2, 3]),
+        );
+        let remove = table.remove(&g.constant(strings(&["tarkus", "tank"])));
+        let found = table.find(&g.constant(strings(&["brain", "salad", "tank"])), -1i64);
+        // What is found goes on to the device.
+        let double = found.cast(F32) * 2.0;
+        let (n, (keys, values)) = (table.size(), table.export());
+        let session = device.session(&g);
+        assert_eq!(size(&session, &n), 0);
+        session.run(&[], &insert).unwrap();
+        assert_eq!(size(&session, &n), 4, "{}", device.name);
+        session.run(&[], &remove).unwrap();
+        assert_eq!(size(&session, &n), 3);
+        let (found, double) = session.run(&[], (&found, &double)).unwrap();
+        assert_eq!(found.to_vec::<i64>().unwrap(), [0, 1, -1], "{}", device.name);
+        assert_eq!(double.to_vec::<f32>().unwrap(), [0.0, 2.0, -2.0], "{}", device.name);
+        let (keys, values) = session.run(&[], (&keys, &values)).unwrap();
+        assert_eq!(texts(&keys), ["brain", "salad", "surgery"]);
+        assert_eq!(values.to_vec::<i64>().unwrap(), [0, 1, 2]);
+    }
+}
+
+/// TensorFlow: `testMutableHashTableDuplicateInsert`: the last value of a key counts.
+#[test]
+fn mutable_hash_table_duplicate_insert() {
+    let g = Graph::new();
+    let table = g.mutable_table("table", Strings, I64);
+    let keys = g.constant(strings(&["brain", "salad", "surgery", "brain"]));
+    let insert = table.insert(&keys, &g.constant([0i64, 1, 2, 3]));
+    let (found, n) = (table.find(&keys, -1i64), table.size());
+    let session = session(&g);
+    session.run(&[], &insert).unwrap();
+    let (found, n) = session.run(&[], (&found, &n)).unwrap();
+    assert_eq!(found.to_vec::<i64>().unwrap(), [3, 1, 2, 3]);
+    assert_eq!(n.scalar::<i64>().unwrap(), 3);
+}
+
+/// TensorFlow: `testMutableHashTableFindHighRank`, `testMutableHashTableInsertHighRank`,
+/// `testMutableHashTableStringFloat`, `testMutableHashTableInt64String`.
+#[test]
+fn mutable_hash_table_high_rank_and_dtypes() {
+    let g = Graph::new();
+    let floats = g.mutable_table("floats", Strings, F32);
+    let words = g.mutable_table("words", I64, Strings);
+    let keys = strings(&["a", "b", "c", "d"]).reshaped(Shape::new(&[2, 2]).unwrap()).unwrap();
+    let numbers = HostTensor::new(&[2, 2], vec![0.0f32, 1.1, -2.2, f32::NAN]).unwrap();
+    let into_floats = floats.insert(&g.constant(keys.clone()), &g.constant(numbers));
+    let into_words =
+        words.insert(&g.constant([-9i64, 3, -1]), &g.constant(strings(&["x", "", "z"])));
+    let three = strings(&["d", "c", "e"]).reshaped(Shape::new(&[1, 3, 1]).unwrap()).unwrap();
+    let found = floats.find(&g.constant(three), 0.5f32);
+    let word = words.find(&g.constant(3i64), HostTensor::strings(&[], ["none"]).unwrap());
+    let other = words.find(&g.constant(4i64), HostTensor::strings(&[], ["none"]).unwrap());
+    let (integers, _) = words.export();
+    let session = session(&g);
+    session.run(&[], (&into_floats, &into_words)).unwrap();
+    let (found, word, other) = session.run(&[], (&found, &word, &other)).unwrap();
+    assert_eq!(found.dims(), [1, 3, 1]);
+    let found = found.to_vec::<f32>().unwrap();
+    assert!(found[0].is_nan() && found[1..] == [-2.2, 0.5], "{found:?}");
+    assert_eq!((texts(&word), texts(&other)), (vec![String::new()], vec!["none".to_owned()]));
+    // By number, and not by bytes.
+    assert_eq!(session.run(&[], &integers).unwrap().to_vec::<i64>().unwrap(), [-9, -1, 3]);
+}
+
+/// TensorFlow: `testMutableHashTableExportInsert`: what one table gives, another takes.
+#[test]
+fn mutable_hash_table_export_insert() {
+    let g = Graph::new();
+    let (first, second) = (g.mutable_table("first", U8, F64), g.mutable_table("second", U8, F64));
+    let insert = first.insert(&g.constant([200u8, 7]), &g.constant([2.0f64, 0.7]));
+    let (keys, values) = first.export();
+    let copy = second.insert(&keys, &values);
+    let found = second.find(&g.constant([7u8, 200, 1]), f64::INFINITY);
+    let session = session(&g);
+    session.run(&[], &insert).unwrap();
+    session.run(&[], &copy).unwrap();
+    let found = session.run(&[], &found).unwrap().to_vec::<f64>().unwrap();
+    assert_eq!(found, [0.7, 2.0, f64::INFINITY]);
+}
+
+/// TensorFlow: `testMutableHashTableOfTensorsInvalidShape`, `testSignatureMismatch`.
+#[test]
+fn wrong_keys_and_values_are_refused() {
+    let g = Graph::new();
+    let table = g.mutable_table("table", Strings, I64);
+    let (word, number) = (g.constant(strings(&["a"])), g.constant([1i64]));
+    let refused = |operation: Operation| operation.node().error().unwrap().to_string();
+    assert!(refused(table.insert(&number, &number)).contains("expected keys of string"));
+    assert!(refused(table.insert(&word, &word)).contains("expected values of i64"));
+    assert!(refused(table.remove(&number)).contains("expected keys of string"));
+    let two = g.constant([1i64, 2]);
+    assert!(refused(table.insert(&word, &two)).contains("expected a value for each key"));
+    assert!(refused(table.find(&word, 1.0f32).operation()).contains("a default of one i64"));
+    assert!(refused(table.find(&number, 1i64).operation()).contains("expected keys of string"));
+    let floats = g.mutable_table("floats", F32, I64);
+    assert!(refused(floats.size().operation()).contains("keys of integers or strings"));
+    let (keys, values) = floats.export();
+    assert!(refused(keys.operation()) == refused(values.operation()));
+    // Known only in the run, before anything is stored.
+    let some = g.placeholder("some", I64, dims![None]);
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let insert = (table.insert(&word, &some), v.assign_add(1.0).operation());
+    let pred = g.placeholder("pred", Bool, dims![]);
+    g.cond(&pred, || table.find(&word, 0i64), || number.clone());
+    let inside = g.check().into_iter().map(|error| error.to_string());
+    let inside: Vec<String> = inside.filter(|error| error.contains("branch or loop")).collect();
+    assert!(inside[0].contains("unsupported: tables that runs change"), "{inside:?}");
+    let session = session(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let error = session.run(&[some.feed([1i64, 2])], &insert).unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("table_insert_3")));
+    assert_eq!(session.state_digest().unwrap(), before);
+    session.run(&[some.feed([1i64])], &insert).unwrap();
+    assert_ne!(session.state_digest().unwrap(), before);
+    let error = session.partial_run(&[], table.size()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
+}
+
+/// A table, what puts the pairs that are fed, what takes keys out, and what counts them.
+fn fed(g: &Graph) -> (MutableTable, [Tensor; 2], Operation, Operation, Tensor) {
+    let table = g.mutable_table("table", I64, I64);
+    let keys = g.placeholder("keys", I64, dims![None]);
+    let values = g.placeholder("values", I64, dims![None]);
+    let (insert, remove) = (table.insert(&keys, &values), table.remove(&keys));
+    let n = table.size();
+    (table, [keys, values], insert, remove, n)
+}
+
+/// A run looks at the tables as they were when it began, and changes them in the order of the operations when it has
+/// succeeded; one that fails changes nothing.
+#[test]
+fn a_run_is_a_transaction() {
+    let g = Graph::new();
+    let (table, [keys, values], insert, remove, n) = fed(&g);
+    let found = g.after(&[&insert], || table.find(&keys, -1i64));
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = fails_while(&values.cast(F32), &fails);
+    let session = session(&g);
+    let feeds = |all: &[i64]| {
+        [keys.feed(all.to_vec()), values.feed(all.iter().map(|key| key * 10).collect::<Vec<_>>())]
+    };
+    let empty = session.state_digest().unwrap();
+    let (first, before, ()) = session.run(&feeds(&[1, 2]), (&found, &n, &insert)).unwrap();
+    assert_eq!(first.to_vec::<i64>().unwrap(), [-1, -1]);
+    assert_eq!(before.scalar::<i64>().unwrap(), 0);
+    let (second, before) = session.run(&feeds(&[2, 3]), (&found, &n)).unwrap();
+    assert_eq!(second.to_vec::<i64>().unwrap(), [20, -1]);
+    assert_eq!(before.scalar::<i64>().unwrap(), 2);
+    let digest = session.state_digest().unwrap();
+    let error = session.run(&feeds(&[7, 8]), (&insert, &failing)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Aborted);
+    assert_eq!((size(&session, &n), session.state_digest().unwrap()), (3, digest));
+    // The removal was built after the insertion.
+    session.run(&feeds(&[8]), (&remove, &insert)).unwrap();
+    assert_eq!((size(&session, &n), session.state_digest().unwrap()), (3, digest));
+    session.run(&feeds(&[1, 2, 3]), &remove).unwrap();
+    // An empty table is as one that nobody has used, and so is one that has come to be the same.
+    assert_eq!(session.state_digest().unwrap(), empty);
+    for all in [[3, 1], [2, 1]] {
+        session.run(&feeds(&all), &insert).unwrap();
+    }
+    assert_eq!(session.state_digest().unwrap(), digest);
+}
+
+/// Who looks at a table goes on seeing it as it was, and all that is inserted at once is there in the end.
+#[test]
+fn runs_at_the_same_time() {
+    let g = Graph::new();
+    let (table, [keys, values], insert, _, n) = fed(&g);
+    let late = slow_on_host(&keys.cast(F32), Duration::from_millis(300)).cast(I64);
+    let found = table.find(&late, -1i64);
+    let session = session(&g);
+    session.run(&[keys.feed(vec![1i64]), values.feed(vec![5i64])], &insert).unwrap();
+    let run = session.submit(&[keys.feed(vec![1i64])], (&found, &n), RunOptions::default());
+    std::thread::sleep(Duration::from_millis(100));
+    std::thread::scope(|scope| {
+        for thread in 0..4i64 {
+            let (session, keys, values, insert) = (&session, &keys, &values, &insert);
+            scope.spawn(move || {
+                for i in 0..50 {
+                    let key = vec![1 + i % 10, 100 * thread + i + 100];
+                    session.run(&[keys.feed(key), values.feed(vec![6i64, i])], insert).unwrap();
+                }
+            });
+        }
+    });
+    let (found, before) = run.wait().unwrap();
+    assert_eq!(found.to_vec::<i64>().unwrap(), [5]);
+    assert_eq!(before.scalar::<i64>().unwrap(), 1);
+    assert_eq!(size(&session, &n), 10 + 200);
+}
+
+/// In callables, beside queues, and fed by what is on a device.
+#[test]
+fn tables_beside_others() {
+    for device in devices() {
+        let g = Graph::new();
+        let (table, [keys, values], insert, _, n) = fed(&g);
+        let queue = g.fifo_queue("queue", 9, [(I64, dims![2])]);
+        let put = queue.enqueue(&[&keys]);
+        let taken = queue.dequeue().remove(0);
+        let learn = table.insert(&taken, &(&taken * 2));
+        let found = table.find(&keys, 0i64);
+        let session = device.session_with(&g, SessionOptions::default());
+        let call = session.callable(&[&keys], (&found, &n)).unwrap();
+        session.run(&[keys.feed([4i64, 5])], &put).unwrap();
+        session.run(&[], &learn).unwrap();
+        let (found, n) = call.call([[5i64, 6]]).unwrap();
+        assert_eq!(found.to_vec::<i64>().unwrap(), [10, 0], "{}", device.name);
+        assert_eq!(n.scalar::<i64>().unwrap(), 2);
+        let there = session.run(&[values.feed([1i64, 2])], OnDevice(&(&values + 0)));
+        let there = there.unwrap();
+        session.run(&[keys.feed([5i64, 6]), values.feed(&there)], &insert).unwrap();
+        let (found, _) = call.call([[5i64, 6]]).unwrap();
+        assert_eq!(found.to_vec::<i64>().unwrap(), [1, 2], "{}", device.name);
+    }
+}
+
+/// A reset empties the tables of the containers that it names.
+#[test]
+fn a_reset_empties_tables() {
+    let g = Graph::new();
+    let one = g.constant([1i64]);
+    let of = |name: &str| g.container(name, || g.mutable_table("table", I64, I64));
+    let (a, b) = (of("a"), of(""));
+    let both = [a.insert(&one, &one), b.insert(&one, &one)];
+    let (of_a, of_b) = (a.size(), b.size());
+    let session = session(&g);
+    session.run(&[], &both).unwrap();
+    session.reset(&["a"]).unwrap();
+    assert_eq!((size(&session, &of_a), size(&session, &of_b)), (0, 1));
+    session.run(&[], &both).unwrap();
+    session.reset(&[]).unwrap();
+    assert_eq!((size(&session, &of_a), size(&session, &of_b)), (0, 0));
+}
+
+/// A graph that is put together from its parts has the same tables, with contents of its own.
+#[test]
+fn tables_of_a_graph_that_was_put_together() {
+    let g = Graph::new();
+    let (table, _, insert, remove, n) = g.container("c", || fed(&g));
+    let found = table.find(&g.constant([1i64, 2]), -1i64);
+    let again = Graph::from_parts(g.parts()).unwrap();
+    let operation = |of: &Operation| again.operation(&of.name()).unwrap();
+    let tensor = |of: &Tensor| again.tensor(&of.name()).unwrap();
+    let (keys, values) = (again.tensor("keys").unwrap(), again.tensor("values").unwrap());
+    let session = session(&again);
+    let feeds = [keys.feed(vec![1i64, 2]), values.feed(vec![5i64, 6])];
+    session.run(&feeds, operation(&insert)).unwrap();
+    session.run(&[keys.feed(vec![1i64])], operation(&remove)).unwrap();
+    let count = tensor(&n);
+    let (found, n) = session.run(&[], (tensor(&found), &count)).unwrap();
+    assert_eq!(found.to_vec::<i64>().unwrap(), [-1, 6]);
+    assert_eq!(n.scalar::<i64>().unwrap(), 1);
+    session.reset(&["c"]).unwrap();
+    assert_eq!(size(&session, &count), 0);
+}
