@@ -48,7 +48,7 @@ pub use convoke_input as input;
 pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
-    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Explanation, Family, Fetch,
+    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Donation, Explanation, Family, Fetch,
     FetchList, FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, LoadOptions, Measured,
     MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
     ModelSpec, NextBest, NodeName, NodeReport, NodeTime, Objective, OnDevice, Origin, PartialRun,

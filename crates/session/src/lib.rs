@@ -20,6 +20,7 @@ mod checkpoint;
 mod core;
 mod device_tensor;
 mod devices;
+mod donation;
 mod executor;
 mod explain;
 mod feeds;
@@ -60,6 +61,7 @@ pub use convoke_placement::{
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
 pub use device_tensor::{DeviceTensor, OnDevice};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
+pub use donation::Donation;
 pub use explain::{
     AbsentNode, Crossing, Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse,
     NodeName, NodeReport, Origin, PlacedItem, PlacedSegment, PlacedTensor,

@@ -136,6 +136,8 @@ pub struct RunMetadata {
     /// Segments that began while a GPU was at work on another.
     pub overlaps: u64,
     /// How often GPUs had to wait for dispatches before they could go on with others.
+    /// Donated tensors in whose memory results were stored: see [`DeviceTensor::donate`](crate::DeviceTensor::donate).
+    pub donations: u64,
     pub barriers: u64,
     /// Bytes that kernels read and write, on all devices: each operand of a kernel once, as far as it is
     /// seen, and each result.
@@ -175,7 +177,7 @@ pub struct RunMetadata {
     /// Whether its kernels were timed one by one, for the session to learn from it: see
     /// [`SessionOptions::autotune`](crate::SessionOptions::autotune).
     pub tunes: bool,
-    /// Whether a segment was started that stores into variables.
+    /// Whether a segment was started that stores into variables or feeds.
     pub(crate) stores: bool,
     /// What a recorded run has noted so far.
     pub(crate) notes: Notes,

@@ -13,6 +13,7 @@ use crate::callable::Callable;
 use crate::cancel::CancelToken;
 use crate::core::{Core, Request};
 use crate::devices::Devices;
+use crate::donation::Settled;
 use crate::executor::Outputs;
 use crate::explain::Explanation;
 use crate::fetch::Fetch;
@@ -274,7 +275,9 @@ impl Session {
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         planned.check_is_program()?;
         let data = planned.check_feeds(feeds)?;
-        Ok(self.core.compiled(&planned, &data, None, &mut metadata)?.program.clone())
+        let settled = Settled::of(&planned, &data)?;
+        let data = settled.as_ref().map_or(&*data, |settled| &settled.data);
+        Ok(self.core.compiled(&planned, data, None, &mut metadata)?.program.clone())
     }
 
     /// Where a run with these feeds goes and why, with what it is predicted to take.
@@ -288,7 +291,9 @@ impl Session {
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         planned.check_is_program()?;
         let data = planned.check_feeds(feeds)?;
-        let compiled = self.core.compiled(&planned, &data, None, &mut metadata)?;
+        let settled = Settled::of(&planned, &data)?;
+        let data = settled.as_ref().map_or(&*data, |settled| &settled.data);
+        let compiled = self.core.compiled(&planned, data, None, &mut metadata)?;
         Explanation::of(&compiled, &planned.plan, &planned.graph)
     }
 

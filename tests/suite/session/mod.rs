@@ -15,6 +15,7 @@ mod counting;
 mod counts;
 mod determinism;
 mod device_tensors;
+mod donations;
 mod devices;
 mod errors;
 mod explain;
