@@ -48,14 +48,15 @@ pub use convoke_input as input;
 pub use convoke_session::{
     AbsentNode, Arguments, CalibrateOptions, Calibration, Calibrations, Callable, CancelToken,
     Candidate, Checkpoint, Crossing, Curve, Decision, DeviceInfo, DeviceKind, DeviceModel,
-    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Donation, Explanation, Family, Fetch,
-    FetchList, FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, LoadOptions, Measured,
-    MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
-    ModelSpec, NextBest, NodeName, NodeReport, NodeTime, Objective, OnDevice, Origin, PartialRun,
-    Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Progress,
-    Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, SavedModel,
-    Saver, Session, SessionOptions, Timings, Trace, Transfer, TransferTime, Unknown, VariableInfo,
-    WaitingOperation, WaitingRun, Work,
+    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Donation, ExplainedPart,
+    ExplainedParts, ExplainedProgram, ExplainedStep, Explanation, Family, Fetch, FetchList,
+    FetchResults, Gap, ItemKind, KeptVariable, Lack, Link, LoadOptions, Measured, MeasuredCrossing,
+    MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind, ModelSpec, NextBest,
+    NodeName, NodeReport, NodeTime, Objective, OnDevice, Origin, PartValue, PartialRun, Phase,
+    PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Progress, Reason,
+    Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, SavedModel, Saver,
+    Session, SessionOptions, StepNode, StepWork, Timings, Trace, Transfer, TransferTime, Trips,
+    Unknown, VariableInfo, WaitingOperation, WaitingRun, Work,
 };
 pub use half;
 pub use ndarray;

@@ -527,7 +527,7 @@ impl Planned {
     pub fn check_is_program(&self) -> Result<()> {
         if self.flow.is_some() {
             let message = "unsupported: the program of a run with branches, loops or assertions, \
-                           which has several";
+                           which has several; Session::programs gives them";
             return Err(Error::new(ErrorKind::Unimplemented, message));
         }
         Ok(())

@@ -63,8 +63,9 @@ pub use device_tensor::{DeviceTensor, OnDevice};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
 pub use donation::Donation;
 pub use explain::{
-    AbsentNode, Crossing, Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse,
-    NodeName, NodeReport, Origin, PlacedItem, PlacedSegment, PlacedTensor,
+    AbsentNode, Crossing, ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep,
+    Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse, NodeName, NodeReport,
+    Origin, PartValue, PlacedItem, PlacedSegment, PlacedTensor, StepNode, StepWork, Trips,
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};

@@ -1,5 +1,7 @@
 //! Loops whose body is one program on the host and whose shapes stay: nothing is looked up or allocated in an iteration.
 
+use std::time::Instant;
+
 use convoke_compiler::flow::{Place, Step};
 use convoke_graph_core::{
     AlignedBytes, DType, Error, ErrorKind, HostTensor, LoopOp, Result, Shape,
@@ -217,6 +219,7 @@ impl Running<'_> {
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);
         };
+        let (begun, before) = (Instant::now(), self.metadata.noted());
         let (mut trips, mut goes_on) = (0usize, true);
         while goes_on && limit.is_none_or(|limit| (trips as u64) < limit) {
             self.stop.check()?;
@@ -257,6 +260,7 @@ impl Running<'_> {
         }
         drop(turns);
         compiled.describe(self.metadata);
+        self.metadata.note_executions(program.plan, trips, before, begun.elapsed());
         finished(repeat, carried, stacks, trips).map(Some)
     }
 }
