@@ -25,6 +25,7 @@ mod fetches;
 mod fifo_queue;
 mod flow;
 mod flow_models;
+mod flow_pruned;
 mod growth;
 mod initial;
 mod lifecycle;
