@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod apart;
+mod donate;
 pub mod flow;
 mod group;
 mod lower;
@@ -35,8 +36,8 @@ pub use group::GroupLimits;
 pub use lower::InputFact;
 pub use plan::{Plan, Signature};
 pub use program::{
-    Arg, Check, Commit, DeviceIndex, Fold, Fused, Group, Instr, Kernel, Operand, PoolKind, Program,
-    Reduction, Rows, Segment, Source, Tail, Value, ValueId,
+    Arg, Check, Commit, DeviceIndex, Donation, Fold, Fused, Group, Instr, Kernel, Operand,
+    PoolKind, Program, Reduction, Rows, Segment, Source, Tail, Value, ValueId,
 };
 pub use recompute::{live_bytes, recompute};
 pub use rows::{Needs, ROW_MAX, Stage, by_columns};

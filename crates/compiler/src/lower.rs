@@ -23,8 +23,8 @@ use identities::identity;
 use simplify::remove_dead;
 
 use crate::{
-    Apart, Arg, Commit, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source, Value,
-    ValueId,
+    Apart, Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source,
+    Value, ValueId,
 };
 
 /// What a run gives for a feed.
@@ -34,6 +34,8 @@ pub struct InputFact {
     pub shape: Shape,
     /// The elements, where shapes may be computed from them.
     pub contents: Option<HostTensor>,
+    /// The device whose memory it lies in, if the run may write its results there.
+    pub donated: Option<DeviceIndex>,
 }
 
 /// Single operations on concrete shapes.

@@ -324,6 +324,8 @@ pub struct Segment {
     pub residents: Vec<ValueId>,
     /// What is stored into variables of this device when the run commits.
     pub commits: Vec<Commit>,
+    /// Its values that are fetched, stay there, and are stored where a feed lies. Empty for the CPU.
+    pub donations: Vec<Donation>,
 }
 
 impl Segment {
@@ -338,8 +340,18 @@ impl Segment {
             downloads: Vec::new(),
             residents: Vec::new(),
             commits: Vec::new(),
+            donations: Vec::new(),
         }
     }
+}
+
+/// A value that gets the memory of a feed of as many bytes, once nothing reads that any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Donation {
+    /// The feed, which is none of the segment's uploads: it is read and overwritten where it lies.
+    pub feed: ValueId,
+    /// The value, which is none of the segment's residents.
+    pub value: ValueId,
 }
 
 /// New elements for a variable.
@@ -551,6 +563,9 @@ impl fmt::Display for Program {
             }
             for commit in &segment.commits {
                 writeln!(f, "  commit %{} = {}", commit.variable.0, commit.value)?;
+            }
+            for donation in &segment.donations {
+                writeln!(f, "  leave {} where {} was", donation.value, donation.feed)?;
             }
             if !segment.downloads.is_empty() {
                 let ids: Vec<String> = segment.downloads.iter().map(ToString::to_string).collect();

@@ -5,6 +5,7 @@ use convoke_placement::SegmentOrder;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::apart::gaps;
+use crate::donate;
 use crate::group::group;
 use crate::lower::{InputFact, lower};
 use crate::{
@@ -96,6 +97,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     program.segments = scheduling.segments;
     program.variables = places.variables.into_iter().collect();
     program.variables.sort_unstable();
+    donate::pair(&mut program, plan, inputs);
     Ok(program)
 }
 

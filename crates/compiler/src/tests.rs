@@ -37,7 +37,7 @@ fn program(
 ) -> Result<Program> {
     let plan = Plan::new(&g.snapshot(), signature)?;
     let fact = |dims: &&[usize]| -> Result<InputFact> {
-        Ok(InputFact { shape: Shape::new(dims)?, contents: None })
+        Ok(InputFact { shape: Shape::new(dims)?, contents: None, donated: None })
     };
     let inputs: Vec<InputFact> = shapes.iter().map(fact).collect::<Result<_>>()?;
     compile(
@@ -155,7 +155,7 @@ fn groups_fit_what_a_device_binds() {
     let sum = xs.iter().skip(1).fold(xs[0].clone(), |sum, x| sum + x);
     let plan = Plan::new(&g.snapshot(), signature(&[&sum], &[], &xs.iter().collect::<Vec<_>>()));
     let four = Shape::new(&[4]).unwrap();
-    let inputs = vec![InputFact { shape: four, contents: None }; 6];
+    let inputs = vec![InputFact { shape: four, contents: None, donated: None }; 6];
     let program = |bindings| {
         let limits = GroupLimits::default().with_bindings(bindings);
         let options = CompileOptions { limits, simplify: true, place: &host };

@@ -15,7 +15,7 @@ const MAX_TRANSFERS: usize = 50;
 const MAX_ITEMS: usize = 200;
 
 /// Where everything goes, what that is predicted to cost, and why. Prints as a table.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Solution {
     /// Each item's device.
     pub device: Vec<usize>,
@@ -32,7 +32,7 @@ pub struct Solution {
 }
 
 /// Names, so that a solution prints without its problem.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Labels {
     devices: Vec<String>,
     items: Vec<String>,

@@ -21,6 +21,7 @@ use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::device_tensor::Fetched;
 use crate::devices::{Devices, Gpus, cores};
+use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
 use crate::flow::{self, Flowing, Journal};
@@ -84,8 +85,9 @@ pub(crate) struct Planned {
     programs: Cache<ProgramKey, Arc<Compiled>>,
 }
 
-/// The shapes of the feeds, where they are, and the elements of those that shapes are computed from.
-pub(crate) type ProgramKey = Vec<(Shape, DeviceIndex, Option<Vec<i128>>)>;
+/// The shapes of the feeds, where they are, whether they are the run's alone, and the elements of those that shapes
+/// are computed from.
+pub(crate) type ProgramKey = Vec<(Shape, DeviceIndex, bool, Option<Vec<i128>>)>;
 
 /// What a run is of.
 pub(crate) struct Request<'a> {
@@ -165,12 +167,28 @@ impl Core {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let uses = &request.planned.uses;
-        if uses.is_empty() {
-            return self.run_once(request, outputs, None, None, metadata);
+        if !uses.is_empty() {
+            let taken = self.queues.take(uses, request.data, &self.stop(request));
+            let taken = taken.map_err(|e| self.located(e))?;
+            return self.run_with(request, taken, outputs, metadata);
         }
-        let taken = self.queues.take(uses, request.data, &self.stop(request));
-        let taken = taken.map_err(|e| self.located(e))?;
-        self.run_with(request, taken, outputs, metadata)
+        self.settled(request, |request| self.run_once(request, outputs, None, None, metadata))
+    }
+
+    /// Runs with what is donated: consumed if that succeeds, and given back if not, where nothing was stored in it.
+    fn settled(
+        &self,
+        request: &Request<'_>,
+        run: impl FnOnce(&Request<'_>) -> Result<()>,
+    ) -> Result<()> {
+        match Settled::of(request.planned, request.data)? {
+            None => run(request),
+            Some(settled) => {
+                run(&Request { data: &settled.data, ..*request })?;
+                settled.consume();
+                Ok(())
+            }
+        }
     }
 
     /// Runs with what was taken from queues, and gives it back if that fails.
@@ -192,7 +210,9 @@ impl Core {
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
         let request = &Request { data: &data, tables: held.tables(), ..*request };
-        self.run_once(request, own, Some(outputs), None, metadata)?;
+        self.settled(request, |request| {
+            self.run_once(request, own, Some(outputs), None, metadata)
+        })?;
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values = tensors.iter().map(on_host);
@@ -448,7 +468,7 @@ impl Planned {
     pub fn check_is_program(&self) -> Result<()> {
         if self.flow.is_some() {
             let message = "unsupported: the program of a run with branches, loops or assertions, \
-                           which has several";
+                           which has several; Session::programs gives them";
             return Err(Error::new(ErrorKind::Unimplemented, message));
         }
         Ok(())
@@ -475,7 +495,8 @@ impl Planned {
     fn key(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Result<ProgramKey> {
         let part = |(data, &keeps): (&FeedData<'_>, &bool)| {
             let contents = if keeps { Some(data.to_tensor()?.to_i128s()?) } else { None };
-            Ok((data.shape().clone(), gpus.home(data), contents))
+            let is_given = matches!(data, FeedData::Given(..));
+            Ok((data.shape().clone(), gpus.home(data), is_given, contents))
         };
         data.iter().zip(&self.plan.shape_feeds).map(part).collect()
     }

@@ -109,6 +109,15 @@ impl DeviceTensor {
         }
     }
 
+    /// Whether it is on a GPU, and this is the only handle of its memory.
+    pub(crate) fn is_sole(&self) -> bool {
+        match &self.0.home {
+            Home::Host(_) => false,
+            #[cfg(feature = "gpu")]
+            Home::Gpu(tensor) => Arc::strong_count(&self.0) == 1 && tensor.is_sole(),
+        }
+    }
+
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.0.dtype
@@ -218,7 +227,7 @@ impl DeviceTensor {
 
     /// The buffer that begins with the elements, if they are on a GPU: with `STORAGE`, `COPY_SRC` and `COPY_DST`, or the
     /// app's own. It is to be read only, by work that is submitted while the tensor lives: afterwards it may be another
-    /// tensor's.
+    /// tensor's. Once it was shown, the memory is not used for what a run gives that the tensor is donated to.
     pub fn buffer(&self) -> Option<&wgpu::Buffer> {
         self.gpu().map(GpuTensor::raw)
     }

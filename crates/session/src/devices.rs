@@ -368,9 +368,7 @@ impl Gpus {
     /// Where the elements of a feed are: the host, if on none of these devices.
     pub(crate) fn home(&self, feed: &FeedData<'_>) -> DeviceIndex {
         #[cfg(feature = "gpu")]
-        if let FeedData::Device(tensor, _) = feed
-            && let Some(tensor) = tensor.gpu()
-        {
+        if let Some(tensor) = feed.resident().and_then(|tensor| tensor.gpu()) {
             let gpus = self.devices.0.gpus.iter();
             let is_it = |gpu: &GpuDevice| {
                 let opened = gpu.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

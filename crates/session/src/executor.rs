@@ -274,6 +274,7 @@ impl Compiled {
                 tensors: gpus.tensors(device)?,
                 carried: segment.carried.clone(),
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
+                donations: segment.donations.clone(),
             })))
         }
         #[cfg(not(feature = "gpu"))]
@@ -385,8 +386,8 @@ impl Compiled {
         Ok(())
     }
 
-    /// Runs all segments, and waits for them. Once one is given to a GPU that stores into variables, nothing ends
-    /// the run any more.
+    /// Runs all segments, and waits for them. Once one is given to a GPU that stores into variables or feeds, nothing
+    /// ends the run any more.
     fn run_segments<'a>(
         &'a self,
         #[cfg(feature = "gpu")] running: &mut Works<'a>,
@@ -424,7 +425,7 @@ impl Compiled {
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
                     running.push(started?);
-                    metadata.stores |= !work.commits.is_empty();
+                    metadata.stores |= work.stores();
                 }
             }
         }

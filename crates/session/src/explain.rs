@@ -8,6 +8,9 @@ mod json;
 mod layout;
 mod measured;
 mod node;
+mod parts;
+mod parts_forms;
+mod walk;
 mod ways;
 
 use std::fmt;
@@ -19,13 +22,19 @@ use convoke_placement::{Picoseconds, Prediction, Reason, Solution, Work};
 
 pub use measured::{Measured, MeasuredCrossing};
 pub use node::{NodeName, NodeReport};
+pub use parts::{
+    ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep, PartValue, StepNode, StepWork,
+    Trips,
+};
+pub(crate) use walk::explain as explain_parts;
 
 /// Where a run's kernels and variables go, with reasons; what crosses between devices; why kernels are not fewer; and
 /// the memory that the run takes. Prints as tables.
 ///
 /// [`Self::node`] asks about one node, [`Self::measured`] puts a run's times beside the predicted ones, and
-/// [`Self::to_json`], [`Self::to_dot`] and [`Self::to_html`] are for programs, Graphviz and browsers.
-#[derive(Debug, Clone)]
+/// [`Self::to_json`], [`Self::to_dot`] and [`Self::to_html`] are for programs, Graphviz and browsers. A run with
+/// branches, loops or assertions has several programs, each with an explanation: see [`Self::parts`].
+#[derive(Debug, Clone, Default)]
 pub struct Explanation {
     solution: Solution,
     devices: Vec<String>,
@@ -37,6 +46,7 @@ pub struct Explanation {
     gaps: Vec<Gap>,
     memory: Vec<MemoryUse>,
     measured: Option<Measured>,
+    parts: Option<ExplainedParts>,
 }
 
 /// What an item is.
@@ -176,9 +186,11 @@ impl PlacedItem {
 }
 
 impl Explanation {
-    /// How long a run is predicted to take, devices working at the same time where they can.
+    /// How long a run is predicted to take, devices working at the same time where they can. Of a run with parts, as
+    /// far as that is known: see [`ExplainedParts::predicted`].
     pub fn predicted(&self) -> Duration {
-        Duration::from_nanos(self.solution.prediction.makespan / 1000)
+        let parts = self.parts.as_ref().and_then(|parts| parts.predicted(&parts.whole));
+        Duration::from_nanos(parts.unwrap_or(self.solution.prediction.makespan) / 1000)
     }
 
     /// What the run is predicted to take, and what crosses.
@@ -237,6 +249,14 @@ impl Explanation {
     pub fn summary(&self) -> String {
         use std::fmt::Write;
         let mut text = String::new();
+        if let Some(parts) = &self.parts {
+            for (at, program) in parts.known() {
+                // Writing into a string does not fail.
+                let _ = writeln!(text, "program {at}\n{}", program.summary());
+            }
+            text.truncate(text.trim_end().len());
+            return text;
+        }
         for (name, total) in self.devices.iter().zip(&self.solution.prediction.devices) {
             // Writing into a string does not fail.
             let _ = writeln!(
@@ -305,6 +325,9 @@ impl Origin {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parts) = &self.parts {
+            return self.write_parts(f, parts);
+        }
         self.solution.fmt(f)?;
         if !self.gaps.is_empty() {
             writeln!(f, "through memory from kernel to kernel:")?;

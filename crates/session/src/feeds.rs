@@ -5,10 +5,14 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use convoke_graph_core::{DType, Error, Fact, Feed, FeedValue, HostTensor, Result, Shape, Tensor};
+use convoke_graph_core::{
+    DType, Error, Fact, Feed, FeedValue, HostTensor, Resident, Result, Shape, Tensor,
+};
 
 use crate::device_tensor::DeviceTensor;
+use crate::donation::{Donation, Given};
 
 /// A feed's elements, in the dtype of the tensor that is fed.
 #[derive(Debug, Clone)]
@@ -19,6 +23,10 @@ pub(crate) enum FeedData<'a> {
     Borrowed(DType, Shape, &'a [u8]),
     /// On a GPU, and on the host as well once that is needed.
     Device(DeviceTensor, Option<HostTensor>),
+    /// As `Device`, and the run's alone.
+    Given(Arc<Given>, Option<HostTensor>),
+    /// Donated. Runs see it as one of the others.
+    Offered(Donation),
 }
 
 impl FeedData<'_> {
@@ -27,15 +35,37 @@ impl FeedData<'_> {
             Self::Tensor(tensor) => tensor.shape(),
             Self::Borrowed(_, shape, _) => shape,
             Self::Device(tensor, _) => tensor.shape(),
+            Self::Given(given, _) => given.tensor.shape(),
+            Self::Offered(donation) => donation.shape(),
         }
     }
 
     /// The elements, if they are on the host.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Device(_, host) => host.as_ref().map_or(&[], HostTensor::bytes),
+            Self::Device(_, host) | Self::Given(_, host) => {
+                host.as_ref().map_or(&[], HostTensor::bytes)
+            }
+            Self::Offered(_) => &[],
             Self::Tensor(tensor) => tensor.bytes(),
             Self::Borrowed(_, _, bytes) => bytes,
+        }
+    }
+
+    /// A tensor that stays where it is.
+    pub(crate) fn of_tensor(tensor: DeviceTensor) -> Self {
+        match tensor.host() {
+            Some(host) => Self::Tensor(host.clone()),
+            None => Self::Device(tensor, None),
+        }
+    }
+
+    /// The tensor, if it is on a GPU.
+    pub(crate) fn resident(&self) -> Option<&DeviceTensor> {
+        match self {
+            Self::Device(tensor, _) => Some(tensor),
+            Self::Given(given, _) => Some(&given.tensor),
+            _ => None,
         }
     }
 
@@ -47,6 +77,8 @@ impl FeedData<'_> {
         Ok(match self {
             Self::Tensor(tensor) => FeedData::Tensor(tensor),
             Self::Device(tensor, host) => FeedData::Device(tensor, host),
+            Self::Given(given, host) => FeedData::Given(given, host),
+            Self::Offered(donation) => FeedData::Offered(donation),
             borrowed @ Self::Borrowed(..) => FeedData::Tensor(borrowed.to_tensor()?),
         })
     }
@@ -54,8 +86,12 @@ impl FeedData<'_> {
     /// As a tensor that lives on its own.
     pub(crate) fn to_tensor(&self) -> Result<HostTensor> {
         match self {
-            Self::Tensor(tensor) | Self::Device(_, Some(tensor)) => Ok(tensor.clone()),
+            Self::Tensor(tensor) | Self::Device(_, Some(tensor)) | Self::Given(_, Some(tensor)) => {
+                Ok(tensor.clone())
+            }
             Self::Device(tensor, None) => tensor.to_host(),
+            Self::Given(given, None) => given.tensor.to_host(),
+            Self::Offered(donation) => donation.to_host(),
             Self::Borrowed(dtype, shape, bytes) => {
                 let copy = convoke_graph_core::AlignedBytes::copy_of(bytes)?;
                 HostTensor::from_bytes(*dtype, shape.clone(), copy)
@@ -91,12 +127,15 @@ fn convert<'a>(value: &'a FeedValue<'_>, to: DType) -> Result<FeedData<'a>> {
             let any: &dyn Any = &**resident;
             match any.downcast_ref::<DeviceTensor>() {
                 Some(tensor) if tensor.dtype() == to => {
-                    return Ok(match tensor.host() {
-                        Some(host) => FeedData::Tensor(host.clone()),
-                        None => FeedData::Device(tensor.clone(), None),
-                    });
+                    return Ok(FeedData::of_tensor(tensor.clone()));
                 }
                 _ => {}
+            }
+            if let Some(donation) = any.downcast_ref::<Donation>() {
+                donation.tensor()?;
+                if donation.dtype() == to {
+                    return Ok(FeedData::Offered(donation.clone()));
+                }
             }
             let tensor = resident.to_host()?;
             if tensor.dtype() == to {

@@ -7,6 +7,7 @@ mod quick;
 mod repeat;
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use convoke_compiler::HOST;
 use convoke_compiler::flow::{
@@ -39,6 +40,16 @@ impl Flowing {
             .iter()
             .map(|plan| (Planned::of(plan.clone(), graph.clone(), n_programs), Recent::default()));
         Self { programs: programs.collect(), plan }
+    }
+
+    /// What its runs do.
+    pub fn whole(&self) -> &Part {
+        &self.plan.whole
+    }
+
+    /// The plan of one of its programs.
+    pub fn program(&self, at: usize) -> Option<&Planned> {
+        self.programs.get(at).map(|(planned, _)| planned)
     }
 
     /// Its programs.
@@ -325,6 +336,7 @@ impl<'a> Running<'a> {
         }
         let mut tensors = Vec::new();
         let (core, timings) = (self.core, self.request.options.timings);
+        let (begun, before) = (Instant::now(), self.metadata.noted());
         compiled.run(
             &data,
             core.run_state(Some(&self.journal)),
@@ -334,6 +346,7 @@ impl<'a> Running<'a> {
             self.metadata,
         )?;
         compiled.describe(self.metadata);
+        self.metadata.note_executions(step.plan, 1, before, begun.elapsed());
         for (place, tensor) in step.fetches.iter().zip(tensors) {
             match *place {
                 Place::Slot(slot) => slots[slot] = Some(tensor.into_host()?),

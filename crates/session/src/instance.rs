@@ -1,4 +1,5 @@
-//! The memory of one run of a program: its slots, some of which fetched tensors may still hold.
+//! The memory of one run of a program: its slots, some of which fetched tensors may still hold. Of those, what comes back
+//! is used again, so that a state that goes round has two places in turn.
 
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub(crate) struct Instance {
     pub residents: Vec<(ValueId, DeviceTensor)>,
     /// Slots that fetched tensors hold, until those are dropped.
     lent: Vec<Option<Arc<AlignedBytes>>>,
+    /// What was lent before that and still held when a run began: one state goes out while the other comes back.
+    parked: Vec<Option<Arc<AlignedBytes>>>,
 }
 
 /// Fetched tensors of at least this many bytes keep the slot that they were computed in; smaller ones are
@@ -28,10 +31,18 @@ impl Instance {
     pub fn prepare(&mut self, sizes: &[usize]) -> Result<u64> {
         self.slots.resize_with(sizes.len(), AlignedBytes::default);
         self.lent.resize_with(sizes.len(), || None);
-        for (slot, lent) in self.slots.iter_mut().zip(&mut self.lent) {
-            if let Some(back) = lent.take().and_then(|lent| Arc::try_unwrap(lent).ok()) {
-                *slot = back;
-            }
+        self.parked.resize_with(sizes.len(), || None);
+        let lent = self.lent.iter_mut().zip(&mut self.parked);
+        for (slot, (lent, parked)) in self.slots.iter_mut().zip(lent) {
+            let Some(lent) = lent.take() else { continue };
+            let back = match Arc::try_unwrap(lent) {
+                Ok(back) => {
+                    *parked = None;
+                    Some(back)
+                }
+                Err(held) => parked.replace(held).and_then(|before| Arc::try_unwrap(before).ok()),
+            };
+            *slot = back.unwrap_or_default();
         }
         let mut made = 0;
         for (slot, &size) in self.slots.iter_mut().zip(sizes) {

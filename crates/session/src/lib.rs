@@ -20,6 +20,7 @@ mod checkpoint;
 mod core;
 mod device_tensor;
 mod devices;
+mod donation;
 mod executor;
 mod explain;
 mod feeds;
@@ -62,9 +63,11 @@ pub use convoke_placement::{
 pub use convoke_wgpu_backend::gpu::{Counters, InternalCounters, LimitOverrides};
 pub use device_tensor::{DeviceTensor, OnDevice};
 pub use devices::{DeviceInfo, DeviceKind, DeviceOptions, Devices, PipelineDir};
+pub use donation::Donation;
 pub use explain::{
-    AbsentNode, Crossing, Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse,
-    NodeName, NodeReport, Origin, PlacedItem, PlacedSegment, PlacedTensor,
+    AbsentNode, Crossing, ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep,
+    Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse, NodeName, NodeReport,
+    Origin, PartValue, PlacedItem, PlacedSegment, PlacedTensor, StepNode, StepWork, Trips,
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use identity::SessionMetadata;

@@ -1,6 +1,7 @@
 //! What a run did: times, transfers and counts.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -136,6 +137,8 @@ pub struct RunMetadata {
     pub submissions: u64,
     /// Segments that began while a GPU was at work on another.
     pub overlaps: u64,
+    /// Donated tensors in whose memory results were stored: see [`DeviceTensor::donate`](crate::DeviceTensor::donate).
+    pub donations: u64,
     /// How often GPUs had to wait for dispatches before they could go on with others.
     pub barriers: u64,
     /// Bytes that kernels read and write, on all devices: each operand of a kernel once, as far as it is
@@ -178,10 +181,22 @@ pub struct RunMetadata {
     pub tunes: bool,
     /// The name and version of the session.
     pub session: Option<Arc<SessionMetadata>>,
-    /// Whether a segment was started that stores into variables.
+    /// Whether a segment was started that stores into variables or feeds.
     pub(crate) stores: bool,
     /// What a recorded run has noted so far.
     pub(crate) notes: Notes,
+    /// When programs ran of a run that has several, with what of `nodes` and `transfers` is theirs.
+    pub(crate) executions: Vec<Execution>,
+}
+
+/// One time that a program of several ran.
+#[derive(Debug, Clone)]
+pub(crate) struct Execution {
+    /// The plan's place in the run's.
+    pub(crate) plan: usize,
+    pub(crate) nodes: Range<usize>,
+    pub(crate) transfers: Range<usize>,
+    pub(crate) wall: Duration,
 }
 
 /// What is noted while a run is under way: no more than takes part in it. Names and texts come when it is over.

@@ -13,8 +13,9 @@ use crate::callable::{Callable, CallableOptions};
 use crate::cancel::CancelToken;
 use crate::core::{Core, Request};
 use crate::devices::Devices;
+use crate::donation::Settled;
 use crate::executor::Outputs;
-use crate::explain::Explanation;
+use crate::explain::{Explanation, explain_parts};
 use crate::fetch::Fetch;
 use crate::identity::{Prefix, SessionMetadata};
 use crate::metadata::RunMetadata;
@@ -292,7 +293,8 @@ impl Session {
     /// The program that a run with these feeds uses, to be printed.
     ///
     /// # Errors
-    /// As [`Self::run`], for what is found before work begins.
+    /// As [`Self::run`], for what is found before work begins; [`ErrorKind::Unimplemented`] for a run with branches,
+    /// loops or assertions, which has several: see [`Self::programs`].
     pub fn program<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Program> {
         self.core.check_open()?;
         let mut metadata = RunMetadata::default();
@@ -300,10 +302,33 @@ impl Session {
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         planned.check_is_program()?;
         let data = planned.check_feeds(feeds)?;
-        Ok(self.core.compiled(&planned, &data, None, &mut metadata)?.program.clone())
+        let settled = Settled::of(&planned, &data)?;
+        let data = settled.as_ref().map_or(&*data, |settled| &settled.data);
+        Ok(self.core.compiled(&planned, data, None, &mut metadata)?.program.clone())
     }
 
-    /// Where a run with these feeds goes and why, with what it is predicted to take.
+    /// The programs of a run with branches, loops or assertions with these feeds, in the order of
+    /// [`ExplainedParts::programs`](crate::ExplainedParts::programs), as far as they are known before it; of another
+    /// run, its one program.
+    ///
+    /// # Errors
+    /// As [`Self::run`], for what is found before work begins.
+    pub fn programs<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Vec<Program>> {
+        self.core.check_open()?;
+        let mut metadata = RunMetadata::default();
+        let tensors = feeds.iter().map(|feed| &feed.tensor);
+        let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
+        match &planned.flow {
+            None => Ok(vec![self.program(feeds, fetch)?]),
+            Some(flow) => {
+                let data = planned.check_feeds(feeds)?;
+                Ok(explain_parts(&self.core, &planned, flow, &data)?.1)
+            }
+        }
+    }
+
+    /// Where a run with these feeds goes and why, with what it is predicted to take. A run with branches, loops or
+    /// assertions is explained part by part: see [`Explanation::parts`].
     ///
     /// # Errors
     /// As [`Self::run`], for what is found before work begins.
@@ -312,9 +337,15 @@ impl Session {
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
-        planned.check_is_program()?;
         let data = planned.check_feeds(feeds)?;
-        let compiled = self.core.compiled(&planned, &data, None, &mut metadata)?;
+        if let Some(flow) = &planned.flow {
+            let (parts, _) = explain_parts(&self.core, &planned, flow, &data)?;
+            let devices = self.core.devices.list().iter().map(|info| info.name.to_string());
+            return Ok(Explanation::of_parts(parts, devices.collect()));
+        }
+        let settled = Settled::of(&planned, &data)?;
+        let data = settled.as_ref().map_or(&*data, |settled| &settled.data);
+        let compiled = self.core.compiled(&planned, data, None, &mut metadata)?;
         Explanation::of(&compiled, &planned.plan, &planned.graph)
     }
 

@@ -3,6 +3,7 @@
 mod browser;
 mod explanations;
 mod pages;
+mod parts;
 mod schema;
 mod traces;
 

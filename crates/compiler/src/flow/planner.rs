@@ -400,7 +400,7 @@ impl<'a> Planner<'a> {
     ) -> Result<LoopStep> {
         let (pred, count, carried, scanned, captures) = op.split(inputs);
         let body = &op.body;
-        let mut results = body.results[..op.next_at() + op.n_carried].to_vec();
+        let mut results = self.needed_results(op, &outputs);
         let mut stacked = Vec::new();
         for &(output, _) in &outputs {
             if let Some(result) = op.collects(output) {
@@ -420,6 +420,53 @@ impl<'a> Planner<'a> {
             stacked,
             outputs,
         })
+    }
+
+    /// Whether a loop runs again and what it carries next, as its body gives them. A carried tensor that decides nothing
+    /// and that no output needs is passed on as it is, unless that would leave out an effect.
+    fn needed_results(&self, op: &LoopOp, outputs: &[(usize, usize)]) -> Vec<Output> {
+        let (body, next) = (&op.body, op.next_at());
+        let mut results = body.results[..next + op.n_carried].to_vec();
+        let asked = |at: &usize| {
+            let is_it = |output: usize| output == *at || output == op.history_at() + at;
+            outputs.iter().any(|&(output, _)| is_it(output))
+        };
+        let mut needed: FxHashSet<usize> = (0..op.n_carried).filter(asked).collect();
+        let collected = outputs.iter().filter_map(|&(output, _)| op.collects(output));
+        let collected: Vec<Output> = collected.map(|result| body.results[result]).collect();
+        let captured: FxHashSet<Output> = body.captures.iter().copied().collect();
+        let behind = |needed: &FxHashSet<usize>| -> FxHashSet<NodeId> {
+            let carried = needed.iter().map(|&at| results[next + at]);
+            let roots = results[..next].iter().copied().chain(collected.iter().copied());
+            let roots: Vec<NodeId> = roots.chain(carried).map(|root| root.node).collect();
+            ancestors(self.graph, &roots, &captured, body.id).into_iter().collect()
+        };
+        let kept = loop {
+            let kept = behind(&needed);
+            let n_needed = needed.len();
+            let is_used = |at: &usize| kept.contains(&body.params[*at].node);
+            needed.extend((0..op.n_carried).filter(is_used));
+            if needed.len() == n_needed {
+                break kept;
+            }
+        };
+        let all = behind(&(0..op.n_carried).collect());
+        if all.difference(&kept).any(|&id| self.has_effect(self.graph.node(id))) {
+            return results;
+        }
+        for at in (0..op.n_carried).filter(|at| !needed.contains(at)) {
+            results[next + at] = body.params[at];
+        }
+        results
+    }
+
+    /// Whether a node may do more than give values.
+    fn has_effect(&self, node: &Node) -> bool {
+        match node.op.class() {
+            Class::State(state) => state.is_assign(),
+            Class::Queue(_) | Class::Reader(_) => true,
+            _ => is_flow(node, &self.fed),
+        }
     }
 }
 

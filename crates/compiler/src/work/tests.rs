@@ -17,7 +17,11 @@ fn works(g: &Graph, inputs: &[Tensor], shapes: &[&[usize]], result: &Tensor) -> 
         ..Signature::default()
     };
     let plan = Plan::new(&g.snapshot(), signature).unwrap();
-    let fact = |dims: &&[usize]| InputFact { shape: Shape::new(dims).unwrap(), contents: None };
+    let fact = |dims: &&[usize]| InputFact {
+        shape: Shape::new(dims).unwrap(),
+        contents: None,
+        donated: None,
+    };
     let facts: Vec<InputFact> = shapes.iter().map(fact).collect();
     let place = |unplaced: &Unplaced<'_>| {
         let groups = vec![HOST; unplaced.program.groups.len()];

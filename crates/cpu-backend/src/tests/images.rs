@@ -53,7 +53,7 @@ fn run(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], threads: &Threads) -> HostT
     let plan = Plan::new(&y.graph().snapshot(), signature).unwrap();
     let inputs: Vec<InputFact> = feeds
         .iter()
-        .map(|(_, value)| InputFact { shape: value.shape().clone(), contents: None })
+        .map(|(_, value)| InputFact { shape: value.shape().clone(), contents: None, donated: None })
         .collect();
     let host = |unplaced: &convoke_compiler::Unplaced<'_>| {
         let variables = unplaced.variables().into_iter().map(|v| (v, HOST)).collect();

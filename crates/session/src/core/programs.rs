@@ -89,7 +89,8 @@ impl Core {
         let facts = data.iter().zip(&planned.plan.shape_feeds);
         let facts = facts.map(|(data, &keeps)| {
             let contents = keeps.then(|| data.to_tensor()).transpose()?;
-            Ok(InputFact { shape: data.shape().clone(), contents })
+            let donated = matches!(data, FeedData::Given(..)).then(|| self.gpus.home(data));
+            Ok(InputFact { shape: data.shape().clone(), contents, donated })
         });
         let facts: Vec<InputFact> = facts.collect::<Result<_>>()?;
         let homes = data.iter().map(|data| self.gpus.home(data)).collect();

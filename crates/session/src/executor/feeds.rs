@@ -36,7 +36,11 @@ impl Compiled {
     ) -> Result<Cow<'f, [FeedData<'f>]>> {
         let mut feeds = Cow::Borrowed(feeds);
         for at in 0..feeds.len() {
-            let FeedData::Device(tensor, None) = &feeds[at] else { continue };
+            let (FeedData::Device(_, None) | FeedData::Given(_, None), Some(tensor)) =
+                (&feeds[at], feeds[at].resident())
+            else {
+                continue;
+            };
             if !self.host_feeds.get(at).is_some_and(|&reads| reads)
                 && !self.goes_elsewhere(at, &feeds[at])
             {
@@ -45,7 +49,11 @@ impl Compiled {
             let (tensor, host) = (tensor.clone(), tensor.to_host()?);
             metadata.downloads += u64::from(tensor.n_bytes() > 0);
             metadata.download_bytes += tensor.n_bytes();
-            feeds.to_mut()[at] = FeedData::Device(tensor, Some(host));
+            if let FeedData::Device(_, on_host) | FeedData::Given(_, on_host) =
+                &mut feeds.to_mut()[at]
+            {
+                *on_host = Some(host);
+            }
         }
         Ok(feeds)
     }
@@ -54,7 +62,7 @@ impl Compiled {
     fn goes_elsewhere(&self, at: usize, feed: &FeedData<'_>) -> bool {
         #[cfg(feature = "gpu")]
         {
-            let FeedData::Device(tensor, _) = feed else { return false };
+            let Some(tensor) = feed.resident() else { return false };
             let is_it = |id: &ValueId| matches!(self.places[id.0 as usize], Place::Feed(feed) if feed as usize == at);
             self.segments.iter().any(|work| match work {
                 SegmentWork::Gpu(work) => {

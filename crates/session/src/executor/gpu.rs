@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_compiler::ValueId;
+use convoke_compiler::{Donation, ValueId};
 use convoke_graph_core::{Error, NodeId, Result};
 use convoke_wgpu_backend::gpu::Timestamps;
 use convoke_wgpu_backend::{
@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::{Bound, Compiled, CpuStep, Place};
 use crate::device_tensor::DeviceTensor;
+use crate::donation::Given;
 use crate::feeds::FeedData;
 use crate::instance::Instance;
 use crate::metadata::{KernelNote, Phase, PhaseKind, RunMetadata, TransferNote};
@@ -35,9 +36,17 @@ pub(super) struct GpuWork {
     /// What it takes from earlier segments of its device, with their indices.
     pub carried: Vec<(ValueId, u32)>,
     pub commits: Vec<NodeId>,
+    pub donations: Vec<Donation>,
     pub barriers: u64,
     pub planned_bytes: u64,
     pub live_bytes: u64,
+}
+
+impl GpuWork {
+    /// Whether what outlives the run is overwritten.
+    pub fn stores(&self) -> bool {
+        !self.commits.is_empty() || !self.donations.is_empty()
+    }
 }
 
 /// The memory of the GPU segments of a run, for later ones that take values from it.
@@ -48,6 +57,8 @@ pub(super) struct RunningWork<'a> {
     work: &'a GpuWork,
     running: Running<'a>,
     _lease: Rc<Lease<'a>>,
+    /// The feeds that it overwrites.
+    given: SmallVec<[Arc<Given>; 1]>,
     /// From when until when it was handed over, if that is recorded.
     submitted: Option<[Duration; 2]>,
 }
@@ -61,9 +72,9 @@ impl RunningWork<'_> {
     }
 
     /// Whether another segment has to wait for this one: it is sent what this one sends to the host, or it stores
-    /// into variables, which comes after all that can fail.
+    /// into variables or feeds, which comes after all that can fail.
     pub fn delays(&self, other: &GpuWork) -> bool {
-        !other.commits.is_empty() || self.sends(&other.uploads)
+        other.stores() || self.sends(&other.uploads)
     }
 }
 
@@ -81,6 +92,9 @@ impl Compiled {
         let named = |e: Error| e.with_device(&*work.device);
         let (start, begun) = (Instant::now(), metadata.now());
         let residents = self.make_residents(work, instance).map_err(named)?;
+        let given = self.take_given(work, instance, bound)?;
+        let donated: SmallVec<[GpuTensor; 2]> =
+            given.iter().filter_map(|given| given.tensor.gpu().cloned()).collect();
         let sent = |&id: &ValueId| match self.on_device(id, work, bound) {
             Some(tensor) => Ok(Sent::Tensor(tensor)),
             None => self.bytes(id, instance, bound).map(Sent::Bytes),
@@ -101,8 +115,9 @@ impl Compiled {
             Ok(Carried { segment: &other.segment, instance: lease })
         });
         let carried: SmallVec<[Carried<'_>; 4]> = carried.collect::<Result<_>>()?;
-        let given = Work { uploads: &uploads, carried: &carried, residents: &residents };
-        let running = work.segment.submit(&lease, &given, &options).map_err(named)?;
+        let (residents, donated) = (&*residents, &*donated);
+        let sent = Work { uploads: &uploads, carried: &carried, residents, donated };
+        let running = work.segment.submit(&lease, &sent, &options).map_err(named)?;
         drop(carried);
         leases.push((work, lease.clone()));
         metadata.uploads += uploads.iter().filter(|sent| sent.host_bytes() > 0).count() as u64;
@@ -112,7 +127,32 @@ impl Compiled {
             note_uploads(work, &uploads, submitted, metadata);
         }
         metadata.gpu_wait += start.elapsed();
-        Ok(RunningWork { work, running, _lease: lease, submitted })
+        Ok(RunningWork { work, running, _lease: lease, given, submitted })
+    }
+
+    /// The feeds that a segment overwrites, which become what it gives.
+    fn take_given(
+        &self,
+        work: &GpuWork,
+        instance: &mut Instance,
+        bound: &Bound<'_>,
+    ) -> Result<SmallVec<[Arc<Given>; 1]>> {
+        let mut all = SmallVec::new();
+        for donation in &work.donations {
+            let feed = match self.places[donation.feed.0 as usize] {
+                Place::Feed(at) => bound.feeds.get(at as usize),
+                _ => None,
+            };
+            let missing = || Error::internal(format!("{} was not given", donation.feed));
+            let Some(FeedData::Given(given, _)) = feed else { return Err(missing()) };
+            let tensor = given.tensor.gpu().ok_or_else(missing)?.clone();
+            let value = self.program.value(donation.value);
+            let (dtype, shape) = (value.dtype, value.shape.clone());
+            let kept = DeviceTensor::on_gpu(dtype, shape, work.device.clone(), tensor);
+            instance.residents.push((donation.value, kept));
+            all.push(given.clone());
+        }
+        Ok(all)
     }
 
     /// Makes tensors for what a segment leaves on its device.
@@ -141,10 +181,8 @@ impl Compiled {
         bound: &'b Bound<'_>,
     ) -> Option<&'b GpuTensor> {
         let Place::Feed(at) = self.places[id.0 as usize] else { return None };
-        match &bound.feeds[at as usize] {
-            FeedData::Device(tensor, _) => tensor.gpu().filter(|tensor| work.segment.has(tensor)),
-            _ => None,
-        }
+        let tensor = bound.feeds[at as usize].resident().and_then(DeviceTensor::gpu);
+        tensor.filter(|tensor| work.segment.has(tensor))
     }
 
     /// Waits for the segments that send what a step of the host reads.
@@ -177,7 +215,7 @@ impl Compiled {
     /// Waits for a segment, and brings what it sends into the host's slots.
     pub(super) fn finish_gpu(
         &self,
-        RunningWork { work, running, submitted, .. }: RunningWork<'_>,
+        RunningWork { work, running, given, submitted, .. }: RunningWork<'_>,
         instance: &mut Instance,
         state: &State,
         metadata: &mut RunMetadata,
@@ -203,6 +241,8 @@ impl Compiled {
             }
         });
         let run = run.map_err(|e| e.with_device(&*work.device))?;
+        given.iter().for_each(|given| given.set_used());
+        metadata.donations += given.len() as u64;
         metadata.dispatches += u64::from(run.dispatches);
         metadata.submissions += u64::from(run.submissions);
         metadata.barriers += work.barriers;

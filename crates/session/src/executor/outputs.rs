@@ -5,7 +5,6 @@ use convoke_graph_core::{AlignedBytes, DType, Error, HostTensor, Result, Shape, 
 
 use super::{Bound, Compiled, Place};
 use crate::device_tensor::{DeviceTensor, Fetched};
-use crate::feeds::FeedData;
 use crate::instance::{Instance, LEND_MIN};
 
 /// Where fetched elements go.
@@ -118,7 +117,7 @@ impl Compiled {
             return tensor.reshaped(fetch.layout.shape());
         }
         if let Place::Feed(at) = self.places[fetch.value.0 as usize]
-            && let FeedData::Device(tensor, _) = &bound.feeds[at as usize]
+            && let Some(tensor) = bound.feeds[at as usize].resident()
         {
             return tensor.reshaped(fetch.layout.shape());
         }

@@ -33,6 +33,7 @@ impl Explanation {
             gaps: builder.gaps(),
             memory: compiled.memory(),
             measured: None,
+            parts: None,
             items,
             tensors,
             crossings,
@@ -269,7 +270,7 @@ fn why_absent(node: &Node) -> &'static str {
     }
 }
 
-fn location(node: &Node) -> String {
+pub(super) fn location(node: &Node) -> String {
     let at = node.location;
     format!("{}:{}:{}", at.file(), at.line(), at.column())
 }

@@ -11,28 +11,36 @@ use super::{Explanation, ItemKind, Origin};
 /// Light fills, one for each device in turn; the host is first.
 const FILLS: [&str; 6] = ["#dbe9f9", "#fbe3c8", "#dff2d8", "#f6d9e6", "#e6defa", "#f7f3c6"];
 
+/// The beginning of a drawing.
+pub(super) const HEAD: &str = "digraph placement {\n  rankdir=TB;\n  node [shape=box, style=\"filled,rounded\", \
+     fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", fontsize=10];\n";
+
 impl Explanation {
     /// The graph in Graphviz's language: a cluster for each device, bold edges with bytes and time for what
-    /// crosses. `dot -Tsvg` draws it.
+    /// crosses. `dot -Tsvg` draws it. Of a run with parts, clusters for branches, loops and programs, one in the other.
     pub fn to_dot(&self) -> String {
-        let mut dot = String::from(
-            "digraph placement {\n  rankdir=TB;\n  node [shape=box, style=\"filled,rounded\", \
-             fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", fontsize=10];\n",
-        );
+        let mut dot = String::new();
         // Writing into a string does not fail.
-        let _ = self.write_dot(&mut dot);
+        let _ = match &self.parts {
+            Some(parts) => parts.write_dot(&mut dot),
+            None => {
+                dot.push_str(HEAD);
+                self.write_dot(&mut dot, "").and_then(|()| writeln!(dot, "}}"))
+            }
+        };
         dot
     }
 
-    fn write_dot(&self, dot: &mut String) -> std::fmt::Result {
+    /// The boxes and lines, whose names begin with `own`.
+    pub(super) fn write_dot(&self, dot: &mut String, own: &str) -> std::fmt::Result {
         for (device, name) in self.devices.iter().enumerate() {
             let fill = FILLS[device % FILLS.len()];
-            writeln!(dot, "  subgraph cluster_{device} {{\n    label={};", quoted(name))?;
+            writeln!(dot, "  subgraph cluster_{own}{device} {{\n    label={};", quoted(name))?;
             for (i, item) in self.items.iter().enumerate().filter(|(_, i)| i.device == device) {
                 let shape = if item.kind == ItemKind::Variable { "cylinder" } else { "box" };
                 writeln!(
                     dot,
-                    "    i{i} [label={}, tooltip={}, shape={shape}, fillcolor={}];",
+                    "    {own}i{i} [label={}, tooltip={}, shape={shape}, fillcolor={}];",
                     quoted(&self.dot_label(i)),
                     quoted(&self.why(i)),
                     quoted(fill),
@@ -47,22 +55,22 @@ impl Explanation {
                 continue;
             }
             let from = match tensor.from {
-                Origin::Item(item) => format!("i{item}"),
+                Origin::Item(item) => format!("{own}i{item}"),
                 _ => {
                     let label = quoted(&format!("{}\n{}", tensor.name, tensor.from.text()));
-                    writeln!(dot, "  t{t} [label={label}, shape=ellipse, fillcolor=white];")?;
-                    format!("t{t}")
+                    writeln!(dot, "  {own}t{t} [label={label}, shape=ellipse, fillcolor=white];")?;
+                    format!("{own}t{t}")
                 }
             };
             for &to in &tensor.to {
-                writeln!(dot, "  {from} -> i{to} [{}];", self.dot_edge(t, Some(to), &ways))?;
+                writeln!(dot, "  {from} -> {own}i{to} [{}];", self.dot_edge(t, Some(to), &ways))?;
             }
             if tensor.is_fetched {
-                writeln!(dot, "  f{t} [label=\"fetch\", shape=ellipse, fillcolor=white];")?;
-                writeln!(dot, "  {from} -> f{t} [{}];", self.dot_edge(t, None, &ways))?;
+                writeln!(dot, "  {own}f{t} [label=\"fetch\", shape=ellipse, fillcolor=white];")?;
+                writeln!(dot, "  {from} -> {own}f{t} [{}];", self.dot_edge(t, None, &ways))?;
             }
         }
-        writeln!(dot, "}}")
+        Ok(())
     }
 
     fn dot_label(&self, index: usize) -> String {
@@ -94,7 +102,7 @@ impl Explanation {
 }
 
 /// A string as Graphviz reads it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

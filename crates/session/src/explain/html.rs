@@ -34,15 +34,24 @@ struct Drawing {
 
 impl Explanation {
     /// The graph with its reasons as one HTML page that needs no network: drawn by device, with what crosses in bold,
-    /// to be searched, zoomed and moved; a click shows the reasons of a box.
+    /// to be searched, zoomed and moved; a click shows the reasons of a box. Of a run with parts, the page lists them as a
+    /// tree, and draws one program at a time.
     pub fn to_html(&self) -> String {
+        let data = match &self.parts {
+            Some(parts) => self.parts_json(parts, Self::drawn_json),
+            None => self.drawn_json(),
+        };
+        // Nothing in the data can end its element or begin a comment.
+        let data = data.to_string().replace('<', "\\u003c");
+        [BEFORE, &data, AFTER].concat()
+    }
+
+    fn drawn_json(&self) -> Value {
         let mut data = self.json();
         if let Some(data) = data.as_object_mut() {
             data.insert("drawing".into(), self.drawing().json());
         }
-        // Nothing in the data can end its element or begin a comment.
-        let data = data.to_string().replace('<', "\\u003c");
-        [BEFORE, &data, AFTER].concat()
+        data
     }
 
     /// Boxes for items, for what is fed, and for where results go: fetches, and stores into variables.

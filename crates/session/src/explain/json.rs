@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::measured::picoseconds;
-use super::{Crossing, Explanation, Origin, PlacedItem, PlacedTensor};
+use super::{Crossing, ExplainedParts, Explanation, Origin, PlacedItem, PlacedTensor};
 use convoke_placement::{Decision, Picoseconds};
 
 /// The version of the schema: it goes up when a field changes its meaning or goes away.
@@ -39,19 +39,52 @@ impl Explanation {
     /// | `measured` | null, or `runs`, `wall_us` |
     ///
     /// `measured_us` and `measured_bytes` are null where nothing was measured or could be told.
+    ///
+    /// Of a run with branches, loops or assertions, there are `version`, `measured`, `predicted_us` and these:
+    ///
+    /// | field | what it holds |
+    /// |---|---|
+    /// | `part` | `predicted_us` (null if unknown; see [`ExplainedParts::predicted`](super::ExplainedParts::predicted)), `steps` in order |
+    /// | `steps` | `kind` (`program`, `branch`, `loop`, `assertion`, `call`), `name`, `location`, `program`, `trips`, `parts`, `takes`, `gives`; what a kind has not is null or empty |
+    /// | ... `program` | a place in `programs` |
+    /// | ... `trips` | `exactly`, `at_most`: numbers, null if the data decides |
+    /// | ... `parts` | those that a branch chooses from, or the loop's body, each as `part` |
+    /// | ... `takes`, `gives` | `id`, `name`, `shape`, `bytes`; one that is given and taken has the same `id`; `shape` and `bytes` are null if only a run knows them |
+    /// | `programs` | each as a run of one program, or `unknown`: why there is none before a run |
     pub fn to_json(&self) -> String {
         self.json().to_string()
     }
 
     pub(super) fn json(&self) -> Value {
-        let prediction = &self.solution.prediction;
-        let items: Vec<Value> = (0..self.items.len()).map(|i| self.item_json(i)).collect();
-        let measured = self.measured.as_ref().map(|m| {
+        match &self.parts {
+            Some(parts) => self.parts_json(parts, Self::json),
+            None => self.program_json(),
+        }
+    }
+
+    /// What a run with parts has; each program as `form` gives it.
+    pub(super) fn parts_json(&self, parts: &ExplainedParts, form: fn(&Self) -> Value) -> Value {
+        json!({
+            "version": VERSION,
+            "predicted_us": parts.predicted(&parts.whole).map(us),
+            "part": parts.part_json(&parts.whole),
+            "programs": parts.programs_json(form),
+            "measured": self.measured_json(),
+        })
+    }
+
+    fn measured_json(&self) -> Value {
+        self.measured.as_ref().map_or(Value::Null, |m| {
             json!({
                 "runs": m.runs,
                 "wall_us": us(picoseconds(m.wall)),
             })
-        });
+        })
+    }
+
+    fn program_json(&self) -> Value {
+        let prediction = &self.solution.prediction;
+        let items: Vec<Value> = (0..self.items.len()).map(|i| self.item_json(i)).collect();
         json!({
             "version": VERSION,
             "predicted_us": us(prediction.total),
@@ -81,7 +114,7 @@ impl Explanation {
                 "planned_bytes": memory.planned_bytes,
                 "live_bytes": memory.live_bytes,
             })).collect::<Vec<_>>(),
-            "measured": measured,
+            "measured": self.measured_json(),
         })
     }
 
@@ -225,6 +258,6 @@ impl super::NodeReport<'_> {
     }
 }
 
-fn us(time: Picoseconds) -> f64 {
+pub(super) fn us(time: Picoseconds) -> f64 {
     time as f64 / US
 }

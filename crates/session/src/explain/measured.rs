@@ -14,7 +14,7 @@ use crate::metadata::RunMetadata;
 const ROWS_MAX: usize = 200;
 
 /// What runs of a program took. Times are medians over the runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Measured {
     /// How many runs.
     pub runs: usize,
@@ -40,17 +40,22 @@ pub struct MeasuredCrossing {
 
 impl Explanation {
     /// The same with what `runs` took, in columns of their own: of several runs, the medians. The runs are of this
-    /// session with the same feeds and fetches, with [`Timings::Nodes`](crate::Timings::Nodes).
+    /// session with the same feeds and fetches, with [`Timings::Nodes`](crate::Timings::Nodes). Of a run with parts, each
+    /// program gets what it took each time that it ran.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] without runs, or for runs of other programs or without times of kernels.
     pub fn measured<'r>(&self, runs: impl IntoIterator<Item = &'r RunMetadata>) -> Result<Self> {
+        let runs: Vec<&RunMetadata> = runs.into_iter().collect();
+        if runs.is_empty() {
+            return Err(Error::invalid("expected at least one run to measure, got none"));
+        }
+        if let Some(parts) = &self.parts {
+            return self.measured_parts(parts, &runs);
+        }
         let mut samples = Samples::new(self);
         for run in runs {
             samples.add(run)?;
-        }
-        if samples.walls.is_empty() {
-            return Err(Error::invalid("expected at least one run to measure, got none"));
         }
         let items: Vec<Option<Duration>> = samples.items.into_iter().map(median).collect();
         let mut devices = vec![None; self.devices.len()];
@@ -154,7 +159,7 @@ pub(super) fn picoseconds(time: Duration) -> Picoseconds {
 }
 
 /// The middle of `times`; `None` of nothing.
-fn median(mut times: Vec<Duration>) -> Option<Duration> {
+pub(super) fn median(mut times: Vec<Duration>) -> Option<Duration> {
     times.sort_unstable();
     times.get(times.len() / 2).copied()
 }
@@ -212,7 +217,7 @@ impl<'a> Samples<'a> {
     }
 }
 
-fn other_program() -> Error {
+pub(super) fn other_program() -> Error {
     let message = "the run is of another program than the one explained; give both the same feeds and fetches";
     Error::new(ErrorKind::InvalidArgument, message)
 }

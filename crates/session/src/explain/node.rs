@@ -60,18 +60,27 @@ pub struct NodeReport<'a> {
 impl Explanation {
     /// Why a node runs where it does: its candidates with their costs, what decided, the next best device and its
     /// price, and what crosses to and from it. A kernel may do the work of several nodes, and several kernels that
-    /// of one node.
+    /// of one node. Of a run with parts, the report of the first program that runs something for it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] with near names, if the run needs no such node.
     pub fn node(&self, name: &(impl NodeName + ?Sized)) -> Result<NodeReport<'_>> {
         let name = name.node_name();
-        let found = self.find(&name).or_else(|| {
+        let all: Vec<&Self> = match &self.parts {
+            Some(parts) => parts.known().map(|(_, program)| program).collect(),
+            None => vec![self],
+        };
+        let find = |name: &str| {
+            let found: Vec<NodeReport<'_>> = all.iter().filter_map(|own| own.find(name)).collect();
+            let runs = found.iter().position(|report| report.absent.is_none());
+            found.into_iter().nth(runs.unwrap_or(0))
+        };
+        let found = find(&name).or_else(|| {
             let (node, output) = name.rsplit_once(':')?;
-            output.bytes().all(|c| c.is_ascii_digit()).then(|| self.find(node))?
+            output.bytes().all(|c| c.is_ascii_digit()).then(|| find(node))?
         });
         found.ok_or_else(|| {
-            let near = self.near(&name);
+            let near = near(&all, &name);
             let hint = if near.is_empty() {
                 "the run needs no nodes".to_owned()
             } else {
@@ -91,15 +100,19 @@ impl Explanation {
         known.then_some(NodeReport { explanation: self, items, absent })
     }
 
-    /// The names that look most like `name`.
-    fn near(&self, name: &str) -> Vec<&str> {
+    fn names(&self) -> impl Iterator<Item = &str> {
         let items = self.items.iter().flat_map(|item| item.nodes.iter().map(|node| &**node));
-        let all = items.chain(self.absent.iter().map(|node| &*node.name));
-        let mut all: Vec<(usize, &str)> = all.map(|other| (distance(name, other), other)).collect();
-        all.sort_unstable();
-        all.dedup();
-        all.into_iter().take(NEAR_MAX).map(|(_, name)| name).collect()
+        items.chain(self.absent.iter().map(|node| &*node.name))
     }
+}
+
+/// The names of some explanations that look most like `name`.
+fn near<'a>(all: &[&'a Explanation], name: &str) -> Vec<&'a str> {
+    let all = all.iter().flat_map(|own| own.names());
+    let mut all: Vec<(usize, &str)> = all.map(|other| (distance(name, other), other)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().take(NEAR_MAX).map(|(_, name)| name).collect()
 }
 
 /// The number of characters to insert, remove or replace (Levenshtein); a quarter of it where one name contains the

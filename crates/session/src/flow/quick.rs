@@ -1,5 +1,7 @@
 //! Loops whose body is one program on the host and whose shapes stay: nothing is looked up or allocated in an iteration.
 
+use std::time::Instant;
+
 use convoke_compiler::flow::{Place, Step};
 use convoke_graph_core::{
     AlignedBytes, DType, Error, ErrorKind, HostTensor, LoopOp, Result, Shape,
@@ -69,6 +71,22 @@ impl Ways {
             feeds: program.feeds.iter().map(feed).collect::<Option<_>>()?,
             results: body.results.iter().map(result).collect::<Option<_>>()?,
         })
+    }
+
+    /// The results that a fetch gives.
+    fn given_by(&self, fetch: usize) -> impl Iterator<Item = usize> {
+        let is_it = move |given: &Given| matches!(given, Given::Fetch(own) if *own == fetch);
+        let all = self.results.iter().enumerate().filter(move |(_, given)| is_it(given));
+        all.map(|(result, _)| result)
+    }
+
+    /// For each carried tensor, whether it is passed on as it is, so that it stays where it is.
+    fn stays(&self, op: &LoopOp) -> Vec<bool> {
+        let is_passed = |at: usize| {
+            let result = self.results.get(op.next_at() + at);
+            matches!(result, Some(Given::Passed(Source::Carried(own))) if *own == at)
+        };
+        (0..op.n_carried).map(is_passed).collect()
     }
 
     /// Whether strings go through the loop, which have no bytes of one size.
@@ -217,6 +235,8 @@ impl Running<'_> {
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);
         };
+        let stays = ways.stays(op);
+        let (begun, before) = (Instant::now(), self.metadata.noted());
         let (mut trips, mut goes_on) = (0usize, true);
         while goes_on && limit.is_none_or(|limit| (trips as u64) < limit) {
             self.stop.check()?;
@@ -227,22 +247,20 @@ impl Running<'_> {
                 }
             }
             // What is fed is borrowed from what is carried, so that what comes next leaves it meanwhile.
-            let mut next: SmallVec<[AlignedBytes; 4]> =
-                carried.iter_mut().map(|carried| std::mem::take(&mut carried.next)).collect();
+            let mut next =
+                carried.iter_mut().map(|c| std::mem::take(&mut c.next)).collect::<Next>();
             let data = ways.data(&carried, &scanned, row);
             let mut put = |result: usize, bytes: &[u8]| -> Result<()> {
                 match result.checked_sub(op.next_at()) {
                     None => goes_on = bytes.first() == Some(&1),
-                    Some(at) if at < op.n_carried => next[at].copy_from_slice(bytes),
+                    Some(at) if at < op.n_carried && !stays[at] => next[at].copy_from_slice(bytes),
                     Some(_) => {}
                 }
                 let mut own = stacks.iter_mut().filter(|stack| stack.is_of(result));
                 own.try_for_each(|stack| stack.put(row, bytes, limit))
             };
             turns.turn(&data, self.metadata, |fetch, bytes| {
-                let is_it = |given: &Given| matches!(given, Given::Fetch(own) if *own == fetch);
-                let mut all = ways.results.iter().enumerate().filter(|(_, given)| is_it(given));
-                all.try_for_each(|(result, _)| put(result, bytes))
+                ways.given_by(fetch).try_for_each(|result| put(result, bytes))
             })?;
             for (result, given) in ways.results.iter().enumerate() {
                 if let Given::Passed(source) = given {
@@ -250,14 +268,23 @@ impl Running<'_> {
                 }
             }
             drop(data);
-            for (carried, next) in carried.iter_mut().zip(next) {
-                carried.next = std::mem::replace(&mut carried.now, next);
-            }
+            go_on(&mut carried, next, &stays);
             trips += 1;
         }
         drop(turns);
         compiled.describe(self.metadata);
+        self.metadata.note_executions(program.plan, trips, before, begun.elapsed());
         finished(repeat, carried, stacks, trips).map(Some)
+    }
+}
+
+/// Memory for what is carried next.
+type Next = SmallVec<[AlignedBytes; 4]>;
+
+/// What is carried next is carried now, but for what stays.
+fn go_on(carried: &mut [Carried], next: Next, stays: &[bool]) {
+    for ((carried, next), &stays) in carried.iter_mut().zip(next).zip(stays) {
+        carried.next = if stays { next } else { std::mem::replace(&mut carried.now, next) };
     }
 }
 

@@ -44,6 +44,8 @@ pub struct GpuSegment {
     pub(super) downloads: Vec<(Home, u64)>,
     /// What is copied to tensors that stay on the device.
     pub(super) residents: Vec<(Home, u64)>,
+    /// Bytes of each tensor that is read and overwritten where it lies.
+    pub(super) donated: Vec<u64>,
     /// What is copied from earlier segments of the device: where to, and bytes.
     pub(super) carried: Vec<(ValueId, Home, u64)>,
     /// Where values lie that later segments take.
@@ -67,6 +69,8 @@ pub(super) enum Home {
     Constant(usize, u64),
     /// A variable's own buffer.
     Variable(NodeId),
+    /// A donated tensor's own buffer.
+    Donated(usize),
     /// The status word's buffer.
     Status,
 }
@@ -109,6 +113,11 @@ impl GpuSegment {
         let mut arenas = Arenas::new(gpu);
         let uploads = place_uploads(&mut arenas, program, sent, &mut fixed)?;
         let carried = place_uploads(&mut arenas, program, carried, &mut fixed)?;
+        let mut donated = Vec::with_capacity(segment.donations.len());
+        for donation in &segment.donations {
+            fixed.insert(Place::Value(donation.feed), Home::Donated(donated.len()));
+            donated.push(program.value(donation.feed).n_bytes() as u64);
+        }
         let constants = constants(gpu, program, &sizes, &mut fixed)?;
         let variables = needed_variables(&sizes, variables, &mut fixed)?;
         let (plan, slots) = plan(gpu, &schedule, &sizes, &fixed)?;
@@ -128,6 +137,7 @@ impl GpuSegment {
             uploads,
             downloads: Vec::new(),
             residents: Vec::new(),
+            donated,
             carried,
             kept: FxHashMap::default(),
             sizes,
@@ -277,8 +287,7 @@ fn sizes(program: &Program, schedule: &Schedule) -> FxHashMap<Place, u64> {
         variables.insert(commit.variable, program.value(commit.value).n_bytes() as u64);
     }
     let steps = schedule.steps.iter().flat_map(|(_, step)| step.places.iter().copied());
-    let variable = |&(node, to): &(NodeId, Place)| [Place::Variable(node), to];
-    let snapshots = schedule.snapshots.iter().flat_map(variable);
+    let snapshots = schedule.snapshots.iter().flat_map(|&(from, to)| [from, to]);
     steps
         .chain(snapshots)
         .chain(schedule.downloads.iter().chain(&schedule.kept).copied())

@@ -1,6 +1,6 @@
 //! What of a segment belongs to one run at a time: slabs, bind groups and the recording; and the run itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::ValueId;
@@ -26,6 +26,13 @@ pub struct GpuInstance {
     slabs: Vec<Buffer>,
     uploads: Vec<Buffer>,
     status: Buffer,
+    recorded: Mutex<Option<Recorded>>,
+}
+
+/// What was recorded, for the donated buffers that came last. It keeps them: no more than one run's.
+#[derive(Debug)]
+struct Recorded {
+    donated: SmallVec<[Buffer; 2]>,
     recording: Arc<Recording>,
 }
 
@@ -75,6 +82,8 @@ pub struct Work<'a> {
     pub carried: &'a [Carried<'a>],
     /// Where each value goes that stays on the device.
     pub residents: &'a [GpuTensor],
+    /// For each of the segment's donations, the tensor that is read and overwritten, which nobody else reads.
+    pub donated: &'a [GpuTensor],
 }
 
 /// A run that the device works on.
@@ -117,15 +126,45 @@ impl GpuSegment {
         let slabs: Result<Vec<Buffer>, _> = self.plan.slabs.iter().map(make("slab")).collect();
         let uploads: Result<_, _> = self.upload_arenas.iter().map(make("uploads")).collect();
         let status = make("status")(&STATUS_BYTES);
-        let buffers = Buffers {
-            segment: self,
+        let instance = GpuInstance {
             slabs: slabs.map_err(|e| to_error(&e))?,
             uploads: uploads.map_err(|e| to_error(&e))?,
             status: status.map_err(|e| to_error(&e))?,
+            recorded: Mutex::default(),
         };
-        let recording = buffers.record()?;
-        let Buffers { slabs, uploads, status, .. } = buffers;
-        Ok(GpuInstance { slabs, uploads, status, recording })
+        if self.donated.is_empty() {
+            self.recording(&instance, &[])?;
+        }
+        Ok(instance)
+    }
+
+    /// The recording for these tensors, made now if there is none.
+    fn recording(
+        &self,
+        instance: &GpuInstance,
+        donated: &[GpuTensor],
+    ) -> Result<Arc<Recording>, Error> {
+        let sizes = donated.iter().map(GpuTensor::n_bytes);
+        if !sizes.eq(self.donated.iter().copied()) {
+            let expected = &self.donated;
+            return Err(Error::invalid(format!("expected donated tensors of {expected:?} bytes")));
+        }
+        let mut recorded = instance.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &*recorded {
+            let mut pairs = last.donated.iter().zip(donated);
+            if pairs.all(|(buffer, tensor)| buffer.same(tensor.buffer())) {
+                return Ok(last.recording.clone());
+            }
+        }
+        let recording = Recorder { at: self.slabs(instance, donated), segment: self }.record()?;
+        let donated = donated.iter().map(|tensor| tensor.buffer().clone()).collect();
+        *recorded = Some(Recorded { donated, recording: recording.clone() });
+        Ok(recording)
+    }
+
+    fn slabs<'a>(&'a self, instance: &'a GpuInstance, donated: &'a [GpuTensor]) -> Slabs<'a> {
+        let GpuInstance { slabs, uploads, status, .. } = instance;
+        Slabs { segment: self, slabs, uploads, status, donated }
     }
 
     /// An instance that nobody uses, or a new one; waits while there are as many as may be.
@@ -164,10 +203,11 @@ impl GpuSegment {
         let mut copies = self.copies_of(instance, work.carried)?;
         let uploads = self.uploads_of(instance, work.uploads, &mut copies)?;
         let copies_after = self.residents_of(instance, work.residents)?;
+        let recording = self.recording(instance, work.donated)?;
         let mut wanted: SmallVec<[Download<'_>; 8]> = SmallVec::new();
-        let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
+        let at = self.slabs(instance, work.donated);
         for &(home, size) in &self.downloads {
-            let (src, offset) = at.buffer(home, &instance.status)?;
+            let (src, offset) = at.buffer(home)?;
             wanted.push(Download { src, offset, size });
         }
         if self.schedule.can_fail {
@@ -177,7 +217,7 @@ impl GpuSegment {
             uploads: &uploads,
             copies: &copies,
             copies_after: &copies_after,
-            recording: Some(&instance.recording),
+            recording: Some(&recording),
             downloads: &wanted,
             deadline: options.deadline,
             timestamps: options.timestamps,
@@ -196,14 +236,12 @@ impl GpuSegment {
             let (expected, found) = (self.carried.len(), carried.len());
             return Err(Error::invalid(format!("expected {expected} carried values, got {found}")));
         }
-        let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
+        let at = self.slabs(instance, &[]);
         let copy = |(&(id, home, n_bytes), from): (&(ValueId, Home, u64), &Carried<'a>)| {
             let kept = from.segment.kept.get(&id).copied();
             let kept = kept.ok_or_else(|| Error::invalid(format!("{id} was not kept")))?;
-            let GpuInstance { slabs, uploads, status, .. } = from.instance;
-            let there = Slabs { segment: from.segment, slabs, uploads };
-            let (src, src_offset) = there.buffer(kept, status)?;
-            let (dst, dst_offset) = at.buffer(home, &instance.status)?;
+            let (src, src_offset) = from.segment.slabs(from.instance, &[]).buffer(kept)?;
+            let (dst, dst_offset) = at.buffer(home)?;
             Ok(BufferCopy { src, src_offset, dst, dst_offset, size: n_bytes })
         };
         self.carried.iter().zip(carried).map(copy).collect()
@@ -219,7 +257,7 @@ impl GpuSegment {
             let (expected, found) = (self.residents.len(), residents.len());
             return Err(Error::invalid(format!("expected {expected} tensors, got {found}")));
         }
-        let at = Slabs { segment: self, slabs: &instance.slabs, uploads: &instance.uploads };
+        let at = self.slabs(instance, &[]);
         let copy = |(&(home, n_bytes), to): (&(Home, u64), &'a GpuTensor)| {
             if to.n_bytes() != n_bytes {
                 let found = to.n_bytes();
@@ -227,7 +265,7 @@ impl GpuSegment {
                     "expected a tensor of {n_bytes} bytes, got {found}"
                 )));
             }
-            let (src, src_offset) = at.buffer(home, &instance.status)?;
+            let (src, src_offset) = at.buffer(home)?;
             Ok(BufferCopy { src, src_offset, dst: to.buffer(), dst_offset: 0, size: n_bytes })
         };
         self.residents.iter().zip(residents).map(copy).collect()
@@ -330,12 +368,10 @@ impl Running<'_> {
     }
 }
 
-/// The buffers of an instance that is being made.
-struct Buffers<'a> {
+/// Records a run.
+struct Recorder<'a> {
     segment: &'a GpuSegment,
-    slabs: Vec<Buffer>,
-    uploads: Vec<Buffer>,
-    status: Buffer,
+    at: Slabs<'a>,
 }
 
 /// Finds buffers.
@@ -343,10 +379,12 @@ struct Slabs<'a> {
     segment: &'a GpuSegment,
     slabs: &'a [Buffer],
     uploads: &'a [Buffer],
+    status: &'a Buffer,
+    donated: &'a [GpuTensor],
 }
 
 impl<'a> Slabs<'a> {
-    fn buffer(&self, home: Home, status: &'a Buffer) -> Result<(&'a Buffer, u64), Error> {
+    fn buffer(&self, home: Home) -> Result<(&'a Buffer, u64), Error> {
         let found = match home {
             Home::Slab(slab, offset) => self.slabs.get(slab).map(|buffer| (buffer, offset)),
             Home::Upload(arena, offset) => self.uploads.get(arena).map(|buffer| (buffer, offset)),
@@ -354,32 +392,32 @@ impl<'a> Slabs<'a> {
                 self.segment.constants.get(arena).map(|buffer| (buffer, offset))
             }
             Home::Variable(node) => self.segment.variables.get(&node).map(|buffer| (buffer, 0)),
-            Home::Status => Some((status, 0)),
+            Home::Donated(k) => self.donated.get(k).map(|tensor| (tensor.buffer(), 0)),
+            Home::Status => Some((self.status, 0)),
         };
         found.ok_or_else(|| Error::internal(format!("{home:?} has no buffer")))
     }
 }
 
-impl Buffers<'_> {
+impl Recorder<'_> {
     /// The recording: the status word cleared, snapshots, then all steps.
     fn record(&self) -> Result<Arc<Recording>, Error> {
-        let segment = self.segment;
-        let at = Slabs { segment, slabs: &self.slabs, uploads: &self.uploads };
+        let Recorder { segment, at } = self;
         let mut commands = Vec::with_capacity(segment.schedule.steps.len() + 1);
         if segment.schedule.can_fail {
             let size = STATUS_BYTES;
-            commands.push(Command::Clear { buffer: self.status.clone(), offset: 0, size });
+            commands.push(Command::Clear { buffer: at.status.clone(), offset: 0, size });
         }
-        for &(node, to) in &segment.schedule.snapshots {
-            let (src, src_offset) = at.buffer(Home::Variable(node), &self.status)?;
-            let (dst, dst_offset) = at.buffer(segment.home(to)?, &self.status)?;
+        for &(from, to) in &segment.schedule.snapshots {
+            let (src, src_offset) = at.buffer(segment.home(from)?)?;
+            let (dst, dst_offset) = at.buffer(segment.home(to)?)?;
             let size = segment.sizes.get(&to).copied().unwrap_or(0).next_multiple_of(4);
             let (src, dst) = (src.clone(), dst.clone());
             commands.push(Command::Copy { src, src_offset, dst, dst_offset, size });
         }
         let steps = segment.schedule.steps.iter().zip(&segment.pipelines);
         for (((_, step), pipeline), &params) in steps.zip(&segment.param_places) {
-            let bind_group = self.bind(&at, step, pipeline, params)?;
+            let bind_group = self.bind(step, pipeline, params)?;
             commands.push(Command::Dispatch {
                 pipeline: pipeline.clone(),
                 bind_group,
@@ -392,7 +430,6 @@ impl Buffers<'_> {
 
     fn bind(
         &self,
-        at: &Slabs<'_>,
         step: &Step,
         pipeline: &Pipeline,
         params: (u64, u64),
@@ -400,7 +437,7 @@ impl Buffers<'_> {
         let segment = self.segment;
         let mut slices: SmallVec<[BindingSlice<'_>; 9]> = SmallVec::new();
         for &place in &step.places {
-            let (buffer, offset) = at.buffer(segment.home(place)?, &self.status)?;
+            let (buffer, offset) = self.at.buffer(segment.home(place)?)?;
             let size = segment.sizes.get(&place).copied().unwrap_or(0);
             slices.push(BindingSlice { buffer, offset, size });
         }

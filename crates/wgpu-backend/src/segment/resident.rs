@@ -1,6 +1,7 @@
 //! Tensors on a device that outlive the run that computed them.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use convoke_graph_core::{AlignedBytes, Error};
@@ -32,7 +33,10 @@ struct Inner {
     gpu: Gpu,
     buffer: Buffer,
     n_bytes: u64,
+    /// Where the buffer goes when the tensor is gone; an app's own goes nowhere.
     idle: Option<Arc<Idle>>,
+    /// Whether wgpu's handle was given to somebody.
+    is_shown: AtomicBool,
 }
 
 impl Idle {
@@ -77,7 +81,13 @@ impl GpuTensors {
             }
         };
         let (gpu, idle) = (self.gpu.clone(), Some(self.idle.clone()));
-        Ok(GpuTensor(Arc::new(Inner { gpu, buffer, n_bytes, idle })))
+        Ok(GpuTensor(Arc::new(Inner {
+            gpu,
+            buffer,
+            n_bytes,
+            idle,
+            is_shown: AtomicBool::new(false),
+        })))
     }
 
     /// Frees the memory of tensors that are gone. True if there was any.
@@ -94,7 +104,8 @@ impl GpuTensor {
     /// A buffer of another device, without COPY_SRC, or too small; a lost device.
     pub fn of_buffer(gpu: &Gpu, buffer: wgpu::Buffer, n_bytes: u64) -> Result<Self, Error> {
         let buffer = fitting(gpu, buffer, wgpu::BufferUsages::COPY_SRC, 0, n_bytes)?;
-        Ok(Self(Arc::new(Inner { gpu: gpu.clone(), buffer, n_bytes, idle: None })))
+        let (gpu, is_shown) = (gpu.clone(), AtomicBool::new(true));
+        Ok(Self(Arc::new(Inner { gpu, buffer, n_bytes, idle: None, is_shown })))
     }
 
     /// Copies the elements into a buffer that the app made on this device, which has COPY_DST, and waits for it. Up to
@@ -118,7 +129,13 @@ impl GpuTensor {
 
     /// wgpu's handle of the buffer whose first bytes are the elements.
     pub fn raw(&self) -> &wgpu::Buffer {
+        self.0.is_shown.store(true, Ordering::Release);
         self.0.buffer.raw()
+    }
+
+    /// Whether this is the only handle, and nobody was given wgpu's handle: then the memory may be overwritten.
+    pub fn is_sole(&self) -> bool {
+        Arc::strong_count(&self.0) == 1 && !self.0.is_shown.load(Ordering::Acquire)
     }
 
     /// Bytes of the elements.

@@ -3,12 +3,12 @@
 //! Steps are ordered in levels: those of one level don't depend on each other. Commits come last. Elementwise
 //! work whose results go into variables, a tail's too, is itself the commit, and stores in place; what else it
 //! gives may only go to other such work. Nothing of a commit is stored once the status word is set, so that a
-//! failed run changes no variable.
+//! failed run changes no variable. What goes where a donated feed lies is stored as if that were a variable.
 
 use std::fmt;
 
 use convoke_compiler::{Group, Kernel, Operand, Program, Segment, ValueId};
-use convoke_graph_core::{Error, NodeId};
+use convoke_graph_core::{DType, Error};
 use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -22,9 +22,9 @@ use crate::gpu::AdapterInfo;
 pub(crate) struct Schedule {
     /// The steps, in order, each with its level. Level 0 is before all of them.
     pub steps: Vec<(u32, Step)>,
-    /// Variables of which a run sees the elements at its start after their commit, and the scratch memory
-    /// that keeps those.
-    pub snapshots: Vec<(NodeId, Place)>,
+    /// Variables and donated feeds of which a run sees the elements at its start after their commit, and the
+    /// scratch memory that keeps those.
+    pub snapshots: Vec<(Place, Place)>,
     /// Bytes of each scratch memory.
     pub scratch: Vec<u64>,
     /// Whether a step can set the status word.
@@ -80,13 +80,12 @@ pub(crate) fn schedule(
 
     let mut snapshots = Snapshots { program, commits: &commits, taken: Vec::new() };
     let refuse = |reason: String| Error::invalid(reason);
-    for commit in &segment.commits {
-        let value = program.value(commit.value);
-        if placed.contains(&commit.value) || value.shape.is_empty() {
+    for (id, to) in stores_of(segment) {
+        let value = program.value(id);
+        if placed.contains(&id) || value.shape.is_empty() {
             continue;
         }
-        let from = snapshots.place(&mut lowering, commit.value)?;
-        let to = Place::Variable(commit.variable);
+        let from = snapshots.place(&mut lowering, id)?;
         if from != to {
             let step = lowering.copy(from, to, value.n_bytes() as u64).map_err(refuse)?;
             steps.push((top, step));
@@ -161,11 +160,18 @@ pub(super) fn needed_after(segment: &Segment) -> impl Iterator<Item = ValueId> {
     segment.downloads.iter().chain(&segment.residents).chain(&segment.kept).copied()
 }
 
-/// What is stored into variables, and who else wants it.
+/// What a segment stores into variables and donated feeds, and where.
+fn stores_of(segment: &Segment) -> impl Iterator<Item = (ValueId, Place)> {
+    let commits = segment.commits.iter().map(|c| (c.value, Place::Variable(c.variable)));
+    commits.chain(segment.donations.iter().map(|d| (d.value, Place::Value(d.feed))))
+}
+
+/// What is stored into variables and donated feeds, and who else wants it.
 struct Commits {
-    /// The variable that each value goes to, for those that go to one.
-    targets: FxHashMap<ValueId, NodeId>,
-    variables: FxHashSet<NodeId>,
+    /// Where each value goes, for those that go somewhere.
+    targets: FxHashMap<ValueId, Place>,
+    /// What is stored into.
+    stored: FxHashSet<Place>,
     /// Values that something else needs before variables are stored into: another group, a download, a second
     /// variable.
     wanted: FxHashSet<ValueId>,
@@ -177,17 +183,16 @@ impl Commits {
     fn of(segment: &Segment) -> Result<Commits, Error> {
         let mut commits = Commits {
             targets: FxHashMap::default(),
-            variables: FxHashSet::default(),
+            stored: FxHashSet::default(),
             wanted: needed_after(segment).collect(),
             read_last: FxHashSet::default(),
         };
-        for commit in &segment.commits {
-            if commits.targets.insert(commit.value, commit.variable).is_some() {
-                commits.wanted.insert(commit.value);
+        for (value, place) in stores_of(segment) {
+            if commits.targets.insert(value, place).is_some() {
+                commits.wanted.insert(value);
             }
-            if !commits.variables.insert(commit.variable) {
-                let node = commit.variable.0;
-                return Err(Error::internal(format!("two commits of variable %{node}")));
+            if !commits.stored.insert(place) {
+                return Err(Error::internal(format!("two commits of {place}")));
             }
         }
         Ok(commits)
@@ -206,59 +211,60 @@ impl Commits {
             (_, Some(_)) => group.core().inputs.len(),
             _ => return None,
         };
-        let mut targets: FxHashMap<ValueId, NodeId> = FxHashMap::default();
+        let mut targets: FxHashMap<ValueId, Place> = FxHashMap::default();
         for value in &group.outputs {
             if self.wanted.contains(value) {
                 return None;
             }
             match self.targets.get(value) {
                 Some(_) if self.read_last.contains(value) => return None,
-                Some(&variable) => {
-                    targets.insert(*value, variable);
+                Some(&place) => {
+                    targets.insert(*value, place);
                 }
                 None => {}
             }
         }
-        let own: FxHashSet<NodeId> = targets.values().copied().collect();
-        let harmless = |(k, input): (usize, &Operand)| match lowering.place(input.value) {
-            Place::Variable(node) if self.variables.contains(&node) => {
-                k >= n_core
-                    && own.contains(&node)
+        let dtype = |value: &ValueId| lowering.program.value(*value).dtype;
+        let own: FxHashMap<Place, DType> =
+            targets.iter().map(|(value, &place)| (place, dtype(value))).collect();
+        let harmless = |(k, input): (usize, &Operand)| {
+            let (place, value) = (lowering.place(input.value), lowering.program.value(input.value));
+            !self.stored.contains(&place)
+                || k >= n_core
+                    // A binding has one type of elements.
+                    && own.get(&place) == Some(&value.dtype)
                     && input.layout.is_packed()
                     && input.layout.offset() == 0
-                    && input.layout.shape().len() == lowering.program.value(input.value).shape.len()
-            }
-            _ => true,
+                    && input.layout.shape().len() == value.shape.len()
         };
         let in_place = !own.is_empty() && group.inputs.iter().enumerate().all(harmless);
         in_place.then(|| {
             self.read_last.extend(group.inputs.iter().map(|input| input.value));
-            targets.into_iter().map(|(v, node)| (v, Place::Variable(node))).collect()
+            targets
         })
     }
 }
 
-/// Copies of variables as they were when the run began.
+/// Copies of variables and donated feeds as they were when the run began.
 struct Snapshots<'a> {
     program: &'a Program,
     commits: &'a Commits,
-    taken: Vec<(NodeId, Place)>,
+    taken: Vec<(Place, Place)>,
 }
 
 impl Snapshots<'_> {
     /// Where a value lies once commits have begun.
     fn place(&mut self, lowering: &mut Lowering<'_>, id: ValueId) -> Result<Place, Error> {
         let place = lowering.place(id);
-        let Place::Variable(node) = place else { return Ok(place) };
-        if !self.commits.variables.contains(&node) {
+        if !self.commits.stored.contains(&place) {
             return Ok(place);
         }
-        if let Some((_, taken)) = self.taken.iter().find(|(other, _)| *other == node) {
+        if let Some((_, taken)) = self.taken.iter().find(|(other, _)| *other == place) {
             return Ok(*taken);
         }
         let n_bytes = self.program.value(id).n_bytes() as u64;
         let taken = lowering.new_scratch(n_bytes).map_err(Error::invalid)?;
-        self.taken.push((node, taken));
+        self.taken.push((place, taken));
         Ok(taken)
     }
 }
@@ -266,8 +272,8 @@ impl Snapshots<'_> {
 /// One line per step: `1: elementwise [1, 1, 1] v0 =v1`.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (node, place) in &self.snapshots {
-            writeln!(f, "0: variable %{} -> {place}", node.0)?;
+        for (from, place) in &self.snapshots {
+            writeln!(f, "0: {from} -> {place}")?;
         }
         for (level, step) in &self.steps {
             writeln!(f, "{level}: {step}")?;

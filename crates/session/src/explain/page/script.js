@@ -13,8 +13,14 @@ const CROSS = "#c0392b";
 const READABLE = 0.42;
 const LISTED = 200;
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const all = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
+// Of a run with several programs, the address says which is drawn, by its number or by a node of it.
+const address = decodeURIComponent(location.hash.slice(1));
+const program = all.programs ? chosen() : null;
+const NOTHING = { predicted_us: null, devices: [], items: [], tensors: [], crossings: [], absent: [], gaps: [], memory: [],
+  measured: null, drawing: { nodes: [], edges: [] } };
+const data = all.programs ? known(program) || NOTHING : all;
 const canvas = byId("graph"), pen = canvas.getContext("2d");
 const deviceOf = new Map(data.devices.map((device, i) => [device.name, i]));
 
@@ -43,6 +49,20 @@ for (const box of boxes) {
 let zoom = 1, left = 0, top_ = 0, selected = null, queued = false;
 // Until somebody moves it, the drawing fits the window.
 let isFitted = true;
+
+function known(at) {
+  const program = all.programs[at];
+  return program && !program.unknown ? program : null;
+}
+
+function chosen() {
+  const number = /^program=(\d+)$/.exec(address);
+  if (number) return Number(number[1]);
+  const has = (program) => !program.unknown && program.items.some((item) =>
+    item.nodes.some((node) => node.toLowerCase().includes(address.toLowerCase())));
+  const named = address ? all.programs.findIndex(has) : -1;
+  return named >= 0 ? named : Math.max(0, all.programs.findIndex((program) => !program.unknown));
+}
 
 function title(kind, item, tensor) {
   if (kind === "store") return "store into " + item.name;
@@ -405,6 +425,7 @@ function summary() {
   let text = `${counted(kernels, "kernel")}, predicted ${time(data.predicted_us)}`;
   if (hasTimes) text += `, measured ${time(data.measured.wall_us)} (${counted(data.measured.runs, "run")}, kernels timed one by one)`;
   text += `; ${counted(data.crossings.length, "tensor")} of ${bytes(moved)} cross`;
+  if (program !== null) text = `program ${program} of ${all.programs.length}: ${text}`;
   byId("totals").textContent = text;
   const timed = (head, cells) => hasTimes ? [head.concat("#measured"), cells] : [head, cells.map(({ cells }) => ({ cells: cells.slice(0, -1) }))];
   into.append(element("h2", "In all"));
@@ -438,6 +459,59 @@ function summary() {
     into.append(element("h3", "through memory from kernel to kernel"), table(["node", "#bytes", "why they are two"],
       data.gaps.map((gap) => ({ cells: [gap.node, bytes(gap.bytes), gap.why] })), 30));
   }
+}
+
+// ---- parts
+
+function parts() {
+  const section = element("section");
+  section.id = "parts";
+  section.append(element("h2", "Parts of the run"), steps(all.part));
+  byId("details").before(section);
+  // Another program is another drawing.
+  addEventListener("hashchange", () => location.reload());
+}
+
+function steps(part) {
+  const list = element("ol");
+  for (const step of part.steps) {
+    const entry = element("li");
+    if (step.kind === "program") {
+      const { unknown, predicted_us, measured } = all.programs[step.program];
+      const name = `program ${step.program}`;
+      if (unknown) {
+        entry.append(element("b", name), element("span", `: ${unknown}`, "quiet"));
+      } else {
+        const here = step.program === program;
+        const link = element(here ? "b" : "a", name);
+        if (!here) link.href = `#program=${step.program}`;
+        const took = measured ? `, measured ${time(measured.wall_us)} (${counted(measured.runs, "time")})` : "";
+        entry.append(link, element("span", `: predicted ${time(predicted_us)}${took}`));
+      }
+    } else {
+      entry.append(element("b", `${step.kind} ${step.name}`), element("span", trips(step)));
+      entry.title = step.location;
+    }
+    for (const [verb, values] of [["takes", step.takes], ["gives", step.gives]]) {
+      const text = values.map((value) => `${value.name} ${value.shape || "of a shape that only a run knows"}`).join(", ");
+      if (text) entry.append(element("div", `${verb} ${short(text, 400, false)}`, "quiet"));
+    }
+    step.parts.forEach((part, i) => {
+      if (step.kind === "branch") entry.append(element("div", part.steps.length > 0 ? `part ${i}` : `part ${i}: nothing runs`));
+      if (part.steps.length > 0) entry.append(steps(part));
+    });
+    list.append(entry);
+  }
+  return list;
+}
+
+function trips(step) {
+  if (step.kind === "branch") return `: one of ${counted(step.parts.length, "part")}`;
+  if (step.kind !== "loop") return "";
+  const { exactly, at_most } = step.trips, each = step.parts[0].predicted_us;
+  const most = at_most === null ? "" : `, ${counted(at_most, "trip")} at most`;
+  const often = exactly === null ? `until the data says so${most}` : counted(exactly, "trip");
+  return `: ${often}${each === null ? "" : `, ${time(each)} a trip`}`;
 }
 
 function legend() {
@@ -487,6 +561,7 @@ byId("search").addEventListener("keydown", (event) => {
 // ---- the start
 
 legend();
+if (all.programs) parts();
 summary();
 fit();
 const begun = performance.now();
@@ -495,8 +570,8 @@ root.dataset.boxes = first.boxes;
 root.dataset.lines = first.lines;
 root.dataset.milliseconds = Math.round(performance.now() - begun);
 // The address may name a node: page.html#matmul
-if (location.hash.length > 1) {
-  const hits = search(decodeURIComponent(location.hash.slice(1)));
+if (address && !(all.programs && address.startsWith("program="))) {
+  const hits = search(address);
   byId("found").hidden = true;
   if (hits.length > 0) { select(hits[0].box); center(hits[0].box); draw(); }
 }

@@ -1,0 +1,357 @@
+//! Follows shapes through the parts of a run, and makes the programs that they decide.
+
+use std::sync::Arc;
+
+use convoke_compiler::flow::{BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Step};
+use convoke_compiler::{Program, Source};
+use convoke_graph_core::{
+    Class, DType, Flow, GraphSnapshot, HostTensor, LoopOp, Node, NodeId, Output, Result, Shape,
+};
+
+use super::Explanation;
+use super::build::location;
+use super::parts::{
+    ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep, PartValue, StepNode, StepWork,
+    Trips,
+};
+use crate::core::{Core, Planned};
+use crate::executor::Compiled;
+use crate::feeds::FeedData;
+use crate::flow::Flowing;
+use crate::metadata::RunMetadata;
+
+/// What is known of a value before a run.
+#[derive(Debug, Clone)]
+struct Known {
+    id: usize,
+    name: Arc<str>,
+    like: Option<(DType, Shape)>,
+    /// The elements, if they are the same in every run with these feeds.
+    elements: Option<HostTensor>,
+}
+
+/// The parts of a run, and its programs, as far as they are known, in the same order.
+///
+/// # Errors
+/// A feed that its device does not give.
+pub(crate) fn explain(
+    core: &Core,
+    planned: &Planned,
+    flow: &Flowing,
+    data: &[FeedData<'_>],
+) -> Result<(ExplainedParts, Vec<Program>)> {
+    let metadata = RunMetadata::default();
+    let (programs, compiled) = (Vec::new(), Vec::new());
+    let graph = &planned.graph;
+    let mut walk = Walk { core, flow, graph, metadata, n_values: 0, programs, compiled };
+    let mut given = Vec::with_capacity(data.len());
+    for (feed, data) in planned.plan.signature.feeds.iter().zip(data) {
+        let known = walk.known(walk.output_name(*feed), Some(data.to_tensor()?));
+        given.push(Some(known));
+    }
+    let (whole, _) = walk.part(flow.whole(), &given)?;
+    Ok((ExplainedParts { whole, programs: walk.programs }, walk.compiled))
+}
+
+struct Walk<'a> {
+    core: &'a Core,
+    flow: &'a Flowing,
+    graph: &'a GraphSnapshot,
+    metadata: RunMetadata,
+    n_values: usize,
+    programs: Vec<ExplainedProgram>,
+    compiled: Vec<Program>,
+}
+
+type Slots = Vec<Option<Known>>;
+
+impl Walk<'_> {
+    /// A new value, with these elements.
+    fn known(&mut self, name: Arc<str>, elements: Option<HostTensor>) -> Known {
+        let like = elements.as_ref().map(|tensor| (tensor.dtype(), tensor.shape().clone()));
+        Known { elements, ..self.like(name, like) }
+    }
+
+    /// A new value, of which this is known.
+    fn like(&mut self, name: Arc<str>, like: Option<(DType, Shape)>) -> Known {
+        self.n_values += 1;
+        Known { id: self.n_values - 1, name, like, elements: None }
+    }
+
+    fn output_name(&self, output: Output) -> Arc<str> {
+        let node = self.graph.node(output.node);
+        match output.index {
+            0 => node.name.clone(),
+            index => format!("{}:{index}", node.name).into(),
+        }
+    }
+
+    /// What the graph tells of an output.
+    fn of_output(&mut self, node: &Node, output: usize) -> Known {
+        let fact = node.facts.get(output);
+        let like = fact.and_then(|fact| Some((fact.dtype, fact.shape()?)));
+        let name = self.output_name(Output { node: node.id, index: output as u32 });
+        self.like(name, like)
+    }
+
+    /// A variable that the run holds.
+    fn variable(&mut self, variable: NodeId) -> Known {
+        let node = self.graph.node(variable).clone();
+        self.of_output(&node, 0)
+    }
+
+    fn part(&mut self, part: &Part, given: &[Option<Known>]) -> Result<(ExplainedPart, Slots)> {
+        let mut slots: Slots = vec![None; part.n_slots];
+        for (slot, known) in part.given.iter().zip(given) {
+            if let Some(slot) = *slot {
+                slots[slot].clone_from(known);
+            }
+        }
+        for (slot, tensor) in &part.constants {
+            slots[*slot] = Some(self.known("constant".into(), Some(tensor.clone())));
+        }
+        for &(variable, slot) in &part.starts {
+            slots[slot] = Some(self.variable(variable));
+        }
+        let mut steps = Vec::with_capacity(part.steps.len());
+        for step in &part.steps {
+            steps.push(self.step(step, &mut slots)?);
+        }
+        let results = part.results.iter().map(|&slot| slots.get(slot).cloned().flatten()).collect();
+        Ok((ExplainedPart { steps }, results))
+    }
+
+    fn step(&mut self, step: &Step, slots: &mut Slots) -> Result<ExplainedStep> {
+        match step {
+            Step::Program(step) => self.program(step, slots),
+            Step::Branch(step) => self.branch(step, slots),
+            Step::Loop(step) => self.repeat(step, slots),
+            Step::Assert(node, inputs) => Ok(ExplainedStep {
+                work: StepWork::Assertion(step_node(node)),
+                takes: values(slots, inputs.iter().copied()),
+                gives: Vec::new(),
+            }),
+            Step::Call(CallStep { node, inputs, outputs }) => {
+                let takes = values(slots, inputs.iter().copied());
+                for &(output, slot) in outputs {
+                    slots[slot] = Some(self.of_output(node, output));
+                }
+                let gives = values(slots, outputs.iter().map(|&(_, slot)| slot));
+                Ok(ExplainedStep { work: StepWork::Call(step_node(node)), takes, gives })
+            }
+        }
+    }
+
+    fn program(&mut self, step: &ProgramStep, slots: &mut Slots) -> Result<ExplainedStep> {
+        let flow = self.flow;
+        let Some(planned) = flow.program(step.plan) else {
+            return Err(convoke_graph_core::Error::internal("a step without its program"));
+        };
+        let mut fed = Vec::with_capacity(step.feeds.len());
+        for feed in &step.feeds {
+            fed.push(match *feed {
+                Place::Slot(slot) => slots.get(slot).cloned().flatten(),
+                Place::Variable(variable) => Some(self.variable(variable)),
+            });
+        }
+        let takes = fed.iter().flatten().map(value).collect();
+        let at = self.programs.len();
+        let compiled = self.compile(planned, &fed);
+        let explanation = compiled.as_ref().map_err(Clone::clone).and_then(|compiled| {
+            let explanation = Explanation::of(compiled, &planned.plan, &planned.graph);
+            explanation.map(Box::new).map_err(|e| e.to_string())
+        });
+        self.programs.push(ExplainedProgram { explanation, plan: step.plan });
+        self.compiled.extend(compiled.as_ref().ok().map(|compiled| compiled.program.clone()));
+        let mut gives = Vec::with_capacity(step.fetches.len());
+        for (place, (fetch, output)) in
+            step.fetches.iter().zip(planned.plan.signature.fetches.iter().enumerate())
+        {
+            let known = match &compiled {
+                Ok(compiled) => {
+                    let like = compiled.fetched(fetch).map(|(dtype, shape)| (dtype, shape.clone()));
+                    let elements = constant(compiled, fetch);
+                    Known { elements, ..self.like(self.output_name(*output), like) }
+                }
+                Err(_) => {
+                    let node = self.graph.node(output.node).clone();
+                    self.of_output(&node, output.index as usize)
+                }
+            };
+            match *place {
+                Place::Slot(slot) => {
+                    gives.push(value(&known));
+                    slots[slot] = Some(known);
+                }
+                Place::Variable(variable) => {
+                    let name = self.graph.node(variable).name.clone();
+                    gives.push(value(&Known { name, ..known }));
+                }
+            }
+        }
+        Ok(ExplainedStep { work: StepWork::Program(at), takes, gives })
+    }
+
+    /// A program for what is known of its feeds, or why there is none yet.
+    fn compile(
+        &mut self,
+        planned: &Planned,
+        fed: &[Option<Known>],
+    ) -> std::result::Result<Arc<Compiled>, String> {
+        let mut data: Vec<FeedData<'_>> = Vec::with_capacity(fed.len());
+        for (known, &decides) in fed.iter().zip(&planned.plan.shape_feeds) {
+            let name = known.as_ref().map_or("?", |known| &*known.name);
+            match known {
+                Some(Known { elements: Some(tensor), .. }) => {
+                    data.push(FeedData::Tensor(tensor.clone()));
+                }
+                Some(Known { like: Some((dtype, shape)), .. }) if !decides => {
+                    data.push(FeedData::Borrowed(*dtype, shape.clone(), &[]));
+                }
+                _ => {
+                    let what = if decides { "elements decide shapes, and" } else { "shape" };
+                    let verb = if decides { "are" } else { "is" };
+                    return Err(format!("not known before a run: the {what} of {name} {verb}"));
+                }
+            }
+        }
+        let compiled = self.core.compiled(planned, &data, None, &mut self.metadata);
+        compiled.map_err(|error| format!("there is none for these shapes: {error}"))
+    }
+
+    fn branch(&mut self, step: &BranchStep, slots: &mut Slots) -> Result<ExplainedStep> {
+        let captures = step.captures.iter().flatten().copied();
+        let takes = values(slots, std::iter::once(step.index).chain(captures));
+        let given: Slots =
+            step.captures.iter().map(|slot| slot.and_then(|slot| slots[slot].clone())).collect();
+        let mut parts = Vec::with_capacity(step.branches.len());
+        // For each output, what all parts that give it agree on.
+        let mut agreed: Vec<Option<Option<(DType, Shape)>>> = vec![None; step.outputs.len()];
+        for (part, results) in &step.branches {
+            let (explained, given) = self.part(part, &given)?;
+            parts.push(explained);
+            for (agreed, result) in agreed.iter_mut().zip(results) {
+                let Some(result) = *result else { continue };
+                let like = given.get(result).cloned().flatten().and_then(|known| known.like);
+                match agreed {
+                    None => *agreed = Some(like),
+                    Some(before) if *before != like => *before = None,
+                    Some(_) => {}
+                }
+            }
+        }
+        for (&(output, slot), agreed) in step.outputs.iter().zip(agreed) {
+            let known = self.of_output(&step.node, output);
+            slots[slot] = Some(Known { like: known.like.clone().or(agreed.flatten()), ..known });
+        }
+        let gives = values(slots, step.outputs.iter().map(|&(_, slot)| slot));
+        Ok(ExplainedStep { work: StepWork::Branch(step_node(&step.node), parts), takes, gives })
+    }
+
+    fn repeat(&mut self, step: &LoopStep, slots: &mut Slots) -> Result<ExplainedStep> {
+        let Class::Flow(Flow::Loop(op)) = step.node.op.class() else {
+            return Err(convoke_graph_core::Error::internal("a loop that is none"));
+        };
+        let outside = step.pred.iter().chain(&step.count).chain(&step.carried);
+        let outside = outside.chain(&step.scanned).chain(step.captures.iter().flatten());
+        let takes = values(slots, outside.copied());
+        let of = |slot: usize| slots.get(slot).cloned().flatten();
+        let trips = trips(step, op, &of);
+        let name = &step.node.name;
+        let mut given: Slots = Vec::new();
+        let mut first = Vec::with_capacity(step.carried.len());
+        for (at, &slot) in step.carried.iter().enumerate() {
+            let like = of(slot).and_then(|known| known.like);
+            first.push(like.clone());
+            given.push(Some(self.like(format!("carried {at} of {name}").into(), like)));
+        }
+        for (at, &slot) in step.scanned.iter().enumerate() {
+            let like = of(slot)
+                .and_then(|known| known.like)
+                .and_then(|(dtype, shape)| Some((dtype, Shape::new(shape.dims().get(1..)?).ok()?)));
+            given.push(Some(self.like(format!("slice {at} of {name}").into(), like)));
+        }
+        given.extend(step.captures.iter().map(|slot| slot.and_then(of)));
+        let (body, results) = self.part(&step.body, &given)?;
+        let like_of = |result: usize| {
+            results.get(result).cloned().flatten().and_then(|known: Known| known.like)
+        };
+        for &(output, slot) in &step.outputs {
+            let stacked = step.stacked.iter().find(|(own, _)| *own == output);
+            let row = match output.checked_sub(op.history_at()) {
+                Some(at) if at < op.n_carried => first.get(at).cloned().flatten(),
+                _ => stacked.and_then(|&(_, result)| like_of(result)),
+            };
+            let like = match output {
+                at if at < op.n_carried => {
+                    let next = like_of(op.next_at() + at);
+                    next.filter(|next| first.get(at).and_then(Option::as_ref) == Some(next))
+                }
+                at if at == op.trips_at() => Some((DType::I64, Shape::default())),
+                _ => row.and_then(|(dtype, row)| stack(dtype, &row, trips)),
+            };
+            let known = self.of_output(&step.node, output);
+            slots[slot] = Some(Known { like: known.like.clone().or(like), ..known });
+        }
+        let gives = values(slots, step.outputs.iter().map(|&(_, slot)| slot));
+        let work = StepWork::Loop(step_node(&step.node), trips, body);
+        Ok(ExplainedStep { work, takes, gives })
+    }
+}
+
+/// How often a loop goes round.
+fn trips(step: &LoopStep, op: &LoopOp, of: &dyn Fn(usize) -> Option<Known>) -> Trips {
+    let count = step.count.and_then(of).and_then(|known| known.elements?.scalar::<i64>().ok());
+    let sizes = step.scanned.iter().map(|&slot| of(slot)?.like?.1.dims().first().copied());
+    let sizes: Option<Vec<usize>> = sizes.collect();
+    let is_told = count.is_some() == step.count.is_some() && sizes.is_some();
+    match op.limit(count, &sizes.unwrap_or_default()) {
+        Ok(Some(trips)) if is_told && !op.has_pred => Trips::Known(trips),
+        Ok(Some(trips)) => Trips::AtMost(trips),
+        _ => Trips::Unknown,
+    }
+}
+
+/// What a loop collects.
+fn stack(dtype: DType, row: &Shape, trips: Trips) -> Option<(DType, Shape)> {
+    let Trips::Known(trips) = trips else { return None };
+    let mut dims = vec![usize::try_from(trips).ok()?];
+    dims.extend_from_slice(row.dims());
+    Some((dtype, Shape::new(&dims).ok()?))
+}
+
+/// What a program gives if that never changes.
+fn constant(compiled: &Compiled, fetch: usize) -> Option<HostTensor> {
+    let fetched = compiled.program.fetches.get(fetch)?;
+    match &compiled.program.value(fetched.value).source {
+        Source::Constant(tensor) => tensor.reshaped(fetched.layout.shape().clone()).ok(),
+        _ => None,
+    }
+}
+
+fn step_node(node: &Node) -> StepNode {
+    StepNode { name: node.name.clone(), location: location(node) }
+}
+
+fn values(slots: &Slots, places: impl Iterator<Item = usize>) -> Vec<PartValue> {
+    let mut values: Vec<PartValue> = Vec::new();
+    for known in places.filter_map(|slot| slots.get(slot).and_then(Option::as_ref)) {
+        let is_constant = known.elements.is_some() && &*known.name == "constant";
+        if !is_constant && values.iter().all(|value| value.id != known.id) {
+            values.push(value(known));
+        }
+    }
+    values
+}
+
+fn value(known: &Known) -> PartValue {
+    let bytes = |(dtype, shape): &(DType, Shape)| {
+        (*dtype != DType::String).then(|| shape.len().saturating_mul(dtype.n_bytes()) as u64)
+    };
+    PartValue {
+        id: known.id,
+        name: known.name.clone(),
+        shape: known.like.as_ref().map(|(dtype, shape)| format!("{dtype}{shape}")),
+        bytes: known.like.as_ref().and_then(bytes),
+    }
+}
