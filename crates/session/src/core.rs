@@ -3,6 +3,7 @@
 mod kept;
 mod programs;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -28,7 +29,7 @@ use crate::flow::{self, Flowing, Journal};
 use crate::growth::Growth;
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::partial::{PlannedStep, StepKey};
-use crate::queues::{Queues, Taken, Uses, check_puts, with_queues};
+use crate::queues::{Puts, Queues, Taken, Uses, with_queues};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -74,6 +75,8 @@ pub(crate) struct Planned {
     pub graph: GraphSnapshot,
     /// What it does with queues and readers. What it takes comes after what is fed, and what it puts after what is fetched.
     pub uses: Uses,
+    /// What computes what it must know before it takes anything, if there is something.
+    before: Option<Box<Planned>>,
     /// If the plan has branches, loops or assertions, what runs instead of a program.
     pub flow: Option<Flowing>,
     feed_facts: Vec<Fact>,
@@ -96,6 +99,8 @@ pub(crate) struct Request<'a> {
     pub token: Option<&'a CancelToken>,
     /// Where programs are kept that need no look-up.
     pub recent: Option<&'a Recent>,
+    /// What it puts into queues, if it uses any.
+    pub puts: Option<&'a Puts<'a>>,
 }
 
 impl Core {
@@ -156,9 +161,30 @@ impl Core {
         if uses.is_empty() {
             return self.run_once(request, outputs, None, None, metadata);
         }
+        let uses = &*self.resolved(request)?;
         let taken = self.queues.take(uses, request.data, &self.stop(request));
         let taken = taken.map_err(|e| self.located(e))?;
-        self.run_with(request, taken, outputs, metadata)
+        self.run_with(request, uses, taken, outputs, metadata)
+    }
+
+    /// What a run does with queues and readers, once it is known what must be known first.
+    ///
+    /// # Errors
+    /// A number of elements below 0, an index of a queue out of range; what computing them refuses.
+    pub fn resolved<'a>(&self, request: &Request<'a>) -> Result<Cow<'a, Uses>> {
+        let uses = &request.planned.uses;
+        if !uses.is_open() {
+            return Ok(Cow::Borrowed(uses));
+        }
+        let mut computed = Vec::new();
+        if let Some(before) = &request.planned.before {
+            let request = Request { planned: before, recent: None, puts: None, ..*request };
+            let outputs = &mut Outputs::Tensors(&mut computed);
+            self.run_once(&request, outputs, None, None, &mut RunMetadata::default())?;
+        }
+        let computed = computed.into_iter().map(Fetched::into_host).collect::<Result<Vec<_>>>()?;
+        let resolved = uses.resolved(request.data, &computed);
+        resolved.map(Cow::Owned).map_err(|e| self.located(e))
     }
 
     /// Runs with what was taken from queues, and gives it back if that fails.
@@ -168,6 +194,7 @@ impl Core {
     pub fn run_with(
         &self,
         request: &Request<'_>,
+        uses: &Uses,
         mut taken: Taken,
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
@@ -178,11 +205,13 @@ impl Core {
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        self.run_once(&Request { data: &data, ..*request }, own, Some(outputs), None, metadata)?;
+        let puts = Puts::new(uses);
+        let whole = Request { data: &data, puts: Some(&puts), ..*request };
+        self.run_once(&whole, own, Some(outputs), None, metadata)?;
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values = tensors.iter().map(on_host);
-        held.put(&request.planned.uses, &values.collect::<Vec<_>>());
+        held.put(puts, &values.collect::<Vec<_>>());
         outputs.fill(tensors)
     }
 
@@ -246,7 +275,7 @@ impl Core {
         journal: Option<&RefCell<Journal>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let &Request { planned, data, options, start, recent, .. } = request;
+        let &Request { planned, data, options, start, recent, puts, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
         let _turn = planned.counts.then(|| self.turn.take(&stop)).transpose()?;
@@ -256,7 +285,7 @@ impl Core {
                 let shape = |place: usize| shapes.get(place).copied();
                 outputs.check(&shape)?;
                 others.map_or(Ok(()), |others| others.check(&shape))?;
-                check_puts(&planned.uses, &shape)
+                puts.map_or(Ok(()), |puts| puts.check(&shape))
             };
             let tensors = self.run_flow(flow, request, &check, metadata)?;
             outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
@@ -268,7 +297,7 @@ impl Core {
         let shape = |place: usize| compiled.fetched(place);
         outputs.check(&shape)?;
         others.map_or(Ok(()), |others| others.check(&shape))?;
-        check_puts(&planned.uses, &shape)?;
+        puts.map_or(Ok(()), |puts| puts.check(&shape))?;
         let mut timings = options.timings;
         // Beside others a kernel takes longer than by itself.
         let tuning = compiled.tuning.as_ref().filter(|_| self.activity.is_alone());
@@ -459,7 +488,8 @@ impl Core {
         let start = Instant::now();
         metadata.plan_cached = false;
         let graph = self.graph.snapshot();
-        let (signature, uses) = with_queues(&graph, signature)?;
+        let feeds = signature.feeds.clone();
+        let (signature, uses) = with_queues(&graph, signature).map_err(|e| self.located(e))?;
         if self.options.warn_of_growth {
             let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(warning) = growth.warning(&graph) {
@@ -467,15 +497,21 @@ impl Core {
             }
         }
         let n = self.options.plans;
+        let before = (!uses.wanted.is_empty()).then(|| {
+            let fetches = uses.wanted.clone();
+            let plan = Plan::new(&graph, Signature { fetches, feeds, ..Signature::default() });
+            plan.map(|plan| Box::new(Planned::of(plan, graph.clone(), n)))
+        });
+        let before = before.transpose().map_err(|e| self.located(e))?;
         let planned = if has_flow(&graph, &signature) {
             let flow = FlowPlan::new(&graph, &signature).map_err(|e| self.located(e))?;
             let flow = Flowing::new(flow, &graph, n);
             let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
             let counts = flow.programs().any(|planned| planned.counts);
-            Planned { uses, flow: Some(flow), counts, ..bare }
+            Planned { uses, before, flow: Some(flow), counts, ..bare }
         } else {
             let plan = Plan::new(&graph, signature).map_err(|e| self.located(e))?;
-            Planned { uses, ..Planned::of(plan, graph, n) }
+            Planned { uses, before, ..Planned::of(plan, graph, n) }
         };
         metadata.planning += start.elapsed();
         Ok(Arc::new(planned))
@@ -488,12 +524,14 @@ impl Planned {
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Cache::new(n_programs);
         let counts = plan.counts();
-        Self { plan, graph, uses: Uses::default(), flow: None, feed_facts, counts, programs }
+        let (uses, before) = (Uses::default(), None);
+        Self { plan, graph, uses, before, flow: None, feed_facts, counts, programs }
     }
 
     /// Itself and the plans of its parts.
     fn all(&self) -> impl Iterator<Item = &Self> {
-        std::iter::once(self).chain(self.flow.iter().flat_map(Flowing::programs))
+        let before = self.before.as_deref().into_iter();
+        std::iter::once(self).chain(before).chain(self.flow.iter().flat_map(Flowing::programs))
     }
 
     /// How many nodes it runs.

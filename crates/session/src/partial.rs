@@ -307,8 +307,15 @@ impl PartialRun {
             let given = |given: &Given| self.value(*given, made, Some(planned));
             let data = step.feeds.iter().map(|from| Ok(FeedData::Tensor(given(from)?)));
             let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-            let request =
-                Request { planned, data: &data, options, start, token: None, recent: None };
+            let request = Request {
+                planned,
+                data: &data,
+                options,
+                start,
+                token: None,
+                recent: None,
+                puts: None,
+            };
             metadata.begin(&request);
             let mut tensors = Vec::new();
             let outputs = &mut Outputs::Tensors(&mut tensors);

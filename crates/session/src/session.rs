@@ -219,6 +219,7 @@ impl Session {
             start,
             token: None,
             recent: None,
+            puts: None,
         };
         metadata.begin(&request);
         let mut values = Vec::new();

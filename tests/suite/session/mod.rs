@@ -1,6 +1,7 @@
 //! Sessions by behaviour. Semantics: TensorFlow 1.x, `python/client/session_test.py` and
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
+mod accumulators;
 mod app_buffers;
 mod autotune;
 mod bad_inputs;
@@ -9,6 +10,7 @@ mod callables;
 mod calls;
 mod cancelling;
 mod checkpoints;
+mod chosen_queues;
 mod composites;
 mod containers;
 mod counting;
@@ -45,6 +47,7 @@ mod scatter;
 mod shuffle_queue;
 mod small_devices;
 mod splits;
+mod staging_areas;
 mod submitted;
 mod threads;
 mod variables;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Class, DType, Error, ErrorKind, GraphSnapshot, Host, HostTensor, NodeId, Output, QueueAction,
-    QueueOp, QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, Shape,
+    Class, Error, ErrorKind, GraphSnapshot, HostTensor, NodeId, Output, QueueAction, QueueOp,
+    QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result,
 };
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
+use super::early::{Early, Given, known, value};
 use crate::feeds::FeedData;
 
 /// What a run does with a queue.
@@ -25,6 +26,8 @@ pub(crate) struct Use {
     pub at: &'static Location<'static>,
     /// Of what it takes, the outputs that nobody feeds; of what it puts, the places among the plan's fetches.
     pub places: Vec<usize>,
+    /// What must be known first.
+    pub early: Early,
 }
 
 /// What a run does with a reader.
@@ -43,18 +46,13 @@ pub(crate) struct ReaderUse {
     state: Option<Given>,
 }
 
-/// What is known before a run: fed, at this place, or constant.
-#[derive(Debug, Clone)]
-enum Given {
-    Fed(usize),
-    Constant(HostTensor),
-}
-
 /// What a run does with queues and readers, each in the order of the nodes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses {
     pub queues: Vec<Use>,
     pub readers: Vec<ReaderUse>,
+    /// What is computed before the run takes anything.
+    pub wanted: Vec<Output>,
 }
 
 impl Uses {
@@ -62,12 +60,16 @@ impl Uses {
         self.queues.is_empty() && self.readers.is_empty()
     }
 
-    /// The queues that the run puts into, each once.
+    /// The queues that the run puts into, or may, each once.
     pub fn fills(&self) -> SmallVec<[Arc<QueueSpec>; 2]> {
         let mut fills: SmallVec<[Arc<QueueSpec>; 2]> = SmallVec::new();
         for used in self.queues.iter().filter(|used| puts(used.action)) {
-            if !fills.iter().any(|queue| queue.name == used.queue.name) {
-                fills.push(used.queue.clone());
+            let among = used.early.among();
+            let queues = if among.is_empty() { std::slice::from_ref(&used.queue) } else { among };
+            for queue in queues {
+                if !fills.iter().any(|other| other.name == queue.name) {
+                    fills.push(queue.clone());
+                }
             }
         }
         fills
@@ -76,27 +78,23 @@ impl Uses {
 
 /// Whether an action puts elements.
 pub(super) fn puts(action: QueueAction) -> bool {
-    matches!(action, QueueAction::Enqueue | QueueAction::EnqueueMany)
+    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany};
+    matches!(action, Enqueue | EnqueueMany | ApplyGradient)
 }
 
 impl ReaderUse {
     /// The state that is restored. `data` is what is fed.
     pub fn state<'a>(&'a self, data: &'a [FeedData<'_>]) -> Result<Cow<'a, HostTensor>> {
-        match &self.state {
-            Some(Given::Constant(state)) => Ok(Cow::Borrowed(state)),
-            Some(Given::Fed(at)) => {
-                let fed = data.get(*at).ok_or_else(|| Error::internal("a state is not fed"))?;
-                Ok(Cow::Owned(fed.to_tensor()?))
-            }
-            None => Err(Error::internal("a reader is restored from nothing")),
-        }
+        let state = self.state.as_ref();
+        value(state.ok_or_else(|| Error::internal("a reader is restored from nothing"))?, data, &[])
     }
 }
 
 /// A signature with what it takes and reads as feeds and what it puts as fetches, and the operations that do.
 ///
 /// # Errors
-/// A reader is restored from what is computed in the run.
+/// A reader is restored from what is computed in the run; a number of elements or a choice of queues depends on what
+/// only the run knows.
 pub(crate) fn with_queues(
     graph: &GraphSnapshot,
     signature: &Signature,
@@ -107,15 +105,20 @@ pub(crate) fn with_queues(
     let mut uses = Uses::default();
     for &id in &found {
         let Class::Queue(op) = graph.node(id).op.class() else { continue };
-        uses.queues.push(queue_use(graph, id, op, &mut wider, &mut fed));
+        let node = graph.node(id);
+        let early = Early::of(graph, signature, node, op, &mut uses.wanted);
+        let early = early.map_err(|e| e.with_node(&*node.name))?;
+        uses.queues.push(queue_use(graph, id, op, early, &mut wider, &mut fed));
     }
+    check_takes(&uses.queues)?;
     for &id in &found {
         let Class::Reader(op) = graph.node(id).op.class() else { continue };
         let node = graph.node(id);
         let state = match node.inputs.first() {
-            Some(&input) => {
-                Some(known(graph, signature, input).map_err(|e| e.with_node(&*node.name))?)
-            }
+            Some(&input) => Some(known(graph, signature, input).ok_or_else(|| {
+                let message = "unsupported: a state that is computed in the run; fetch it, and feed it to a later one";
+                Error::new(ErrorKind::Unimplemented, message).with_node(&*node.name)
+            })?),
             None => None,
         };
         let ReaderOp { reader, action, queue } = op.clone();
@@ -131,6 +134,23 @@ pub(crate) fn with_queues(
         });
     }
     Ok((wider, uses))
+}
+
+/// # Errors
+/// Two takes of all that one accumulator has.
+fn check_takes(uses: &[Use]) -> Result<()> {
+    let takes = |used: &&Use| matches!(used.action, QueueAction::TakeGradient(_));
+    for (i, used) in uses.iter().enumerate().filter(|(_, used)| takes(used)) {
+        let before = uses[..i].iter().filter(takes);
+        if let Some(other) = before.into_iter().find(|other| other.queue.name == used.queue.name) {
+            let message = format!(
+                "{} takes all gradients of the same accumulator, in the same run; share what one takes",
+                other.node
+            );
+            return Err(Error::invalid(message).with_node(&*used.node));
+        }
+    }
+    Ok(())
 }
 
 /// The operations that put into queues among those that `target` needs.
@@ -175,6 +195,7 @@ fn queue_use(
     graph: &GraphSnapshot,
     id: NodeId,
     op: &QueueOp,
+    early: Early,
     signature: &mut Signature,
     fed: &mut FxHashSet<Output>,
 ) -> Use {
@@ -189,10 +210,11 @@ fn queue_use(
                 signature.fetches.len() - 1
             })
         };
-        node.inputs.iter().map(place).collect()
+        let n_components = node.inputs.len().saturating_sub(op.n_early());
+        node.inputs.iter().take(n_components).map(place).collect()
     };
     let (name, at) = (node.name.clone(), node.location);
-    Use { queue: op.queue.clone(), action: op.action, node: name, at, places }
+    Use { queue: op.queue.clone(), action: op.action, node: name, at, places, early }
 }
 
 /// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes
@@ -215,58 +237,4 @@ fn feed_outputs(
     signature.targets.retain(|&target| target != id);
     signature.targets.extend(&node.controls);
     places
-}
-
-/// What is known of a tensor before the run.
-fn known(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Result<Given> {
-    if let Some(at) = signature.feeds.iter().position(|&feed| feed == output) {
-        return Ok(Given::Fed(at));
-    }
-    match graph.node(output.node).op.class() {
-        Class::Host(Host::Constant(state)) => Ok(Given::Constant(state.clone())),
-        _ => {
-            let message = "unsupported: a state that is computed in the run; fetch it, and feed it to a later one";
-            Err(Error::new(ErrorKind::Unimplemented, message))
-        }
-    }
-}
-
-/// Checks the shapes of what a run puts, before it stores anything. `fetched` knows dtypes and shapes of what it fetches.
-///
-/// # Errors
-/// Sizes that a queue does not take, or rows of different numbers.
-pub(crate) fn check_puts<'s>(
-    uses: &Uses,
-    fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
-) -> Result<()> {
-    for used in &uses.queues {
-        let shapes: SmallVec<[&Shape; 4]> = match used.action {
-            action if puts(action) => {
-                used.places.iter().filter_map(|&place| Some(fetched(place)?.1)).collect()
-            }
-            _ => continue,
-        };
-        let checked = match used.action {
-            QueueAction::Enqueue => used.queue.check_element(&shapes),
-            _ => check_rows(&used.queue, &shapes),
-        };
-        checked.map_err(|e| e.with_node(&*used.node))?;
-    }
-    Ok(())
-}
-
-fn check_rows(queue: &QueueSpec, shapes: &[&Shape]) -> Result<()> {
-    let mut rows: SmallVec<[Shape; 4]> = SmallVec::new();
-    let n = shapes.first().and_then(|shape| shape.dims().first().copied());
-    for (i, shape) in shapes.iter().enumerate() {
-        match shape.dims().split_first() {
-            Some((own, rest)) if Some(*own) == n => rows.push(Shape::new(rest)?),
-            _ => {
-                let n = n.map_or_else(|| "no".to_owned(), |n| n.to_string());
-                let message = format!("component {i} is {shape}, and the first has {n} rows");
-                return Err(Error::invalid(message));
-            }
-        }
-    }
-    queue.check_element(&rows.iter().collect::<SmallVec<[&Shape; 4]>>())
 }
