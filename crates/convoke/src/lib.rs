@@ -33,16 +33,16 @@ pub mod models;
 pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    AccumulatorOptions, Amount, AssertOp, Attribute, Attributes, Backward, BatchNorm, Body, BodyId,
-    BranchOp, Build, Class, Collection, ConditionalAccumulator, Conv2d, CustomKernel, DType, Dim,
-    Dims, Element, Error, ErrorKind, Fact, Facts, Feed, Flow, Graph, GraphParts, GraphSnapshot,
-    HostCall, HostFunction, HostTensor, ImageLayout, IndexedSlices, Init, IntoFeed, IntoTensor,
-    KernelShapes, Layout, LookupTable, LoopOp, LoopOptions, NameList, Node, NodeId, NodeList,
-    NodeParts, Op, OpError, Operation, Output, Padding, Pool, ProducerOptions, Queue, QueueAction,
-    QueueKind, QueueOp, QueueOptions, QueueRole, QueueRunner, QueueSpec, Reader, ReaderAction,
-    ReaderOp, ReaderSource, ReaderSpec, Reduction, Result, Shape, SharedParts, SparseTensor,
-    StagingArea, StagingOptions, Structure, Tensor, TensorArray, TensorView, TensorViewMut, Values,
-    Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    AccumulatorOptions, Amount, AssertOp, Attribute, Attributes, Backward, Barrier, BatchNorm,
+    Body, BodyId, BranchOp, Build, Class, Collection, ConditionalAccumulator, Conv2d, CustomKernel,
+    DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, Flow, Graph, GraphParts,
+    GraphSnapshot, HostCall, HostFunction, HostTensor, ImageLayout, IndexedSlices, Init, IntoFeed,
+    IntoTensor, KernelShapes, Layout, LookupTable, LoopOp, LoopOptions, NameList, Node, NodeId,
+    NodeList, NodeParts, Op, OpError, Operation, Output, Padding, Pool, ProducerOptions, Queue,
+    QueueAction, QueueKind, QueueOp, QueueOptions, QueueRole, QueueRunner, QueueSpec, Reader,
+    ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Reduction, Result, Shape, SharedParts,
+    SparseTensor, StagingArea, StagingOptions, Structure, TakenElements, Tensor, TensorArray,
+    TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;

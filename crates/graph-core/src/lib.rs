@@ -58,12 +58,13 @@ pub use op::{
     Reduce, ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
-    AccumulatorOptions, Amount, AssertOp, BatchNorm, Body, BranchOp, Build, ConditionalAccumulator,
-    Conv2d, ConvGeometry, Counting, HostCall, HostFunction, ImageLayout, IndexedSlices,
-    LookupTable, LoopOp, LoopOptions, NameList, Normalized, Padding, Pool, PoolGeometry,
-    ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueRole, QueueSpec,
-    Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Reduction, Row, Scatter,
-    SparseTensor, StagingArea, StagingOptions, Structure, TensorArray, index_of, init::Init,
+    AccumulatorOptions, Amount, AssertOp, Barrier, BatchNorm, Body, BranchOp, Build,
+    ConditionalAccumulator, Conv2d, ConvGeometry, Counting, HostCall, HostFunction, ImageLayout,
+    IndexedSlices, LookupTable, LoopOp, LoopOptions, NameList, Normalized, Padding, Pool,
+    PoolGeometry, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueRole,
+    QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Reduction, Row, Scatter,
+    SparseTensor, StagingArea, StagingOptions, Structure, TakenElements, TensorArray, index_of,
+    init::Init,
 };
 pub use queue_runner::QueueRunner;
 pub use records::{

@@ -5,6 +5,7 @@
 //! back when something has changed.
 
 mod ahead;
+mod barrier;
 mod clock;
 mod early;
 mod fillers;
@@ -93,6 +94,12 @@ enum Undo {
     },
     Room {
         queue: String,
+    },
+    /// Keys that a component was to be inserted for.
+    Keys {
+        queue: String,
+        keys: Arc<[Vec<u8>]>,
+        component: usize,
     },
 }
 
@@ -193,6 +200,20 @@ impl Inner {
             QueueAction::Close { cancel_pending } => {
                 let (first, cancels) = kept.closed.unwrap_or((ticket, false));
                 kept.closed = Some((first, cancels || cancel_pending));
+                if cancel_pending {
+                    kept.parts.clear();
+                }
+            }
+            QueueAction::InsertMany { component } => {
+                kept.parts.release(&used.keys, component);
+                kept.reserved -= 1;
+                for (key, item) in used.keys.iter().zip(items) {
+                    item.into_iter().for_each(|value| kept.insert_part(key, component, value));
+                }
+                // It was closed meanwhile, and nothing more becomes complete.
+                if kept.closed.is_some_and(|(_, cancels)| cancels) {
+                    kept.parts.clear();
+                }
             }
             _ => {}
         }
@@ -439,6 +460,7 @@ impl Queues {
                 continue;
             }
             (name, kept.draws, kept.step, kept.closed.is_some(), kept.items.len()).hash(hasher);
+            kept.parts.hash(hasher);
             for tensor in kept.items.iter().flat_map(|(_, item)| item) {
                 (tensor.dims(), tensor.bytes(), tensor.as_strings().ok()).hash(hasher);
             }

@@ -5,6 +5,7 @@ mod accumulators;
 mod app_buffers;
 mod autotune;
 mod bad_inputs;
+mod barriers;
 mod budgets;
 mod callables;
 mod calls;

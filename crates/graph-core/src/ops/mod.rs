@@ -2,6 +2,7 @@
 
 pub(crate) mod accumulator;
 pub(crate) mod assert;
+pub(crate) mod barrier;
 pub(crate) mod batch_norm;
 pub(crate) mod binary;
 pub(crate) mod bodies;
@@ -43,6 +44,7 @@ pub(crate) mod window;
 
 pub use accumulator::{AccumulatorOptions, ConditionalAccumulator};
 pub use assert::AssertOp;
+pub use barrier::{Barrier, TakenElements};
 pub use batch_norm::{BatchNorm, Normalized};
 pub use body::Body;
 pub use branch::{BranchOp, index_of};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::op::arity;
-use crate::ops::accumulator;
+use crate::ops::{accumulator, barrier};
 use crate::{
     Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Op, OpError, Operation,
     Tensor,
@@ -70,6 +70,8 @@ pub enum QueueRole {
     Staging,
     /// A [`ConditionalAccumulator`](crate::ConditionalAccumulator).
     Accumulator(Reduction),
+    /// A [`Barrier`](crate::Barrier).
+    Barrier,
 }
 
 /// What becomes of gradients that are taken together.
@@ -117,10 +119,24 @@ pub enum QueueAction {
     TakeGradient(Option<usize>),
     /// Sets the step below which gradients are too old.
     SetStep,
+    /// Puts a component of elements: the first input, with a row for each key in the second.
+    InsertMany {
+        /// Which.
+        component: usize,
+    },
+    /// Takes elements that are complete, as batches.
+    TakeMany {
+        /// How many; `None` is as many as an input says.
+        n: Option<usize>,
+        /// Whether those that are left do where no others can come.
+        up_to: bool,
+    },
+    /// Gives the number of elements that lack a component.
+    IncompleteSize,
 }
 
 /// An operation on a queue. After the components, its inputs are what must be known before a run: the number of
-/// elements, unless it is fixed, and the index of the queue, if it is one of several.
+/// elements, unless it is fixed, keys, and the index of the queue, if it is one of several.
 #[derive(Debug, Clone)]
 pub struct QueueOp {
     /// The queue; of several, what they have in common.
@@ -361,6 +377,8 @@ impl Op for QueueOp {
             (QueueRole::Staging, QueueAction::Dequeue) => "get",
             (QueueRole::Accumulator(_), QueueAction::Make) => "accumulator",
             (QueueRole::Accumulator(_), QueueAction::Size) => "num_accumulated",
+            (QueueRole::Barrier, QueueAction::Make) => "barrier",
+            (QueueRole::Barrier, QueueAction::Size) => "ready_size",
             (_, action) => action.name(),
         }
     }
@@ -373,8 +391,14 @@ impl Op for QueueOp {
             return Err(OpError::Arity { expected: n_early, found: inputs.len() });
         };
         let (inputs, early) = inputs.split_at(n_components);
-        early.iter().try_for_each(amount::expect)?;
+        if !self.has_keys() {
+            early.iter().try_for_each(amount::expect)?;
+        }
         match self.action {
+            QueueAction::InsertMany { component } => match (inputs, early) {
+                ([values], [keys]) => barrier::expect_rows(&self.queue, component, values, keys)?,
+                _ => return Err(OpError::Arity { expected: 2, found: inputs.len() + 1 }),
+            },
             QueueAction::Enqueue => self.queue.expect_inputs(inputs, false)?,
             QueueAction::EnqueueMany => self.queue.expect_inputs(inputs, true)?,
             QueueAction::ApplyGradient => match inputs {
@@ -406,7 +430,13 @@ impl Op for QueueOp {
                 self.queue.facts(Some(n.map_or(Dim::Unknown, Dim::Known)))
             }
             QueueAction::DequeueUpTo(_) => self.queue.facts(Some(Dim::Unknown)),
-            QueueAction::Size => Ok([Fact::new(DType::I32, Vec::new())].into_iter().collect()),
+            QueueAction::TakeMany { n: Some(n), up_to: false } => {
+                barrier::taken(&self.queue, Dim::Known(n))
+            }
+            QueueAction::TakeMany { .. } => barrier::taken(&self.queue, Dim::Unknown),
+            QueueAction::Size | QueueAction::IncompleteSize => {
+                Ok([Fact::new(DType::I32, Vec::new())].into_iter().collect())
+            }
             QueueAction::IsClosed => Ok([Fact::new(DType::Bool, Vec::new())].into_iter().collect()),
             _ => Ok(SmallVec::new()),
         }
@@ -432,25 +462,33 @@ impl Op for QueueOp {
 impl QueueOp {
     /// Whether its outputs are there before a run begins.
     pub fn is_source(&self) -> bool {
-        use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, IsClosed, Peek, Size, TakeGradient};
+        use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, Peek, TakeGradient, TakeMany};
+        use QueueAction::{IncompleteSize, IsClosed, Size};
         match self.action {
-            Dequeue | DequeueMany(_) | DequeueUpTo(_) | Peek(_) | TakeGradient(_) => true,
-            action => matches!(action, Size | IsClosed),
+            Dequeue | DequeueMany(_) | DequeueUpTo(_) | Peek(_) => true,
+            TakeGradient(_) | TakeMany { .. } => true,
+            action => matches!(action, Size | IncompleteSize | IsClosed),
         }
     }
 
     /// Whether its first input that must be known before a run is the number of elements.
     pub fn has_number(&self) -> bool {
-        use QueueAction::{DequeueMany, DequeueUpTo, Peek, TakeGradient};
+        use QueueAction::{DequeueMany, DequeueUpTo, Peek, TakeGradient, TakeMany};
         let number = match self.action {
-            DequeueMany(n) | DequeueUpTo(n) | Peek(n) | TakeGradient(n) => n,
+            DequeueMany(n) | DequeueUpTo(n) | Peek(n) | TakeGradient(n) | TakeMany { n, .. } => n,
             _ => return false,
         };
         number.is_none()
     }
 
+    /// Whether its last input are keys, which must be known before a run.
+    pub fn has_keys(&self) -> bool {
+        matches!(self.action, QueueAction::InsertMany { .. })
+    }
+
     /// How many of its inputs, the last ones, must be known before a run.
     pub fn n_early(&self) -> usize {
-        usize::from(self.has_number()) + usize::from(!self.among.is_empty())
+        let is_chosen = !self.among.is_empty();
+        [self.has_number(), self.has_keys(), is_chosen].into_iter().map(usize::from).sum()
     }
 }

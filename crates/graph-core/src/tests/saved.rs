@@ -139,6 +139,11 @@ fn areas_and_accumulators(g: &Graph) {
         let _ = (all.take_gradient(2), all.take_gradient(&step), all.num_accumulated());
         all.set_global_step(&step);
     }
+    let barrier = g.barrier("barrier", [(DType::F32, crate::dims![])], Some("shared".into()));
+    let keys = g.constant(HostTensor::strings(&[2], ["a", "b"]).unwrap());
+    barrier.insert_many(0, &keys, &x);
+    let _ = (barrier.take_many(2), barrier.take_up_to(&step), barrier.close_and_cancel());
+    let _ = (barrier.ready_size(), barrier.incomplete_size(), barrier.close());
 }
 
 fn readers(g: &Graph) {

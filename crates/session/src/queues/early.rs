@@ -27,12 +27,13 @@ pub(super) enum Given {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Early {
     number: Option<Given>,
+    keys: Option<Given>,
     queue: Option<(Given, Arc<[Arc<QueueSpec>]>)>,
 }
 
 impl Early {
     pub fn is_empty(&self) -> bool {
-        self.number.is_none() && self.queue.is_none()
+        self.number.is_none() && self.keys.is_none() && self.queue.is_none()
     }
 
     /// The queues that it may be about, if that is not known yet.
@@ -54,11 +55,13 @@ impl Early {
         let n_components = node.inputs.len().saturating_sub(op.n_early());
         let mut inputs = node.inputs.iter().skip(n_components);
         let mut next = |is_expected: bool| if is_expected { inputs.next() } else { None };
-        let (number, index) = (next(op.has_number()), next(!op.among.is_empty()));
+        let (number, keys) = (next(op.has_number()), next(op.has_keys()));
+        let index = next(!op.among.is_empty());
         let mut given = |&input: &Output| given(graph, signature, input, wanted);
         let number = number.map(&mut given).transpose()?;
+        let keys = keys.map(&mut given).transpose()?;
         let index = index.map(given).transpose()?;
-        Ok(Self { number, queue: index.map(|index| (index, op.among.clone())) })
+        Ok(Self { number, keys, queue: index.map(|index| (index, op.among.clone())) })
     }
 }
 
@@ -175,8 +178,12 @@ impl Use {
                 QueueAction::DequeueUpTo(None) => QueueAction::DequeueUpTo(n),
                 QueueAction::Peek(None) => QueueAction::Peek(n),
                 QueueAction::TakeGradient(None) => QueueAction::TakeGradient(n),
+                QueueAction::TakeMany { up_to, .. } => QueueAction::TakeMany { n, up_to },
                 action => action,
             };
+        }
+        if let Some(keys) = &self.early.keys {
+            resolved.keys = value(keys, data, computed)?.as_strings()?.into();
         }
         if let Some((index, queues)) = &self.early.queue {
             let index = value(index, data, computed)?.to_i128s()?.first().copied();

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use convoke_graph_core::{HostTensor, QueueKind, QueueRole, QueueSpec, philox};
 use smallvec::SmallVec;
 
+use super::barrier::Parts;
+
 /// The components of an element.
 pub(super) type Item = SmallVec<[HostTensor; 2]>;
 
@@ -24,6 +26,8 @@ pub(super) struct Kept {
     pub closed: Option<(u64, bool)>,
     /// How often an element was drawn at random.
     pub draws: u64,
+    /// Of a barrier, what is not complete.
+    pub parts: Parts,
     /// Of an accumulator, the step below which gradients are too old.
     pub step: i64,
     /// Tickets that wait for elements, and for how many.
@@ -40,6 +44,7 @@ pub(super) fn label(spec: &QueueSpec) -> String {
     let kind = match (spec.role, spec.kind) {
         (QueueRole::Staging, _) => "staging area",
         (QueueRole::Accumulator(_), _) => "accumulator",
+        (QueueRole::Barrier, _) => "barrier",
         (QueueRole::Queue, QueueKind::Fifo) => "FIFO queue",
         (QueueRole::Queue, QueueKind::PaddingFifo) => "padding FIFO queue",
         (QueueRole::Queue, QueueKind::RandomShuffle { .. }) => "shuffling queue",
@@ -56,7 +61,8 @@ impl Kept {
 
     /// Whether it is as one that nobody has used.
     pub fn is_new(&self) -> bool {
-        self.items.is_empty() && self.draws == 0 && self.step == 0 && self.closed.is_none()
+        let is_empty = self.items.is_empty() && self.parts.len() == 0;
+        is_empty && self.draws == 0 && self.step == 0 && self.closed.is_none()
     }
 
     /// Whether one more element of a run has room beside `before` others of it, once the run has taken what it takes.
@@ -91,7 +97,7 @@ impl Kept {
         // Who waits for elements of this queue puts none before it has them.
         let takes = |ticket: u64| self.takers.iter().any(|(other, _)| *other == ticket);
         let waits = self.putters.iter().any(|&ticket| ticket < closed && !takes(ticket));
-        self.reserved == 0 && (cancels || !waits)
+        self.reserved == 0 && self.parts.len() == 0 && (cancels || !waits)
     }
 
     /// Puts a gradient of a step, unless it is too old.
@@ -114,7 +120,7 @@ impl Kept {
         self.insert(number, item);
     }
 
-    fn insert(&mut self, number: u64, item: Item) {
+    pub fn insert(&mut self, number: u64, item: Item) {
         let by_priority = self.spec.kind == QueueKind::Priority;
         let key = |number: u64, item: &Item| {
             let first = item.first().filter(|_| by_priority);

@@ -45,7 +45,7 @@ impl One {
     fn uses(&self, action: QueueAction) -> Uses {
         let (queue, node, at) = (self.spec.clone(), Arc::from("node"), Location::caller());
         let (places, early) = (vec![0], Early::default());
-        let queues = vec![Use { queue, action, node, at, places, early }];
+        let queues = vec![Use { queue, action, node, at, places, early, keys: Arc::default() }];
         Uses { queues, ..Uses::default() }
     }
 

@@ -61,6 +61,9 @@ impl<'a> Puts<'a> {
                 QueueAction::Enqueue | QueueAction::ApplyGradient => {
                     used.queue.check_element(&shapes).map(|()| Rows::default())
                 }
+                QueueAction::InsertMany { component } => {
+                    check_parts(used, component, &shapes).and_then(|()| Rows::of(&facts))
+                }
                 _ => check_rows(&used.queue, &shapes).and_then(|()| Rows::of(&facts)),
             };
             all.push(rows.map_err(|e| e.with_node(&*used.node))?);
@@ -95,6 +98,25 @@ pub(super) fn items(used: &Use, rows: Rows, fetched: &[HostTensor]) -> Result<Ve
         }
     }
     Ok(items)
+}
+
+/// Whether there is a row of the component for each key.
+fn check_parts(used: &Use, component: usize, shapes: &[&Shape]) -> Result<()> {
+    let (Some((_, dims)), [shape]) = (used.queue.components.get(component), shapes) else {
+        return Err(Error::internal("a component has no values"));
+    };
+    let n_keys = used.keys.len();
+    if let Some((&n, rest)) = shape.dims().split_first()
+        && n == n_keys
+        && dims.admits(&Shape::new(rest)?)
+    {
+        return Ok(());
+    }
+    let name = &used.queue.name;
+    let message = format!(
+        "expected {n_keys} rows of {dims} of component {component} of barrier '{name}', got {shape}"
+    );
+    Err(Error::invalid(message))
 }
 
 fn check_rows(queue: &QueueSpec, shapes: &[&Shape]) -> Result<()> {

@@ -379,7 +379,8 @@ impl Reads {
             if is_there { QueueAction::DequeueMany(Some(1)) } else { QueueAction::Dequeue };
         let (queue, node) = (queue.clone(), used.node.clone());
         let (at, places, early) = (used.at, Vec::new(), Early::default());
-        self.names.push(Use { queue, action, node, at, places, early });
+        let keys = Arc::default();
+        self.names.push(Use { queue, action, node, at, places, early, keys });
     }
 }
 

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueSpec, Result};
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueRole, QueueSpec, Result};
 
 use super::ahead::Job;
+use super::barrier::Parts;
 use super::kept::Kept;
 use super::readers::Reads;
 use super::uses::{Use, Uses, puts};
@@ -193,6 +194,7 @@ impl Inner {
             reserved: 0,
             closed: None,
             draws: 0,
+            parts: Parts::default(),
             step: 0,
             takers: VecDeque::new(),
             putters: VecDeque::new(),
@@ -216,8 +218,16 @@ impl Inner {
         let same = uses[..at].iter().filter(|other| other.queue.name == used.queue.name);
         let name = kept.label();
         let is_first = |first: Option<u64>| first.is_none_or(|first| first >= ticket);
-        if let QueueAction::Close { .. } = used.action {
+        if let QueueAction::InsertMany { component } = used.action {
+            let before = same.filter(|other| other.action == used.action);
+            let before = before.flat_map(|other| other.keys.iter());
+            let check = kept.check_insert(&used.keys, component, before);
+            return check.map_or_else(Can::Never, |()| Can::Now);
+        }
+        if let QueueAction::Close { cancel_pending } = used.action {
+            let is_barrier = kept.spec.role == QueueRole::Barrier;
             return match kept.closed {
+                Some((_, false)) if is_barrier && cancel_pending => Can::Now,
                 Some(_) => Can::Never(cancelled(format!("{name} is already closed"))),
                 None => Can::Now,
             };
@@ -261,8 +271,8 @@ impl Inner {
             return Can::Later(Lack::Elements { wanted: n, there });
         }
         match used.action {
-            QueueAction::DequeueUpTo(_) if there > 0 && is_turn => Can::Now,
-            QueueAction::DequeueUpTo(_) if there > 0 => Can::Later(Lack::Turn),
+            action if takes_rest(action) && there > 0 && is_turn => Can::Now,
+            action if takes_rest(action) && there > 0 => Can::Later(Lack::Turn),
             _ => Can::Never(Error::new(
                 ErrorKind::OutOfRange,
                 format!(
@@ -309,6 +319,11 @@ impl Inner {
                         kept.reserved -= 1;
                     }
                 }
+                Undo::Keys { queue, keys, component } => {
+                    if let Some(kept) = self.queues.get_mut(&queue) {
+                        kept.parts.release(&keys, component);
+                    }
+                }
                 Undo::Elements { queue, made, items, draws } => {
                     let kept = self.queues.get_mut(&queue);
                     if let Some(kept) = kept.filter(|kept| kept.made == made) {
@@ -328,6 +343,7 @@ impl Inner {
                 return true;
             }
             kept.items = VecDeque::new();
+            kept.parts.clear();
             (kept.closed, kept.draws, kept.made, kept.step) = (None, 0, made, 0);
             kept.reserved > 0 || !kept.takers.is_empty() || !kept.putters.is_empty()
         });
@@ -354,6 +370,10 @@ impl Kept {
         Some(Draft::Values(match action {
             QueueAction::Size => {
                 let size = i32::try_from(self.items.len()).unwrap_or(i32::MAX);
+                [HostTensor::from(size)].into_iter().collect()
+            }
+            QueueAction::IncompleteSize => {
+                let size = i32::try_from(self.parts.len()).unwrap_or(i32::MAX);
                 [HostTensor::from(size)].into_iter().collect()
             }
             QueueAction::IsClosed => {
@@ -383,6 +403,10 @@ fn take_one(kept: &mut Kept, used: &Use, undo: &mut Vec<Undo>) -> Draft {
     let queue = used.queue.name.clone();
     if puts(used.action) {
         kept.reserved += 1;
+        if let QueueAction::InsertMany { component } = used.action {
+            kept.parts.promise(&used.keys, component);
+            undo.push(Undo::Keys { queue: queue.clone(), keys: used.keys.clone(), component });
+        }
         undo.push(Undo::Room { queue });
         return Draft::Nothing;
     }
@@ -408,9 +432,15 @@ pub(super) fn demand(action: QueueAction) -> Option<usize> {
         // It is known by now.
         QueueAction::DequeueMany(n)
         | QueueAction::DequeueUpTo(n)
-        | QueueAction::TakeGradient(n) => n,
+        | QueueAction::TakeGradient(n)
+        | QueueAction::TakeMany { n, .. } => n,
         _ => None,
     }
+}
+
+/// Whether those that are left do where no others come.
+fn takes_rest(action: QueueAction) -> bool {
+    matches!(action, QueueAction::DequeueUpTo(_) | QueueAction::TakeMany { up_to: true, .. })
 }
 
 fn cancelled(message: String) -> Error {

@@ -28,6 +28,8 @@ pub(crate) struct Use {
     pub places: Vec<usize>,
     /// What must be known first.
     pub early: Early,
+    /// The keys of what it inserts.
+    pub keys: Arc<[Vec<u8>]>,
 }
 
 /// What a run does with a reader.
@@ -78,8 +80,8 @@ impl Uses {
 
 /// Whether an action puts elements.
 pub(super) fn puts(action: QueueAction) -> bool {
-    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany};
-    matches!(action, Enqueue | EnqueueMany | ApplyGradient)
+    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
+    matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
 }
 
 impl ReaderUse {
@@ -214,7 +216,15 @@ fn queue_use(
         node.inputs.iter().take(n_components).map(place).collect()
     };
     let (name, at) = (node.name.clone(), node.location);
-    Use { queue: op.queue.clone(), action: op.action, node: name, at, places, early }
+    Use {
+        queue: op.queue.clone(),
+        action: op.action,
+        node: name,
+        at,
+        places,
+        early,
+        keys: Arc::default(),
+    }
 }
 
 /// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes

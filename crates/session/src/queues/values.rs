@@ -1,7 +1,8 @@
 //! What a run gets of what it took. It is made without the lock: batches may be large.
 
 use convoke_graph_core::{
-    Error, HostTensor, QueueAction, QueueKind, QueueRole, QueueSpec, Reduction, Result, batches,
+    DType, Error, HostTensor, QueueAction, QueueKind, QueueRole, QueueSpec, Reduction, Result,
+    batches,
 };
 
 use super::kept::{Item, Popped};
@@ -61,14 +62,23 @@ fn values_of(spec: &QueueSpec, action: QueueAction, items: &[Popped]) -> Result<
         return Ok([total].into_iter().collect());
     }
     let pads = spec.kind == QueueKind::PaddingFifo;
-    let components = spec.components.iter().enumerate();
-    components
-        .map(|(c, (dtype, dims))| {
-            let column: Vec<&HostTensor> =
-                items.iter().filter_map(|(.., item)| item.get(c)).collect();
-            let least: Vec<usize> =
-                dims.dims().unwrap_or_default().iter().map(|d| d.known().unwrap_or(0)).collect();
-            batches::stacked(*dtype, &least, &column, pads)
-        })
-        .collect()
+    let column = |at: usize, dtype: DType, least: &[usize]| {
+        let column: Vec<&HostTensor> = items.iter().filter_map(|(.., item)| item.get(at)).collect();
+        batches::stacked(dtype, least, &column, pads)
+    };
+    let mut values = Item::new();
+    if spec.role == QueueRole::Barrier {
+        // From the least on.
+        let index = |number: u64| i64::MIN.wrapping_add_unsigned(number);
+        let indices: Vec<i64> = items.iter().map(|(_, number, _)| index(*number)).collect();
+        values.push(HostTensor::new(&[indices.len()], indices)?);
+        values.push(column(0, DType::String, &[])?);
+    }
+    let n_own = usize::from(spec.role == QueueRole::Barrier);
+    for (c, (dtype, dims)) in spec.components.iter().enumerate() {
+        let least: Vec<usize> =
+            dims.dims().unwrap_or_default().iter().map(|d| d.known().unwrap_or(0)).collect();
+        values.push(column(n_own + c, *dtype, &least)?);
+    }
+    Ok(values)
 }

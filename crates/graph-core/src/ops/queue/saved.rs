@@ -35,6 +35,9 @@ impl QueueAction {
             Self::ApplyGradient => "apply_gradient",
             Self::TakeGradient(_) => "take_gradient",
             Self::SetStep => "set_global_step",
+            Self::InsertMany { .. } => "insert_many",
+            Self::TakeMany { .. } => "take_many",
+            Self::IncompleteSize => "incomplete_size",
         }
     }
 }
@@ -50,17 +53,28 @@ impl QueueOp {
             QueueAction::DequeueMany(n)
             | QueueAction::DequeueUpTo(n)
             | QueueAction::Peek(n)
-            | QueueAction::TakeGradient(n) => n,
+            | QueueAction::TakeGradient(n)
+            | QueueAction::TakeMany { n, .. } => n,
             _ => None,
         };
         let cancels = match self.action {
             QueueAction::Close { cancel_pending } => Some(cancel_pending),
             _ => None,
         };
+        let component = match self.action {
+            QueueAction::InsertMany { component } => Some(component),
+            _ => None,
+        };
+        let up_to = match self.action {
+            QueueAction::TakeMany { up_to, .. } => Some(up_to),
+            _ => None,
+        };
         let attributes = Attributes::of("queue")
             .with("action", self.action.name())
             .with_some("number", number)
-            .with_some("cancel_pending", cancels);
+            .with_some("cancel_pending", cancels)
+            .with_some("component", component)
+            .with_some("up_to", up_to);
         let attributes = self.queue.encoded(attributes, "");
         if self.among.is_empty() {
             return attributes;
@@ -86,6 +100,7 @@ impl QueueSpec {
         let role = match *role {
             QueueRole::Queue => None,
             QueueRole::Staging => Some("staging"),
+            QueueRole::Barrier => Some("barrier"),
             QueueRole::Accumulator(Reduction::Mean) => Some("mean"),
             QueueRole::Accumulator(Reduction::Sum) => Some("sum"),
         };
@@ -121,6 +136,7 @@ impl QueueSpec {
         let role = match a.get(&role).map(|_| a.text(&role)).transpose()? {
             None => QueueRole::Queue,
             Some("staging") => QueueRole::Staging,
+            Some("barrier") => QueueRole::Barrier,
             Some("mean") => QueueRole::Accumulator(Reduction::Mean),
             Some("sum") => QueueRole::Accumulator(Reduction::Sum),
             Some(other) => return Err(OpError::Invalid(format!("no queue is for {other:?}"))),
@@ -166,6 +182,9 @@ fn action(a: &Attributes) -> Result<QueueAction, OpError> {
         "apply_gradient" => QueueAction::ApplyGradient,
         "take_gradient" => QueueAction::TakeGradient(number(a)?),
         "set_global_step" => QueueAction::SetStep,
+        "insert_many" => QueueAction::InsertMany { component: a.int("component")? },
+        "take_many" => QueueAction::TakeMany { n: number(a)?, up_to: a.bool("up_to")? },
+        "incomplete_size" => QueueAction::IncompleteSize,
         other => return Err(OpError::Invalid(format!("a queue does not {other:?}"))),
     })
 }

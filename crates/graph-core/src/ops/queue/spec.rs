@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{QueueKind, QueueRole, QueueSpec};
-use crate::ops::accumulator;
+use crate::ops::{accumulator, barrier};
 use crate::{DType, Dim, Dims, Error, Fact, OpError, Result, Shape};
 
 impl QueueSpec {
@@ -26,6 +26,7 @@ impl QueueSpec {
             QueueRole::Queue => {}
             QueueRole::Staging if self.kind == QueueKind::Fifo => {}
             QueueRole::Accumulator(_) if self.kind == QueueKind::Fifo => accumulator::check(self)?,
+            QueueRole::Barrier if self.kind == QueueKind::Fifo => barrier::check(self)?,
             role => {
                 return refuse(format!("{role:?} gives in order, and this is {:?}", self.kind));
             }
@@ -48,7 +49,7 @@ impl QueueSpec {
     }
 
     /// The facts of elements of these components, with `first` before their sizes.
-    pub(super) fn facts(&self, first: Option<Dim>) -> Result<SmallVec<[Fact; 1]>, OpError> {
+    pub(in crate::ops) fn facts(&self, first: Option<Dim>) -> Result<SmallVec<[Fact; 1]>, OpError> {
         let pads = self.kind == QueueKind::PaddingFifo;
         let fact = |(dtype, dims): &(DType, Dims)| {
             let Some(first) = first else { return Ok(Fact::new(*dtype, dims.clone())) };
