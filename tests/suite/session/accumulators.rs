@@ -304,7 +304,7 @@ fn gradients_of_several_runs_make_one_step() {
     let w = g.variable("w", Init::Constant(0.0), F32, []);
     let target = g.placeholder("target", F32, dims![]);
     let off = w.value() - &target;
-    let gradient = (&off * &off).gradients(&[&w.value()]).remove(0).unwrap();
+    let gradient = (&off * &off).gradients(&[w.value()]).remove(0).unwrap();
     let all = g.conditional_accumulator("all", F32, dims![], AccumulatorOptions::default());
     let apply = all.apply_gradient(&gradient, &g.constant(0i64));
     let step = w.assign_sub(all.take_gradient(2) * 0.5).operation();

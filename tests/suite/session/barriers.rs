@@ -230,7 +230,7 @@ fn parallel_insert_and_take() {
         }
         takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect::<Vec<_>>()
     });
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.sort_by_key(|element| element.0);
     let indices: Vec<i64> = all.iter().map(|e| e.0).collect();
     assert_eq!(indices, (0..20).map(|i| i64::MIN + i).collect::<Vec<_>>());
     let by_key: BTreeMap<String, Vec<f32>> =

@@ -12,11 +12,14 @@ use super::kept::{Item, Kept};
 /// A key and a component.
 type Part = (Vec<u8>, usize);
 
+/// An element that lacks components: its number, and those that are there.
+type Incomplete = (u64, SmallVec<[Option<HostTensor>; 2]>);
+
 /// What a barrier has besides complete elements.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    /// By key, the number and the components of those that lack some.
-    incomplete: BTreeMap<Vec<u8>, (u64, SmallVec<[Option<HostTensor>; 2]>)>,
+    /// By key.
+    incomplete: BTreeMap<Vec<u8>, Incomplete>,
     /// What runs under way will insert.
     promised: FxHashSet<Part>,
 }

@@ -215,70 +215,27 @@ impl Inner {
         let Some(kept) = self.queues.get(&used.queue.name) else {
             return Can::Later(Lack::Turn);
         };
-        let same = uses[..at].iter().filter(|other| other.queue.name == used.queue.name);
-        let name = kept.label();
-        let is_first = |first: Option<u64>| first.is_none_or(|first| first >= ticket);
-        if let QueueAction::InsertMany { component } = used.action {
-            let before = same.filter(|other| other.action == used.action);
-            let before = before.flat_map(|other| other.keys.iter());
-            let check = kept.check_insert(&used.keys, component, before);
-            return check.map_or_else(Can::Never, |()| Can::Now);
-        }
-        if let QueueAction::Close { cancel_pending } = used.action {
-            let is_barrier = kept.spec.role == QueueRole::Barrier;
-            return match kept.closed {
-                Some((_, false)) if is_barrier && cancel_pending => Can::Now,
-                Some(_) => Can::Never(cancelled(format!("{name} is already closed"))),
-                None => Can::Now,
-            };
-        }
-        if puts(used.action) {
-            let before = same.filter(|other| puts(other.action)).count();
-            let here = uses.iter().filter(|other| other.queue.name == used.queue.name);
-            let takes = here.filter_map(|other| demand(other.action));
-            let taken = takes.fold(0, usize::saturating_add);
-            return match kept.closed {
-                Some((closed, cancels)) if cancels || ticket >= closed => {
-                    Can::Never(cancelled(format!("{name} is closed")))
-                }
-                _ if !is_first(kept.putters.front().copied()) => Can::Later(Lack::Turn),
-                _ if kept.has_room(before, taken) => Can::Now,
-                _ => Can::Later(Lack::Room {
-                    capacity: kept.spec.capacity.unwrap_or(usize::MAX),
-                    there: kept.items.len(),
-                    promised: kept.reserved,
-                }),
-            };
-        }
-        if let QueueAction::Peek(index) = used.action {
-            return kept.can_peek(index.unwrap_or(0));
-        }
-        let Some(n) = demand(used.action) else { return Can::Now };
-        if n == 0 && matches!(used.action, QueueAction::TakeGradient(_)) {
-            let message = "expected a number of gradients of at least 1, got 0";
-            return Can::Never(Error::invalid(message));
-        }
-        let before = same.filter_map(|other| demand(other.action)).fold(0, usize::saturating_add);
-        let there = kept.available().saturating_sub(before);
-        let is_turn = is_first(kept.takers.front().map(|(ticket, _)| *ticket));
-        if n == 0 || (there >= n && is_turn) {
-            return Can::Now;
-        }
-        if there >= n {
-            return Can::Later(Lack::Turn);
-        }
-        if !kept.is_final() {
-            return Can::Later(Lack::Elements { wanted: n, there });
-        }
         match used.action {
-            action if takes_rest(action) && there > 0 && is_turn => Can::Now,
-            action if takes_rest(action) && there > 0 => Can::Later(Lack::Turn),
-            _ => Can::Never(Error::new(
-                ErrorKind::OutOfRange,
-                format!(
-                    "{name} is closed and has insufficient elements (requested {n}, current size {there})"
-                ),
-            )),
+            QueueAction::InsertMany { component } => {
+                let before = same(&uses[..at], used).filter(|other| other.action == used.action);
+                let before = before.flat_map(|other| other.keys.iter());
+                let check = kept.check_insert(&used.keys, component, before);
+                check.map_or_else(Can::Never, |()| Can::Now)
+            }
+            QueueAction::Close { cancel_pending } => kept.can_close(cancel_pending),
+            QueueAction::Peek(index) => kept.can_peek(index.unwrap_or(0)),
+            action if puts(action) => kept.can_put(uses, at, ticket),
+            QueueAction::TakeGradient(Some(0)) => {
+                let message = "expected a number of gradients of at least 1, got 0";
+                Can::Never(Error::invalid(message))
+            }
+            action => match demand(action) {
+                Some(n) => {
+                    let before = same(&uses[..at], used).filter_map(|other| demand(other.action));
+                    kept.can_take(action, n, before.fold(0, usize::saturating_add), ticket)
+                }
+                None => Can::Now,
+            },
         }
     }
 
@@ -364,7 +321,68 @@ impl Inner {
     }
 }
 
+/// Those of some uses that are of the same queue.
+fn same<'u>(uses: &'u [Use], used: &Use) -> impl Iterator<Item = &'u Use> {
+    uses.iter().filter(move |other| other.queue.name == used.queue.name)
+}
+
+/// Whether this ticket is the first of a line, or before it.
+fn is_first(first: Option<u64>, ticket: u64) -> bool {
+    first.is_none_or(|first| first >= ticket)
+}
+
 impl Kept {
+    fn can_close(&self, cancel_pending: bool) -> Can {
+        let is_barrier = self.spec.role == QueueRole::Barrier;
+        match self.closed {
+            Some((_, false)) if is_barrier && cancel_pending => Can::Now,
+            Some(_) => Can::Never(cancelled(format!("{} is already closed", self.label()))),
+            None => Can::Now,
+        }
+    }
+
+    /// Whether use `at` of a run can put an element.
+    fn can_put(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
+        let before = same(&uses[..at], &uses[at]).filter(|other| puts(other.action)).count();
+        let takes = same(uses, &uses[at]).filter_map(|other| demand(other.action));
+        let taken = takes.fold(0, usize::saturating_add);
+        match self.closed {
+            Some((closed, cancels)) if cancels || ticket >= closed => {
+                Can::Never(cancelled(format!("{} is closed", self.label())))
+            }
+            _ if !is_first(self.putters.front().copied(), ticket) => Can::Later(Lack::Turn),
+            _ if self.has_room(before, taken) => Can::Now,
+            _ => Can::Later(Lack::Room {
+                capacity: self.spec.capacity.unwrap_or(usize::MAX),
+                there: self.items.len(),
+                promised: self.reserved,
+            }),
+        }
+    }
+
+    /// Whether a run can take `n` elements besides `before` others.
+    fn can_take(&self, action: QueueAction, n: usize, before: usize, ticket: u64) -> Can {
+        let there = self.available().saturating_sub(before);
+        let is_turn = is_first(self.takers.front().map(|(ticket, _)| *ticket), ticket);
+        if n == 0 || (there >= n && is_turn) {
+            return Can::Now;
+        }
+        if there >= n {
+            return Can::Later(Lack::Turn);
+        }
+        if !self.is_final() {
+            return Can::Later(Lack::Elements { wanted: n, there });
+        }
+        if takes_rest(action) && there > 0 {
+            return if is_turn { Can::Now } else { Can::Later(Lack::Turn) };
+        }
+        let name = self.label();
+        let message = format!(
+            "{name} is closed and has insufficient elements (requested {n}, current size {there})"
+        );
+        Can::Never(Error::new(ErrorKind::OutOfRange, message))
+    }
+
     /// What an action that only looks gives.
     fn seen(&self, action: QueueAction) -> Option<Draft> {
         Some(Draft::Values(match action {
