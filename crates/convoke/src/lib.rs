@@ -33,16 +33,17 @@ pub mod models;
 pub use convoke_compiler::{Apart, Program};
 pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
-    AssertOp, Attribute, Attributes, Backward, BatchNorm, Body, BodyId, BranchOp, Build, Class,
-    Collection, Conv2d, CustomKernel, DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts,
-    Feed, FindOp, Flow, Graph, GraphParts, GraphSnapshot, HostCall, HostFunction, HostTensor,
-    ImageLayout, IndexedSlices, Init, IntoFeed, IntoTensor, KernelShapes, Layout, LookupTable,
-    LoopOp, LoopOptions, MutableTable, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError,
-    Operation, Output, Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp,
-    QueueOptions, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec,
-    Result, Shape, SharedParts, SparseTensor, Structure, TableAction, TableContents, TableOp,
-    TableSpec, Tensor, TensorArray, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam,
-    dims, ops, philox, train,
+    AccumulatorOptions, Amount, AssertOp, Attribute, Attributes, Backward, Barrier, BatchNorm,
+    Body, BodyId, BranchOp, Build, Class, Collection, ConditionalAccumulator, Conv2d, CustomKernel,
+    DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, FindOp, Flow, Graph,
+    GraphParts, GraphSnapshot, HostCall, HostFunction, HostTensor, ImageLayout, IndexedSlices,
+    Init, IntoFeed, IntoTensor, KernelShapes, Layout, LookupTable, LoopOp, LoopOptions,
+    MutableTable, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError, Operation, Output,
+    Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions,
+    QueueRole, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec,
+    Reduction, Result, Shape, SharedParts, SparseTensor, StagingArea, StagingOptions, Structure,
+    TableAction, TableContents, TableOp, TableSpec, TakenElements, Tensor, TensorArray, TensorView,
+    TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;

@@ -2,11 +2,40 @@
 
 use crate::{AlignedBytes, DType, Error, ErrorKind, HostTensor, Result, Shape};
 
+/// Memory for each row of a tensor of this dtype and shape, for [`row_in`].
+///
+/// # Errors
+/// There is none, or the shape has no rows.
+pub fn memory(dtype: DType, shape: &Shape) -> Result<Vec<AlignedBytes>> {
+    let Some((&n, rest)) = shape.dims().split_first() else {
+        return Err(Error::internal(format!("expected a tensor with rows, got {dtype}{shape}")));
+    };
+    let n_bytes =
+        if dtype == DType::String { 0 } else { Shape::new(rest)?.len() * dtype.n_bytes() };
+    let mut rows = Vec::new();
+    rows.try_reserve_exact(n)
+        .map_err(|_| Error::new(ErrorKind::ResourceExhausted, format!("no memory for {n} rows")))?;
+    for _ in 0..n {
+        rows.push(AlignedBytes::zeroed(n_bytes)?);
+    }
+    Ok(rows)
+}
+
 /// Row `at` of a tensor: its elements where the first coordinate is `at`.
 ///
 /// # Errors
-/// There is no such row.
+/// There is no such row; no memory.
 pub fn row(tensor: &HostTensor, at: usize) -> Result<HostTensor> {
+    let n = tensor.dims().first().copied().unwrap_or(0).max(1);
+    let n_bytes = if tensor.dtype() == DType::String { 0 } else { tensor.bytes().len() / n };
+    row_in(tensor, at, AlignedBytes::zeroed(n_bytes)?)
+}
+
+/// As [`row`]. The elements go into `memory`, which is of their size; strings have their own.
+///
+/// # Errors
+/// There is no such row, or the memory is of another size.
+pub fn row_in(tensor: &HostTensor, at: usize, mut memory: AlignedBytes) -> Result<HostTensor> {
     let Some((&n, rest)) = tensor.dims().split_first().filter(|(n, _)| at < **n) else {
         let message = format!("expected a row {at} of {}{}", tensor.dtype(), tensor.shape());
         return Err(Error::internal(message));
@@ -17,8 +46,12 @@ pub fn row(tensor: &HostTensor, at: usize) -> Result<HostTensor> {
         return HostTensor::strings(rest, strings.iter().cloned());
     }
     let n_bytes = tensor.bytes().len() / n;
-    let bytes = AlignedBytes::copy_of(&tensor.bytes()[at * n_bytes..][..n_bytes])?;
-    HostTensor::from_bytes(tensor.dtype(), shape, bytes)
+    if memory.len() != n_bytes {
+        let found = memory.len();
+        return Err(Error::internal(format!("expected memory of {n_bytes} bytes, got {found}")));
+    }
+    memory.copy_from_slice(&tensor.bytes()[at * n_bytes..][..n_bytes]);
+    HostTensor::from_bytes(tensor.dtype(), shape, memory)
 }
 
 /// The tensors as rows of one. If it `pads`, smaller ones are filled up to the largest, which has at least the sizes
@@ -74,6 +107,38 @@ pub fn stacked(
         });
     }
     HostTensor::from_bytes(dtype, shape, bytes)
+}
+
+/// The sum of tensors of one float dtype and shape, or their mean: added in f64, in order, and rounded once.
+///
+/// # Errors
+/// Tensors of another dtype or shape; no memory.
+pub fn total(
+    dtype: DType,
+    shape: &Shape,
+    tensors: &[&HostTensor],
+    mean: bool,
+) -> Result<HostTensor> {
+    let mut sums: Vec<f64> = Vec::new();
+    sums.try_reserve_exact(shape.len()).map_err(|_| {
+        let message = format!("no memory for a sum of {dtype}{shape}");
+        Error::new(ErrorKind::ResourceExhausted, message)
+    })?;
+    sums.resize(shape.len(), 0.0);
+    for tensor in tensors {
+        if tensor.dtype() != dtype || tensor.shape() != shape {
+            let (found, own) = (tensor.dtype(), tensor.shape());
+            return Err(Error::invalid(format!(
+                "expected {dtype}{shape} to sum, got {found}{own}"
+            )));
+        }
+        sums.iter_mut().zip(tensor.to_f64s()?).for_each(|(sum, x)| *sum += x);
+    }
+    if mean {
+        let n = tensors.len() as f64;
+        sums.iter_mut().for_each(|sum| *sum /= n);
+    }
+    HostTensor::from_f64s(dtype, shape.clone(), &sums)
 }
 
 /// Calls `copy` with the places and the length of each run of elements of a tensor in a larger one.

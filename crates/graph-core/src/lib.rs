@@ -58,12 +58,14 @@ pub use op::{
     Reduce, ReduceAxes, ReduceKind, State, Values, View, Window,
 };
 pub use ops::{
-    AssertOp, BatchNorm, Body, BranchOp, Build, Conv2d, ConvGeometry, Counting, FindOp, HostCall,
-    HostFunction, ImageLayout, IndexedSlices, LookupTable, LoopOp, LoopOptions, MutableTable,
-    NameList, Normalized, Padding, Pool, PoolGeometry, ProducerOptions, Queue, QueueAction,
-    QueueKind, QueueOp, QueueOptions, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource,
-    ReaderSpec, Row, Scatter, SparseTensor, Structure, TableAction, TableContents, TableOp,
-    TableSpec, TensorArray, index_of, init::Init,
+    AccumulatorOptions, Amount, AssertOp, Barrier, BatchNorm, Body, BranchOp, Build,
+    ConditionalAccumulator, Conv2d, ConvGeometry, Counting, FindOp, HostCall, HostFunction,
+    ImageLayout, IndexedSlices, LookupTable, LoopOp, LoopOptions, MutableTable, NameList,
+    Normalized, Padding, Pool, PoolGeometry, ProducerOptions, Queue, QueueAction, QueueKind,
+    QueueOp, QueueOptions, QueueRole, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource,
+    ReaderSpec, Reduction, Row, Scatter, SparseTensor, StagingArea, StagingOptions, Structure,
+    TableAction, TableContents, TableOp, TableSpec, TakenElements, TensorArray, index_of,
+    init::Init,
 };
 pub use queue_runner::QueueRunner;
 pub use records::{

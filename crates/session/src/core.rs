@@ -4,6 +4,7 @@ mod kept;
 mod planning;
 mod programs;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -29,7 +30,7 @@ use crate::growth::Growth;
 use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::partial::{PlannedStep, StepKey};
-use crate::queues::{Queues, Tables, Taken, Uses, check_puts};
+use crate::queues::{Puts, Queues, Tables, Taken, Uses};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -77,6 +78,8 @@ pub(crate) struct Planned {
     pub graph: GraphSnapshot,
     /// What it does with queues and readers. What it takes comes after what is fed, and what it puts after what is fetched.
     pub uses: Uses,
+    /// What computes what it must know before it takes anything, if there is something.
+    before: Option<Box<Planned>>,
     /// If the plan has branches, loops or assertions, what runs instead of a program.
     pub flow: Option<Flowing>,
     feed_facts: Vec<Fact>,
@@ -100,6 +103,8 @@ pub(crate) struct Request<'a> {
     pub token: Option<&'a CancelToken>,
     /// Where programs are kept that need no look-up.
     pub recent: Option<&'a Recent>,
+    /// What it puts into queues, if it uses any.
+    pub puts: Option<&'a Puts<'a>>,
     /// The tables that it looks keys up in.
     pub tables: Option<&'a Tables>,
 }
@@ -168,9 +173,10 @@ impl Core {
     ) -> Result<()> {
         let uses = &request.planned.uses;
         if !uses.is_empty() {
+            let uses = &*self.resolved(request)?;
             let taken = self.queues.take(uses, request.data, &self.stop(request));
             let taken = taken.map_err(|e| self.located(e))?;
-            return self.run_with(request, taken, outputs, metadata);
+            return self.run_with(request, uses, taken, outputs, metadata);
         }
         self.settled(request, |request| self.run_once(request, outputs, None, None, metadata))
     }
@@ -191,6 +197,26 @@ impl Core {
         }
     }
 
+    /// What a run does with queues and readers, once it is known what must be known first.
+    ///
+    /// # Errors
+    /// A number of elements below 0, an index of a queue out of range; what computing them refuses.
+    pub fn resolved<'a>(&self, request: &Request<'a>) -> Result<Cow<'a, Uses>> {
+        let uses = &request.planned.uses;
+        if !uses.is_open() {
+            return Ok(Cow::Borrowed(uses));
+        }
+        let mut computed = Vec::new();
+        if let Some(before) = &request.planned.before {
+            let request = Request { planned: before, recent: None, puts: None, ..*request };
+            let outputs = &mut Outputs::Tensors(&mut computed);
+            self.run_once(&request, outputs, None, None, &mut RunMetadata::default())?;
+        }
+        let computed = computed.into_iter().map(Fetched::into_host).collect::<Result<Vec<_>>>()?;
+        let resolved = uses.resolved(request.data, &computed);
+        resolved.map(Cow::Owned).map_err(|e| self.located(e))
+    }
+
     /// Runs with what was taken from queues, and gives it back if that fails.
     ///
     /// # Errors
@@ -198,6 +224,7 @@ impl Core {
     pub fn run_with(
         &self,
         request: &Request<'_>,
+        uses: &Uses,
         mut taken: Taken,
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
@@ -205,18 +232,19 @@ impl Core {
         let values = std::mem::take(&mut taken.values).into_iter();
         let mut data = request.data.to_vec();
         data.extend(values.map(FeedData::Tensor));
-        let uses = &request.planned.uses;
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        let request = &Request { data: &data, tables: held.tables(), ..*request };
+        let puts = Puts::new(uses);
+        let (puts_of_run, tables) = (Some(&puts), held.tables());
+        let request = &Request { data: &data, puts: puts_of_run, tables, ..*request };
         self.settled(request, |request| {
             self.run_once(request, own, Some(outputs), None, metadata)
         })?;
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values = tensors.iter().map(on_host);
-        held.put(uses, &values.collect::<Vec<_>>());
+        held.put(puts, &values.collect::<Vec<_>>());
         outputs.fill(tensors)
     }
 
@@ -280,7 +308,7 @@ impl Core {
         journal: Option<&RefCell<Journal>>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let &Request { planned, data, options, start, recent, .. } = request;
+        let &Request { planned, data, options, start, recent, puts, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
         let _turn = planned.counts.then(|| self.turn.take(&stop)).transpose()?;
@@ -290,7 +318,7 @@ impl Core {
                 let shape = |place: usize| shapes.get(place).copied();
                 outputs.check(&shape)?;
                 others.map_or(Ok(()), |others| others.check(&shape))?;
-                check_puts(&planned.uses, &shape)
+                puts.map_or(Ok(()), |puts| puts.check(&shape))
             };
             let tensors = self.run_flow(flow, request, &check, metadata)?;
             outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
@@ -302,7 +330,7 @@ impl Core {
         let shape = |place: usize| compiled.fetched(place);
         outputs.check(&shape)?;
         others.map_or(Ok(()), |others| others.check(&shape))?;
-        check_puts(&planned.uses, &shape)?;
+        puts.map_or(Ok(()), |puts| puts.check(&shape))?;
         let mut timings = options.timings;
         // Beside others a kernel takes longer than by itself.
         let tuning = compiled.tuning.as_ref().filter(|_| self.activity.is_alone());
@@ -450,12 +478,14 @@ impl Planned {
         let feed_facts = plan.signature.feeds.iter().map(|&f| graph.fact(f).clone()).collect();
         let programs = Cache::new(n_programs);
         let counts = plan.counts();
-        Self { plan, graph, uses: Uses::default(), flow: None, feed_facts, counts, programs }
+        let (uses, before) = (Uses::default(), None);
+        Self { plan, graph, uses, before, flow: None, feed_facts, counts, programs }
     }
 
     /// Itself and the plans of its parts.
     fn all(&self) -> impl Iterator<Item = &Self> {
-        std::iter::once(self).chain(self.flow.iter().flat_map(Flowing::programs))
+        let before = self.before.as_deref().into_iter();
+        std::iter::once(self).chain(before).chain(self.flow.iter().flat_map(Flowing::programs))
     }
 
     /// How many nodes it runs.

@@ -315,6 +315,7 @@ impl PartialRun {
                 token: None,
                 recent: None,
                 tables: None,
+                puts: None,
             };
             metadata.begin(&request);
             let mut tensors = Vec::new();

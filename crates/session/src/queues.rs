@@ -5,17 +5,21 @@
 //! back when something has changed.
 
 mod ahead;
+mod barrier;
 mod clock;
+mod early;
 mod fillers;
 mod kept;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod presence;
+mod puts;
 mod readers;
 mod serve;
 mod state_bytes;
 mod tables;
 mod uses;
+mod values;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -25,7 +29,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use convoke_graph_core::{Error, Graph, HostTensor, NodeId, QueueAction, Result, batches};
+use convoke_graph_core::{Error, Graph, HostTensor, NodeId, QueueAction, Result};
 use rustc_hash::FxHashMap;
 
 use crate::cancel::{Bell, CancelToken, Stop};
@@ -36,11 +40,14 @@ use clock::Clock;
 use fillers::Fillers;
 use kept::{Item, Kept, Popped};
 pub(crate) use presence::{Handles, Presence};
+pub(crate) use puts::Puts;
 use readers::{KeptReader, Lease};
 use serve::Served;
 use tables::KeptTable;
 pub(crate) use tables::Tables;
-pub(crate) use uses::{Uses, check_puts, puts_of, with_queues};
+use uses::{Use, puts as is_put};
+pub(crate) use uses::{Uses, puts_of, with_queues};
+use values::Draft;
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
 
@@ -49,6 +56,11 @@ use waiting::{Waiter, tell};
 pub(crate) struct Taken {
     /// The values that are fed, in the order of the uses.
     pub values: Vec<HostTensor>,
+    /// What each use of a queue has given, and then each of a reader: what the values are made of.
+    drafts: Vec<Draft>,
+    read: Vec<Vec<HostTensor>>,
+    /// What is fed of tables.
+    of_tables: Vec<HostTensor>,
     undo: Vec<Undo>,
     /// The readers that it has to itself.
     leases: Vec<Lease>,
@@ -69,10 +81,10 @@ impl Held<'_> {
     }
 
     /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
-    pub fn put(mut self, uses: &Uses, fetched: &[HostTensor]) {
+    pub fn put(mut self, puts: Puts<'_>, fetched: &[HostTensor]) {
         // Nobody looks at the tables any more that it is to change.
         let leases = self.taken.take().map(|taken| taken.leases);
-        self.queues.put(uses, leases.unwrap_or_default(), fetched);
+        self.queues.put(puts, leases.unwrap_or_default(), fetched);
     }
 }
 
@@ -96,6 +108,12 @@ enum Undo {
     },
     Room {
         queue: String,
+    },
+    /// Keys that a component was to be inserted for.
+    Keys {
+        queue: String,
+        keys: Arc<[Vec<u8>]>,
+        component: usize,
     },
 }
 
@@ -172,6 +190,54 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Does what a run does with a queue once it has succeeded. `items` are what it puts.
+    fn put(&mut self, used: &Use, items: Vec<Item>, fetched: &[HostTensor]) {
+        let (ticket, now) = (self.next_ticket, self.n_resets + 1);
+        let Some(kept) = self.queues.get_mut(&used.queue.name) else { return };
+        match used.action {
+            QueueAction::Enqueue | QueueAction::EnqueueMany => {
+                items.into_iter().for_each(|item| kept.push(item));
+                kept.reserved -= 1;
+            }
+            QueueAction::ApplyGradient => {
+                items.into_iter().for_each(|item| kept.apply(item));
+                kept.reserved -= 1;
+            }
+            QueueAction::TakeGradient(_) => kept.step = kept.step.saturating_add(1),
+            QueueAction::SetStep => {
+                let step = used.places.first().and_then(|&place| fetched.get(place));
+                if let Some(step) = step.and_then(|step| step.scalar::<i64>().ok()) {
+                    kept.step = step;
+                }
+            }
+            QueueAction::Clear => {
+                self.n_resets = now;
+                kept.clear(now);
+            }
+            QueueAction::Close { cancel_pending } => {
+                let (first, cancels) = kept.closed.unwrap_or((ticket, false));
+                kept.closed = Some((first, cancels || cancel_pending));
+                if cancel_pending {
+                    kept.parts.clear();
+                }
+            }
+            QueueAction::InsertMany { component } => {
+                kept.parts.release(&used.keys, component);
+                kept.reserved -= 1;
+                for (key, item) in used.keys.iter().zip(items) {
+                    item.into_iter().for_each(|value| kept.insert_part(key, component, value));
+                }
+                // It was closed meanwhile, and nothing more becomes complete.
+                if kept.closed.is_some_and(|(_, cancels)| cancels) {
+                    kept.parts.clear();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Queues {
     /// The queues of a session of this graph, which tells of runs that wait longer than `stall_after`.
     pub fn new(
@@ -209,7 +275,8 @@ impl Queues {
             let taken;
             (inner, taken) = self.try_in(inner, uses, data, &mut attempt, stop)?;
             if let Some(taken) = taken {
-                return Ok(taken);
+                drop(inner);
+                return self.finished(taken, uses);
             }
             let (now, tells_at) = (Instant::now(), inner.tells_at(attempt.ticket));
             if tells_at.is_some_and(|at| at <= now) {
@@ -248,8 +315,9 @@ impl Queues {
             stop.ring(&bell);
         }
         let (mut inner, taken) = self.try_in(self.lock(), uses, data, attempt, stop)?;
-        if taken.is_some() {
-            return Ok(taken);
+        if let Some(taken) = taken {
+            drop(inner);
+            return self.finished(taken, uses).map(Some);
         }
         let deadline = stop.deadline.map(|(until, _)| until);
         let until = deadline.into_iter().chain(inner.tells_at(attempt.ticket)).min();
@@ -263,6 +331,18 @@ impl Queues {
         inner.parked.push(park(std::mem::take(attempt)));
         self.look_for_abandoned(&mut inner);
         Ok(None)
+    }
+
+    /// Makes the values of what was taken, or gives it back.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    fn finished(&self, taken: Taken, uses: &Uses) -> Result<Taken> {
+        let mut held = self.hold(taken);
+        if let Some(taken) = &mut held.taken {
+            taken.finish(uses)?;
+        }
+        held.taken.take().ok_or_else(|| Error::internal("what was taken is given back"))
     }
 
     /// One try, and the reading that it needs, for which the lock is given up. Who fails gives up its ticket.
@@ -336,7 +416,18 @@ impl Queues {
     }
 
     /// Puts what a run gives, closes what it closes, and moves the readers. `fetched` are the plan's fetches.
-    fn put(&self, uses: &Uses, leases: Vec<Lease>, fetched: &[HostTensor]) {
+    fn put(&self, puts: Puts<'_>, leases: Vec<Lease>, fetched: &[HostTensor]) {
+        let uses = puts.uses;
+        let mut rows = puts.into_rows();
+        let given = uses.queues.iter().filter(|used| is_put(used.action)).map(|used| {
+            let items = puts::items(used, rows.next().unwrap_or_default(), fetched);
+            // Shapes and memory were seen to before.
+            items.unwrap_or_else(|error| {
+                tracing::error!("{}: what is put is lost: {error}", used.node);
+                Vec::new()
+            })
+        });
+        let mut given = given.collect::<Vec<_>>().into_iter();
         let mut inner = self.lock();
         for lease in leases {
             if let Some(kept) = inner.readers.get_mut(&lease.reader) {
@@ -344,32 +435,8 @@ impl Queues {
             }
         }
         for used in &uses.queues {
-            let ticket = inner.next_ticket;
-            let Some(kept) = inner.queues.get_mut(&used.queue.name) else { continue };
-            let components = used.places.iter().filter_map(|&place| fetched.get(place).cloned());
-            match used.action {
-                QueueAction::Enqueue => kept.push(components.collect()),
-                QueueAction::EnqueueMany => {
-                    let components: Item = components.collect();
-                    let n_rows = components.first().and_then(|c| c.dims().first().copied());
-                    for row in 0..n_rows.unwrap_or(0) {
-                        let item = components.iter().map(|c| batches::row(c, row)).collect();
-                        match item {
-                            Ok(item) => kept.push(item),
-                            // Shapes were checked before: there is no memory for a copy.
-                            Err(error) => tracing::error!("{}: a row is lost: {error}", used.node),
-                        }
-                    }
-                }
-                QueueAction::Close { cancel_pending } => {
-                    let (first, cancels) = kept.closed.unwrap_or((ticket, false));
-                    kept.closed = Some((first, cancels || cancel_pending));
-                }
-                _ => continue,
-            }
-            if matches!(used.action, QueueAction::Enqueue | QueueAction::EnqueueMany) {
-                kept.reserved -= 1;
-            }
+            let items = if is_put(used.action) { given.next() } else { None };
+            inner.put(used, items.unwrap_or_default(), fetched);
         }
         inner.put_into_tables(uses, fetched);
         self.wake(&mut inner);
@@ -415,10 +482,11 @@ impl Queues {
         for name in names {
             let kept = &inner.queues[name];
             // A queue that was only looked at is as one that nobody has used.
-            if kept.items.is_empty() && kept.draws == 0 && kept.closed.is_none() {
+            if kept.is_new() {
                 continue;
             }
-            (name, kept.draws, kept.closed.is_some(), kept.items.len()).hash(hasher);
+            (name, kept.draws, kept.step, kept.closed.is_some(), kept.items.len()).hash(hasher);
+            kept.parts.hash(hasher);
             for tensor in kept.items.iter().flat_map(|(_, item)| item) {
                 (tensor.dims(), tensor.bytes(), tensor.as_strings().ok()).hash(hasher);
             }

@@ -232,6 +232,7 @@ impl Session {
             token: None,
             recent: None,
             tables: None,
+            puts: None,
         };
         metadata.begin(&request);
         let mut values = Vec::new();

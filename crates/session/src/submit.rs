@@ -18,7 +18,7 @@ use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
-use crate::queues::{Attempt, Parked, Presence};
+use crate::queues::{Attempt, Parked, Presence, Uses};
 use crate::session::{RunOptions, Session};
 
 /// A run that was submitted: to be waited for, awaited, cancelled, or left alone.
@@ -129,10 +129,20 @@ impl<F: Fetch> RunHandle<F> {
         let data = planned.check_feeds(feeds)?.into_iter().map(FeedData::into_owned);
         let data: Vec<FeedData<'static>> = data.collect::<Result<_>>()?;
         let (slot, token) = (self.slot.clone(), self.token.clone());
-        let begun = OnceLock::new();
+        let (begun, uses) = (OnceLock::new(), OnceLock::new());
         let presence = Mutex::new(core.queues.enter(&planned.uses));
-        let submitted =
-            Submitted { presence, core, planned, data, options, token, slot, metadata, begun };
+        let submitted = Submitted {
+            presence,
+            core,
+            planned,
+            data,
+            options,
+            token,
+            slot,
+            metadata,
+            begun,
+            uses,
+        };
         Arc::new(submitted).line_up(Attempt::default())
     }
 
@@ -218,6 +228,8 @@ struct Submitted {
     metadata: RunMetadata,
     /// When it first had a thread.
     begun: OnceLock<Instant>,
+    /// What it does with queues and readers, once that is known.
+    uses: OnceLock<Uses>,
 }
 
 impl Submitted {
@@ -251,6 +263,7 @@ impl Submitted {
             token: Some(&self.token),
             recent: None,
             tables: None,
+            puts: None,
         };
         let mut metadata = self.metadata.clone();
         metadata.begin(&request);
@@ -273,12 +286,20 @@ impl Submitted {
                 Parked { deadline, resume }
             };
             let queues = &self.core.queues;
-            let taken = queues.try_take(&self.planned.uses, &self.data, &mut attempt, &stop, park);
+            let uses = match self.uses.get() {
+                Some(uses) => uses,
+                None if !self.planned.uses.is_open() => &self.planned.uses,
+                None => {
+                    let resolved = self.core.resolved(&request)?.into_owned();
+                    self.uses.get_or_init(|| resolved)
+                }
+            };
+            let taken = queues.try_take(uses, &self.data, &mut attempt, &stop, park);
             let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
             presence.iter_mut().for_each(Presence::has_tried);
             drop(presence);
             let Some(taken) = taken? else { return Ok(None) };
-            self.core.run_with(&request, taken, outputs, &mut metadata)?;
+            self.core.run_with(&request, uses, taken, outputs, &mut metadata)?;
         }
         metadata.wall = start.elapsed();
         Ok(Some((tensors, metadata)))

@@ -1,14 +1,17 @@
 //! Sessions by behaviour. Semantics: TensorFlow 1.x, `python/client/session_test.py` and
 //! `core/common_runtime/direct_session_test.cc`, by meaning.
 
+mod accumulators;
 mod app_buffers;
 mod autotune;
 mod bad_inputs;
+mod barriers;
 mod budgets;
 mod callables;
 mod calls;
 mod cancelling;
 mod checkpoints;
+mod chosen_queues;
 mod composites;
 mod connections;
 mod containers;
@@ -51,6 +54,7 @@ mod scatter;
 mod shuffle_queue;
 mod small_devices;
 mod splits;
+mod staging_areas;
 mod submitted;
 mod tables;
 mod threads;

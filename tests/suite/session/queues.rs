@@ -677,3 +677,27 @@ fn a_run_that_fails_early_leaves_no_trace() {
     assert_eq!(kind(get.call_into((), &mut [])), ErrorKind::InvalidArgument);
     assert_eq!(digest(), one);
 }
+
+/// Rows for which there is no memory fail the run before it stores anything: none is lost. They take none themselves,
+/// but the queue's places do.
+#[test]
+fn rows_without_memory_fail_the_run() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 4, [(F32, dims![0])]);
+    let rows = g.placeholder("rows", F32, dims![None, 0]);
+    let put = q.enqueue_many(&[&rows]);
+    let v = g.variable("v", Init::Constant(0.0), F32, []);
+    let step = v.assign_add(1.0).operation();
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let empty = |n: usize| HostTensor::zeros(F32, convoke::Shape::new(&[n, 0]).unwrap()).unwrap();
+    let before = session.state_digest().unwrap();
+    let error = session.run(&[rows.feed(empty(1 << 46))], (&put, &step)).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.node()),
+        (ErrorKind::ResourceExhausted, Some("q_enqueue_many"))
+    );
+    assert_eq!(session.state_digest().unwrap(), before);
+    session.run(&[rows.feed(empty(3))], (&put, &step)).unwrap();
+    assert_eq!(session.run(&[], q.size()).unwrap().scalar::<i32>().unwrap(), 3);
+}

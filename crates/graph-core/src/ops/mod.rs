@@ -1,6 +1,8 @@
 //! The operations, one room each; elementwise ones are rows of `unary.rs` and `binary.rs`.
 
+pub(crate) mod accumulator;
 pub(crate) mod assert;
+pub(crate) mod barrier;
 pub(crate) mod batch_norm;
 pub(crate) mod binary;
 pub(crate) mod bodies;
@@ -33,6 +35,7 @@ pub(crate) mod row;
 pub(crate) mod scatter;
 pub(crate) mod select;
 pub(crate) mod sparse;
+pub(crate) mod staging;
 pub(crate) mod state;
 pub(crate) mod table;
 pub(crate) mod tensor_array;
@@ -40,7 +43,9 @@ pub(crate) mod unary;
 pub(crate) mod view;
 pub(crate) mod window;
 
+pub use accumulator::{AccumulatorOptions, ConditionalAccumulator};
 pub use assert::AssertOp;
+pub use barrier::{Barrier, TakenElements};
 pub use batch_norm::{BatchNorm, Normalized};
 pub use body::Body;
 pub use branch::{BranchOp, index_of};
@@ -52,12 +57,15 @@ pub use loops::LoopOp;
 pub use mutable_table::{FindOp, MutableTable, TableAction, TableContents, TableOp, TableSpec};
 pub use pool::Pool;
 pub use producer::ProducerOptions;
-pub use queue::{Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueSpec};
+pub use queue::{
+    Amount, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueRole, QueueSpec, Reduction,
+};
 pub use reader::{NameList, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec};
 pub use registry::{Decode, decode, saved_names};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
 pub use scatter::Scatter;
 pub use sparse::{IndexedSlices, SparseTensor};
+pub use staging::{StagingArea, StagingOptions};
 pub use table::LookupTable;
 pub use tensor_array::TensorArray;
 pub use window::{ConvGeometry, ImageLayout, Padding, PoolGeometry};

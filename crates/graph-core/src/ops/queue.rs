@@ -4,16 +4,24 @@
 //! Source: TensorFlow's `python/ops/data_flow_ops.py`. There, both happen in the middle of a step, and a step that
 //! fails later has lost what it took.
 
+mod amount;
+mod choice;
+mod saved;
+mod spec;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::op::arity;
-use crate::ops::registry::Decode;
+use crate::ops::{accumulator, barrier};
 use crate::{
-    Attribute, Attributes, Backward, Class, DType, Dim, Dims, Error, Fact, Graph, HostTensor, Op,
-    OpError, Operation, Result, Shape, Tensor,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Op, OpError, Operation,
+    Tensor,
 };
+pub use amount::Amount;
+use choice::Choice;
+pub(crate) use saved::SAVED;
 
 /// In which order elements leave a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +56,32 @@ pub struct QueueSpec {
     pub capacity: Option<usize>,
     /// The dtype and sizes of each component of an element.
     pub components: Vec<(DType, Dims)>,
+    /// What it is for.
+    pub role: QueueRole,
+}
+
+/// What a queue is for: what is kept like one has other operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QueueRole {
+    /// A [`Queue`].
+    #[default]
+    Queue,
+    /// A [`StagingArea`](crate::StagingArea).
+    Staging,
+    /// A [`ConditionalAccumulator`](crate::ConditionalAccumulator).
+    Accumulator(Reduction),
+    /// A [`Barrier`](crate::Barrier).
+    Barrier,
+}
+
+/// What becomes of gradients that are taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Reduction {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// Their sum.
+    Sum,
 }
 
 /// What an operation does with a queue.
@@ -61,10 +95,11 @@ pub enum QueueAction {
     EnqueueMany,
     /// Takes an element: its components are the outputs.
     Dequeue,
-    /// Takes so many elements, as batches.
-    DequeueMany(usize),
-    /// Takes so many elements, or those that are left in a closed queue, as batches.
-    DequeueUpTo(usize),
+    /// Takes so many elements, as batches. `None` is as many as an input says.
+    DequeueMany(Option<usize>),
+    /// Takes so many elements, or those that are left in a closed queue, as batches. `None` is as many as an input
+    /// says.
+    DequeueUpTo(Option<usize>),
     /// Gives the number of elements.
     Size,
     /// Gives whether the queue is closed.
@@ -74,15 +109,42 @@ pub enum QueueAction {
         /// Whether they are cancelled, or wait on.
         cancel_pending: bool,
     },
+    /// Gives the element at this index, and leaves it there. `None` is the index that an input says.
+    Peek(Option<usize>),
+    /// Takes all elements out.
+    Clear,
+    /// Puts a gradient, of the step that is the second input.
+    ApplyGradient,
+    /// Takes all gradients, once there are so many. `None` is as many as an input says.
+    TakeGradient(Option<usize>),
+    /// Sets the step below which gradients are too old.
+    SetStep,
+    /// Puts a component of elements: the first input, with a row for each key in the second.
+    InsertMany {
+        /// Which.
+        component: usize,
+    },
+    /// Takes elements that are complete, as batches.
+    TakeMany {
+        /// How many; `None` is as many as an input says.
+        n: Option<usize>,
+        /// Whether those that are left do where no others can come.
+        up_to: bool,
+    },
+    /// Gives the number of elements that lack a component.
+    IncompleteSize,
 }
 
-/// An operation on a queue.
+/// An operation on a queue. After the components, its inputs are what must be known before a run: the number of
+/// elements, unless it is fixed, keys, and the index of the queue, if it is one of several.
 #[derive(Debug, Clone)]
 pub struct QueueOp {
-    /// The queue.
+    /// The queue; of several, what they have in common.
     pub queue: Arc<QueueSpec>,
     /// What it does.
     pub action: QueueAction,
+    /// The queues that the run chooses from, if it does.
+    pub among: Arc<[Arc<QueueSpec>]>,
 }
 
 /// What a new queue is to be.
@@ -112,6 +174,7 @@ impl Default for QueueOptions {
 pub struct Queue {
     graph: Graph,
     spec: Arc<QueueSpec>,
+    choice: Option<Choice>,
 }
 
 impl Graph {
@@ -146,10 +209,17 @@ impl Graph {
         let QueueOptions { kind, capacity, shared_name } = options;
         let components: Vec<(DType, Dims)> =
             components.into_iter().map(|(dtype, dims)| (dtype, dims.into())).collect();
-        let container = self.container_now();
-        let mut spec = QueueSpec { name: name.to_owned(), container, kind, capacity, components };
-        let op = QueueOp { queue: Arc::new(spec.clone()), action: QueueAction::Make };
-        let node = self.apply_named(op, &[], name).node();
+        let (name, container) = (name.to_owned(), self.container_now());
+        let role = QueueRole::Queue;
+        self.kept(QueueSpec { name, container, kind, capacity, components, role }, shared_name)
+    }
+
+    /// A queue or what is kept like one: its name is that of its node, or the shared one.
+    #[track_caller]
+    pub(crate) fn kept(&self, mut spec: QueueSpec, shared_name: Option<String>) -> Queue {
+        let (queue, among) = (Arc::new(spec.clone()), Arc::default());
+        let op = QueueOp { queue, action: QueueAction::Make, among };
+        let node = self.apply_named(op, &[], &spec.name).node();
         spec.name = match shared_name {
             // No node has a name like that.
             Some(shared) => match &spec.container {
@@ -164,7 +234,7 @@ impl Graph {
 
 impl Queue {
     pub(crate) fn new(graph: Graph, spec: Arc<QueueSpec>) -> Self {
-        Self { graph, spec }
+        Self { graph, spec, choice: None }
     }
 
     /// The graph that it belongs to.
@@ -172,21 +242,49 @@ impl Queue {
         &self.graph
     }
 
+    /// Whether the run chooses it.
+    pub(crate) fn is_selected(&self) -> bool {
+        self.choice.is_some()
+    }
+
     pub(crate) fn shared_spec(&self) -> Arc<QueueSpec> {
         self.spec.clone()
     }
 
-    /// What it holds.
+    /// What it holds. Of a queue that is chosen in the run, what those have in common that it is one of.
     pub fn spec(&self) -> &QueueSpec {
         &self.spec
     }
 
     #[track_caller]
-    fn apply(&self, action: QueueAction, inputs: &[&Tensor]) -> Tensor {
-        let op = QueueOp { queue: self.spec.clone(), action };
+    pub(crate) fn apply(&self, action: QueueAction, inputs: &[&Tensor]) -> Tensor {
+        let mut inputs: SmallVec<[&Tensor; 4]> = SmallVec::from_slice(inputs);
+        let mut among = Arc::default();
+        if let Some(choice) = &self.choice {
+            if choice.queues.is_empty() {
+                return self.graph.apply_named(choice::refused(), &inputs, "selected");
+            }
+            inputs.push(&choice.index);
+            among = choice.queues.clone();
+        }
+        let op = QueueOp { queue: self.spec.clone(), action, among };
         let name =
             format!("{}_{}", self.spec.name.rsplit('/').next().unwrap_or("queue"), op.name());
-        self.graph.apply_named(op, inputs, &name)
+        self.graph.apply_named(op, &inputs, &name)
+    }
+
+    /// An action on so many elements.
+    #[track_caller]
+    pub(crate) fn apply_to(
+        &self,
+        amount: Amount,
+        action: fn(Option<usize>) -> QueueAction,
+    ) -> Vec<Tensor> {
+        let taken = match amount {
+            Amount::Fixed(n) => self.apply(action(Some(n)), &[]),
+            Amount::Computed(n) => self.apply(action(None), &[&n]),
+        };
+        taken.operation().outputs()
     }
 
     /// Puts an element with these components when the run has succeeded; the run waits for room before it begins.
@@ -218,14 +316,16 @@ impl Queue {
         self.apply(QueueAction::Dequeue, &[]).operation().outputs()
     }
 
-    /// The components of `n` elements, as batches with a new first axis.
+    /// The components of `n` elements, as batches with a new first axis. `n` is a number, or a tensor whose value is
+    /// known before the run: see [`Amount`].
     ///
     /// # Errors
-    /// Recorded: components of sizes that the queue does not say. In a run: `OutOfRange` if the queue is closed and
-    /// has fewer elements, which stay there.
+    /// Recorded: components of sizes that the queue does not say; an `n` that is no scalar of i32 or i64. In a run:
+    /// `OutOfRange` if the queue is closed and has fewer elements, which stay there; `InvalidArgument` for an `n`
+    /// below 0, `Unimplemented` for one that is not known before the run.
     #[track_caller]
-    pub fn dequeue_many(&self, n: usize) -> Vec<Tensor> {
-        self.apply(QueueAction::DequeueMany(n), &[]).operation().outputs()
+    pub fn dequeue_many(&self, n: impl Into<Amount>) -> Vec<Tensor> {
+        self.apply_to(n.into(), QueueAction::DequeueMany)
     }
 
     /// As [`Self::dequeue_many`], but of a closed queue gives those that are left, if there is one.
@@ -233,8 +333,8 @@ impl Queue {
     /// # Errors
     /// As [`Self::dequeue_many`]; `OutOfRange` only of an empty queue.
     #[track_caller]
-    pub fn dequeue_up_to(&self, n: usize) -> Vec<Tensor> {
-        self.apply(QueueAction::DequeueUpTo(n), &[]).operation().outputs()
+    pub fn dequeue_up_to(&self, n: impl Into<Amount>) -> Vec<Tensor> {
+        self.apply_to(n.into(), QueueAction::DequeueUpTo)
     }
 
     /// How many elements there are when the run begins: a scalar of i32.
@@ -269,135 +369,74 @@ impl Queue {
     }
 }
 
-impl QueueSpec {
-    fn check(&self) -> Result<(), OpError> {
-        let refuse = |message: String| Err(OpError::Invalid(message));
-        if self.components.is_empty() {
-            return refuse("a queue has at least one component".into());
-        }
-        if self.capacity == Some(0) {
-            return refuse("a queue of capacity 0 has no room; give at least 1, or None".into());
-        }
-        match (self.kind, &self.components[0]) {
-            (QueueKind::Priority, (DType::I64, dims)) if dims.rank() == Some(0) => Ok(()),
-            (QueueKind::Priority, (dtype, dims)) => refuse(format!(
-                "the first component of a queue by priority is a scalar of i64, and this is {dtype}{dims}"
-            )),
-            (QueueKind::RandomShuffle { min_after_dequeue, .. }, _)
-                if self.capacity.is_some_and(|capacity| capacity <= min_after_dequeue) =>
-            {
-                let capacity = self.capacity.unwrap_or_default();
-                refuse(format!(
-                    "a queue of capacity {capacity} that keeps back {min_after_dequeue} gives nothing"
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The facts of elements of these components, with `first` before their sizes.
-    fn facts(&self, first: Option<Dim>) -> Result<SmallVec<[Fact; 1]>, OpError> {
-        let pads = self.kind == QueueKind::PaddingFifo;
-        let fact = |(dtype, dims): &(DType, Dims)| {
-            let Some(first) = first else { return Ok(Fact::new(*dtype, dims.clone())) };
-            let sizes =
-                dims.dims().filter(|dims| pads || dims.iter().all(|dim| dim.known().is_some()));
-            let Some(sizes) = sizes else {
-                let name = &self.name;
-                return Err(OpError::Invalid(format!(
-                    "batches of queue '{name}' need components of specified shapes, and one is {dtype}{dims}"
-                )));
-            };
-            let sizes: SmallVec<[Dim; 6]> =
-                std::iter::once(first).chain(sizes.iter().copied()).collect();
-            Ok(Fact::new(*dtype, Dims::Known(sizes).checked()?))
-        };
-        self.components.iter().map(fact).collect()
-    }
-
-    fn expect_inputs(&self, inputs: &[Fact], many: bool) -> Result<(), OpError> {
-        if inputs.len() != self.components.len() {
-            return Err(OpError::Arity { expected: self.components.len(), found: inputs.len() });
-        }
-        let mut rows = Dim::Unknown;
-        for (i, (fact, (dtype, dims))) in inputs.iter().zip(&self.components).enumerate() {
-            let own = match (many, fact.dims.dims()) {
-                (false, _) => fact.dims.clone(),
-                (true, None) => Dims::UnknownRank,
-                (true, Some([])) => {
-                    let found = fact.dims.clone();
-                    return Err(OpError::Rank { expected: 1, found });
-                }
-                (true, Some([first, rest @ ..])) => {
-                    let shared = rows.unify(*first).ok_or_else(|| {
-                        OpError::Invalid(format!(
-                            "component {i} has {first:?} rows, and those before have {rows:?}"
-                        ))
-                    })?;
-                    rows = shared;
-                    Dims::Known(rest.iter().copied().collect())
-                }
-            };
-            if fact.dtype != *dtype {
-                return Err(OpError::DTypes { lhs: *dtype, rhs: fact.dtype });
-            }
-            dims.unify(&own).map_err(|_| {
-                OpError::Invalid(format!(
-                    "shape mismatch in component {i} of queue '{}': expected {dims}, got {own}",
-                    self.name
-                ))
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Checks the components of an element.
-    ///
-    /// # Errors
-    /// One that has sizes that the queue does not take.
-    pub fn check_element(&self, shapes: &[&Shape]) -> Result<()> {
-        for (i, (shape, (_, dims))) in shapes.iter().zip(&self.components).enumerate() {
-            if !dims.admits(shape) {
-                let message = format!(
-                    "shape mismatch in component {i} of queue '{}': expected {dims}, got {shape}",
-                    self.name
-                );
-                return Err(Error::invalid(message));
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Op for QueueOp {
     fn name(&self) -> &str {
-        match self.action {
-            QueueAction::Make => "queue",
-            QueueAction::Enqueue => "enqueue",
-            QueueAction::EnqueueMany => "enqueue_many",
-            QueueAction::Dequeue => "dequeue",
-            QueueAction::DequeueMany(_) => "dequeue_many",
-            QueueAction::DequeueUpTo(_) => "dequeue_up_to",
-            QueueAction::Size => "size",
-            QueueAction::IsClosed => "is_closed",
-            QueueAction::Close { .. } => "close",
+        match (self.queue.role, self.action) {
+            (QueueRole::Staging, QueueAction::Make) => "staging_area",
+            (QueueRole::Staging, QueueAction::Enqueue) => "put",
+            (QueueRole::Staging, QueueAction::Dequeue) => "get",
+            (QueueRole::Accumulator(_), QueueAction::Make) => "accumulator",
+            (QueueRole::Accumulator(_), QueueAction::Size) => "num_accumulated",
+            (QueueRole::Barrier, QueueAction::Make) => "barrier",
+            (QueueRole::Barrier, QueueAction::Size) => "ready_size",
+            (_, action) => action.name(),
         }
     }
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         self.queue.check()?;
+        self.expect_alike()?;
+        let n_early = self.n_early();
+        let Some(n_components) = inputs.len().checked_sub(n_early) else {
+            return Err(OpError::Arity { expected: n_early, found: inputs.len() });
+        };
+        let (inputs, early) = inputs.split_at(n_components);
+        if !self.has_keys() {
+            early.iter().try_for_each(amount::expect)?;
+        }
         match self.action {
+            QueueAction::InsertMany { component } => match (inputs, early) {
+                ([values], [keys]) => barrier::expect_rows(&self.queue, component, values, keys)?,
+                _ => return Err(OpError::Arity { expected: 2, found: inputs.len() + 1 }),
+            },
             QueueAction::Enqueue => self.queue.expect_inputs(inputs, false)?,
             QueueAction::EnqueueMany => self.queue.expect_inputs(inputs, true)?,
+            QueueAction::ApplyGradient => match inputs {
+                [gradient, step] => {
+                    self.queue.expect_inputs(std::slice::from_ref(gradient), false)?;
+                    accumulator::expect_step(step)?;
+                }
+                _ => return Err(OpError::Arity { expected: 2, found: inputs.len() }),
+            },
+            QueueAction::SetStep => {
+                let [step] = arity(inputs)?;
+                accumulator::expect_step(step)?;
+            }
+            QueueAction::TakeGradient(Some(0)) => {
+                let message = "expected a number of gradients of at least 1, got 0";
+                return Err(OpError::Invalid(message.into()));
+            }
             _ => {
                 let [] = arity(inputs)?;
             }
         }
         match self.action {
-            QueueAction::Dequeue => self.queue.facts(None),
-            QueueAction::DequeueMany(n) => self.queue.facts(Some(Dim::Known(n))),
+            QueueAction::Dequeue | QueueAction::Peek(_) | QueueAction::TakeGradient(_) => {
+                self.queue.facts(None)
+            }
+            QueueAction::DequeueMany(Some(n)) => self.queue.facts(Some(Dim::Known(n))),
+            QueueAction::DequeueMany(None) => {
+                let n = early.first().map_or(Ok(None), amount::known)?;
+                self.queue.facts(Some(n.map_or(Dim::Unknown, Dim::Known)))
+            }
             QueueAction::DequeueUpTo(_) => self.queue.facts(Some(Dim::Unknown)),
-            QueueAction::Size => Ok([Fact::new(DType::I32, Vec::new())].into_iter().collect()),
+            QueueAction::TakeMany { n: Some(n), up_to: false } => {
+                barrier::taken(&self.queue, Dim::Known(n))
+            }
+            QueueAction::TakeMany { .. } => barrier::taken(&self.queue, Dim::Unknown),
+            QueueAction::Size | QueueAction::IncompleteSize => {
+                Ok([Fact::new(DType::I32, Vec::new())].into_iter().collect())
+            }
             QueueAction::IsClosed => Ok([Fact::new(DType::Bool, Vec::new())].into_iter().collect()),
             _ => Ok(SmallVec::new()),
         }
@@ -423,103 +462,33 @@ impl Op for QueueOp {
 impl QueueOp {
     /// Whether its outputs are there before a run begins.
     pub fn is_source(&self) -> bool {
-        use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, IsClosed, Size};
-        matches!(self.action, Dequeue | DequeueMany(_) | DequeueUpTo(_) | Size | IsClosed)
+        use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, Peek, TakeGradient, TakeMany};
+        use QueueAction::{IncompleteSize, IsClosed, Size};
+        match self.action {
+            Dequeue | DequeueMany(_) | DequeueUpTo(_) | Peek(_) => true,
+            TakeGradient(_) | TakeMany { .. } => true,
+            action => matches!(action, Size | IncompleteSize | IsClosed),
+        }
     }
-}
 
-/// How files' operations are made.
-pub(crate) const SAVED: &[(&str, Decode)] = &[("queue", |a| {
-    Ok(Arc::new(QueueOp { queue: Arc::new(QueueSpec::decode(a, "")?), action: action(a)? }))
-})];
-
-impl QueueOp {
-    fn encoded(&self) -> Attributes {
+    /// Whether its first input that must be known before a run is the number of elements.
+    pub fn has_number(&self) -> bool {
+        use QueueAction::{DequeueMany, DequeueUpTo, Peek, TakeGradient, TakeMany};
         let number = match self.action {
-            QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),
-            _ => None,
+            DequeueMany(n) | DequeueUpTo(n) | Peek(n) | TakeGradient(n) | TakeMany { n, .. } => n,
+            _ => return false,
         };
-        let cancels = match self.action {
-            QueueAction::Close { cancel_pending } => Some(cancel_pending),
-            _ => None,
-        };
-        let attributes = Attributes::of("queue")
-            .with("action", self.name())
-            .with_some("number", number)
-            .with_some("cancel_pending", cancels);
-        self.queue.encoded(attributes, "")
-    }
-}
-
-impl QueueSpec {
-    /// The attributes with its own, whose names begin with `prefix`.
-    pub(crate) fn encoded(&self, attributes: Attributes, prefix: &str) -> Attributes {
-        let Self { name, container, kind, capacity, components } = self;
-        let (order, seed, behind) = match *kind {
-            QueueKind::Fifo => ("fifo", None, None),
-            QueueKind::PaddingFifo => ("padding_fifo", None, None),
-            QueueKind::RandomShuffle { min_after_dequeue, seed } => {
-                ("random_shuffle", Some(seed), Some(min_after_dequeue))
-            }
-            QueueKind::Priority => ("priority", None, None),
-        };
-        let dtypes: Attribute = components.iter().map(|(dtype, _)| *dtype).collect();
-        let dims: Attribute = components.iter().map(|(_, dims)| dims.clone()).collect();
-        let own = |name: &str| format!("{prefix}{name}");
-        attributes
-            .with(own("name"), name.as_str())
-            .with_some(&own("container"), container.as_deref())
-            .with(own("kind"), order)
-            .with_some(&own("seed"), seed)
-            .with_some(&own("min_after_dequeue"), behind)
-            .with_some(&own("capacity"), *capacity)
-            .with(own("dtypes"), dtypes)
-            .with(own("dims"), dims)
+        number.is_none()
     }
 
-    /// The queue of attributes whose names begin with `prefix`.
-    pub(crate) fn decode(a: &Attributes, prefix: &str) -> Result<Self, OpError> {
-        let own = |name: &str| format!("{prefix}{name}");
-        let kind = match a.text(&own("kind"))? {
-            "fifo" => QueueKind::Fifo,
-            "padding_fifo" => QueueKind::PaddingFifo,
-            "random_shuffle" => QueueKind::RandomShuffle {
-                min_after_dequeue: a.int(&own("min_after_dequeue"))?,
-                seed: a.int(&own("seed"))?,
-            },
-            "priority" => QueueKind::Priority,
-            other => return Err(OpError::Invalid(format!("there is no queue {other:?}"))),
-        };
-        let component = |pair: (&Attribute, &Attribute)| match pair {
-            (Attribute::DType(dtype), Attribute::Dims(dims)) => {
-                Ok((*dtype, dims.clone().checked()?))
-            }
-            other => Err(OpError::Invalid(format!("{other:?} are no dtype and dimensions"))),
-        };
-        let (dtypes, dims) = (a.list(&own("dtypes"))?, a.list(&own("dims"))?);
-        let components = dtypes.iter().zip(dims).map(component);
-        let (container, capacity) = (own("container"), own("capacity"));
-        Ok(Self {
-            name: a.text(&own("name"))?.to_owned(),
-            container: a.get(&container).map(|_| a.text(&container)).transpose()?.map(Arc::from),
-            kind,
-            capacity: a.get(&capacity).map(|_| a.int(&capacity)).transpose()?,
-            components: components.collect::<Result<_, _>>()?,
-        })
+    /// Whether its last input are keys, which must be known before a run.
+    pub fn has_keys(&self) -> bool {
+        matches!(self.action, QueueAction::InsertMany { .. })
     }
-}
 
-fn action(a: &Attributes) -> Result<QueueAction, OpError> {
-    Ok(match a.text("action")? {
-        "queue" => QueueAction::Make,
-        "enqueue" => QueueAction::Enqueue,
-        "enqueue_many" => QueueAction::EnqueueMany,
-        "dequeue" => QueueAction::Dequeue,
-        "dequeue_many" => QueueAction::DequeueMany(a.int("number")?),
-        "dequeue_up_to" => QueueAction::DequeueUpTo(a.int("number")?),
-        "size" => QueueAction::Size,
-        "is_closed" => QueueAction::IsClosed,
-        "close" => QueueAction::Close { cancel_pending: a.bool("cancel_pending")? },
-        other => return Err(OpError::Invalid(format!("a queue does not {other:?}"))),
-    })
+    /// How many of its inputs, the last ones, must be known before a run.
+    pub fn n_early(&self) -> usize {
+        let is_chosen = !self.among.is_empty();
+        [self.has_number(), self.has_keys(), is_chosen].into_iter().map(usize::from).sum()
+    }
 }

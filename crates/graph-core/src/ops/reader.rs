@@ -182,7 +182,8 @@ impl Reader {
         queue: Option<&Queue>,
         inputs: &[&Tensor],
     ) -> Operation {
-        let own = queue.filter(|queue| queue.graph().id() == self.graph.id());
+        let own =
+            queue.filter(|queue| queue.graph().id() == self.graph.id() && !queue.is_selected());
         let queue = own.map(Queue::shared_spec);
         let op = ReaderOp { reader: self.spec.clone(), action, queue };
         let name =
@@ -402,7 +403,8 @@ impl ReaderOp {
 
     fn expect_names(&self) -> Result<(), OpError> {
         let Some(queue) = &self.queue else {
-            return Err(OpError::Invalid("the queue belongs to another graph".into()));
+            let message = "the queue belongs to another graph, or is chosen in the run: unsupported for names";
+            return Err(OpError::Invalid(message.into()));
         };
         match &queue.components[..] {
             [(DType::String, dims)] if dims.rank() == Some(0) => Ok(()),

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use crate::ops::row::RowOp;
 use crate::ops::{decode, rows, saved_names};
 use crate::{
-    Attribute, Attributes, Class, Collection, Compression, Conv2d, DType, Dim, ErrorKind,
-    FixedOptions, Graph, GraphParts, HostTensor, ImageLayout, Init, LineOptions, NodeId, Op,
-    Output, Padding, Pool, ProducerOptions, QueueKind, QueueOptions, RecordFormat, Tensor,
-    TfRecordOptions,
+    AccumulatorOptions, Attribute, Attributes, Class, Collection, Compression, Conv2d, DType, Dim,
+    ErrorKind, FixedOptions, Graph, GraphParts, HostTensor, ImageLayout, Init, LineOptions, NodeId,
+    Op, Output, Padding, Pool, ProducerOptions, QueueKind, QueueOptions, RecordFormat, Reduction,
+    StagingOptions, Tensor, TfRecordOptions,
 };
 
 /// A graph with every operation that there is.
@@ -42,6 +42,8 @@ fn everything() -> Graph {
     windows(&g);
     state(&g, &x);
     queues(&g);
+    chosen_queues(&g);
+    areas_and_accumulators(&g);
     readers(&g);
     super::saved_flow::flows(&g);
     g
@@ -117,6 +119,34 @@ fn queues(g: &Graph) {
         let _ = (queue.dequeue(), queue.dequeue_many(2), queue.dequeue_up_to(3));
         let _ = (queue.size(), queue.is_closed(), queue.close(), queue.close_and_cancel());
     }
+}
+
+fn chosen_queues(g: &Graph) {
+    let index = g.placeholder("index", DType::I32, crate::dims![]);
+    let queue = |name: &str| g.fifo_queue(name, 4, [(DType::F32, crate::dims![2])]);
+    let chosen = g.select_queue(&index, &[&queue("one"), &queue("two")]);
+    let _ = (chosen.dequeue_many(&index), chosen.dequeue_up_to(&index), chosen.dequeue_many(3));
+    chosen.enqueue(&chosen.dequeue().iter().collect::<Vec<_>>());
+}
+
+fn areas_and_accumulators(g: &Graph) {
+    let (x, step) = (g.constant([1.0f32, 2.0]), g.constant(3i64));
+    let options = StagingOptions { capacity: Some(3), memory_limit: Some(16), shared_name: None };
+    let area = g.staging_area("area", [(DType::F32, crate::dims![2])], options);
+    area.put(&[&x]);
+    let _ = (area.get(), area.peek(1), area.peek(&step), area.size(), area.clear());
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        let options = AccumulatorOptions { reduction, shared_name: None };
+        let all = g.conditional_accumulator("all", DType::F32, crate::dims![2], options);
+        all.apply_gradient(&x, &step);
+        let _ = (all.take_gradient(2), all.take_gradient(&step), all.num_accumulated());
+        all.set_global_step(&step);
+    }
+    let barrier = g.barrier("barrier", [(DType::F32, crate::dims![])], Some("shared".into()));
+    let keys = g.constant(HostTensor::strings(&[2], ["a", "b"]).unwrap());
+    barrier.insert_many(0, &keys, &x);
+    let _ = (barrier.take_many(2), barrier.take_up_to(&step), barrier.close_and_cancel());
+    let _ = (barrier.ready_size(), barrier.incomplete_size(), barrier.close());
 }
 
 fn readers(g: &Graph) {

@@ -106,7 +106,8 @@ impl Core {
             }
             graph = connected;
         }
-        let (signature, uses) = with_queues(&graph, &signature)?;
+        let feeds = signature.feeds.clone();
+        let (signature, uses) = with_queues(&graph, &signature).map_err(|e| self.located(e))?;
         if self.options.warn_of_growth {
             let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(warning) = growth.warning(&graph) {
@@ -115,15 +116,21 @@ impl Core {
             }
         }
         let n = self.options.plans;
+        let before = (!uses.wanted.is_empty()).then(|| {
+            let fetches = uses.wanted.clone();
+            let plan = Plan::new(&graph, Signature { fetches, feeds, ..Signature::default() });
+            plan.map(|plan| Box::new(Planned::of(plan, graph.clone(), n)))
+        });
+        let before = before.transpose().map_err(|e| self.located(e))?;
         let planned = if has_flow(&graph, &signature) {
             let flow = FlowPlan::new(&graph, &signature).map_err(|e| self.located(e))?;
             let flow = Flowing::new(flow, &graph, n);
             let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
             let counts = flow.programs().any(|planned| planned.counts);
-            Planned { uses, flow: Some(flow), counts, ..bare }
+            Planned { uses, before, flow: Some(flow), counts, ..bare }
         } else {
             let plan = Plan::new(&graph, signature).map_err(|e| self.located(e))?;
-            Planned { uses, ..Planned::of(plan, graph, n) }
+            Planned { uses, before, ..Planned::of(plan, graph, n) }
         };
         metadata.planning += start.elapsed();
         Ok(Arc::new(planned))

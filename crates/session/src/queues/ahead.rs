@@ -67,8 +67,12 @@ pub(super) struct Wanted {
     pub file: HostTensor,
     /// How many of its records were given.
     pub given: u64,
-    /// How many more there are to be.
+    /// How many of the records that come next are taken already.
+    pub used: usize,
+    /// How many there are to be with those.
     pub n: usize,
+    /// The files that come next, for as long as they have no record.
+    pub more: Vec<HostTensor>,
     /// Whether a file that cannot be read will do as well.
     pub skips: bool,
 }
@@ -76,50 +80,78 @@ pub(super) struct Wanted {
 /// Records being read, with the file out of its reader's hands.
 pub(super) struct Job {
     pub wanted: Wanted,
-    pub ahead: Ahead,
+    /// What there is of the file, and of those that come next.
+    pub ahead: Vec<Ahead>,
 }
 
 impl Job {
     pub fn new(wanted: Wanted, ahead: Option<Ahead>) -> Self {
         let ahead = ahead.filter(|a| a.follows(&wanted.file, wanted.given) && a.end != End::Failed);
         let ahead = ahead.unwrap_or_else(|| Ahead::new(wanted.file.clone(), wanted.given));
-        Self { wanted, ahead }
+        Self { wanted, ahead: vec![ahead] }
     }
 
-    /// Reads until there are as many records as are wanted, or the file is at its end.
+    /// Reads until there are as many records as are wanted, or a file that has some is at its end.
     ///
     /// # Errors
-    /// What the file's reader refuses; what `stop` says. Nothing is kept of the file then.
+    /// What the first file's reader refuses; what `stop` says. Nothing is kept of the file then.
     pub fn run(&mut self, stop: &Stop<'_>) -> Result<()> {
-        let read = self.read(stop);
-        if self.wanted.skips && read.is_err() && stop.check().is_ok() {
-            self.ahead.end = End::Failed;
+        let Wanted { mut used, n, .. } = self.wanted;
+        let missing = n.saturating_sub(used);
+        if let Some(first) = self.ahead.first_mut() {
+            first.fill(&self.wanted, n, stop)?;
+        }
+        for name in std::mem::take(&mut self.wanted.more) {
+            let is_empty = |a: &Ahead| a.end == End::Reached && a.records.len() <= used;
+            if !self.ahead.last().is_some_and(is_empty) {
+                break;
+            }
+            used = 0;
+            let mut next = Ahead::new(name, 0);
+            // Who comes to it reads it again, and hears of the error.
+            if next.fill(&self.wanted, missing, stop).is_err() {
+                break;
+            }
+            self.ahead.push(next);
+        }
+        Ok(())
+    }
+}
+
+impl Ahead {
+    /// Reads until there are `n` records, or the file is at its end.
+    ///
+    /// # Errors
+    /// What the file's reader refuses, unless it is to be passed over; what `stop` says.
+    fn fill(&mut self, wanted: &Wanted, n: usize, stop: &Stop<'_>) -> Result<()> {
+        let read = self.read(&wanted.format, n, stop);
+        if wanted.skips && read.is_err() && stop.check().is_ok() {
+            self.end = End::Failed;
             return Ok(());
         }
         read
     }
 
-    fn read(&mut self, stop: &Stop<'_>) -> Result<()> {
-        let ahead = &mut self.ahead;
-        if self.wanted.format == RecordFormat::Identity {
-            ahead.records.push_back([ahead.file.clone(), ahead.file.clone()]);
-            ahead.end = End::Reached;
+    fn read(&mut self, format: &RecordFormat, n: usize, stop: &Stop<'_>) -> Result<()> {
+        if *format == RecordFormat::Identity {
+            self.records.push_back([self.file.clone(), self.file.clone()]);
+            self.end = End::Reached;
             return Ok(());
         }
-        let mut source = match ahead.source.take() {
+        let mut source = match self.source.take() {
             Some(source) => source,
-            None => opened(ahead, &self.wanted.format, stop)?,
+            None => opened(self, format, stop)?,
         };
-        while ahead.records.len() < self.wanted.n {
+        while self.records.len() < n {
             stop.check()?;
             let Some(record) = source.next().transpose()? else {
-                ahead.end = End::Reached;
+                self.end = End::Reached;
                 return Ok(());
             };
             let key = HostTensor::strings(&[], [record.key])?;
-            ahead.records.push_back([key, HostTensor::strings(&[], [record.value])?]);
+            self.records.push_back([key, HostTensor::strings(&[], [record.value])?]);
         }
-        ahead.source = Some(source);
+        self.source = Some(source);
         Ok(())
     }
 }

@@ -90,7 +90,11 @@ impl Fillers {
                 && puts(op.action)
                 && node.invalid.is_none()
             {
-                self.puts.entry(op.queue.name.clone()).or_default().push(node.id);
+                let own = std::slice::from_ref(&op.queue);
+                let queues = if op.among.is_empty() { own } else { &op.among };
+                for queue in queues {
+                    self.puts.entry(queue.name.clone()).or_default().push(node.id);
+                }
             }
         }
         self.n_seen = graph.nodes.len();

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use convoke_graph_core::{HostTensor, QueueKind, QueueSpec, philox};
+use convoke_graph_core::{HostTensor, QueueKind, QueueRole, QueueSpec, philox};
 use smallvec::SmallVec;
+
+use super::barrier::Parts;
 
 /// The components of an element.
 pub(super) type Item = SmallVec<[HostTensor; 2]>;
@@ -24,6 +26,10 @@ pub(super) struct Kept {
     pub closed: Option<(u64, bool)>,
     /// How often an element was drawn at random.
     pub draws: u64,
+    /// Of a barrier, what is not complete.
+    pub parts: Parts,
+    /// Of an accumulator, the step below which gradients are too old.
+    pub step: i64,
     /// Tickets that wait for elements, and for how many.
     pub takers: VecDeque<(u64, usize)>,
     /// Tickets that wait for room.
@@ -35,11 +41,14 @@ pub(super) type Popped = (usize, u64, Item);
 
 /// A queue's kind and name, for errors.
 pub(super) fn label(spec: &QueueSpec) -> String {
-    let kind = match spec.kind {
-        QueueKind::Fifo => "FIFO queue",
-        QueueKind::PaddingFifo => "padding FIFO queue",
-        QueueKind::RandomShuffle { .. } => "shuffling queue",
-        QueueKind::Priority => "priority queue",
+    let kind = match (spec.role, spec.kind) {
+        (QueueRole::Staging, _) => "staging area",
+        (QueueRole::Accumulator(_), _) => "accumulator",
+        (QueueRole::Barrier, _) => "barrier",
+        (QueueRole::Queue, QueueKind::Fifo) => "FIFO queue",
+        (QueueRole::Queue, QueueKind::PaddingFifo) => "padding FIFO queue",
+        (QueueRole::Queue, QueueKind::RandomShuffle { .. }) => "shuffling queue",
+        (QueueRole::Queue, QueueKind::Priority) => "priority queue",
     };
     format!("{kind} '{}'", spec.name)
 }
@@ -48,6 +57,12 @@ impl Kept {
     /// The kind and the name, for errors.
     pub fn label(&self) -> String {
         label(&self.spec)
+    }
+
+    /// Whether it is as one that nobody has used.
+    pub fn is_new(&self) -> bool {
+        let is_empty = self.items.is_empty() && self.parts.len() == 0;
+        is_empty && self.draws == 0 && self.step == 0 && self.closed.is_none()
     }
 
     /// Whether one more element of a run has room beside `before` others of it, once the run has taken what it takes.
@@ -82,7 +97,20 @@ impl Kept {
         // Who waits for elements of this queue puts none before it has them.
         let takes = |ticket: u64| self.takers.iter().any(|(other, _)| *other == ticket);
         let waits = self.putters.iter().any(|&ticket| ticket < closed && !takes(ticket));
-        self.reserved == 0 && (cancels || !waits)
+        self.reserved == 0 && self.parts.len() == 0 && (cancels || !waits)
+    }
+
+    /// Puts a gradient of a step, unless it is too old.
+    pub fn apply(&mut self, mut item: Item) {
+        let is_current = |step: &HostTensor| step.scalar::<i64>().is_ok_and(|s| s >= self.step);
+        if item.pop().as_ref().is_some_and(is_current) {
+            self.push(item);
+        }
+    }
+
+    /// Takes all elements out. `now` tells those who have taken some that they give none back.
+    pub fn clear(&mut self, now: u64) {
+        (self.items, self.made) = (VecDeque::new(), now);
     }
 
     /// Puts an element.
@@ -92,7 +120,7 @@ impl Kept {
         self.insert(number, item);
     }
 
-    fn insert(&mut self, number: u64, item: Item) {
+    pub fn insert(&mut self, number: u64, item: Item) {
         let by_priority = self.spec.kind == QueueKind::Priority;
         let key = |number: u64, item: &Item| {
             let first = item.first().filter(|_| by_priority);
@@ -118,20 +146,24 @@ impl Kept {
         }
     }
 
-    /// The first component of the element that would be taken after `n` others, if it can be.
-    pub fn peek(&mut self, n: usize) -> Option<HostTensor> {
-        if self.available() <= n {
-            return None;
+    /// The first components of the elements that would be taken after `before` others, `n` at most, as far as they
+    /// can be.
+    pub fn peek(&mut self, before: usize, n: usize) -> Vec<HostTensor> {
+        let n = n.min(self.available().saturating_sub(before));
+        if n == 0 {
+            return Vec::new();
         }
+        let first = |item: &Item| item.first().cloned();
         if !matches!(self.spec.kind, QueueKind::RandomShuffle { .. }) {
-            return self.items.get(n).and_then(|(_, item)| item.first().cloned());
+            let items = self.items.iter().skip(before).take(n);
+            return items.filter_map(|(_, item)| first(item)).collect();
         }
-        let before = self.draws;
-        let popped = self.pop(n.saturating_add(1));
-        let first = popped.last().and_then(|(.., item)| item.first().cloned());
-        let draws = [before, self.draws];
+        let draws = self.draws;
+        let popped = self.pop(before.saturating_add(n));
+        let names = popped.iter().skip(before).filter_map(|(.., item)| first(item)).collect();
+        let draws = [draws, self.draws];
         self.put_back(popped, draws);
-        first
+        names
     }
 
     /// Up to `n` elements.

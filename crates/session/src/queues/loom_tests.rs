@@ -3,9 +3,10 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use convoke_graph_core::{DType, Dims, ErrorKind, QueueKind, QueueSpec};
+use convoke_graph_core::{DType, Dims, ErrorKind, QueueKind, QueueRole, QueueSpec};
 use loom::thread;
 
+use super::early::Early;
 use super::uses::Use;
 use super::*;
 use crate::sync::AtomicBool;
@@ -35,6 +36,7 @@ impl One {
             kind: QueueKind::Fifo,
             capacity: Some(1),
             components: vec![(DType::I32, Dims::Known(Default::default()))],
+            role: QueueRole::Queue,
         };
         let closed = Arc::new(AtomicBool::new(false));
         Self { queues: Queues::new(&Graph::new(), None, None), spec: Arc::new(spec), closed }
@@ -42,8 +44,9 @@ impl One {
 
     fn uses(&self, action: QueueAction) -> Uses {
         let (queue, node, at) = (self.spec.clone(), Arc::from("node"), Location::caller());
-        let queues = vec![Use { queue, action, node, at, places: vec![0] }];
-        Uses { queues, readers: Vec::new() }
+        let (places, early) = (vec![0], Early::default());
+        let queues = vec![Use { queue, action, node, at, places, early, keys: Arc::default() }];
+        Uses { queues, ..Uses::default() }
     }
 
     fn stop<'a>(&'a self, token: Option<&'a CancelToken>) -> Stop<'a> {
@@ -56,7 +59,7 @@ impl One {
         let uses = self.uses(action);
         let mut taken = self.queues.take(&uses, &[], &self.stop(token))?;
         let values = std::mem::take(&mut taken.values);
-        self.queues.hold(taken).put(&uses, &[HostTensor::from(put)]);
+        self.queues.hold(taken).put(Puts::new(&uses), &[HostTensor::from(put)]);
         values.first().map_or(Ok(Vec::new()), HostTensor::to_vec)
     }
 
@@ -106,7 +109,7 @@ fn loom_every_element_once() {
 fn loom_a_batch_is_served() {
     model(|| {
         let one = One::new();
-        let batch = one.spawn(|one| one.run(QueueAction::DequeueMany(2), 0, None).unwrap());
+        let batch = one.spawn(|one| one.run(QueueAction::DequeueMany(Some(2)), 0, None).unwrap());
         let single = one.spawn(|one| one.take().unwrap());
         (0..3).for_each(|x| one.put(x));
         let batch = batch.join().unwrap();
@@ -220,7 +223,7 @@ fn submitted(one: &One, uses: &Uses, presence: &mut Option<Presence>) -> Result<
         presence.iter_mut().for_each(Presence::has_tried);
         if let Some(mut taken) = taken? {
             let values = std::mem::take(&mut taken.values);
-            one.queues.hold(taken).put(uses, &[HostTensor::from(7)]);
+            one.queues.hold(taken).put(Puts::new(uses), &[HostTensor::from(7)]);
             return Ok(values);
         }
         let mut waits = again.0.lock().unwrap();
@@ -260,7 +263,7 @@ fn loom_nobody_is_left_waiting() {
             let mut presence = one.queues.enter(&uses);
             one.spawn(move |one| submitted(&one, &uses, &mut presence))
         };
-        let takers = [QueueAction::Dequeue, QueueAction::DequeueMany(2)].map(enter);
+        let takers = [QueueAction::Dequeue, QueueAction::DequeueMany(Some(2))].map(enter);
         let putter = enter(QueueAction::Enqueue);
         drop(handles);
         putter.join().unwrap().unwrap();

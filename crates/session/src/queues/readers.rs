@@ -12,11 +12,15 @@ use convoke_graph_core::{
 use smallvec::SmallVec;
 
 use super::ahead::{Ahead, End, Job, Pair, Wanted};
+use super::early::Early;
 use super::serve::demand;
 use super::uses::{ReaderUse, Use, Uses};
 use super::{Inner, state_bytes};
 use crate::feeds::FeedData;
 use convoke_graph_core::batches;
+
+/// How many files are looked into at once at most for one that has a record.
+const FILES_AHEAD: usize = 1024;
 
 /// Where a reader stands.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +38,8 @@ pub(super) struct KeptReader {
     /// What was read of the file at hand, and of those that come next, as far as runs have found out that did not
     /// take it.
     ahead: Vec<Option<Ahead>>,
+    /// The names of the epoch that is given next, once somebody has asked for them.
+    epoch: Option<(u64, HostTensor)>,
     /// Whether a run that is under way has read, or reads right now.
     pub is_leased: bool,
     /// Tickets that wait for the reader.
@@ -112,7 +118,7 @@ impl KeptReader {
         self.is_leased = false;
         if is_read {
             self.ahead.resize_with(job.wanted.slot, || None);
-            self.ahead.push(Some(job.ahead));
+            self.ahead.extend(job.ahead.into_iter().map(Some));
         }
     }
 
@@ -219,7 +225,10 @@ impl Inner {
     ) -> Result<Option<Vec<HostTensor>>> {
         let format = match &used.reader.source {
             ReaderSource::Files(format) => format,
-            ReaderSource::Names(list) => return next_epoch(list, &mut lease.place).map(Some),
+            ReaderSource::Names(list) => {
+                let kept = self.readers.entry(lease.reader.clone()).or_default();
+                return next_epoch(list, &mut lease.place, &mut kept.epoch).map(Some);
+            }
         };
         match used.action {
             ReaderAction::Read => {
@@ -286,7 +295,10 @@ impl Inner {
             }
             if !is_at_end {
                 let missing = n - pairs.len();
-                reads.want(used, format, missing, false, lease, file);
+                let more = self.names_ahead(uses, used, lease, reads);
+                let wanted = wanted(used, format, lease, file, more);
+                let n = lease.used.saturating_add(missing);
+                reads.wanted.get_or_insert(Wanted { n, ..wanted });
                 return None;
             }
             lease.place.leave();
@@ -316,7 +328,9 @@ impl Inner {
             let is_it = format.is_single()
                 || ahead.is_some_and(|a| a.end == End::Failed || a.records.len() > lease.used);
             if !is_it && ahead.is_none_or(|ahead| ahead.end == End::Open) {
-                reads.want(used, format, 1, true, lease, file);
+                let more = self.names_ahead(uses, used, lease, reads);
+                let wanted = wanted(used, format, lease, file, more);
+                reads.wanted.get_or_insert(Wanted { skips: true, ..wanted });
                 return false;
             }
             lease.place.leave();
@@ -336,38 +350,89 @@ impl Inner {
     ) -> Option<(HostTensor, u64)> {
         if lease.place.file.is_none() {
             let queue = used.queue.as_ref()?;
-            let before = taken_before(&uses.queues, queue) + taken_before(&reads.names, queue);
-            let (action, node, at) = (QueueAction::Dequeue, used.node.clone(), used.at);
-            reads.names.push(Use { queue: queue.clone(), action, node, at, places: Vec::new() });
-            let name = self.queues.get_mut(&queue.name)?.peek(before)?;
-            lease.begin(name);
+            let before = reads.names_before(uses, queue);
+            let name = self.queues.get_mut(&queue.name)?.peek(before, 1).pop();
+            reads.take_name(used, queue, name.is_some());
+            lease.begin(name?);
         }
         lease.place.file.clone()
+    }
+
+    /// The names that come next. The more files in a row had no record, the more are looked into at once.
+    fn names_ahead(
+        &mut self,
+        uses: &Uses,
+        used: &ReaderUse,
+        lease: &Lease,
+        reads: &Reads,
+    ) -> Vec<HostTensor> {
+        let Some(queue) = &used.queue else { return Vec::new() };
+        let before = reads.names_before(uses, queue);
+        let kept = self.queues.get_mut(&queue.name);
+        kept.map_or_else(Vec::new, |kept| kept.peek(before, lease.begun.min(FILES_AHEAD)))
+    }
+
+    /// # Errors
+    /// A run asks for an epoch of names after the last.
+    pub fn check_epochs(&self, uses: &Uses) -> Result<()> {
+        for used in &uses.readers {
+            let (ReaderAction::NextEpoch, ReaderSource::Names(list), Some(kept)) =
+                (used.action, &used.reader.source, self.readers.get(&used.reader.name))
+            else {
+                continue;
+            };
+            if !kept.is_leased {
+                check_epoch(list, &kept.place).map_err(|e| e.with_node(&*used.node))?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Reads {
-    /// Notes what is to be read before the run can be served.
-    fn want(
-        &mut self,
-        used: &ReaderUse,
-        format: &RecordFormat,
-        missing: usize,
-        skips: bool,
-        lease: &Lease,
-        file: HostTensor,
-    ) {
-        let given = lease.place.file.as_ref().map_or(0, |(_, given)| *given);
-        self.wanted.get_or_insert_with(|| Wanted {
-            reader: lease.reader.clone(),
-            node: used.node.clone(),
-            format: format.clone(),
-            slot: lease.begun,
-            file,
-            given: given.saturating_sub(lease.used as u64),
-            n: lease.used.saturating_add(missing),
-            skips,
-        });
+    /// How many elements of a queue are taken before the next name.
+    fn names_before(&self, uses: &Uses, queue: &QueueSpec) -> usize {
+        taken_before(&uses.queues, queue).saturating_add(taken_before(&self.names, queue))
+    }
+
+    /// Notes that a name is taken, or missing. Those of one queue that are taken are one use.
+    fn take_name(&mut self, used: &ReaderUse, queue: &Arc<QueueSpec>, is_there: bool) {
+        if is_there {
+            let last = self.names.iter_mut().rev().find(|other| other.queue.name == queue.name);
+            if let Some(QueueAction::DequeueMany(Some(n))) = last.map(|last| &mut last.action) {
+                *n += 1;
+                return;
+            }
+        }
+        let action =
+            if is_there { QueueAction::DequeueMany(Some(1)) } else { QueueAction::Dequeue };
+        let (queue, node) = (queue.clone(), used.node.clone());
+        let (at, places, early) = (used.at, Vec::new(), Early::default());
+        let keys = Arc::default();
+        self.names.push(Use { queue, action, node, at, places, early, keys });
+    }
+}
+
+/// What is to be read of a file before the run can be served: one record more.
+fn wanted(
+    used: &ReaderUse,
+    format: &RecordFormat,
+    lease: &Lease,
+    file: HostTensor,
+    more: Vec<HostTensor>,
+) -> Wanted {
+    let given = lease.place.file.as_ref().map_or(0, |(_, given)| *given);
+    Wanted {
+        reader: lease.reader.clone(),
+        node: used.node.clone(),
+        format: format.clone(),
+        slot: lease.begun,
+        file,
+        given: given.saturating_sub(lease.used as u64),
+        used: lease.used,
+        n: lease.used.saturating_add(1),
+        more,
+        skips: false,
     }
 }
 
@@ -400,15 +465,45 @@ fn columns(pairs: &[Pair]) -> Result<Vec<HostTensor>> {
     Ok(vec![column(0)?, column(1)?])
 }
 
-/// All names, in the order of the epoch that `place` has come to.
-fn next_epoch(list: &NameList, place: &mut Place) -> Result<Vec<HostTensor>> {
-    if let Some(epochs) = list.epochs.filter(|&epochs| place.completed >= epochs) {
-        let message = format!("all names were given for each of {epochs} epochs");
-        return Err(Error::new(ErrorKind::OutOfRange, message));
+/// # Errors
+/// All epochs were given.
+fn check_epoch(list: &NameList, place: &Place) -> Result<()> {
+    match list.epochs.filter(|&epochs| place.completed >= epochs) {
+        Some(epochs) => {
+            let message = format!("all names were given for each of {epochs} epochs");
+            Err(Error::new(ErrorKind::OutOfRange, message))
+        }
+        None => Ok(()),
     }
+}
+
+/// All names, in the order of the epoch that `place` has come to. `made` keeps them, for whoever asks again.
+fn next_epoch(
+    list: &NameList,
+    place: &mut Place,
+    made: &mut Option<(u64, HostTensor)>,
+) -> Result<Vec<HostTensor>> {
+    check_epoch(list, place)?;
+    // Without an order of their own all epochs are the same.
+    let is_made = |epoch: u64| list.shuffle.is_none() || epoch == place.completed;
+    let names = match made {
+        Some((epoch, names)) if is_made(*epoch) => names.clone(),
+        _ => {
+            let names = names_of(list, place.completed)?;
+            *made = Some((place.completed, names.clone()));
+            names
+        }
+    };
+    place.completed = place.completed.saturating_add(1);
+    place.produced = place.produced.saturating_add(names.len() as u64);
+    Ok(vec![names])
+}
+
+/// All names, in the order of an epoch.
+fn names_of(list: &NameList, epoch: u64) -> Result<HostTensor> {
     let mut order: Vec<usize> = (0..list.names.len()).collect();
     if let Some(seed) = list.shuffle {
-        let epoch = [place.completed as u32, (place.completed >> 32) as u32];
+        let epoch = [epoch as u32, (epoch >> 32) as u32];
         for i in (1..order.len()).rev() {
             let counter = [i as u32, (i as u64 >> 32) as u32, epoch[0], epoch[1]];
             let [low, high, ..] = philox::philox(seed, counter);
@@ -416,8 +511,6 @@ fn next_epoch(list: &NameList, place: &mut Place) -> Result<Vec<HostTensor>> {
             order.swap(i, ((u128::from(random) * (i as u128 + 1)) >> 64) as usize);
         }
     }
-    place.completed = place.completed.saturating_add(1);
-    place.produced = place.produced.saturating_add(order.len() as u64);
     let names = order.iter().map(|&i| list.names[i].clone());
-    Ok(vec![HostTensor::strings(&[order.len()], names)?])
+    HostTensor::strings(&[order.len()], names)
 }

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use convoke_graph_core::{
-    Error, ErrorKind, HostTensor, QueueAction, QueueKind, QueueSpec, Result, batches,
-};
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueRole, QueueSpec, Result};
 
 use super::ahead::Job;
-use super::kept::{Kept, Popped};
+use super::barrier::Parts;
+use super::kept::Kept;
 use super::readers::Reads;
 use super::uses::{Use, Uses, puts};
+use super::values::Draft;
 use super::waiting::Lack;
 use super::{Attempt, Inner, Taken, Undo};
 use smallvec::SmallVec;
@@ -26,6 +26,9 @@ pub(super) enum Served {
     /// Something must be read before more can be said. It is first in line meanwhile.
     Reads(Box<Job>),
 }
+
+/// The places of uses that cannot be had yet, and what each lacks.
+type Lacks = (SmallVec<[usize; 4]>, SmallVec<[Lack; 4]>);
 
 /// Whether a use can be had.
 enum Can {
@@ -47,31 +50,28 @@ impl Inner {
             self.make(queue)?;
         }
         let ticket = attempt.ticket.unwrap_or(self.next_ticket);
+        if let Some((lacks, what)) = self.lacks_beside_readers(uses, ticket)? {
+            // What it would read is not looked for before there is use for it.
+            self.number(attempt, ticket);
+            self.stand(&uses.queues, &lacks, ticket);
+            self.stand_at_readers(&[], ticket);
+            let queues = lacks.iter().zip(what).map(|(&i, lack)| (&uses.queues[i], lack));
+            self.waits(ticket, uses, queues, std::iter::empty());
+            return Ok(Served::Waits);
+        }
         let mut reads = self.reads(uses, data, ticket)?;
         let mut all = Cow::Borrowed(&uses.queues);
         if !reads.names.is_empty() {
             all.to_mut().append(&mut reads.names);
         }
-        let mut lacks: SmallVec<[usize; 4]> = SmallVec::new();
-        let mut what: SmallVec<[Lack; 4]> = SmallVec::new();
-        for (i, used) in all.iter().enumerate() {
-            match self.can(&all, i, ticket) {
-                Can::Now => {}
-                Can::Later(lack) => {
-                    lacks.push(i);
-                    what.push(lack);
-                }
-                Can::Never(error) => return Err(error.with_node(&*used.node)),
-            }
-        }
+        let (mut lacks, what) = self.lacks(&all, ticket)?;
         let is_ready = lacks.is_empty() && reads.busy.is_empty();
         if is_ready && reads.wanted.is_none() {
-            return self.take_all(&all, uses, reads).map(Served::Taken);
+            let (of_tables, tables) = self.look_at_tables(uses)?;
+            let taken = self.take_all(&all, reads);
+            return Ok(Served::Taken(Taken { of_tables, tables, ..taken }));
         }
-        if attempt.ticket.is_none() {
-            attempt.ticket = Some(ticket);
-            self.next_ticket += 1;
-        }
+        self.number(attempt, ticket);
         if let Some(wanted) = reads.wanted.filter(|_| is_ready) {
             // It has something to do, and it is known meanwhile what it will put.
             self.waits(ticket, uses, std::iter::empty(), std::iter::empty());
@@ -88,6 +88,52 @@ impl Inner {
         let readers = reads.blocked.iter().filter_map(|&i| uses.readers.get(i));
         self.waits(ticket, uses, queues, readers);
         Ok(Served::Waits)
+    }
+
+    /// Keeps the ticket.
+    fn number(&mut self, attempt: &mut Attempt, ticket: u64) {
+        if attempt.ticket.is_none() {
+            attempt.ticket = Some(ticket);
+            self.next_ticket += 1;
+        }
+    }
+
+    /// The uses that cannot be had yet, and what they lack.
+    ///
+    /// # Errors
+    /// One that cannot be had any more.
+    fn lacks(&self, all: &[Use], ticket: u64) -> Result<Lacks> {
+        let mut lacks = Lacks::default();
+        for (i, used) in all.iter().enumerate() {
+            match self.can(all, i, ticket) {
+                Can::Now => {}
+                Can::Later(lack) => {
+                    lacks.0.push(i);
+                    lacks.1.push(lack);
+                }
+                Can::Never(error) => return Err(error.with_node(&*used.node)),
+            }
+        }
+        Ok(lacks)
+    }
+
+    /// What a run that reads lacks whatever it reads, if there is something.
+    ///
+    /// # Errors
+    /// An epoch too many.
+    fn lacks_beside_readers(&self, uses: &Uses, ticket: u64) -> Result<Option<Lacks>> {
+        if uses.readers.is_empty() || uses.queues.is_empty() {
+            return Ok(None);
+        }
+        self.check_epochs(uses)?;
+        // Taking names makes room for what is put into the same queue.
+        let gives_names = |at: &usize| {
+            let name = &uses.queues[*at].queue.name;
+            let mut names = uses.readers.iter().filter_map(|used| used.queue.as_ref());
+            names.any(|queue| queue.name == *name)
+        };
+        let lacks = self.lacks(&uses.queues, ticket).ok();
+        Ok(lacks.filter(|(at, _)| !at.iter().all(gives_names)))
     }
 
     /// Stands in line at these readers, and at no others.
@@ -112,7 +158,9 @@ impl Inner {
     /// Stands in line where something is lacking, and nowhere else: what could be had is for others meanwhile.
     fn stand(&mut self, uses: &[Use], lacks: &[usize], ticket: u64) {
         let mut lines: SmallVec<[(&str, Option<usize>); 4]> = SmallVec::new();
-        lines.extend(lacks.iter().map(|&i| (&*uses[i].queue.name, demand(uses[i].action))));
+        // Who looks at an element takes none, and does not keep others from it.
+        let stands = lacks.iter().filter(|&&i| !matches!(uses[i].action, QueueAction::Peek(_)));
+        lines.extend(stands.map(|&i| (&*uses[i].queue.name, demand(uses[i].action))));
         for (name, kept) in &mut self.queues {
             let own = lines.iter().filter(|(other, _)| other == name);
             // Room is made for all that it takes there, also for what it could have already.
@@ -148,6 +196,8 @@ impl Inner {
             reserved: 0,
             closed: None,
             draws: 0,
+            parts: Parts::default(),
+            step: 0,
             takers: VecDeque::new(),
             putters: VecDeque::new(),
         });
@@ -167,119 +217,51 @@ impl Inner {
         let Some(kept) = self.queues.get(&used.queue.name) else {
             return Can::Later(Lack::Turn);
         };
-        let same = uses[..at].iter().filter(|other| other.queue.name == used.queue.name);
-        let name = kept.label();
-        let is_first = |first: Option<u64>| first.is_none_or(|first| first >= ticket);
-        if let QueueAction::Close { .. } = used.action {
-            return match kept.closed {
-                Some(_) => Can::Never(cancelled(format!("{name} is already closed"))),
-                None => Can::Now,
-            };
-        }
-        if puts(used.action) {
-            let before = same.filter(|other| puts(other.action)).count();
-            let here = uses.iter().filter(|other| other.queue.name == used.queue.name);
-            let takes = here.filter_map(|other| demand(other.action));
-            let taken = takes.fold(0, usize::saturating_add);
-            return match kept.closed {
-                Some((closed, cancels)) if cancels || ticket >= closed => {
-                    Can::Never(cancelled(format!("{name} is closed")))
-                }
-                _ if !is_first(kept.putters.front().copied()) => Can::Later(Lack::Turn),
-                _ if kept.has_room(before, taken) => Can::Now,
-                _ => Can::Later(Lack::Room {
-                    capacity: kept.spec.capacity.unwrap_or(usize::MAX),
-                    there: kept.items.len(),
-                    promised: kept.reserved,
-                }),
-            };
-        }
-        let Some(n) = demand(used.action) else { return Can::Now };
-        let before = same.filter_map(|other| demand(other.action)).fold(0, usize::saturating_add);
-        let there = kept.available().saturating_sub(before);
-        let is_turn = is_first(kept.takers.front().map(|(ticket, _)| *ticket));
-        if n == 0 || (there >= n && is_turn) {
-            return Can::Now;
-        }
-        if there >= n {
-            return Can::Later(Lack::Turn);
-        }
-        if !kept.is_final() {
-            return Can::Later(Lack::Elements { wanted: n, there });
-        }
         match used.action {
-            QueueAction::DequeueUpTo(_) if there > 0 && is_turn => Can::Now,
-            QueueAction::DequeueUpTo(_) if there > 0 => Can::Later(Lack::Turn),
-            _ => Can::Never(Error::new(
-                ErrorKind::OutOfRange,
-                format!(
-                    "{name} is closed and has insufficient elements (requested {n}, current size {there})"
-                ),
-            )),
+            QueueAction::InsertMany { component } => {
+                let before = same(&uses[..at], used).filter(|other| other.action == used.action);
+                let before = before.flat_map(|other| other.keys.iter());
+                let check = kept.check_insert(&used.keys, component, before);
+                check.map_or_else(Can::Never, |()| Can::Now)
+            }
+            QueueAction::Close { cancel_pending } => kept.can_close(cancel_pending),
+            QueueAction::Peek(index) => kept.can_peek(index.unwrap_or(0)),
+            action if puts(action) => kept.can_put(uses, at, ticket),
+            QueueAction::TakeGradient(Some(0)) => {
+                let message = "expected a number of gradients of at least 1, got 0";
+                Can::Never(Error::invalid(message))
+            }
+            action => match demand(action) {
+                Some(n) => {
+                    let before = same(&uses[..at], used).filter_map(|other| demand(other.action));
+                    kept.can_take(action, n, before.fold(0, usize::saturating_add), ticket)
+                }
+                None => Can::Now,
+            },
         }
     }
 
     /// `all` are the uses of queues, with the names that readers take.
-    fn take_all(&mut self, all: &[Use], uses: &Uses, reads: Reads) -> Result<Taken> {
+    fn take_all(&mut self, all: &[Use], reads: Reads) -> Taken {
         let mut taken = Taken::default();
         // As they are when the run begins, whatever it takes.
-        let size =
-            |used: &Use| self.queues.get(&used.queue.name).map_or(0, |kept| kept.items.len());
-        let sizes: SmallVec<[usize; 4]> = all.iter().map(size).collect();
-        for (used, size) in all.iter().zip(sizes) {
-            let Some(kept) = self.queues.get_mut(&used.queue.name) else { continue };
-            let values = match used.action {
-                QueueAction::Size => {
-                    vec![HostTensor::from(i32::try_from(size).unwrap_or(i32::MAX))]
-                }
-                QueueAction::IsClosed => vec![HostTensor::from(kept.closed.is_some())],
-                QueueAction::Enqueue | QueueAction::EnqueueMany => {
-                    kept.reserved += 1;
-                    taken.undo.push(Undo::Room { queue: used.queue.name.clone() });
-                    Vec::new()
-                }
-                action => match demand(action) {
-                    Some(n) => {
-                        let before = kept.draws;
-                        let items = kept.pop(n);
-                        let values = values_of(&used.queue, action, &items);
-                        let draws = [before, kept.draws];
-                        let (queue, made) = (used.queue.name.clone(), kept.made);
-                        taken.undo.push(Undo::Elements { queue, made, items, draws });
-                        match values {
-                            Ok(values) => values,
-                            Err(error) => {
-                                self.undo(taken);
-                                return Err(error.with_node(&*used.node));
-                            }
-                        }
-                    }
-                    None => Vec::new(),
-                },
+        let seen = |used: &Use| self.queues.get(&used.queue.name)?.seen(used.action);
+        let seen: SmallVec<[Option<Draft>; 4]> = all.iter().map(seen).collect();
+        for (used, seen) in all.iter().zip(seen) {
+            let draft = match (seen, self.queues.get_mut(&used.queue.name)) {
+                (Some(seen), _) => seen,
+                (None, Some(kept)) => take_one(kept, used, &mut taken.undo),
+                (None, None) => Draft::Nothing,
             };
-            let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
-            taken.values.extend(wanted);
-        }
-        for (used, values) in uses.readers.iter().zip(reads.values) {
-            taken.values.extend(used.places.iter().filter_map(|&place| values.get(place).cloned()));
-        }
-        match self.look_at_tables(uses) {
-            Ok((values, tables)) => {
-                taken.values.extend(values);
-                taken.tables = tables;
-            }
-            Err(error) => {
-                self.undo(taken);
-                return Err(error);
-            }
+            taken.drafts.push(draft);
         }
         for lease in &reads.leases {
             if let Some(kept) = self.readers.get_mut(&lease.reader) {
                 kept.is_leased = true;
             }
         }
-        taken.leases = reads.leases;
-        Ok(taken)
+        (taken.read, taken.leases) = (reads.values, reads.leases);
+        taken
     }
 
     /// Gives back what was taken.
@@ -294,6 +276,11 @@ impl Inner {
                 Undo::Room { queue } => {
                     if let Some(kept) = self.queues.get_mut(&queue) {
                         kept.reserved -= 1;
+                    }
+                }
+                Undo::Keys { queue, keys, component } => {
+                    if let Some(kept) = self.queues.get_mut(&queue) {
+                        kept.parts.release(&keys, component);
                     }
                 }
                 Undo::Elements { queue, made, items, draws } => {
@@ -315,7 +302,8 @@ impl Inner {
                 return true;
             }
             kept.items = VecDeque::new();
-            (kept.closed, kept.draws, kept.made) = (None, 0, made);
+            kept.parts.clear();
+            (kept.closed, kept.draws, kept.made, kept.step) = (None, 0, made, 0);
             kept.reserved > 0 || !kept.takers.is_empty() || !kept.putters.is_empty()
         });
     }
@@ -335,33 +323,146 @@ impl Inner {
     }
 }
 
+/// Those of some uses that are of the same queue.
+fn same<'u>(uses: &'u [Use], used: &Use) -> impl Iterator<Item = &'u Use> {
+    uses.iter().filter(move |other| other.queue.name == used.queue.name)
+}
+
+/// Whether this ticket is the first of a line, or before it.
+fn is_first(first: Option<u64>, ticket: u64) -> bool {
+    first.is_none_or(|first| first >= ticket)
+}
+
+impl Kept {
+    fn can_close(&self, cancel_pending: bool) -> Can {
+        let is_barrier = self.spec.role == QueueRole::Barrier;
+        match self.closed {
+            Some((_, false)) if is_barrier && cancel_pending => Can::Now,
+            Some(_) => Can::Never(cancelled(format!("{} is already closed", self.label()))),
+            None => Can::Now,
+        }
+    }
+
+    /// Whether use `at` of a run can put an element.
+    fn can_put(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
+        let before = same(&uses[..at], &uses[at]).filter(|other| puts(other.action)).count();
+        let takes = same(uses, &uses[at]).filter_map(|other| demand(other.action));
+        let taken = takes.fold(0, usize::saturating_add);
+        match self.closed {
+            Some((closed, cancels)) if cancels || ticket >= closed => {
+                Can::Never(cancelled(format!("{} is closed", self.label())))
+            }
+            _ if !is_first(self.putters.front().copied(), ticket) => Can::Later(Lack::Turn),
+            _ if self.has_room(before, taken) => Can::Now,
+            _ => Can::Later(Lack::Room {
+                capacity: self.spec.capacity.unwrap_or(usize::MAX),
+                there: self.items.len(),
+                promised: self.reserved,
+            }),
+        }
+    }
+
+    /// Whether a run can take `n` elements besides `before` others.
+    fn can_take(&self, action: QueueAction, n: usize, before: usize, ticket: u64) -> Can {
+        let there = self.available().saturating_sub(before);
+        let is_turn = is_first(self.takers.front().map(|(ticket, _)| *ticket), ticket);
+        if n == 0 || (there >= n && is_turn) {
+            return Can::Now;
+        }
+        if there >= n {
+            return Can::Later(Lack::Turn);
+        }
+        if !self.is_final() {
+            return Can::Later(Lack::Elements { wanted: n, there });
+        }
+        if takes_rest(action) && there > 0 {
+            return if is_turn { Can::Now } else { Can::Later(Lack::Turn) };
+        }
+        let name = self.label();
+        let message = format!(
+            "{name} is closed and has insufficient elements (requested {n}, current size {there})"
+        );
+        Can::Never(Error::new(ErrorKind::OutOfRange, message))
+    }
+
+    /// What an action that only looks gives.
+    fn seen(&self, action: QueueAction) -> Option<Draft> {
+        Some(Draft::Values(match action {
+            QueueAction::Size => {
+                let size = i32::try_from(self.items.len()).unwrap_or(i32::MAX);
+                [HostTensor::from(size)].into_iter().collect()
+            }
+            QueueAction::IncompleteSize => {
+                let size = i32::try_from(self.parts.len()).unwrap_or(i32::MAX);
+                [HostTensor::from(size)].into_iter().collect()
+            }
+            QueueAction::IsClosed => {
+                [HostTensor::from(self.closed.is_some())].into_iter().collect()
+            }
+            QueueAction::Peek(index) => self.items.get(index?)?.1.clone(),
+            _ => return None,
+        }))
+    }
+
+    /// Whether there is an element to look at.
+    fn can_peek(&self, index: usize) -> Can {
+        let there = self.items.len();
+        match self.spec.capacity {
+            _ if index < there => Can::Now,
+            Some(capacity) if index >= capacity => Can::Never(Error::invalid(format!(
+                "index {index} is not in [0, {capacity}), the capacity of {}",
+                self.label()
+            ))),
+            _ => Can::Later(Lack::Elements { wanted: index.saturating_add(1), there }),
+        }
+    }
+}
+
+/// Takes or reserves what a use says.
+fn take_one(kept: &mut Kept, used: &Use, undo: &mut Vec<Undo>) -> Draft {
+    let queue = used.queue.name.clone();
+    if puts(used.action) {
+        kept.reserved += 1;
+        if let QueueAction::InsertMany { component } = used.action {
+            kept.parts.promise(&used.keys, component);
+            undo.push(Undo::Keys { queue: queue.clone(), keys: used.keys.clone(), component });
+        }
+        undo.push(Undo::Room { queue });
+        return Draft::Nothing;
+    }
+    let n = match used.action {
+        // All that there are.
+        QueueAction::TakeGradient(_) => kept.items.len(),
+        action => match demand(action) {
+            Some(n) => n,
+            None => return Draft::Nothing,
+        },
+    };
+    let before = kept.draws;
+    let items = kept.pop(n);
+    let draws = [before, kept.draws];
+    undo.push(Undo::Elements { queue, made: kept.made, items, draws });
+    Draft::Elements(undo.len() - 1)
+}
+
 /// How many elements an action takes, if it takes any.
 pub(super) fn demand(action: QueueAction) -> Option<usize> {
     match action {
         QueueAction::Dequeue => Some(1),
-        QueueAction::DequeueMany(n) | QueueAction::DequeueUpTo(n) => Some(n),
+        // It is known by now.
+        QueueAction::DequeueMany(n)
+        | QueueAction::DequeueUpTo(n)
+        | QueueAction::TakeGradient(n)
+        | QueueAction::TakeMany { n, .. } => n,
         _ => None,
     }
 }
 
-fn cancelled(message: String) -> Error {
-    Error::new(ErrorKind::Cancelled, message)
+/// Whether those that are left do where no others come.
+fn takes_rest(action: QueueAction) -> bool {
+    matches!(action, QueueAction::DequeueUpTo(_) | QueueAction::TakeMany { up_to: true, .. })
 }
 
-/// The outputs of an action that took these elements.
-fn values_of(spec: &QueueSpec, action: QueueAction, items: &[Popped]) -> Result<Vec<HostTensor>> {
-    if action == QueueAction::Dequeue {
-        return Ok(items.first().map(|(.., item)| item.to_vec()).unwrap_or_default());
-    }
-    let pads = spec.kind == QueueKind::PaddingFifo;
-    let components = spec.components.iter().enumerate();
-    components
-        .map(|(c, (dtype, dims))| {
-            let column: Vec<&HostTensor> =
-                items.iter().filter_map(|(.., item)| item.get(c)).collect();
-            let least: Vec<usize> =
-                dims.dims().unwrap_or_default().iter().map(|d| d.known().unwrap_or(0)).collect();
-            batches::stacked(*dtype, &least, &column, pads)
-        })
-        .collect()
+fn cancelled(message: String) -> Error {
+    Error::new(ErrorKind::Cancelled, message)
 }

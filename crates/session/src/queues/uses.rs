@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Class, DType, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, NodeId, Output,
-    QueueAction, QueueOp, QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, Shape,
-    TableAction, TableSpec,
+    Class, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, NodeId, Output, QueueAction, QueueOp,
+    QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, TableAction, TableSpec,
 };
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
+use super::early::{Early, Given, known, value};
 use crate::feeds::FeedData;
 
 /// What a run does with a queue.
@@ -26,6 +26,10 @@ pub(crate) struct Use {
     pub at: &'static Location<'static>,
     /// Of what it takes, the outputs that nobody feeds; of what it puts, the places among the plan's fetches.
     pub places: Vec<usize>,
+    /// What must be known first.
+    pub early: Early,
+    /// The keys of what it inserts.
+    pub keys: Arc<[Vec<u8>]>,
 }
 
 /// What a run does with a reader.
@@ -55,13 +59,6 @@ pub(crate) struct TableUse {
     pub places: Vec<usize>,
 }
 
-/// What is known before a run: fed, at this place, or constant.
-#[derive(Debug, Clone)]
-enum Given {
-    Fed(usize),
-    Constant(HostTensor),
-}
-
 /// What a run does with queues, readers and tables, each in the order of the nodes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Uses {
@@ -70,20 +67,26 @@ pub(crate) struct Uses {
     pub tables: Vec<TableUse>,
     /// The tables that it looks keys up in, each once.
     pub finds: Vec<Arc<TableSpec>>,
+    /// What is computed before the run takes anything.
+    pub wanted: Vec<Output>,
 }
 
 impl Uses {
     pub fn is_empty(&self) -> bool {
-        let Self { queues, readers, tables, finds } = self;
+        let Self { queues, readers, tables, finds, .. } = self;
         queues.is_empty() && readers.is_empty() && tables.is_empty() && finds.is_empty()
     }
 
-    /// The queues that the run puts into, each once.
+    /// The queues that the run puts into, or may, each once.
     pub fn fills(&self) -> SmallVec<[Arc<QueueSpec>; 2]> {
         let mut fills: SmallVec<[Arc<QueueSpec>; 2]> = SmallVec::new();
         for used in self.queues.iter().filter(|used| puts(used.action)) {
-            if !fills.iter().any(|queue| queue.name == used.queue.name) {
-                fills.push(used.queue.clone());
+            let among = used.early.among();
+            let queues = if among.is_empty() { std::slice::from_ref(&used.queue) } else { among };
+            for queue in queues {
+                if !fills.iter().any(|other| other.name == queue.name) {
+                    fills.push(queue.clone());
+                }
             }
         }
         fills
@@ -92,20 +95,15 @@ impl Uses {
 
 /// Whether an action puts elements.
 pub(super) fn puts(action: QueueAction) -> bool {
-    matches!(action, QueueAction::Enqueue | QueueAction::EnqueueMany)
+    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
+    matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
 }
 
 impl ReaderUse {
     /// The state that is restored. `data` is what is fed.
     pub fn state<'a>(&'a self, data: &'a [FeedData<'_>]) -> Result<Cow<'a, HostTensor>> {
-        match &self.state {
-            Some(Given::Constant(state)) => Ok(Cow::Borrowed(state)),
-            Some(Given::Fed(at)) => {
-                let fed = data.get(*at).ok_or_else(|| Error::internal("a state is not fed"))?;
-                Ok(Cow::Owned(fed.to_tensor()?))
-            }
-            None => Err(Error::internal("a reader is restored from nothing")),
-        }
+        let state = self.state.as_ref();
+        value(state.ok_or_else(|| Error::internal("a reader is restored from nothing"))?, data, &[])
     }
 }
 
@@ -113,7 +111,8 @@ impl ReaderUse {
 /// do.
 ///
 /// # Errors
-/// A reader is restored from what is computed in the run.
+/// A reader is restored from what is computed in the run; a number of elements or a choice of queues depends on what
+/// only the run knows.
 pub(crate) fn with_queues(
     graph: &GraphSnapshot,
     signature: &Signature,
@@ -124,15 +123,20 @@ pub(crate) fn with_queues(
     let mut uses = Uses::default();
     for &id in &found {
         let Class::Queue(op) = graph.node(id).op.class() else { continue };
-        uses.queues.push(queue_use(graph, id, op, &mut wider, &mut fed));
+        let node = graph.node(id);
+        let early = Early::of(graph, signature, node, op, &mut uses.wanted);
+        let early = early.map_err(|e| e.with_node(&*node.name))?;
+        uses.queues.push(queue_use(graph, id, op, early, &mut wider, &mut fed));
     }
+    check_takes(&uses.queues)?;
     for &id in &found {
         let Class::Reader(op) = graph.node(id).op.class() else { continue };
         let node = graph.node(id);
         let state = match node.inputs.first() {
-            Some(&input) => {
-                Some(known(graph, signature, input).map_err(|e| e.with_node(&*node.name))?)
-            }
+            Some(&input) => Some(known(graph, signature, input).ok_or_else(|| {
+                let message = "unsupported: a state that is computed in the run; fetch it, and feed it to a later one";
+                Error::new(ErrorKind::Unimplemented, message).with_node(&*node.name)
+            })?),
             None => None,
         };
         let ReaderOp { reader, action, queue } = op.clone();
@@ -161,12 +165,29 @@ pub(crate) fn with_queues(
         };
         let places = match op.is_source() {
             true => feed_outputs(graph, id, &mut wider, &mut fed),
-            false => fetch_inputs(graph, id, &mut wider),
+            false => fetched(&node.inputs, &mut wider),
         };
         let (table, action, node) = (op.table.clone(), op.action, node.name.clone());
         uses.tables.push(TableUse { table, action, node, places });
     }
     Ok((wider, uses))
+}
+
+/// # Errors
+/// Two takes of all that one accumulator has.
+fn check_takes(uses: &[Use]) -> Result<()> {
+    let takes = |used: &&Use| matches!(used.action, QueueAction::TakeGradient(_));
+    for (i, used) in uses.iter().enumerate().filter(|(_, used)| takes(used)) {
+        let before = uses[..i].iter().filter(takes);
+        if let Some(other) = before.into_iter().find(|other| other.queue.name == used.queue.name) {
+            let message = format!(
+                "{} takes all gradients of the same accumulator, in the same run; share what one takes",
+                other.node
+            );
+            return Err(Error::invalid(message).with_node(&*used.node));
+        }
+    }
+    Ok(())
 }
 
 /// The operations that put into queues among those that `target` needs.
@@ -213,6 +234,7 @@ fn queue_use(
     graph: &GraphSnapshot,
     id: NodeId,
     op: &QueueOp,
+    early: Early,
     signature: &mut Signature,
     fed: &mut FxHashSet<Output>,
 ) -> Use {
@@ -220,14 +242,23 @@ fn queue_use(
     let places = if op.is_source() {
         feed_outputs(graph, id, signature, fed)
     } else {
-        fetch_inputs(graph, id, signature)
+        let n_components = node.inputs.len().saturating_sub(op.n_early());
+        fetched(&node.inputs[..n_components], signature)
     };
     let (name, at) = (node.name.clone(), node.location);
-    Use { queue: op.queue.clone(), action: op.action, node: name, at, places }
+    Use {
+        queue: op.queue.clone(),
+        action: op.action,
+        node: name,
+        at,
+        places,
+        early,
+        keys: Arc::default(),
+    }
 }
 
-/// Fetches the inputs of a node, and says their places.
-fn fetch_inputs(graph: &GraphSnapshot, id: NodeId, signature: &mut Signature) -> Vec<usize> {
+/// Fetches inputs of a node, and says their places.
+fn fetched(inputs: &[Output], signature: &mut Signature) -> Vec<usize> {
     let place = |&input: &Output| {
         let at = signature.fetches.iter().position(|&fetch| fetch == input);
         at.filter(|place| !signature.residents.contains(place)).unwrap_or_else(|| {
@@ -235,7 +266,7 @@ fn fetch_inputs(graph: &GraphSnapshot, id: NodeId, signature: &mut Signature) ->
             signature.fetches.len() - 1
         })
     };
-    graph.node(id).inputs.iter().map(place).collect()
+    inputs.iter().map(place).collect()
 }
 
 /// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes
@@ -258,66 +289,4 @@ fn feed_outputs(
     signature.targets.retain(|&target| target != id);
     signature.targets.extend(&node.controls);
     places
-}
-
-/// What is known of a tensor before the run.
-fn known(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Result<Given> {
-    if let Some(at) = signature.feeds.iter().position(|&feed| feed == output) {
-        return Ok(Given::Fed(at));
-    }
-    match graph.node(output.node).op.class() {
-        Class::Host(Host::Constant(state)) => Ok(Given::Constant(state.clone())),
-        _ => {
-            let message = "unsupported: a state that is computed in the run; fetch it, and feed it to a later one";
-            Err(Error::new(ErrorKind::Unimplemented, message))
-        }
-    }
-}
-
-/// Checks the shapes of what a run puts, before it stores anything. `fetched` knows dtypes and shapes of what it fetches.
-///
-/// # Errors
-/// Sizes that a queue does not take, rows of different numbers, or keys and values of a table that do not go together.
-pub(crate) fn check_puts<'s>(
-    uses: &Uses,
-    fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
-) -> Result<()> {
-    for used in &uses.queues {
-        let shapes: SmallVec<[&Shape; 4]> = match used.action {
-            action if puts(action) => {
-                used.places.iter().filter_map(|&place| Some(fetched(place)?.1)).collect()
-            }
-            _ => continue,
-        };
-        let checked = match used.action {
-            QueueAction::Enqueue => used.queue.check_element(&shapes),
-            _ => check_rows(&used.queue, &shapes),
-        };
-        checked.map_err(|e| e.with_node(&*used.node))?;
-    }
-    for used in uses.tables.iter().filter(|used| used.action == TableAction::Insert) {
-        if let [Some((_, keys)), Some((_, values))] =
-            [0, 1].map(|i| used.places.get(i).and_then(|&place| fetched(place)))
-        {
-            let checked = used.table.check_shapes(keys, values);
-            checked.map_err(|e| e.with_node(&*used.node))?;
-        }
-    }
-    Ok(())
-}
-
-fn check_rows(queue: &QueueSpec, shapes: &[&Shape]) -> Result<()> {
-    let mut rows: SmallVec<[Shape; 4]> = SmallVec::new();
-    let n = shapes.first().and_then(|shape| shape.dims().first().copied());
-    for (i, shape) in shapes.iter().enumerate() {
-        match shape.dims().split_first() {
-            Some((own, rest)) if Some(*own) == n => rows.push(Shape::new(rest)?),
-            _ => {
-                let n = n.map_or_else(|| "no".to_owned(), |n| n.to_string());
-                let message = format!("component {i} is {shape}, and the first has {n} rows");
-                return Err(Error::invalid(message));
-            }
-        }
-    }
-    queue.check_element(&rows.iter().collect::<SmallVec<[&Shape; 4]>>())
 }

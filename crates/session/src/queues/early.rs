@@ -1,0 +1,202 @@
+//! What must be known before a run takes anything: how many elements, and of which queue.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use convoke_compiler::Signature;
+use convoke_graph_core::{
+    Amount, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
+    QueueAction, QueueOp, QueueSpec, Result,
+};
+use rustc_hash::FxHashSet;
+
+use super::uses::{Use, Uses};
+use crate::feeds::FeedData;
+
+/// What is known before a run.
+#[derive(Debug, Clone)]
+pub(super) enum Given {
+    /// Fed, at this place.
+    Fed(usize),
+    Constant(HostTensor),
+    /// Computed before the run, and fetched at this place.
+    Computed(usize),
+}
+
+/// What an operation on a queue needs to know before the run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Early {
+    number: Option<Given>,
+    keys: Option<Given>,
+    queue: Option<(Given, Arc<[Arc<QueueSpec>]>)>,
+}
+
+impl Early {
+    pub fn is_empty(&self) -> bool {
+        self.number.is_none() && self.keys.is_none() && self.queue.is_none()
+    }
+
+    /// The queues that it may be about, if that is not known yet.
+    pub fn among(&self) -> &[Arc<QueueSpec>] {
+        self.queue.as_ref().map_or(&[], |(_, queues)| queues)
+    }
+
+    /// What an operation needs. What is to be computed is added to `wanted`.
+    ///
+    /// # Errors
+    /// Something that is not known before the run.
+    pub fn of(
+        graph: &GraphSnapshot,
+        signature: &Signature,
+        node: &Node,
+        op: &QueueOp,
+        wanted: &mut Vec<Output>,
+    ) -> Result<Self> {
+        let n_components = node.inputs.len().saturating_sub(op.n_early());
+        let mut inputs = node.inputs.iter().skip(n_components);
+        let mut next = |is_expected: bool| if is_expected { inputs.next() } else { None };
+        let (number, keys) = (next(op.has_number()), next(op.has_keys()));
+        let index = next(!op.among.is_empty());
+        let mut given = |&input: &Output| given(graph, signature, input, wanted);
+        let number = number.map(&mut given).transpose()?;
+        let keys = keys.map(&mut given).transpose()?;
+        let index = index.map(given).transpose()?;
+        Ok(Self { number, keys, queue: index.map(|index| (index, op.among.clone())) })
+    }
+}
+
+/// How a tensor is known before the run.
+///
+/// # Errors
+/// It is not.
+fn given(
+    graph: &GraphSnapshot,
+    signature: &Signature,
+    output: Output,
+    wanted: &mut Vec<Output>,
+) -> Result<Given> {
+    if let Some(given) = known(graph, signature, output) {
+        return Ok(given);
+    }
+    check(graph, signature, output)?;
+    let at = wanted.iter().position(|&other| other == output).unwrap_or_else(|| {
+        wanted.push(output);
+        wanted.len() - 1
+    });
+    Ok(Given::Computed(at))
+}
+
+/// A tensor that is fed or constant.
+pub(super) fn known(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Option<Given> {
+    if let Some(at) = signature.feeds.iter().position(|&feed| feed == output) {
+        return Some(Given::Fed(at));
+    }
+    match graph.node(output.node).op.class() {
+        Class::Host(Host::Constant(value)) => Some(Given::Constant(value.clone())),
+        _ => None,
+    }
+}
+
+/// # Errors
+/// A tensor that is computed from something that only the run knows.
+fn check(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Result<()> {
+    let mut seen: FxHashSet<NodeId> = FxHashSet::default();
+    let mut stack = vec![output.node];
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let node = graph.node(id);
+        let what = match node.op.class() {
+            Class::State(_) => "a variable",
+            Class::Random(_) => "a random operation",
+            Class::Queue(_) => "what is taken from a queue",
+            Class::Reader(_) => "what a reader reads",
+            Class::Flow(Flow::Call(_)) => "a function of the host",
+            Class::Flow(_) => "a branch, a loop or an assertion",
+            _ => {
+                let inputs = node.inputs.iter().filter(|input| !signature.feeds.contains(input));
+                stack.extend(inputs.map(|input| input.node).chain(node.controls.iter().copied()));
+                continue;
+            }
+        };
+        let message = format!(
+            "unsupported: '{}', which must be known before the run takes anything, depends on {what}, '{}'; \
+             fetch it, and feed it to a later run",
+            graph.node(output.node).name,
+            node.name,
+        );
+        return Err(Error::new(ErrorKind::Unimplemented, message));
+    }
+    Ok(())
+}
+
+/// The value of something that is known. `data` is what is fed, `computed` what was wanted.
+///
+/// # Errors
+/// It is not there.
+pub(super) fn value<'a>(
+    given: &'a Given,
+    data: &'a [FeedData<'_>],
+    computed: &'a [HostTensor],
+) -> Result<Cow<'a, HostTensor>> {
+    let missing = || Error::internal("what must be known before a run is not there");
+    Ok(match given {
+        Given::Constant(value) => Cow::Borrowed(value),
+        Given::Fed(at) => Cow::Owned(data.get(*at).ok_or_else(missing)?.to_tensor()?),
+        Given::Computed(at) => Cow::Borrowed(computed.get(*at).ok_or_else(missing)?),
+    })
+}
+
+impl Uses {
+    /// Whether something must be known first.
+    pub fn is_open(&self) -> bool {
+        self.queues.iter().any(|used| !used.early.is_empty())
+    }
+
+    /// The uses with all that must be known. `data` is what is fed, `computed` what was wanted.
+    ///
+    /// # Errors
+    /// A number below 0, an index out of range.
+    pub fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
+        let resolve = |used: &Use| {
+            let resolved = used.resolved(data, computed);
+            resolved.map_err(|e| e.with_node(&*used.node))
+        };
+        let queues = self.queues.iter().map(resolve).collect::<Result<_>>()?;
+        Ok(Self { queues, wanted: Vec::new(), ..self.clone() })
+    }
+}
+
+impl Use {
+    fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
+        let mut resolved = Self { early: Early::default(), ..self.clone() };
+        if let Some(number) = &self.early.number {
+            let n = Some(Amount::value(&*value(number, data, computed)?)?);
+            resolved.action = match self.action {
+                QueueAction::DequeueMany(None) => QueueAction::DequeueMany(n),
+                QueueAction::DequeueUpTo(None) => QueueAction::DequeueUpTo(n),
+                QueueAction::Peek(None) => QueueAction::Peek(n),
+                QueueAction::TakeGradient(None) => QueueAction::TakeGradient(n),
+                QueueAction::TakeMany { up_to, .. } => QueueAction::TakeMany { n, up_to },
+                action => action,
+            };
+        }
+        if let Some(keys) = &self.early.keys {
+            resolved.keys = value(keys, data, computed)?.as_strings()?.into();
+        }
+        if let Some((index, queues)) = &self.early.queue {
+            let index = value(index, data, computed)?.to_i128s()?.first().copied();
+            let index = index.ok_or_else(|| Error::internal("an index has no element"))?;
+            let queue = usize::try_from(index).ok().and_then(|at| queues.get(at));
+            let queue = queue.ok_or_else(|| {
+                let n = queues.len();
+                Error::invalid(format!(
+                    "index {index} is not in [0, {n}), the queues to choose from"
+                ))
+            })?;
+            resolved.queue = queue.clone();
+        }
+        Ok(resolved)
+    }
+}
