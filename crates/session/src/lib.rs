@@ -26,6 +26,7 @@ mod feeds;
 mod fetch;
 mod flow;
 mod growth;
+mod holding;
 mod instance;
 mod metadata;
 mod model;

@@ -36,7 +36,7 @@ use kept::{Item, Kept, Popped};
 pub(crate) use presence::{Handles, Presence};
 use readers::{KeptReader, Lease};
 use serve::Served;
-pub(crate) use uses::{Uses, check_puts, puts_of, with_queues};
+pub(crate) use uses::{Use, Uses, check_put, check_puts, puts, puts_of, with_queues};
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
 
@@ -51,20 +51,20 @@ pub(crate) struct Taken {
 }
 
 /// What was taken for a run that is under way: given back when it is dropped, also by a panic.
-pub(crate) struct Held<'a> {
-    queues: &'a Queues,
+pub(crate) struct Held {
+    queues: Arc<Queues>,
     taken: Option<Taken>,
 }
 
-impl Held<'_> {
-    /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
-    pub fn put(mut self, uses: &Uses, fetched: &[HostTensor]) {
+impl Held {
+    /// The run has succeeded: puts what it puts. `fetched` gives what an operation puts; nothing, if that has not run.
+    pub fn put(mut self, uses: &Uses, fetched: &dyn Fn(&Use) -> Option<Vec<HostTensor>>) {
         let leases = self.taken.take().map(|taken| taken.leases);
         self.queues.put(uses, leases.unwrap_or_default(), fetched);
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take() {
             self.queues.give_back(taken);
@@ -310,12 +310,17 @@ impl Queues {
     }
 
     /// Keeps what was taken until the run has succeeded.
-    pub fn hold(&self, taken: Taken) -> Held<'_> {
-        Held { queues: self, taken: Some(taken) }
+    pub fn hold(self: &Arc<Self>, taken: Taken) -> Held {
+        Held { queues: self.clone(), taken: Some(taken) }
     }
 
-    /// Puts what a run gives, closes what it closes, and moves the readers. `fetched` are the plan's fetches.
-    fn put(&self, uses: &Uses, leases: Vec<Lease>, fetched: &[HostTensor]) {
+    /// Puts what a run gives, closes what it closes, and moves the readers.
+    fn put(
+        &self,
+        uses: &Uses,
+        leases: Vec<Lease>,
+        fetched: &dyn Fn(&Use) -> Option<Vec<HostTensor>>,
+    ) {
         let mut inner = self.lock();
         for lease in leases {
             if let Some(kept) = inner.readers.get_mut(&lease.reader) {
@@ -325,11 +330,14 @@ impl Queues {
         for used in &uses.queues {
             let ticket = inner.next_ticket;
             let Some(kept) = inner.queues.get_mut(&used.queue.name) else { continue };
-            let components = used.places.iter().filter_map(|&place| fetched.get(place).cloned());
+            if puts(used.action) {
+                kept.reserved -= 1;
+            }
+            let Some(components) = fetched(used) else { continue };
+            let components: Item = components.into();
             match used.action {
-                QueueAction::Enqueue => kept.push(components.collect()),
+                QueueAction::Enqueue => kept.push(components),
                 QueueAction::EnqueueMany => {
-                    let components: Item = components.collect();
                     let n_rows = components.first().and_then(|c| c.dims().first().copied());
                     for row in 0..n_rows.unwrap_or(0) {
                         let item = components.iter().map(|c| batches::row(c, row)).collect();
@@ -344,10 +352,7 @@ impl Queues {
                     let (first, cancels) = kept.closed.unwrap_or((ticket, false));
                     kept.closed = Some((first, cancels || cancel_pending));
                 }
-                _ => continue,
-            }
-            if matches!(used.action, QueueAction::Enqueue | QueueAction::EnqueueMany) {
-                kept.reserved -= 1;
+                _ => {}
             }
         }
         self.wake(&mut inner);

@@ -56,7 +56,7 @@ impl One {
         let uses = self.uses(action);
         let mut taken = self.queues.take(&uses, &[], &self.stop(token))?;
         let values = std::mem::take(&mut taken.values);
-        self.queues.hold(taken).put(&uses, &[HostTensor::from(put)]);
+        self.queues.hold(taken).put(&uses, &|_| Some(vec![HostTensor::from(put)]));
         values.first().map_or(Ok(Vec::new()), HostTensor::to_vec)
     }
 

@@ -307,8 +307,9 @@ impl Inner {
         if lease.place.file.is_none() {
             let queue = used.queue.as_ref()?;
             let before = taken_before(&uses.queues, queue) + taken_before(&reads.names, queue);
-            let (action, node, at) = (QueueAction::Dequeue, used.node.clone(), used.at);
-            reads.names.push(Use { queue: queue.clone(), action, node, at, places: Vec::new() });
+            let (id, node, at) = (used.id, used.node.clone(), used.at);
+            let (action, places) = (QueueAction::Dequeue, Vec::new());
+            reads.names.push(Use { id, queue: queue.clone(), action, node, at, places });
             let name = self.queues.get_mut(&queue.name)?.peek(before)?;
             lease.begin(name);
         }

@@ -17,6 +17,8 @@ use crate::feeds::FeedData;
 /// What a run does with a queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Use {
+    /// The node.
+    pub id: NodeId,
     pub queue: Arc<QueueSpec>,
     pub action: QueueAction,
     /// The node's name, for errors.
@@ -30,6 +32,8 @@ pub(crate) struct Use {
 /// What a run does with a reader.
 #[derive(Debug, Clone)]
 pub(crate) struct ReaderUse {
+    /// The node.
+    pub id: NodeId,
     pub reader: Arc<ReaderSpec>,
     /// The queue of file names, if it takes from one.
     pub queue: Option<Arc<QueueSpec>>,
@@ -62,6 +66,14 @@ impl Uses {
         self.queues.is_empty() && self.readers.is_empty()
     }
 
+    /// The places among what is fed of the states that readers are restored from.
+    pub fn fed_states(&self) -> impl Iterator<Item = (usize, &ReaderUse)> {
+        self.readers.iter().filter_map(|used| match used.state {
+            Some(Given::Fed(at)) => Some((at, used)),
+            _ => None,
+        })
+    }
+
     /// The queues that the run puts into, each once.
     pub fn fills(&self) -> SmallVec<[Arc<QueueSpec>; 2]> {
         let mut fills: SmallVec<[Arc<QueueSpec>; 2]> = SmallVec::new();
@@ -75,7 +87,7 @@ impl Uses {
 }
 
 /// Whether an action puts elements.
-pub(super) fn puts(action: QueueAction) -> bool {
+pub(crate) fn puts(action: QueueAction) -> bool {
     matches!(action, QueueAction::Enqueue | QueueAction::EnqueueMany)
 }
 
@@ -121,6 +133,7 @@ pub(crate) fn with_queues(
         let ReaderOp { reader, action, queue } = op.clone();
         let places = feed_outputs(graph, id, &mut wider, &mut fed);
         uses.readers.push(ReaderUse {
+            id,
             reader,
             queue,
             action,
@@ -192,7 +205,7 @@ fn queue_use(
         node.inputs.iter().map(place).collect()
     };
     let (name, at) = (node.name.clone(), node.location);
-    Use { queue: op.queue.clone(), action: op.action, node: name, at, places }
+    Use { id, queue: op.queue.clone(), action: op.action, node: name, at, places }
 }
 
 /// Feeds the outputs of a node that nobody feeds, and says which. It does nothing in the run itself, and what comes
@@ -239,20 +252,23 @@ pub(crate) fn check_puts<'s>(
     uses: &Uses,
     fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>,
 ) -> Result<()> {
-    for used in &uses.queues {
-        let shapes: SmallVec<[&Shape; 4]> = match used.action {
-            action if puts(action) => {
-                used.places.iter().filter_map(|&place| Some(fetched(place)?.1)).collect()
-            }
-            _ => continue,
-        };
-        let checked = match used.action {
-            QueueAction::Enqueue => used.queue.check_element(&shapes),
-            _ => check_rows(&used.queue, &shapes),
-        };
-        checked.map_err(|e| e.with_node(&*used.node))?;
+    for used in uses.queues.iter().filter(|used| puts(used.action)) {
+        let shapes = used.places.iter().filter_map(|&place| Some(fetched(place)?.1));
+        check_put(used, &shapes.collect::<SmallVec<[&Shape; 4]>>())?;
     }
     Ok(())
+}
+
+/// Checks the shapes of what one operation puts.
+///
+/// # Errors
+/// As [`check_puts`].
+pub(crate) fn check_put(used: &Use, shapes: &[&Shape]) -> Result<()> {
+    let checked = match used.action {
+        QueueAction::Enqueue => used.queue.check_element(shapes),
+        _ => check_rows(&used.queue, shapes),
+    };
+    checked.map_err(|e| e.with_node(&*used.node))
 }
 
 fn check_rows(queue: &QueueSpec, shapes: &[&Shape]) -> Result<()> {
