@@ -6,17 +6,18 @@
 
 mod planner;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output, Result, Scatter,
-    State,
+    BodyId, Class, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output, Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use planner::Planner;
+use planner::{Planner, Whole};
 
-use crate::plan::{check_feeds, check_nodes, effect_follows, in_order, unordered};
+use crate::order::{Order, each_within, in_order, unfed_inputs};
+use crate::plan::{check_feeds, check_nodes};
 use crate::{Plan, Signature};
 
 /// A plan with branches, loops or assertions.
@@ -37,19 +38,30 @@ pub struct FlowPlan {
 pub struct Held {
     /// Its handle.
     pub variable: Arc<Node>,
-    /// What the run does with what others store meanwhile.
-    pub meanwhile: Meanwhile,
+    /// Whether its elements at the start may be needed.
+    pub is_read: bool,
 }
 
-/// What becomes of elements that others have stored into a held variable since the run began.
+/// What a run has done to a variable that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meanwhile {
-    /// They are replaced.
+pub enum Change {
+    /// It has got elements that have nothing to do with those it had.
     Replaced,
-    /// What the run has added is added to them: it only adds and subtracts.
-    Added,
-    /// The run begins anew: it changes elements in other ways.
-    Again,
+    /// It was added to and subtracted from, which can be done to other elements too.
+    Moved,
+    /// Its elements were changed in other ways.
+    Changed,
+}
+
+impl Change {
+    /// Both, one after the other.
+    pub fn then(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Replaced, _) | (_, Self::Replaced) => Self::Replaced,
+            (Self::Moved, Self::Moved) => Self::Moved,
+            _ => Self::Changed,
+        }
+    }
 }
 
 /// Steps one after the other, with a slot for each value that goes from one to another.
@@ -91,6 +103,8 @@ pub enum Place {
     Slot(usize),
     /// A variable that the run holds.
     Variable(NodeId),
+    /// As [`Self::Variable`], of what is fetched: what was done to it.
+    Changed(NodeId, Change),
 }
 
 /// A program with its feeds and fetches.
@@ -160,8 +174,8 @@ pub struct LoopStep {
 pub fn has_flow(graph: &GraphSnapshot, signature: &Signature) -> bool {
     let roots = roots(signature);
     let fed = given(signature);
-    let nodes = ancestors(graph, &roots, &fed, BodyId::GRAPH);
-    nodes.iter().any(|&id| is_flow(graph.node(id), &fed))
+    let own = |control: NodeId| graph.node(control).body == BodyId::GRAPH;
+    ancestors(graph, &roots, &fed, &own).iter().any(|node| is_flow(node, &fed))
 }
 
 impl FlowPlan {
@@ -172,20 +186,50 @@ impl FlowPlan {
     pub fn new(graph: &GraphSnapshot, signature: &Signature) -> Result<Self> {
         check_feeds(graph, signature)?;
         let fed = given(signature);
-        let (plans, held) = (Vec::new(), FxHashMap::default());
-        let mut planner = Planner { graph, fed: fed.clone(), plans, held };
-        let nodes = ancestors(graph, &roots(signature), &fed, BodyId::GRAPH);
-        let nodes: Vec<Arc<Node>> = nodes.iter().map(|&id| graph.node(id).clone()).collect();
+        let own = |control: NodeId| graph.node(control).body == BodyId::GRAPH;
+        let nodes = ancestors(graph, &roots(signature), &fed, &own);
         check_nodes(&nodes, &fed)?;
+        let order = Cow::Owned(Order::new(graph, &nodes, &fed)?);
+        let mut planner = Planner {
+            graph,
+            fed,
+            plans: Vec::new(),
+            held: FxHashSet::default(),
+            initial: FxHashSet::default(),
+        };
         planner.hold(&nodes);
-        let whole = planner.part(
-            BodyId::GRAPH,
-            &signature.feeds,
-            &signature.fetches,
-            &signature.targets,
-        )?;
-        let mut held: Vec<Held> = planner.held.into_values().collect();
-        held.sort_by_key(|held| held.variable.id);
+        Self::of(planner, signature, nodes, order)
+    }
+
+    /// Plans a part of a run that holds all variables. Its nodes are among `within`, and have an order; those of `initial`
+    /// give initial values.
+    pub(crate) fn part(
+        graph: &GraphSnapshot,
+        signature: &Signature,
+        order: &Order,
+        within: &FxHashSet<NodeId>,
+        initial: FxHashSet<NodeId>,
+    ) -> Result<Self> {
+        let fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
+        let own = |control: NodeId| within.contains(&control);
+        let nodes = ancestors(graph, &roots(signature), &fed, &own);
+        check_nodes(&nodes, &fed)?;
+        let held = variables(graph, &nodes).into_iter().map(|held| held.variable.id).collect();
+        let planner = Planner { graph, fed, plans: Vec::new(), held, initial };
+        Self::of(planner, signature, nodes, Cow::Borrowed(order))
+    }
+
+    fn of(
+        mut planner: Planner<'_>,
+        signature: &Signature,
+        nodes: Vec<Arc<Node>>,
+        order: Cow<'_, Order>,
+    ) -> Result<Self> {
+        let graph = planner.graph;
+        let mut held = variables(graph, &nodes);
+        held.retain(|held| planner.held.contains(&held.variable.id));
+        let Signature { feeds: given, fetches: results, targets, .. } = signature;
+        let whole = planner.part(&Whole { nodes, order, given, results, targets })?;
         let plans = planner.plans;
         let last = match whole.steps.last() {
             Some(Step::Program(last)) => Some(last.plan),
@@ -198,6 +242,24 @@ impl FlowPlan {
         let read = read_variables(graph, &plans, &held);
         Ok(Self { plans, whole, held, read })
     }
+}
+
+/// The variables that nodes use, themselves or in bodies, in order.
+pub(crate) fn variables(graph: &GraphSnapshot, nodes: &[Arc<Node>]) -> Vec<Held> {
+    let mut found: FxHashMap<NodeId, bool> = FxHashMap::default();
+    for node in nodes {
+        each_within(node, &mut |node| {
+            let (Class::State(state), Some(handle)) = (node.op.class(), node.inputs.first()) else {
+                return;
+            };
+            let is_read = !matches!(state, State::Assign | State::IsInitialized);
+            *found.entry(handle.node).or_default() |= is_read;
+        });
+    }
+    let held = |(id, is_read)| Held { variable: graph.node(id).clone(), is_read };
+    let mut held: Vec<Held> = found.into_iter().map(held).collect();
+    held.sort_by_key(|held| held.variable.id);
+    held
 }
 
 /// The variables that plans read and the run does not hold.
@@ -221,14 +283,14 @@ fn given(signature: &Signature) -> FxHashSet<Output> {
     signature.feeds.iter().copied().chain(connected).collect()
 }
 
-fn roots(signature: &Signature) -> Vec<NodeId> {
+pub(crate) fn roots(signature: &Signature) -> Vec<NodeId> {
     let fetched = signature.fetches.iter().filter(|fetch| !signature.feeds.contains(fetch));
     fetched.map(|fetch| fetch.node).chain(signature.targets.iter().copied()).collect()
 }
 
 /// Whether the data decides what a node runs. A loop that is unrolled is part of a program, unless the run is fed what its
 /// length was counted by.
-fn is_flow(node: &Node, fed: &FxHashSet<Output>) -> bool {
+pub(crate) fn is_flow(node: &Node, fed: &FxHashSet<Output>) -> bool {
     match node.op.class() {
         Class::Flow(Flow::Loop(op)) => {
             !op.unrolled || op.counted_by.iter().any(|output| fed.contains(output))
@@ -238,13 +300,13 @@ fn is_flow(node: &Node, fed: &FxHashSet<Output>) -> bool {
     }
 }
 
-/// The nodes that some need, in order. Controls that lie outside of the body have run before it.
-fn ancestors(
+/// The nodes that some need, in order. Controls that are not its own have run before it.
+pub(crate) fn ancestors(
     graph: &GraphSnapshot,
     roots: &[NodeId],
     fed: &FxHashSet<Output>,
-    body: BodyId,
-) -> Vec<NodeId> {
+    is_own: &dyn Fn(NodeId) -> bool,
+) -> Vec<Arc<Node>> {
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
     let mut stack = roots.to_vec();
     while let Some(id) = stack.pop() {
@@ -252,49 +314,17 @@ fn ancestors(
             continue;
         }
         let node = graph.node(id);
-        stack.extend(node.inputs.iter().filter(|input| !fed.contains(input)).map(|i| i.node));
-        let own = |control: &&NodeId| graph.node(**control).body == body;
-        stack.extend(node.controls.iter().filter(own));
+        stack.extend(unfed_inputs(node, fed));
+        stack.extend(node.controls.iter().filter(|control| is_own(**control)));
     }
-    in_order(graph, &seen, fed)
-}
-
-/// The variable that a node itself assigns, and how.
-fn own_assigned(node: &Node) -> Option<(NodeId, Meanwhile)> {
-    let Class::State(state) = node.op.class() else { return None };
-    let how = match state {
-        State::AssignAdd | State::AssignSub | State::Scatter(Scatter::Add | Scatter::Sub) => {
-            Meanwhile::Added
-        }
-        state if state.accumulates() => Meanwhile::Again,
-        _ => Meanwhile::Replaced,
-    };
-    state.is_assign().then(|| Some((node.inputs.first()?.node, how))).flatten()
-}
-
-/// The variables that a node assigns, itself or in a body, and how.
-fn assigned(node: &Node, found: &mut Vec<(NodeId, Meanwhile)>) {
-    let mut bodies = match node.op.class() {
-        Class::Flow(Flow::Branch(op)) => op.branches.iter().collect::<Vec<_>>(),
-        Class::Flow(Flow::Loop(op)) => vec![&op.body],
-        _ => return found.extend(own_assigned(node)),
-    };
-    while let Some(body) = bodies.pop() {
-        for node in &body.nodes {
-            match node.op.class() {
-                Class::Flow(Flow::Branch(op)) => bodies.extend(&op.branches),
-                Class::Flow(Flow::Loop(op)) => bodies.push(&op.body),
-                _ => found.extend(own_assigned(node)),
-            }
-        }
-    }
+    in_order(graph, &seen, fed).into_iter().map(|id| graph.node(id).clone()).collect()
 }
 
 /// The nodes that some need, up to values that are known, and controls that are elsewhere.
 fn near(
     graph: &GraphSnapshot,
     roots: &[NodeId],
-    known: &FxHashSet<Output>,
+    known: &dyn Fn(&Output) -> bool,
     within: &dyn Fn(NodeId) -> bool,
 ) -> Vec<NodeId> {
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
@@ -302,27 +332,9 @@ fn near(
     while let Some(id) = stack.pop() {
         if seen.insert(id) {
             let node = graph.node(id);
-            stack.extend(node.inputs.iter().filter(|i| !known.contains(i)).map(|i| i.node));
+            stack.extend(node.inputs.iter().filter(|i| !known(i)).map(|i| i.node));
             stack.extend(node.controls.iter().filter(|control| within(**control)));
         }
     }
     seen.into_iter().collect()
-}
-
-/// Refuses effects on one variable that have no order, where one of them is in a branch or loop.
-fn check_order(graph: &GraphSnapshot, nodes: &[&Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
-    let mut last: FxHashMap<NodeId, &Arc<Node>> = FxHashMap::default();
-    for &node in nodes {
-        let mut found = Vec::new();
-        assigned(node, &mut found);
-        for (variable, _) in found {
-            if let Some(before) = last.insert(variable, node)
-                && before.id != node.id
-                && !effect_follows(graph, fed, node, before.id)
-            {
-                return Err(unordered(graph, variable, before.id, node.id));
-            }
-        }
-    }
-    Ok(())
 }

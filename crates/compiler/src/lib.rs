@@ -18,6 +18,7 @@ pub mod flow;
 mod group;
 mod lower;
 pub mod memory;
+mod order;
 mod plan;
 mod program;
 mod recompute;

@@ -4,15 +4,16 @@
 //! Source: TensorFlow's `graph/subgraph.cc` for pruning; the order of reads and assignments is stricter
 //! than TensorFlow's, which leaves races to the user.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, DType, Error, ErrorKind, GraphSnapshot, Host, Node, NodeId, OpError, Output,
-    Result, State,
+    BodyId, Class, DType, Error, GraphSnapshot, Host, Node, NodeId, OpError, Output, Result,
+    Scatter, State,
 };
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
+
+use crate::flow::Change;
+use crate::order::{Order, in_order, unfed_inputs};
 
 /// What a run asks for and gives: the key of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -46,10 +47,8 @@ pub struct Plan {
     pub(crate) held: FxHashSet<NodeId>,
     /// Reads or initial values that give the initial value, since the whole run stores it.
     pub(crate) initial: FxHashSet<NodeId>,
-    /// For each assignment, and each read that follows one: the assignment before it, if any.
-    pub(crate) after: FxHashMap<NodeId, NodeId>,
-    /// For each variable that is assigned, its assignments in order.
-    pub(crate) assigns: FxHashMap<NodeId, Vec<NodeId>>,
+    /// Which assignment each read and each assignment follows.
+    pub(crate) order: Order,
 }
 
 impl Plan {
@@ -60,7 +59,10 @@ impl Plan {
     /// tensor that is fed twice or cannot be fed, or two assignments of one variable without an order.
     pub fn new(graph: &GraphSnapshot, signature: Signature) -> Result<Self> {
         check_feeds(graph, &signature)?;
-        Self::within(graph, signature, &|_| true)
+        let mut plan = Self::pruned(graph, signature, &|_| true)?;
+        let fed: FxHashSet<Output> = plan.signature.feeds.iter().copied().collect();
+        plan.order = Order::new(graph, &plan.nodes, &fed)?;
+        Ok(plan)
     }
 
     /// A plan of a signature that does nothing: what it is to give comes from elsewhere.
@@ -74,21 +76,8 @@ impl Plan {
             handles: Vec::new(),
             held: FxHashSet::default(),
             initial: FxHashSet::default(),
-            after: FxHashMap::default(),
-            assigns: FxHashMap::default(),
+            order: Order::default(),
         }
-    }
-
-    /// As [`Self::new`], where only some controls are part of it: the others have run before.
-    pub(crate) fn within(
-        graph: &GraphSnapshot,
-        signature: Signature,
-        is_own: &dyn Fn(NodeId) -> bool,
-    ) -> Result<Self> {
-        let mut plan = Self::pruned(graph, signature, is_own)?;
-        let fed: FxHashSet<Output> = plan.signature.feeds.iter().copied().collect();
-        plan.order_state(graph, &fed)?;
-        Ok(plan)
     }
 
     /// A plan of what a signature needs, without an order of assignments yet.
@@ -104,25 +93,16 @@ impl Plan {
         Ok(Self { nodes, shape_feeds, ..Self::bare(graph, signature) })
     }
 
-    /// The plan of a part of what this one runs: assignments and what follows them have the same order.
+    /// The plan of a part of a run whose assignments and what follows them have an order. Only some controls are part of
+    /// it: the others have run before.
     pub(crate) fn part(
-        &self,
         graph: &GraphSnapshot,
         signature: Signature,
+        order: &Order,
         is_own: &dyn Fn(NodeId) -> bool,
     ) -> Result<Self> {
         let mut plan = Self::pruned(graph, signature, is_own)?;
-        let own: FxHashSet<NodeId> = plan.nodes.iter().map(|node| node.id).collect();
-        let after =
-            self.after.iter().filter(|(id, assign)| own.contains(id) && own.contains(assign));
-        plan.after = after.map(|(&id, &assign)| (id, assign)).collect();
-        for (&variable, assigns) in &self.assigns {
-            let assigns: Vec<NodeId> =
-                assigns.iter().copied().filter(|id| own.contains(id)).collect();
-            if !assigns.is_empty() {
-                plan.assigns.insert(variable, assigns);
-            }
-        }
+        plan.order = order.of(&plan.nodes);
         Ok(plan)
     }
 
@@ -139,7 +119,7 @@ impl Plan {
                 continue;
             }
             let is_fed = self.signature.feeds.contains(&Output { node: node.id, index: 0 });
-            let at_start = !self.after.contains_key(&node.id) && !is_fed;
+            let at_start = !self.order.after.contains_key(&node.id) && !is_fed;
             let needs = at_start && !matches!(state, State::Assign | State::IsInitialized);
             let must = needs && state != State::ReadOr;
             match found.iter_mut().find(|held| held.node == variable) {
@@ -151,15 +131,30 @@ impl Plan {
             }
         }
         for held in &mut found {
-            held.assigned = self.assigns.get(&held.node).and_then(|all| all.last().copied());
+            held.assigned = self.order.assigns.get(&held.node).and_then(|all| all.last().copied());
             self.held.insert(held.node);
         }
         found
     }
 
+    /// What it does to a variable that it assigns.
+    pub(crate) fn change(&self, variable: NodeId) -> Change {
+        let assigns = self.order.assigns.get(&variable).map_or(&[][..], |all| all);
+        let own = self.nodes.iter().filter(|node| assigns.contains(&node.id));
+        let changes = own.filter_map(|node| match node.op.class() {
+            Class::State(State::Assign) => Some(Change::Replaced),
+            Class::State(
+                State::AssignAdd | State::AssignSub | State::Scatter(Scatter::Add | Scatter::Sub),
+            ) => Some(Change::Moved),
+            Class::State(_) => Some(Change::Changed),
+            _ => None,
+        });
+        changes.reduce(Change::then).unwrap_or(Change::Replaced)
+    }
+
     /// Whether it stores into variables by itself.
     pub(crate) fn stores(&self) -> bool {
-        self.assigns.keys().any(|variable| !self.held.contains(variable))
+        self.order.assigns.keys().any(|variable| !self.held.contains(variable))
     }
 
     /// Feeds a variable's elements.
@@ -172,7 +167,7 @@ impl Plan {
 
     /// Whether a node sees a variable as it is at the start of the run.
     pub fn is_first(&self, node: NodeId) -> bool {
-        !self.after.contains_key(&node)
+        !self.order.after.contains_key(&node)
     }
 
     /// Whether it takes the next number of a variable.
@@ -180,37 +175,6 @@ impl Plan {
         let counts =
             |node: &Arc<Node>| matches!(node.op.class(), Class::State(State::Count { .. }));
         self.nodes.iter().any(counts)
-    }
-
-    /// Finds the assignment that each assignment and each later read follows.
-    fn order_state(&mut self, graph: &GraphSnapshot, fed: &FxHashSet<Output>) -> Result<()> {
-        for node in self.nodes.iter().filter(|node| is_assign(node)) {
-            let variable = node.inputs[0].node;
-            let before = self.assigns.entry(variable).or_default();
-            if let Some(&last) = before.last() {
-                if !follows(graph, fed, node, &[last]).contains(&last) {
-                    return Err(unordered(graph, variable, last, node.id));
-                }
-                self.after.insert(node.id, last);
-            }
-            before.push(node.id);
-        }
-        let follows_controls = |node: &Node| {
-            let state = matches!(
-                node.op.class(),
-                Class::State(State::Read | State::ReadOr | State::IsInitialized)
-            );
-            state && !node.controls.is_empty()
-        };
-        for node in self.nodes.iter().filter(|node| follows_controls(node)) {
-            if let Some(assigns) = self.assigns.get(&node.inputs[0].node) {
-                let seen = follows(graph, fed, node, assigns);
-                if let Some(&last) = assigns.iter().rev().find(|assign| seen.contains(assign)) {
-                    self.after.insert(node.id, last);
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -274,55 +238,6 @@ fn needed_nodes(
     in_order(graph, &needed, fed).into_iter().map(|id| graph.node(id).clone()).collect()
 }
 
-/// Nodes with what they need before them: by id, as far as that is so.
-pub(crate) fn in_order(
-    graph: &GraphSnapshot,
-    nodes: &FxHashSet<NodeId>,
-    fed: &FxHashSet<Output>,
-) -> Vec<NodeId> {
-    let mut ids: Vec<NodeId> = nodes.iter().copied().collect();
-    ids.sort_unstable();
-    if !graph.is_connected {
-        return ids;
-    }
-    let mut waits: FxHashMap<NodeId, usize> = FxHashMap::default();
-    let mut users: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
-    for &id in &ids {
-        let before = inputs_of(graph.node(id), fed).filter(|before| nodes.contains(before));
-        let mut n = 0;
-        before.for_each(|before| {
-            users.entry(before).or_default().push(id);
-            n += 1;
-        });
-        waits.insert(id, n);
-    }
-    let mut ready: BinaryHeap<Reverse<NodeId>> =
-        ids.iter().filter(|&id| waits[id] == 0).copied().map(Reverse).collect();
-    let mut ordered = Vec::with_capacity(ids.len());
-    while let Some(Reverse(id)) = ready.pop() {
-        ordered.push(id);
-        for user in users.get(&id).into_iter().flatten() {
-            if let Some(n) = waits.get_mut(user) {
-                *n -= 1;
-                ready.extend((*n == 0).then_some(Reverse(*user)));
-            }
-        }
-    }
-    ordered
-}
-
-/// The nodes that run before `node`: its controls, and the producers of inputs that are not fed.
-fn inputs_of<'a>(node: &'a Node, fed: &'a FxHashSet<Output>) -> impl Iterator<Item = NodeId> + 'a {
-    unfed_inputs(node, fed).chain(node.controls.iter().copied())
-}
-
-fn unfed_inputs<'a>(
-    node: &'a Node,
-    fed: &'a FxHashSet<Output>,
-) -> impl Iterator<Item = NodeId> + 'a {
-    node.inputs.iter().filter(|input| !fed.contains(input)).map(|input| input.node)
-}
-
 /// # Errors
 /// A refused operation, or a placeholder that is not fed.
 pub(crate) fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Result<()> {
@@ -344,50 +259,6 @@ pub(crate) fn check_nodes(nodes: &[Arc<Node>], fed: &FxHashSet<Output>) -> Resul
         }
     }
     Ok(())
-}
-
-pub(crate) fn is_assign(node: &Node) -> bool {
-    matches!(node.op.class(), Class::State(state) if state.is_assign())
-}
-
-/// Those of `assigns` that `node` depends on.
-fn follows(
-    graph: &GraphSnapshot,
-    fed: &FxHashSet<Output>,
-    node: &Node,
-    assigns: &[NodeId],
-) -> FxHashSet<NodeId> {
-    let Some(&first) = assigns.iter().min() else { return FxHashSet::default() };
-    let mut seen = FxHashSet::default();
-    let mut stack: Vec<NodeId> = inputs_of(node, fed).collect();
-    while let Some(id) = stack.pop() {
-        if (id >= first || graph.is_connected) && seen.insert(id) {
-            stack.extend(inputs_of(graph.node(id), fed));
-        }
-    }
-    seen
-}
-
-/// Whether `node` depends on `effect`.
-pub(crate) fn effect_follows(
-    graph: &GraphSnapshot,
-    fed: &FxHashSet<Output>,
-    node: &Node,
-    effect: NodeId,
-) -> bool {
-    follows(graph, fed, node, &[effect]).contains(&effect)
-}
-
-pub(crate) fn unordered(graph: &GraphSnapshot, variable: NodeId, a: NodeId, b: NodeId) -> Error {
-    let name = |id| &graph.node(id).name;
-    let message = format!(
-        "{} and {} both assign {} in one run, and neither follows the other; build one inside of \
-         after(&[..]) of the other",
-        name(a),
-        name(b),
-        name(variable),
-    );
-    Error::new(ErrorKind::InvalidArgument, message).with_node(&**name(b))
 }
 
 /// For each feed, whether an operand that only gives sizes is computed from it.

@@ -6,18 +6,28 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, Error, ErrorKind, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
+    BodyId, Class, Error, ErrorKind, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::flow::has_flow;
-use crate::{Plan, Signature};
+use crate::Signature;
+use crate::flow::{FlowPlan, Held, ancestors, is_flow, roots, variables};
+use crate::order::{Order, each_within};
+use crate::plan::{check_feeds, check_nodes};
 
 /// What is asked for in steps.
 #[derive(Clone)]
 pub struct Steps {
     graph: GraphSnapshot,
-    whole: Plan,
+    signature: Signature,
+    /// What is fed or taken.
+    fed: FxHashSet<Output>,
+    /// What queues and readers give, which is known once the run has taken it.
+    taken: FxHashSet<Output>,
+    nodes: Vec<Arc<Node>>,
+    order: Order,
+    /// The nodes that others run after, or that run for their effect.
+    run: FxHashSet<NodeId>,
 }
 
 /// How far a run is.
@@ -38,55 +48,27 @@ pub enum Given {
     Known(Output),
     /// The elements of a variable when the run begins.
     Start(NodeId),
-    /// The elements of a variable as the run has left them.
-    Now(NodeId),
-    /// A bool that is true.
-    True,
-}
-
-/// Where a value goes that a step computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// Among those that are known.
-    Known(Output),
-    /// Into a variable.
-    Variable(NodeId),
+    /// A bool.
+    Bool(bool),
 }
 
 /// One step.
 #[derive(Debug, Clone)]
 pub struct StepPlan {
-    /// What it runs, if it is more than known already.
-    pub plan: Option<Plan>,
+    /// What it runs, if it is more than known already, with its signature. What that fetches is known then.
+    pub plan: Option<(FlowPlan, Signature)>,
     /// Where the plan's feeds come from.
     pub feeds: Vec<Given>,
-    /// Where the plan's fetches go.
-    pub fetches: Vec<Taken>,
     /// Where what is asked for is afterwards.
     pub results: Vec<Given>,
     /// The known values that later steps need.
     pub needed: FxHashSet<Output>,
+    /// Whether it does something with queues or readers, so that what the run takes has to be taken before.
+    pub takes: bool,
+    /// What it has put into queues at the end of the run, and where that is afterwards.
+    pub puts: Vec<(Output, Given)>,
     ran: Vec<NodeId>,
-}
-
-/// A variable that the whole run uses.
-#[derive(Debug, Clone)]
-pub struct UsedVariable {
-    /// Its handle.
-    pub node: Arc<Node>,
-    /// Whether its elements at the start may be needed.
-    pub is_read: bool,
-}
-
-/// What a run does to a variable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Assigned {
-    /// Nothing, or it gets elements that have nothing to do with those it had.
-    Anew,
-    /// It is added to and subtracted from.
-    Moved,
-    /// Its elements are changed in a way that can't be repeated on others.
-    Changed,
+    made: Vec<Output>,
 }
 
 /// What a step is made of, found from what is asked for.
@@ -97,6 +79,9 @@ struct Walk {
     given: FxHashMap<Output, Given>,
     /// Nodes that run though nobody needs what they give.
     targets: Vec<NodeId>,
+    /// Values that only later steps need, and that are other ones then.
+    early: Vec<Output>,
+    takes: bool,
     stack: Vec<NodeId>,
 }
 
@@ -105,27 +90,52 @@ impl Progress {
     pub fn starting(initialized: impl Iterator<Item = NodeId>) -> Self {
         Self { initialized: initialized.collect(), ..Self::default() }
     }
+
+    /// Whether a node has run.
+    pub fn has_run(&self, node: NodeId) -> bool {
+        self.ran.contains(&node)
+    }
 }
 
 impl Steps {
-    /// Plans the whole of a run that is made in steps.
+    /// Plans the whole of a run that is made in steps. `wider` is the signature with what it takes from queues and readers
+    /// as more feeds, and what it puts as more fetches.
     ///
     /// # Errors
-    /// As [`Plan::new`]. Branches, loops, assertions, and numbers that are given once.
-    pub fn new(graph: &GraphSnapshot, signature: Signature) -> Result<Self> {
-        if has_flow(graph, &signature) {
-            return Err(unsupported("branches, loops and assertions in a partial run"));
+    /// As [`FlowPlan::new`]. Numbers that are given once, and initial values that follow a branch or loop.
+    pub fn new(graph: &GraphSnapshot, signature: Signature, wider: &Signature) -> Result<Self> {
+        check_feeds(graph, wider)?;
+        let fed: FxHashSet<Output> = wider.feeds.iter().copied().collect();
+        let taken = wider.feeds.iter().filter(|feed| !signature.feeds.contains(feed));
+        let taken = taken.copied().collect();
+        let own = |control: NodeId| graph.node(control).body == BodyId::GRAPH;
+        let nodes = ancestors(graph, &roots(wider), &fed, &own);
+        check_nodes(&nodes, &fed)?;
+        let order = Order::new(graph, &nodes, &fed)?;
+        let mut run: FxHashSet<NodeId> = wider.targets.iter().copied().collect();
+        for node in &nodes {
+            run.extend(&node.controls);
+            let mut counts = false;
+            each_within(node, &mut |node| {
+                counts |= matches!(node.op.class(), Class::State(State::Count { .. }));
+            });
+            if counts {
+                return Err(unsupported("counting up to a limit in a partial run", node));
+            }
+            let is_initial = matches!(node.op.class(), Class::State(State::ReadOr));
+            let after = order.after.get(&node.id).filter(|_| is_initial);
+            if after.is_some_and(|&assign| is_flow(graph.node(assign), &fed)) {
+                let what = "a variable or its initial value, after a branch or loop that assigns \
+                            the variable, in a partial run; read the variable";
+                return Err(unsupported(what, node));
+            }
         }
-        let whole = Plan::new(graph, signature)?;
-        if whole.counts() {
-            return Err(unsupported("counting up to a limit in a partial run"));
-        }
-        Ok(Self { graph: graph.clone(), whole })
+        Ok(Self { graph: graph.clone(), signature, fed, taken, nodes, order, run })
     }
 
     /// What is asked for in all.
     pub fn signature(&self) -> &Signature {
-        &self.whole.signature
+        &self.signature
     }
 
     /// Whether all that was asked for has been fetched and run.
@@ -136,42 +146,14 @@ impl Steps {
     }
 
     /// The variables that it uses, in order.
-    pub fn variables(&self) -> Vec<UsedVariable> {
-        let mut found: Vec<UsedVariable> = Vec::new();
-        for node in &self.whole.nodes {
-            let Some((state, variable)) = used(node) else { continue };
-            let at_start = !self.whole.after.contains_key(&node.id);
-            let is_read = at_start && !matches!(state, State::Assign | State::IsInitialized);
-            match found.iter_mut().find(|used| used.node.id == variable) {
-                Some(used) => used.is_read |= is_read,
-                None => {
-                    let node = self.graph.node(variable).clone();
-                    found.push(UsedVariable { node, is_read });
-                }
-            }
-        }
-        found.sort_by_key(|used| used.node.id);
-        found
-    }
-
-    /// What the steps so far have done to a variable.
-    pub fn assigned(&self, progress: &Progress, variable: NodeId) -> Assigned {
-        let all = self.whole.assigns.get(&variable).map_or(&[][..], |all| all);
-        let ran = all.iter().filter(|assign| progress.ran.contains(assign));
-        let states: Vec<State> = ran.filter_map(|&id| Some(used(self.graph.node(id))?.0)).collect();
-        if states.contains(&State::Assign) || states.is_empty() {
-            Assigned::Anew
-        } else if states.iter().all(|s| matches!(s, State::AssignAdd | State::AssignSub)) {
-            Assigned::Moved
-        } else {
-            Assigned::Changed
-        }
+    pub fn variables(&self) -> Vec<Held> {
+        variables(&self.graph, &self.nodes)
     }
 
     /// The step that gives `fetches` and runs `targets`, after what has been fed.
     ///
     /// # Errors
-    /// A tensor that is needed and was not fed yet; what [`Plan::new`] refuses.
+    /// A tensor that is needed and was not fed yet; what [`FlowPlan::new`] refuses.
     pub fn step(
         &self,
         progress: &Progress,
@@ -194,36 +176,45 @@ impl Steps {
         while let Some(id) = walk.stack.pop() {
             self.visit(progress, id, &mut walk)?;
         }
+        self.take_early(progress, &mut walk);
         let needed = self.needed(progress, fetches, &walk);
-        let kept = |output: &&Output| self.is_made(&walk, output.node);
+        let kept = |o: &&Output| self.is_made(&walk, o.node) && !self.fed.contains(o);
         wanted.extend(needed.iter().filter(kept));
+        wanted.extend(&walk.early);
+        let puts = self.puts(&walk);
+        let made = puts.iter().filter(|(output, given)| *given == Given::Known(*output));
+        wanted.extend(made.map(|(output, _)| *output).filter(|o| !walk.given.contains_key(o)));
         wanted.sort_unstable();
         wanted.dedup();
         let mut ran: Vec<NodeId> = walk.nodes.iter().copied().collect();
         ran.retain(|&id| !is_free(self.graph.node(id)));
         ran.sort_unstable();
-        let mut step =
-            StepPlan { plan: None, feeds: Vec::new(), fetches: Vec::new(), results, needed, ran };
+        let (plan, feeds, made, takes) = (None, Vec::new(), Vec::new(), walk.takes);
+        let mut step = StepPlan { plan, feeds, results, needed, takes, puts, ran, made };
         if !walk.nodes.is_empty() {
-            self.plan(progress, walk, &wanted, &mut step)?;
+            self.plan(walk, wanted, &mut step)?;
         }
         Ok(step)
     }
 
     /// Where a value comes from, if no node of the step makes it: it waits to be visited then.
     fn value(&self, progress: &Progress, output: Output, walk: &mut Walk) -> Result<Option<Given>> {
-        if progress.known.contains(&output) {
-            return Ok(Some(Given::Known(output)));
-        }
-        if self.signature().feeds.contains(&output) {
-            return Err(self.missing(output));
+        let is_taken = self.taken.contains(&output);
+        let is_known = is_taken || progress.known.contains(&output);
+        walk.takes |= is_taken;
+        if self.fed.contains(&output) && !is_taken {
+            let given = is_known.then_some(Given::Known(output));
+            return given.map(Some).ok_or_else(|| self.missing(output));
         }
         let node = self.graph.node(output.node);
-        if let Some(given) = self.read(progress, node) {
-            // What it comes after runs all the same.
-            let controls = node.controls.iter().filter(|id| !progress.ran.contains(id));
-            walk.targets.extend(controls.clone());
-            walk.stack.extend(controls);
+        let known = is_known.then_some(Given::Known(output));
+        if let Some(given) = known.or_else(|| self.read(progress, node)) {
+            if !progress.ran.contains(&node.id) {
+                // What it comes after runs all the same.
+                let controls = node.controls.iter().filter(|id| !progress.ran.contains(id));
+                walk.targets.extend(controls.clone());
+                walk.stack.extend(controls);
+            }
             return Ok(Some(given));
         }
         if progress.ran.contains(&node.id) {
@@ -238,27 +229,35 @@ impl Steps {
     /// What a node reads of a variable that is not as the run has left it.
     fn read(&self, progress: &Progress, node: &Node) -> Option<Given> {
         let (state, variable) = used(node)?;
-        let ran = |assign: &NodeId| progress.ran.contains(assign);
-        match (state, self.whole.after.get(&node.id)) {
+        let has = progress.initialized.contains(&variable);
+        match (state, self.order.after.get(&node.id)) {
             (State::Read, None) => Some(Given::Start(variable)),
             (State::ReadOr, None) => {
-                let assigns = self.whole.assigns.get(&variable)?;
-                let is_start =
-                    progress.initialized.contains(&variable) && !self.is_initial(node, assigns);
-                (is_start && assigns.iter().any(ran)).then_some(Given::Start(variable))
+                (has && !self.is_initial(node, variable)).then_some(Given::Start(variable))
             }
-            (State::Read | State::ReadOr, Some(&assign)) if ran(&assign) => {
+            (State::IsInitialized, None) => Some(Given::Bool(has)),
+            // What is read after a branch or loop is taken when that has run.
+            (_, Some(&assign)) if !progress.ran.contains(&assign) || self.is_flow(assign) => None,
+            (State::Read | State::ReadOr, Some(&assign)) => {
                 Some(Given::Known(Output { node: assign, index: 0 }))
             }
-            (State::IsInitialized, Some(assign)) if ran(assign) => Some(Given::True),
+            (State::IsInitialized, Some(_)) => Some(Given::Bool(true)),
             _ => None,
         }
     }
 
+    fn is_flow(&self, node: NodeId) -> bool {
+        is_flow(self.graph.node(node), &self.fed)
+    }
+
     /// Whether the run gives a variable the initial value that `node` reads where there is none.
-    fn is_initial(&self, node: &Node, assigns: &[NodeId]) -> bool {
-        let gives = |id: &NodeId| self.graph.node(*id).inputs.get(1) == node.inputs.get(1);
-        assigns.iter().any(gives)
+    fn is_initial(&self, node: &Node, variable: NodeId) -> bool {
+        let gives = |id: &NodeId| {
+            let assign = self.graph.node(*id);
+            let is_assign = matches!(assign.op.class(), Class::State(_));
+            is_assign && assign.inputs.get(1) == node.inputs.get(1)
+        };
+        self.order.assigns.get(&variable).is_some_and(|assigns| assigns.iter().any(gives))
     }
 
     /// Adds a node to a step, and what it needs.
@@ -267,6 +266,7 @@ impl Steps {
             return Ok(());
         }
         let node = self.graph.node(id);
+        walk.takes |= matches!(node.op.class(), Class::Queue(_) | Class::Reader(_));
         if is_placeholder(node) {
             let output = Output { node: id, index: 0 };
             if !progress.known.contains(&output) {
@@ -280,7 +280,37 @@ impl Steps {
             }
         }
         walk.stack.extend(&node.controls);
+        // All that the whole run needs of a branch or loop is computed at one time.
+        if self.is_flow(id) && self.run.contains(&id) {
+            walk.targets.push(id);
+        }
         Ok(())
+    }
+
+    /// What a step puts into queues.
+    fn puts(&self, walk: &Walk) -> Vec<(Output, Given)> {
+        let mut ids: Vec<NodeId> = walk.nodes.iter().copied().collect();
+        ids.sort_unstable();
+        let nodes = ids.into_iter().map(|id| self.graph.node(id));
+        let nodes =
+            nodes.filter(|node| matches!(node.op.class(), Class::Queue(op) if !op.is_source()));
+        let put = |&input: &Output| {
+            (input, walk.given.get(&input).copied().unwrap_or(Given::Known(input)))
+        };
+        nodes.flat_map(|node| node.inputs.iter().map(put)).collect()
+    }
+
+    /// Has a step read what later ones will read of variables as its branches and loops leave them.
+    fn take_early(&self, progress: &Progress, walk: &mut Walk) {
+        let is_later = |id: &NodeId| !progress.ran.contains(id) && !walk.nodes.contains(id);
+        let early = self.nodes.iter().filter(|node| is_later(&node.id)).filter(|node| {
+            let after = self.order.after.get(&node.id);
+            let after =
+                after.filter(|assign| walk.nodes.contains(assign) && self.is_flow(**assign));
+            after.is_some() && is_read(node)
+        });
+        let early: Vec<NodeId> = early.map(|node| node.id).collect();
+        walk.early.extend(early.iter().map(|&node| Output { node, index: 0 }));
     }
 
     fn is_made(&self, walk: &Walk, id: NodeId) -> bool {
@@ -291,11 +321,20 @@ impl Steps {
     fn needed(&self, progress: &Progress, fetches: &[Output], walk: &Walk) -> FxHashSet<Output> {
         let mut needed = FxHashSet::default();
         let is_later = |id: &NodeId| !progress.ran.contains(id) && !walk.nodes.contains(id);
-        for node in self.whole.nodes.iter().filter(|node| is_later(&node.id)) {
+        // What a reader is restored from.
+        let targets = self.signature().targets.iter().filter(|id| is_later(id));
+        needed.extend(targets.flat_map(|&target| &self.graph.node(target).inputs));
+        for node in self.nodes.iter().filter(|node| is_later(&node.id)) {
             let inputs = node.inputs.iter().filter(|input| !self.graph.fact(**input).is_variable());
             needed.extend(inputs);
-            if let Some(&assign) = self.whole.after.get(&node.id) {
-                needed.insert(Output { node: assign, index: 0 });
+            match self.order.after.get(&node.id) {
+                Some(&assign) if !self.is_flow(assign) => {
+                    needed.insert(Output { node: assign, index: 0 });
+                }
+                Some(_) if is_read(node) => {
+                    needed.insert(Output { node: node.id, index: 0 });
+                }
+                _ => {}
             }
         }
         let is_fetched = |o: &&Output| progress.fetched.contains(o) || fetches.contains(o);
@@ -303,48 +342,27 @@ impl Steps {
         needed
     }
 
-    fn plan(
-        &self,
-        progress: &Progress,
-        mut walk: Walk,
-        wanted: &[Output],
-        step: &mut StepPlan,
-    ) -> Result<()> {
+    fn plan(&self, mut walk: Walk, wanted: Vec<Output>, step: &mut StepPlan) -> Result<()> {
         walk.targets.sort_unstable();
         walk.targets.dedup();
         let mut signature =
-            Signature { fetches: wanted.to_vec(), targets: walk.targets, ..Signature::default() };
+            Signature { fetches: wanted, targets: walk.targets, ..Signature::default() };
         let mut given: Vec<(Output, Given)> = walk.given.into_iter().collect();
         given.sort_unstable_by_key(|(output, _)| *output);
         for (output, from) in given {
             signature.feeds.push(output);
             step.feeds.push(from);
         }
-        step.fetches.extend(wanted.iter().map(|&output| Taken::Known(output)));
-        let mut plan =
-            self.whole.part(&self.graph, signature, &|id| !progress.ran.contains(&id))?;
-        for node in &self.whole.nodes {
-            if let (Some((State::ReadOr, variable)), true) =
-                (used(node), walk.nodes.contains(&node.id))
-            {
-                let assigns = self.whole.assigns.get(&variable);
-                if assigns.is_some_and(|assigns| self.is_initial(node, assigns)) {
-                    plan.initial.insert(node.id);
-                }
-            }
-        }
-        for held in plan.hold(|_| true) {
-            let handle = Output { node: held.node, index: 0 };
-            if held.is_read {
-                plan.feed_handle(handle, self.graph.fact(handle).dtype);
-                step.feeds.push(Given::Now(held.node));
-            }
-            if let Some(last) = held.assigned {
-                plan.signature.fetches.push(Output { node: last, index: 0 });
-                step.fetches.push(Taken::Variable(held.node));
-            }
-        }
-        step.plan = Some(plan);
+        let is_initial = |node: &&Arc<Node>| {
+            let state = matches!(node.op.class(), Class::State(State::ReadOr));
+            // Elsewhere, the elements at the start are given.
+            state && !self.order.after.contains_key(&node.id)
+        };
+        let own = self.nodes.iter().filter(|node| walk.nodes.contains(&node.id));
+        let initial = own.filter(is_initial).map(|node| node.id).collect();
+        let plan = FlowPlan::part(&self.graph, &signature, &self.order, &walk.nodes, initial)?;
+        step.made.clone_from(&signature.fetches);
+        step.plan = Some((plan, signature));
         Ok(())
     }
 
@@ -363,11 +381,7 @@ impl StepPlan {
     pub fn done(&self, progress: &mut Progress, fetches: &[Output]) {
         progress.ran.extend(&self.ran);
         progress.fetched.extend(fetches);
-        let made = self.fetches.iter().filter_map(|taken| match taken {
-            Taken::Known(output) => Some(*output),
-            Taken::Variable(_) => None,
-        });
-        progress.known.extend(made);
+        progress.known.extend(&self.made);
         progress.known.retain(|output| self.needed.contains(output));
     }
 }
@@ -392,6 +406,11 @@ fn is_free(node: &Node) -> bool {
     }
 }
 
-fn unsupported(what: &str) -> Error {
-    Error::new(ErrorKind::Unimplemented, format!("unsupported: {what}"))
+/// Whether a node gives elements of a variable, or whether there are any, as they are when it runs.
+fn is_read(node: &Node) -> bool {
+    matches!(node.op.class(), Class::State(State::Read | State::IsInitialized))
+}
+
+fn unsupported(what: &str, node: &Node) -> Error {
+    Error::new(ErrorKind::Unimplemented, format!("unsupported: {what}")).with_node(&*node.name)
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use convoke_compiler::flow::FlowPlan;
 use convoke_compiler::{DeviceIndex, Plan, Signature};
 use convoke_cpu_backend::Threads;
 use convoke_graph_core::{
@@ -25,8 +26,9 @@ use crate::devices::{Devices, Gpus, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
-use crate::flow::{self, Flowing, Journal};
+use crate::flow::{self, Flowing};
 use crate::growth::Growth;
+use crate::holding::{Holdings, Journal};
 use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::partial::{PlannedStep, StepKey};
@@ -243,23 +245,23 @@ impl Core {
         })?;
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
-        let values = tensors.iter().map(on_host);
-        held.put(puts, &values.collect::<Vec<_>>());
+        let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
+        held.put(uses, puts.items(&values), &values);
         outputs.fill(tensors)
     }
 
-    /// Runs a program that is only a part of a run, which keeps to itself what the program would store.
+    /// Makes a run that is only a part of another, which holds what this one would store.
     ///
     /// # Errors
     /// As [`Self::run`].
     pub fn run_part(
         &self,
         request: &Request<'_>,
-        journal: &RefCell<Journal>,
+        held: &mut Holdings,
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        self.run_once(request, outputs, None, Some(journal), metadata)
+        self.run_once(request, outputs, None, Some(held), metadata)
     }
 
     /// `others` are to fit what the program fetches, too.
@@ -268,12 +270,12 @@ impl Core {
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
         others: Option<&Outputs<'_, '_>>,
-        journal: Option<&RefCell<Journal>>,
+        mut held: Option<&mut Holdings>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
         let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
-        match self.attempt(request, outputs, others, journal, metadata) {
+        match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
                 if e.kind() == ErrorKind::ResourceExhausted
@@ -283,7 +285,7 @@ impl Core {
                 *metadata = RunMetadata::default();
                 metadata.begin(request);
                 (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
-                let run = self.attempt(request, outputs, others, journal, metadata);
+                let run = self.attempt(request, outputs, others, held, metadata);
                 run.map_err(|e| self.located(e))
             }
             run => run.map_err(|e| self.located(e)),
@@ -305,7 +307,7 @@ impl Core {
         request: &Request<'_>,
         outputs: &mut Outputs<'_, '_>,
         others: Option<&Outputs<'_, '_>>,
-        journal: Option<&RefCell<Journal>>,
+        held: Option<&mut Holdings>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let &Request { planned, data, options, start, recent, puts, .. } = request;
@@ -320,7 +322,7 @@ impl Core {
                 others.map_or(Ok(()), |others| others.check(&shape))?;
                 puts.map_or(Ok(()), |puts| puts.check(&shape))
             };
-            let tensors = self.run_flow(flow, request, &check, metadata)?;
+            let tensors = self.run_flow(flow, request, held, &check, metadata)?;
             outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
             self.count(before, metadata);
             return Ok(());
@@ -339,7 +341,7 @@ impl Core {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
         loop {
-            let run = self.run_state(journal);
+            let run = self.run_state(None);
             match compiled.run(data, run, timings, stop, outputs, metadata) {
                 // A variable has moved or was reset between looking at it and the run.
                 Err(e)
@@ -368,11 +370,12 @@ impl Core {
         &self,
         flow: &Flowing,
         request: &Request<'_>,
+        mut held: Option<&mut Holdings>,
         check: flow::Check<'_>,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
         for _ in 1..FLOW_ATTEMPTS {
-            match flow::run(self, flow, request, check, metadata) {
+            match flow::run(self, flow, request, held.as_deref_mut(), check, metadata) {
                 Err(e) if e.kind() == ErrorKind::Aborted && !metadata.stores => {
                     let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
                     *metadata = RunMetadata::default();
@@ -382,7 +385,7 @@ impl Core {
                 run => return run,
             }
         }
-        flow::run(self, flow, request, check, metadata)
+        flow::run(self, flow, request, held, check, metadata)
     }
 
     /// Notes what GPUs made since `before`, and whose run it was.
@@ -480,6 +483,19 @@ impl Planned {
         let counts = plan.counts();
         let (uses, before) = (Uses::default(), None);
         Self { plan, graph, uses, before, flow: None, feed_facts, counts, programs }
+    }
+
+    /// As [`Self::of`], of a plan with branches, loops or assertions.
+    pub fn of_flow(
+        flow: FlowPlan,
+        signature: Signature,
+        graph: GraphSnapshot,
+        n_programs: usize,
+    ) -> Self {
+        let flow = Flowing::new(flow, &graph, n_programs);
+        let counts = flow.programs().any(|planned| planned.counts);
+        let bare = Self::of(Plan::bare(&graph, signature), graph, n_programs);
+        Self { flow: Some(flow), counts, ..bare }
     }
 
     /// Itself and the plans of its parts.

@@ -30,7 +30,7 @@ use crate::cancel::Stop;
 use crate::devices::Gpus;
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
-use crate::flow::Journal;
+use crate::holding::Journal;
 use crate::instance::Instance;
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
 use crate::place::Placed;

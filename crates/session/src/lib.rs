@@ -27,6 +27,7 @@ mod feeds;
 mod fetch;
 mod flow;
 mod growth;
+mod holding;
 mod identity;
 mod instance;
 mod metadata;

@@ -1,29 +1,26 @@
 //! Runs in steps: some is fed and some is fetched, and then more.
 
-mod held;
-
-use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use convoke_compiler::Signature;
-use convoke_compiler::steps::{Given, Progress, StepPlan, Steps, Taken};
+use convoke_compiler::steps::{Given, Progress, StepPlan, Steps};
 use convoke_graph_core::{
-    Error, ErrorKind, Feed, GraphSnapshot, HostTensor, NodeId, Output, Result, Tensor,
+    Error, ErrorKind, Feed, GraphSnapshot, HostTensor, NodeId, Output, QueueRole, Result, Tensor,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::cancel::Stop;
 use crate::core::{Planned, Request};
 use crate::device_tensor::Fetched;
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
 use crate::fetch::Fetch;
-use crate::flow::Journal;
+use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
-use crate::queues::with_queues;
+use crate::queues::{self, Item, Use, Uses, with_queues};
 use crate::session::{RunOptions, Session};
-use held::Holding;
 
 /// A run that is made in steps: each feeds some of what was declared and fetches some, and keeps what later ones need.
 ///
@@ -33,6 +30,15 @@ use held::Holding;
 /// with the step that gives the last of what was declared, or by [`Self::finish`]. A handle that is dropped before has
 /// changed nothing. Sums are added to what is current then; whatever else is made of a variable's elements at the start
 /// refuses to be stored, with [`ErrorKind::Aborted`], where others have stored into the variable meanwhile.
+///
+/// Branches, loops, assertions and functions of the host run in the first step that needs them, with all that the whole run
+/// needs of them, and not again.
+///
+/// The first step that needs anything of queues or readers takes all that the whole run takes from them, at one time, and
+/// keeps room for what the run puts; it waits for that as its options say. So a run never waits for one thing while it
+/// keeps another, and gets the elements that one run would get, in whatever order steps ask for them. What it puts comes
+/// into the queues at the end, and readers stand where they stood until then. A run that is dropped before gives back what
+/// it has taken. One that is ended by [`Self::finish`] puts what its steps have come to put; what it has taken is gone.
 ///
 /// A step that fails changes nothing, and may be made again. Each has its own options and so its own timeout. Between
 /// steps, what is kept is on the host: variables that live on GPUs are brought there when the run is made, as far as they
@@ -59,6 +65,8 @@ use held::Holding;
 /// Source: TensorFlow's `Session.partial_run_setup` and `partial_run`, which take neither targets nor options, and where
 /// effects happen as the operations run.
 pub struct PartialRun {
+    // Given back before the session goes.
+    queues: PartialQueues,
     session: Session,
     steps: Steps,
     graph: GraphSnapshot,
@@ -67,9 +75,8 @@ pub struct PartialRun {
     fed: FxHashSet<Output>,
     /// The values that later steps need.
     known: Known,
-    /// The variables that the run uses.
-    held: FxHashMap<NodeId, Holding>,
-    journal: RefCell<Journal>,
+    /// The variables that the run uses, and what it drew.
+    held: Holdings,
     has_ended: bool,
 }
 
@@ -82,15 +89,49 @@ pub(crate) struct PlannedStep {
     pub planned: Option<Planned>,
 }
 
+/// What a partial run does with queues and readers.
+struct PartialQueues {
+    uses: Uses,
+    /// What it feeds because it takes it, in order.
+    takes: Vec<Output>,
+    /// What it fetches, that it may put.
+    fetches: Vec<Output>,
+    /// What it has taken, once a step has needed some of it.
+    taken: Option<queues::Held>,
+    /// What its steps have come to put.
+    puts: Known,
+}
+
+impl PartialQueues {
+    /// What its operations on queues put, as far as they have run: of what a step made, or what there was before.
+    ///
+    /// # Errors
+    /// No memory.
+    fn items(&self, progress: &Progress, made: &Known) -> Result<Vec<Option<Vec<Item>>>> {
+        let items = |used: &Use| {
+            if !progress.has_run(used.id) {
+                return Ok(None);
+            }
+            if !queues::puts(used.action) {
+                return Ok(Some(Vec::new()));
+            }
+            let outputs = used.places.iter().filter_map(|&place| self.fetches.get(place));
+            let values = outputs.filter_map(|o| made.get(o).or_else(|| self.puts.get(o)).cloned());
+            queues::items(used, values.collect()).map(Some)
+        };
+        self.uses.queues.iter().map(items).collect()
+    }
+
+    /// Puts these.
+    fn put(&mut self, items: Vec<Option<Vec<Item>>>) {
+        if let Some(taken) = self.taken.take() {
+            taken.put(&self.uses, items, &[]);
+        }
+    }
+}
+
 /// Values that there are.
 type Known = FxHashMap<Output, HostTensor>;
-
-/// What a step has made: values, and elements of variables.
-#[derive(Default)]
-struct Made {
-    known: Known,
-    variables: FxHashMap<NodeId, HostTensor>,
-}
 
 impl PartialRun {
     pub(crate) fn new<F: Fetch>(session: Session, feeds: &[&Tensor], fetch: &F) -> Result<Self> {
@@ -103,18 +144,19 @@ impl PartialRun {
             return Err(Error::invalid(message));
         }
         let graph = core.graph.snapshot();
-        let (_, uses) = with_queues(&graph, &signature)?;
-        if !uses.is_empty() {
-            let message = "unsupported: queues, readers and tables in a partial run; take what it needs in a run before, and feed it";
+        let (wider, uses) = with_queues(&graph, &signature)?;
+        let is_plain = |used: &Use| used.queue.role == QueueRole::Queue;
+        if uses.is_open() || uses.has_tables() || !uses.queues.iter().all(is_plain) {
+            let message = "unsupported: tables that change, staging areas, accumulators, barriers and computed numbers of \
+                           elements in a partial run; do it in a run before, and feed what it gives";
             return Err(Error::new(ErrorKind::Unimplemented, message));
         }
-        let steps = Steps::new(&graph, signature.clone())?;
-        let held = held::hold(core, &steps.variables())?;
-        let mut initialized: Vec<NodeId> =
-            held.iter().filter(|(_, held)| held.had_elements()).map(|(&id, _)| id).collect();
-        initialized.sort_unstable();
-        let journal =
-            Journal::starting(held.iter().map(|(&id, holding)| (id, holding.had_elements())));
+        let steps = Steps::new(&graph, signature.clone(), &wider)?;
+        let takes = wider.feeds[signature.feeds.len()..].to_vec();
+        let (fetches, puts) = (wider.fetches, Known::default());
+        let queues = PartialQueues { uses, takes, fetches, taken: None, puts };
+        let held = Holdings::take(core, &steps.variables(), &[])?;
+        let initialized = held.initialized();
         let progress = Progress::starting(initialized.iter().copied());
         Ok(Self {
             key: (vec![signature], initialized),
@@ -124,7 +166,7 @@ impl PartialRun {
             fed: FxHashSet::default(),
             known: Known::default(),
             held,
-            journal: RefCell::new(journal),
+            queues,
             has_ended: false,
             session,
         })
@@ -159,44 +201,52 @@ impl PartialRun {
         }
         let list = core.listed(feeds.iter().map(|feed| &feed.tensor), &fetch)?;
         self.check(&list.signature)?;
-        let mut made = Made::default();
+        let mut made = Known::default();
         for feed in feeds {
             let output = feed.tensor.output();
             let value = feeds::check(feed, self.graph.fact(output))?.to_tensor()?;
-            made.known.insert(output, value);
+            made.insert(output, value);
         }
         let mut progress = self.progress.clone();
-        progress.known.extend(made.known.keys());
+        progress.known.extend(made.keys());
         let mut metadata = RunMetadata::default();
         let mut key = self.key.clone();
         key.0.push(list.signature.clone());
         let planned = self.planned(&key, &progress, &mut metadata)?;
-        // What random nodes draw counts only if all goes well.
-        let journal = self.journal.borrow().clone();
-        let computed = self.compute(&planned, &mut made, options, start, &mut metadata);
-        let ended = computed.and_then(|values| {
-            planned.step.done(&mut progress, &list.signature.fetches);
-            if self.steps.is_done(&progress) {
-                core.stop_of(options, start).check()?;
-                self.store(&progress, &made)?;
-            }
-            Ok(values)
-        });
-        let values = match ended {
-            Ok(values) => values,
-            Err(error) => {
-                self.journal.replace(journal);
-                return Err(error);
-            }
-        };
-        self.fed.extend(&list.signature.feeds);
-        self.known.extend(made.known);
-        self.known.retain(|output, _| progress.known.contains(output));
-        for (variable, elements) in made.variables {
-            self.held.entry(variable).and_modify(|holding| holding.now = Some(elements));
+        // What is assigned and drawn counts only if all goes well.
+        let mut held = self.held.clone();
+        let stop = core.stop_of(options, start);
+        stop.check()?;
+        let mut taken = None;
+        if planned.step.takes && self.queues.taken.is_none() {
+            taken = Some(self.take(&mut made, &stop)?);
+            progress.known.extend(&self.queues.takes);
         }
-        self.has_ended = self.steps.is_done(&progress);
-        (self.progress, self.key) = (progress, key);
+        self.compute(&planned, &mut made, &mut held, (options, start), &mut metadata)?;
+        let results = planned.step.results.iter();
+        let values = results.map(|given| self.value(*given, &made)).collect::<Result<_>>()?;
+        let puts = planned.step.puts.iter();
+        let puts = puts.map(|(output, given)| Ok((*output, self.value(*given, &made)?)));
+        let puts: Known = puts.collect::<Result<_>>()?;
+        planned.step.done(&mut progress, &list.signature.fetches);
+        self.check_puts(&progress, &puts)?;
+        let has_ended = self.steps.is_done(&progress);
+        let mut items = Vec::new();
+        if has_ended {
+            stop.check()?;
+            items = self.queues.items(&progress, &puts)?;
+            held.store(&core)?;
+        }
+        self.queues.puts.extend(puts);
+        self.queues.taken = taken.or(self.queues.taken.take());
+        self.fed.extend(&list.signature.feeds);
+        self.known.extend(made);
+        self.known.retain(|output, _| progress.known.contains(output));
+        self.has_ended = has_ended;
+        (self.progress, self.key, self.held) = (progress, key, held);
+        if has_ended {
+            self.queues.put(items);
+        }
         let values = Fetched::all(values, &list.signature.residents);
         let output = fetch.take(&mut list.results(values))?;
         metadata.wall = start.elapsed();
@@ -214,12 +264,47 @@ impl PartialRun {
     /// # Errors
     /// [`ErrorKind::Aborted`] if others have stored meanwhile what can't be brought together with it;
     /// [`ErrorKind::FailedPrecondition`] for a closed session; a device without memory. Nothing has changed then.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         if self.has_ended {
             return Ok(());
         }
         self.session.core.check_open()?;
-        self.store(&self.progress, &Made::default())
+        let items = self.queues.items(&self.progress, &Known::default())?;
+        self.held.store(&self.session.core)?;
+        self.queues.put(items);
+        Ok(())
+    }
+
+    /// Takes all that the run takes from queues and readers, or waits for it.
+    fn take(&self, made: &mut Known, stop: &Stop<'_>) -> Result<queues::Held> {
+        let core = &self.session.core;
+        let PartialQueues { uses, takes, .. } = &self.queues;
+        let feeds = &self.steps.signature().feeds;
+        let mut data = vec![FeedData::Tensor(HostTensor::from(false)); feeds.len()];
+        for (at, used) in uses.fed_states() {
+            let state = feeds.get(at).and_then(|o| made.get(o).or_else(|| self.known.get(o)));
+            let missing = || {
+                let message = "the state that a reader is restored from is fed with the first step that takes \
+                               from queues or readers, or before";
+                Error::invalid(message).with_node(&*used.node)
+            };
+            data[at] = FeedData::Tensor(state.cloned().ok_or_else(missing)?);
+        }
+        let mut taken = core.queues.take(uses, &data, stop).map_err(|e| core.located(e))?;
+        made.extend(takes.iter().copied().zip(std::mem::take(&mut taken.values)));
+        Ok(core.queues.hold(taken))
+    }
+
+    /// Checks the shapes of what it puts.
+    fn check_puts(&self, progress: &Progress, made: &Known) -> Result<()> {
+        let PartialQueues { uses, fetches, puts, .. } = &self.queues;
+        let put = uses.queues.iter().filter(|used| queues::puts(used.action));
+        for used in put.filter(|used| progress.has_run(used.id)) {
+            let outputs = used.places.iter().filter_map(|&place| fetches.get(place));
+            let values = outputs.filter_map(|o| made.get(o).or_else(|| puts.get(o)));
+            queues::check(used, &values.map(HostTensor::shape).collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 
     /// Refuses what a step can't ask for.
@@ -284,7 +369,10 @@ impl PartialRun {
         };
         let mut step = self.steps.step(progress, &asked.fetches, &asked.targets)?;
         let n = core.options.plans;
-        let planned = step.plan.take().map(|plan| Planned::of(plan, self.graph.clone(), n));
+        let planned = step
+            .plan
+            .take()
+            .map(|(plan, signature)| Planned::of_flow(plan, signature, self.graph.clone(), n));
         let planned = Arc::new(PlannedStep { step, planned });
         let planned = core.steps().insert(key.clone(), planned);
         metadata.graph_nodes = n_nodes(&planned);
@@ -292,78 +380,51 @@ impl PartialRun {
         Ok(planned)
     }
 
-    /// Runs a step. Gives what is fetched.
+    /// Runs what a step runs.
     fn compute(
         &self,
         PlannedStep { step, planned }: &PlannedStep,
-        made: &mut Made,
-        options: &RunOptions,
-        start: Instant,
+        made: &mut Known,
+        held: &mut Holdings,
+        (options, start): (&RunOptions, Instant),
         metadata: &mut RunMetadata,
-    ) -> Result<Vec<HostTensor>> {
-        let core = &self.session.core;
-        core.stop_of(options, start).check()?;
-        if let Some(planned) = planned {
-            let given = |given: &Given| self.value(*given, made, Some(planned));
-            let data = step.feeds.iter().map(|from| Ok(FeedData::Tensor(given(from)?)));
-            let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-            let request = Request {
-                planned,
-                data: &data,
-                options,
-                start,
-                token: None,
-                recent: None,
-                tables: None,
-                puts: None,
-            };
-            metadata.begin(&request);
-            let mut tensors = Vec::new();
-            let outputs = &mut Outputs::Tensors(&mut tensors);
-            core.run_part(&request, &self.journal, outputs, metadata)?;
-            for (taken, tensor) in step.fetches.iter().zip(tensors) {
-                let tensor = tensor.into_host()?;
-                match *taken {
-                    Taken::Known(output) => made.known.insert(output, tensor).is_some(),
-                    Taken::Variable(id) => made.variables.insert(id, tensor).is_some(),
-                };
-            }
+    ) -> Result<()> {
+        let Some(planned) = planned else { return Ok(()) };
+        let data = step.feeds.iter();
+        let data = data.map(|given| Ok(FeedData::Tensor(self.value(*given, made)?)));
+        let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
+        let request = Request {
+            planned,
+            data: &data,
+            options,
+            start,
+            token: None,
+            recent: None,
+            puts: None,
+            tables: None,
+        };
+        metadata.begin(&request);
+        let mut tensors = Vec::new();
+        let outputs = &mut Outputs::Tensors(&mut tensors);
+        self.session.core.run_part(&request, held, outputs, metadata)?;
+        for (&output, tensor) in planned.plan.signature.fetches.iter().zip(tensors) {
+            made.insert(output, tensor.into_host()?);
         }
-        step.results.iter().map(|given| self.value(*given, made, None)).collect()
+        Ok(())
     }
 
-    fn value(&self, given: Given, made: &Made, of: Option<&Planned>) -> Result<HostTensor> {
+    fn value(&self, given: Given, made: &Known) -> Result<HostTensor> {
         match given {
             Given::Known(output) => {
-                let value = made.known.get(&output).or_else(|| self.known.get(&output));
+                let value = made.get(&output).or_else(|| self.known.get(&output));
                 value.cloned().ok_or_else(|| {
                     let error = Error::internal("a value of the partial run is gone");
                     error.with_node(&*self.graph.node(output.node).name)
                 })
             }
-            Given::Start(variable) => self.holding(variable)?.start(),
-            Given::Now(variable) => {
-                let needs = of.is_none_or(|planned| held::needs_elements(&planned.plan, variable));
-                self.holding(variable)?.now(needs)
-            }
-            Given::True => Ok(HostTensor::from(true)),
+            Given::Start(variable) => self.held.start(variable),
+            Given::Bool(value) => Ok(HostTensor::from(value)),
         }
-    }
-
-    fn holding(&self, variable: NodeId) -> Result<&Holding> {
-        let missing = || Error::internal(format!("node {} is not held", variable.0));
-        self.held.get(&variable).ok_or_else(missing)
-    }
-
-    /// Stores what was assigned and drawn, all or nothing.
-    fn store(&self, progress: &Progress, made: &Made) -> Result<()> {
-        let mut stores = Vec::new();
-        for (id, holding) in &self.held {
-            if let Some(now) = made.variables.get(id).or(holding.now.as_ref()) {
-                stores.push((holding, now, self.steps.assigned(progress, *id)));
-            }
-        }
-        held::store(&self.session.core, &stores, &self.journal.borrow())
     }
 }
 

@@ -38,15 +38,15 @@ use crate::identity::SessionMetadata;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use clock::Clock;
 use fillers::Fillers;
-use kept::{Item, Kept, Popped};
+pub(crate) use kept::Item;
+use kept::{Kept, Popped};
 pub(crate) use presence::{Handles, Presence};
-pub(crate) use puts::Puts;
+pub(crate) use puts::{Puts, check, items};
 use readers::{KeptReader, Lease};
 use serve::Served;
 use tables::KeptTable;
 pub(crate) use tables::Tables;
-use uses::{Use, puts as is_put};
-pub(crate) use uses::{Uses, puts_of, with_queues};
+pub(crate) use uses::{Use, Uses, puts, puts_of, with_queues};
 use values::Draft;
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
@@ -69,26 +69,27 @@ pub(crate) struct Taken {
 }
 
 /// What was taken for a run that is under way: given back when it is dropped, also by a panic.
-pub(crate) struct Held<'a> {
-    queues: &'a Queues,
+pub(crate) struct Held {
+    queues: Arc<Queues>,
     taken: Option<Taken>,
 }
 
-impl Held<'_> {
+impl Held {
     /// The tables that the run looks keys up in.
     pub fn tables(&self) -> Option<&Tables> {
         self.taken.as_ref().map(|taken| &taken.tables)
     }
 
-    /// The run has succeeded: puts what it puts. `fetched` are the plan's fetches.
-    pub fn put(mut self, puts: Puts<'_>, fetched: &[HostTensor]) {
+    /// The run has succeeded: puts what it puts. `items` are those of each use of a queue; nothing, where its operation
+    /// has not run. `fetched` are the plan's fetches.
+    pub fn put(mut self, uses: &Uses, items: Vec<Option<Vec<Item>>>, fetched: &[HostTensor]) {
         // Nobody looks at the tables any more that it is to change.
         let leases = self.taken.take().map(|taken| taken.leases);
-        self.queues.put(puts, leases.unwrap_or_default(), fetched);
+        self.queues.put(uses, leases.unwrap_or_default(), items, fetched);
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take() {
             self.queues.give_back(taken);
@@ -191,18 +192,21 @@ impl Inner {
 }
 
 impl Inner {
-    /// Does what a run does with a queue once it has succeeded. `items` are what it puts.
-    fn put(&mut self, used: &Use, items: Vec<Item>, fetched: &[HostTensor]) {
+    /// Does what a run does with a queue once it has succeeded. `items` are what it puts; nothing, if it did not come to
+    /// it.
+    fn put(&mut self, used: &Use, items: Option<Vec<Item>>, fetched: &[HostTensor]) {
         let (ticket, now) = (self.next_ticket, self.n_resets + 1);
         let Some(kept) = self.queues.get_mut(&used.queue.name) else { return };
+        if puts(used.action) {
+            kept.reserved -= 1;
+        }
+        let Some(items) = items else { return };
         match used.action {
             QueueAction::Enqueue | QueueAction::EnqueueMany => {
                 items.into_iter().for_each(|item| kept.push(item));
-                kept.reserved -= 1;
             }
             QueueAction::ApplyGradient => {
                 items.into_iter().for_each(|item| kept.apply(item));
-                kept.reserved -= 1;
             }
             QueueAction::TakeGradient(_) => kept.step = kept.step.saturating_add(1),
             QueueAction::SetStep => {
@@ -224,7 +228,6 @@ impl Inner {
             }
             QueueAction::InsertMany { component } => {
                 kept.parts.release(&used.keys, component);
-                kept.reserved -= 1;
                 for (key, item) in used.keys.iter().zip(items) {
                     item.into_iter().for_each(|value| kept.insert_part(key, component, value));
                 }
@@ -337,12 +340,14 @@ impl Queues {
     ///
     /// # Errors
     /// They cannot be made.
-    fn finished(&self, taken: Taken, uses: &Uses) -> Result<Taken> {
-        let mut held = self.hold(taken);
-        if let Some(taken) = &mut held.taken {
-            taken.finish(uses)?;
+    fn finished(&self, mut taken: Taken, uses: &Uses) -> Result<Taken> {
+        match taken.finish(uses) {
+            Ok(()) => Ok(taken),
+            Err(error) => {
+                self.give_back(taken);
+                Err(error)
+            }
         }
-        held.taken.take().ok_or_else(|| Error::internal("what was taken is given back"))
     }
 
     /// One try, and the reading that it needs, for which the lock is given up. Who fails gives up its ticket.
@@ -411,23 +416,19 @@ impl Queues {
     }
 
     /// Keeps what was taken until the run has succeeded.
-    pub fn hold(&self, taken: Taken) -> Held<'_> {
-        Held { queues: self, taken: Some(taken) }
+    pub fn hold(self: &Arc<Self>, taken: Taken) -> Held {
+        Held { queues: self.clone(), taken: Some(taken) }
     }
 
-    /// Puts what a run gives, closes what it closes, and moves the readers. `fetched` are the plan's fetches.
-    fn put(&self, puts: Puts<'_>, leases: Vec<Lease>, fetched: &[HostTensor]) {
-        let uses = puts.uses;
-        let mut rows = puts.into_rows();
-        let given = uses.queues.iter().filter(|used| is_put(used.action)).map(|used| {
-            let items = puts::items(used, rows.next().unwrap_or_default(), fetched);
-            // Shapes and memory were seen to before.
-            items.unwrap_or_else(|error| {
-                tracing::error!("{}: what is put is lost: {error}", used.node);
-                Vec::new()
-            })
-        });
-        let mut given = given.collect::<Vec<_>>().into_iter();
+    /// Puts what a run gives, closes what it closes, and moves the readers.
+    fn put(
+        &self,
+        uses: &Uses,
+        leases: Vec<Lease>,
+        items: Vec<Option<Vec<Item>>>,
+        fetched: &[HostTensor],
+    ) {
+        let mut items = items.into_iter();
         let mut inner = self.lock();
         for lease in leases {
             if let Some(kept) = inner.readers.get_mut(&lease.reader) {
@@ -435,8 +436,8 @@ impl Queues {
             }
         }
         for used in &uses.queues {
-            let items = if is_put(used.action) { given.next() } else { None };
-            inner.put(used, items.unwrap_or_default(), fetched);
+            let items = items.next().flatten();
+            inner.put(used, items, fetched);
         }
         inner.put_into_tables(uses, fetched);
         self.wake(&mut inner);

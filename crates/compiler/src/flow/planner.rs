@@ -1,5 +1,6 @@
 //! How parts are made: stages, the program of each, and the steps between them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use convoke_graph_core::{
@@ -10,10 +11,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::{
-    BranchStep, CallStep, Held, LoopStep, Meanwhile, Part, Place, ProgramStep, Step, ancestors,
-    assigned, check_order, is_flow, near, roots,
+    BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Step, ancestors, is_flow, near, roots,
 };
-use crate::plan::{effect_follows, is_assign};
+use crate::order::{Order, assigned, is_assign, is_read};
 use crate::{Plan, Signature};
 
 /// What makes parts.
@@ -22,19 +22,41 @@ pub(super) struct Planner<'a> {
     /// What the run is fed.
     pub fed: FxHashSet<Output>,
     pub plans: Vec<Plan>,
-    pub held: FxHashMap<NodeId, Held>,
+    pub held: FxHashSet<NodeId>,
+    /// Reads or initial values that give the initial value.
+    pub initial: FxHashSet<NodeId>,
+}
+
+/// What a part is made of.
+pub(super) struct Whole<'a> {
+    /// Its nodes, in order.
+    pub nodes: Vec<Arc<Node>>,
+    pub order: Cow<'a, Order>,
+    pub given: &'a [Output],
+    pub results: &'a [Output],
+    pub targets: &'a [NodeId],
 }
 
 /// A part while it is made.
 struct Making<'a> {
     /// The nodes that it needs, in order.
-    nodes: Vec<&'a Arc<Node>>,
+    nodes: &'a [Arc<Node>],
+    order: &'a Order,
     /// For each, the stage in which it runs: a program's, or after that of a branch, loop or assertion.
     stages: FxHashMap<NodeId, usize>,
     slots: FxHashMap<Output, usize>,
-    /// Those that run for their effect.
-    targets: Vec<NodeId>,
     part: Part,
+}
+
+/// What there is to do in a stage.
+#[derive(Default)]
+struct Stage {
+    /// What its program computes for others.
+    wanted: Vec<Output>,
+    /// What its program runs for the effect.
+    targets: Vec<NodeId>,
+    /// Its branches, loops and assertions, in order, with the outputs that are needed of each.
+    flows: Vec<(Arc<Node>, Vec<u32>)>,
 }
 
 impl Making<'_> {
@@ -51,10 +73,6 @@ impl<'a> Planner<'a> {
     /// Finds the variables that have to be held: those that a branch or loop assigns, or what one of them needs, or what
     /// a read needs that must not wait. If there are any, all that the run assigns are, so that all are stored at once.
     pub fn hold(&mut self, nodes: &[Arc<Node>]) {
-        let mut all = Vec::new();
-        for node in nodes {
-            assigned(node, &mut all);
-        }
         let mut early: FxHashSet<NodeId> = FxHashSet::default();
         let is_early = |node: &Arc<Node>, early: &FxHashSet<NodeId>| {
             is_flow(node, &self.fed) || early.contains(&node.id)
@@ -65,22 +83,9 @@ impl<'a> Planner<'a> {
                 early.extend(node.controls.iter().copied());
             }
         }
-        let stores_early = nodes.iter().filter(|node| is_early(node, &early)).any(|node| {
-            let mut own = Vec::new();
-            assigned(node, &mut own);
-            !own.is_empty()
-        });
-        if !stores_early {
-            return;
-        }
-        for (variable, how) in all {
-            let node = self.graph.node(variable);
-            let held = Held { variable: node.clone(), meanwhile: how };
-            let held = self.held.entry(variable).or_insert(held);
-            if held.meanwhile != how {
-                let is_again = [held.meanwhile, how].contains(&Meanwhile::Again);
-                held.meanwhile = if is_again { Meanwhile::Again } else { Meanwhile::Replaced };
-            }
+        let mut all = nodes.iter().filter(|node| is_early(node, &early));
+        if all.any(|node| !assigned(node).is_empty()) {
+            self.held = nodes.iter().flat_map(|node| assigned(node)).collect();
         }
     }
 
@@ -88,7 +93,7 @@ impl<'a> Planner<'a> {
     fn is_free(&self, node: &Node) -> bool {
         let is_one = match node.op.class() {
             Class::Host(Host::Constant(_)) | Class::State(State::Variable) => true,
-            Class::State(State::Read) => !self.held.contains_key(&node.inputs[0].node),
+            Class::State(State::Read) => !self.held.contains(&node.inputs[0].node),
             _ => false,
         };
         let is_fed = self.fed.contains(&Output { node: node.id, index: 0 });
@@ -103,43 +108,50 @@ impl<'a> Planner<'a> {
 
     /// Gives each node its stage, as late as its users allow. Gives the last one.
     fn stages(&self, making: &mut Making<'_>) -> usize {
+        let order = making.order;
+        let is_flow = |node: &Node| is_flow(node, &self.fed);
         let mut depths: FxHashMap<NodeId, usize> = FxHashMap::default();
         let mut last = 0;
-        for node in &making.nodes {
-            let before = node.inputs.iter().map(|input| &input.node).chain(&node.controls);
-            let depth = |id: &NodeId| {
-                let after = usize::from(is_flow(self.graph.node(*id), &self.fed));
-                Some(depths.get(id)? + after)
-            };
+        for node in making.nodes {
+            let inputs = node.inputs.iter().map(|input| &input.node);
+            let depth =
+                |id: &NodeId| Some(depths.get(id)? + usize::from(is_flow(self.graph.node(*id))));
+            let before = inputs.chain(&node.controls).chain(order.before(node.id));
+            let before = before.chain(order.after.get(&node.id));
             let depth = before.filter_map(depth).max().unwrap_or(0);
-            last = last.max(depth + usize::from(is_flow(node, &self.fed)));
+            last = last.max(depth + usize::from(is_flow(node)));
             depths.insert(node.id, depth);
         }
         for node in making.nodes.iter().rev() {
-            let known = making.stages.get(&node.id).copied().unwrap_or(last);
-            let stage = if is_flow(node, &self.fed) || self.is_prompt(node) {
+            let is_prompt = self.is_prompt(node);
+            let after = order.after.get(&node.id).filter(|_| is_prompt);
+            let controls = if is_prompt { &[][..] } else { &node.controls[..] };
+            let inputs = node.inputs.iter().map(|input| &input.node);
+            let before = inputs.chain(controls).chain(after).chain(order.before(node.id));
+            // What is not of the part runs elsewhere.
+            let before: SmallVec<[NodeId; 4]> =
+                before.copied().filter(|id| depths.contains_key(id)).collect();
+            let ends = |id: &NodeId| depths[id] + usize::from(is_flow(self.graph.node(*id)));
+            let stage = if is_prompt {
+                before.iter().map(ends).max().unwrap_or(0)
+            } else if is_flow(node) {
                 depths[&node.id]
             } else {
-                known
+                making.stages.get(&node.id).copied().unwrap_or(last)
             };
             making.stages.insert(node.id, stage);
-            let inputs = node.inputs.iter().map(|input| input.node);
-            for before in inputs.chain(node.controls.iter().copied()) {
-                // What is not of the part runs elsewhere.
-                if !depths.contains_key(&before) {
-                    continue;
-                }
-                let known = making.stages.entry(before).or_insert(stage);
+            for id in before {
+                let known = making.stages.entry(id).or_insert(stage);
                 *known = (*known).min(stage);
             }
         }
         last
     }
 
-    /// Whether a node sees a held variable as it is when the node runs, so that it must not wait for later stores.
+    /// Whether a node sees a held variable as it is when the node runs: at once after what it follows, whatever else it
+    /// comes after.
     fn is_prompt(&self, node: &Node) -> bool {
-        matches!(node.op.class(), Class::State(State::Read | State::ReadOr | State::IsInitialized))
-            && self.held.contains_key(&node.inputs[0].node)
+        is_read(node) && self.held.contains(&node.inputs[0].node)
     }
 
     /// For each input of a branch, loop or assertion, where it comes from. What bodies capture and compute by
@@ -158,66 +170,123 @@ impl<'a> Planner<'a> {
         inputs.map(|(at, &input)| (!is_free(at)).then_some(input)).collect()
     }
 
-    pub fn part(
-        &mut self,
-        body: BodyId,
-        given: &[Output],
-        results: &[Output],
-        targets: &[NodeId],
-    ) -> Result<Part> {
+    /// The part of a body that is `given` some outputs, as far as its `results` need it.
+    fn body(&mut self, body: BodyId, given: &[Output], results: &[Output]) -> Result<Part> {
         let graph = self.graph;
-        let is_fed = |output: &Output| !self.is_free(graph.node(output.node));
-        let fed: FxHashSet<Output> = given.iter().copied().filter(is_fed).collect();
+        let fed = self.fed_of(given);
         let roots = results.iter().filter(|result| !fed.contains(result)).map(|result| result.node);
-        let roots: Vec<NodeId> = roots.chain(targets.iter().copied()).collect();
-        let nodes: Vec<&Arc<Node>> =
-            ancestors(graph, &roots, &fed, body).into_iter().map(|id| graph.node(id)).collect();
-        check_order(graph, &nodes, &fed)?;
-        let part = Part::default();
-        let (stages, slots) = (FxHashMap::default(), FxHashMap::default());
-        let targets = targets.to_vec();
-        let mut making = Making { nodes, stages, slots, targets, part };
-        for &output in given {
-            let is_given = fed.contains(&output);
-            let slot = is_given.then(|| making.slot(output));
+        let own = |control: NodeId| graph.node(control).body == body;
+        let nodes = ancestors(graph, &roots.collect::<Vec<_>>(), &fed, &own);
+        let order = Cow::Owned(Order::new(graph, &nodes, &fed)?);
+        self.part(&Whole { nodes, order, given, results, targets: &[] })
+    }
+
+    /// What a part is given and does not find by itself.
+    fn fed_of(&self, given: &[Output]) -> FxHashSet<Output> {
+        given.iter().copied().filter(|output| !self.is_free(self.graph.node(output.node))).collect()
+    }
+
+    pub fn part(&mut self, whole: &Whole<'_>) -> Result<Part> {
+        let fed = self.fed_of(whole.given);
+        let mut making = Making {
+            nodes: &whole.nodes,
+            order: &whole.order,
+            stages: FxHashMap::default(),
+            slots: FxHashMap::default(),
+            part: Part::default(),
+        };
+        for output in whole.given {
+            let is_given = fed.contains(output);
+            let slot = is_given.then(|| making.slot(*output));
             making.part.given.push(slot);
         }
         let last = self.stages(&mut making);
-        self.take_starts(&mut making, &fed);
-        for stage in 0..=last {
-            self.program(&mut making, stage, results)?;
-            let flows: Vec<&Arc<Node>> = (making.nodes.iter().copied())
-                .filter(|node| is_flow(node, &self.fed) && making.stages[&node.id] == stage)
-                .collect();
-            for node in flows {
-                let step = self.flow_step(&mut making, node, results)?;
+        self.take_starts(&mut making);
+        for (at, stage) in self.listed(&making, last, whole).into_iter().enumerate() {
+            self.program(&mut making, at, stage.wanted, stage.targets)?;
+            for (node, used) in stage.flows {
+                let step = self.flow_step(&mut making, &node, used)?;
                 making.part.steps.push(step);
             }
         }
-        for &result in results {
+        for &result in whole.results {
             let slot = self.read(&mut making, result);
             making.part.results.push(slot);
         }
         Ok(making.part)
     }
 
+    /// What is to be done in each stage.
+    fn listed(&self, making: &Making<'_>, last: usize, whole: &Whole<'_>) -> Vec<Stage> {
+        let graph = self.graph;
+        let mut stages: Vec<Stage> = Vec::new();
+        stages.resize_with(last + 1, Stage::default);
+        let mut used: FxHashMap<NodeId, Vec<u32>> = FxHashMap::default();
+        // What is neither fed nor elsewhere, and for whom it is: a later stage, or what comes after the program.
+        let for_others = |id: NodeId, user: Option<&Node>| {
+            let own = *making.stages.get(&id)?;
+            let Some(user) = user else { return Some(own) };
+            let is_later = is_flow(user, &self.fed) || making.stages.get(&user.id) > Some(&own);
+            is_later.then_some(own)
+        };
+        let mut want = |output: Output, user: Option<&Node>| {
+            if is_flow(graph.node(output.node), &self.fed) {
+                used.entry(output.node).or_default().push(output.index);
+            } else if let Some(stage) = for_others(output.node, user)
+                && let Some(stage) = stages.get_mut(stage)
+                && !self.is_constant(output)
+                && !graph.fact(output).is_variable()
+            {
+                stage.wanted.push(output);
+            }
+        };
+        for node in making.nodes {
+            let inputs: SmallVec<[Output; 4]> = match is_flow(node, &self.fed) {
+                true => self.data_inputs(node).into_iter().flatten().collect(),
+                false => node.inputs.iter().copied().collect(),
+            };
+            inputs.into_iter().for_each(|input| want(input, Some(node)));
+        }
+        whole.results.iter().for_each(|&result| want(result, None));
+        let mut run: FxHashSet<NodeId> = whole.targets.iter().copied().collect();
+        let run_in = |stages: &mut [Stage], id: NodeId, user: Option<&Node>| {
+            let stage = for_others(id, user).and_then(|stage| stages.get_mut(stage));
+            if let Some(stage) = stage.filter(|_| !is_flow(graph.node(id), &self.fed)) {
+                stage.targets.push(id);
+            }
+        };
+        for node in making.nodes {
+            // A read does not wait for all that it comes after.
+            let user = Some(&**node).filter(|_| !self.is_prompt(node));
+            node.controls.iter().for_each(|&control| run_in(&mut stages, control, user));
+            if is_assign(node) {
+                run_in(&mut stages, node.id, None);
+            }
+        }
+        whole.targets.iter().for_each(|&target| run_in(&mut stages, target, None));
+        run.extend(making.nodes.iter().flat_map(|node| &node.controls));
+        for node in making.nodes.iter().filter(|node| is_flow(node, &self.fed)) {
+            let mut outputs = used.remove(&node.id).unwrap_or_default();
+            if run.contains(&node.id) {
+                outputs.extend(own_results(node));
+            }
+            if let Some(stage) = stages.get_mut(making.stages[&node.id]) {
+                stage.flows.push((node.clone(), outputs));
+            }
+        }
+        stages
+    }
+
     /// Gives slots to reads of held variables that see them as they are when the part begins.
-    fn take_starts(&self, making: &mut Making<'_>, fed: &FxHashSet<Output>) {
-        for node in making.nodes.clone() {
+    fn take_starts(&self, making: &mut Making<'_>) {
+        for node in making.nodes {
             let Class::State(State::Read) = node.op.class() else { continue };
             let output = Output { node: node.id, index: 0 };
             let variable = node.inputs[0].node;
-            if !self.held.contains_key(&variable) || making.slots.contains_key(&output) {
-                continue;
-            }
-            let follows = !node.controls.is_empty()
-                && making.nodes.iter().any(|other| {
-                    let mut found = Vec::new();
-                    assigned(other, &mut found);
-                    let assigns = found.iter().any(|(v, _)| *v == variable);
-                    assigns && effect_follows(self.graph, fed, node, other.id)
-                });
-            if !follows {
+            let is_start = self.held.contains(&variable)
+                && !making.slots.contains_key(&output)
+                && !making.order.after.contains_key(&node.id);
+            if is_start {
                 let slot = making.slot(output);
                 making.part.starts.push((variable, slot));
             }
@@ -236,45 +305,33 @@ impl<'a> Planner<'a> {
     }
 
     /// The program of a stage, if it has one.
-    fn program(&mut self, making: &mut Making<'_>, stage: usize, results: &[Output]) -> Result<()> {
+    fn program(
+        &mut self,
+        making: &mut Making<'_>,
+        stage: usize,
+        mut wanted: Vec<Output>,
+        mut targets: Vec<NodeId>,
+    ) -> Result<()> {
         let graph = self.graph;
         let is_here = |making: &Making<'_>, id: NodeId| {
             making.stages.get(&id) == Some(&stage) && !is_flow(graph.node(id), &self.fed)
         };
-        let mut signature = Signature::default();
-        let mut wanted: FxHashSet<Output> = FxHashSet::default();
-        for node in &making.nodes {
-            let is_user = is_flow(node, &self.fed) || making.stages[&node.id] > stage;
-            match is_flow(node, &self.fed) {
-                true => wanted.extend(self.data_inputs(node).into_iter().flatten()),
-                false => wanted.extend(node.inputs.iter().filter(|_| is_user)),
-            }
-            let pred = |control: &&NodeId| is_user && is_here(making, **control);
-            signature.targets.extend(node.controls.iter().filter(pred));
-        }
-        wanted.extend(results);
-        let mut wanted: Vec<Output> = (wanted.into_iter())
-            .filter(|output| is_here(making, output.node) && !making.slots.contains_key(output))
-            .filter(|output| !self.is_constant(*output) && !graph.fact(*output).is_variable())
-            .collect();
+        wanted.retain(|output| !making.slots.contains_key(output));
         wanted.sort_unstable();
-        let own = making.nodes.iter().filter(|node| is_assign(node) && is_here(making, node.id));
-        signature.targets.extend(own.map(|node| node.id));
-        signature.targets.extend(making.targets.iter().filter(|id| is_here(making, **id)));
-        signature.targets.sort_unstable();
-        signature.targets.dedup();
-        signature.fetches.clone_from(&wanted);
-        if signature.fetches.is_empty() && signature.targets.is_empty() {
+        wanted.dedup();
+        targets.sort_unstable();
+        targets.dedup();
+        if wanted.is_empty() && targets.is_empty() {
             return Ok(());
         }
+        let mut signature = Signature { fetches: wanted.clone(), targets, ..Signature::default() };
         let mut feeds: Vec<Place> = Vec::new();
         let roots = roots(&signature);
-        let known = making.slots.keys().copied();
-        let known = known.filter(|known| !self.is_constant(*known)).collect();
-        let mut used: Vec<Output> = Vec::new();
+        let known = |o: &Output| making.slots.contains_key(o) && !self.is_constant(*o);
         let within = |control: NodeId| is_here(making, control);
+        let mut used: Vec<Output> = Vec::new();
         for id in near(graph, &roots, &known, &within) {
-            used.extend(graph.node(id).inputs.iter().filter(|input| known.contains(*input)));
+            used.extend(graph.node(id).inputs.iter().filter(|input| known(input)));
         }
         used.sort_unstable();
         used.dedup();
@@ -282,59 +339,45 @@ impl<'a> Planner<'a> {
             signature.feeds.push(output);
             feeds.push(Place::Slot(making.slots[&output]));
         }
-        let mut plan = Plan::within(graph, signature, &within)?;
-        let mut fetches: Vec<Place> =
+        let mut plan = Plan::part(graph, signature, making.order, &within)?;
+        plan.initial.clone_from(&self.initial);
+        let fetches: Vec<Place> =
             wanted.iter().map(|&output| Place::Slot(making.slot(output))).collect();
-        let optional = self.take_held(&mut plan, &mut feeds, &mut fetches);
+        let mut step = ProgramStep { plan: self.plans.len(), feeds, fetches, optional: Vec::new() };
+        self.take_held(&mut plan, &mut step);
         self.plans.push(plan);
-        let plan = self.plans.len() - 1;
-        making.part.steps.push(Step::Program(ProgramStep { plan, feeds, fetches, optional }));
+        making.part.steps.push(Step::Program(step));
         Ok(())
     }
 
-    /// Has a program take held variables from the run and give them to it. Gives those that need no elements.
-    fn take_held(
-        &self,
-        plan: &mut Plan,
-        feeds: &mut Vec<Place>,
-        fetches: &mut Vec<Place>,
-    ) -> Vec<NodeId> {
-        let mut optional = Vec::new();
+    /// Has a program take held variables from the run and give them to it.
+    fn take_held(&self, plan: &mut Plan, step: &mut ProgramStep) {
         let graph = self.graph;
-        for variable in plan.hold(|variable| self.held.contains_key(&variable)) {
+        for variable in plan.hold(|variable| self.held.contains(&variable)) {
             let handle = Output { node: variable.node, index: 0 };
             if variable.is_read {
                 plan.feed_handle(handle, graph.fact(handle).dtype);
-                feeds.push(Place::Variable(variable.node));
-                optional.extend((!variable.must).then_some(variable.node));
+                step.feeds.push(Place::Variable(variable.node));
+                step.optional.extend((!variable.must).then_some(variable.node));
             }
             if let Some(last) = variable.assigned {
+                let change = plan.change(variable.node);
                 plan.signature.fetches.push(Output { node: last, index: 0 });
-                fetches.push(Place::Variable(variable.node));
+                step.fetches.push(Place::Changed(variable.node, change));
             }
         }
-        optional
     }
 
+    /// The step of a branch, loop or assertion of which some outputs are needed.
     fn flow_step(
         &mut self,
         making: &mut Making<'_>,
         node: &Arc<Node>,
-        results: &[Output],
+        mut used: Vec<u32>,
     ) -> Result<Step> {
         let inputs: Vec<Option<usize>> = (self.data_inputs(node).into_iter())
             .map(|input| input.map(|input| self.read(making, input)))
             .collect();
-        let users = making.nodes.iter().flat_map(|user| match is_flow(user, &self.fed) {
-            true => self.data_inputs(user).into_iter().flatten().collect(),
-            false => user.inputs.clone(),
-        });
-        let used: FxHashSet<u32> = users
-            .chain(results.iter().copied())
-            .filter(|output| output.node == node.id)
-            .map(|output| output.index)
-            .collect();
-        let mut used: Vec<u32> = used.into_iter().chain(own_results(making, node)).collect();
         // What is fed is not given.
         used.retain(|&index| !making.slots.contains_key(&Output { node: node.id, index }));
         used.sort_unstable();
@@ -375,7 +418,7 @@ impl<'a> Planner<'a> {
                 outputs.iter().map(|&(output, _)| op.result_of(at, output)).collect();
             let results: Vec<Output> =
                 own.iter().flatten().map(|&result| body.results[result]).collect();
-            let part = self.part(body.id, &op.captures, &results, &[])?;
+            let part = self.body(body.id, &op.captures, &results)?;
             let mut next = 0;
             let place = |own: Option<usize>| {
                 own.map(|_| {
@@ -416,7 +459,7 @@ impl<'a> Planner<'a> {
             carried: carried.iter().copied().flatten().collect(),
             scanned: scanned.iter().copied().flatten().collect(),
             captures: captures.to_vec(),
-            body: self.part(body.id, &given, &results, &[])?,
+            body: self.body(body.id, &given, &results)?,
             stacked,
             outputs,
         })
@@ -439,7 +482,9 @@ impl<'a> Planner<'a> {
             let carried = needed.iter().map(|&at| results[next + at]);
             let roots = results[..next].iter().copied().chain(collected.iter().copied());
             let roots: Vec<NodeId> = roots.chain(carried).map(|root| root.node).collect();
-            ancestors(self.graph, &roots, &captured, body.id).into_iter().collect()
+            let own = |control: NodeId| self.graph.node(control).body == body.id;
+            let nodes = ancestors(self.graph, &roots, &captured, &own);
+            nodes.iter().map(|node| node.id).collect()
         };
         let kept = loop {
             let kept = behind(&needed);
@@ -471,11 +516,7 @@ impl<'a> Planner<'a> {
 }
 
 /// The results of a branch or loop that is needed for its effects: all of them.
-fn own_results(making: &Making<'_>, node: &Node) -> std::ops::Range<u32> {
-    let is_before = making.nodes.iter().any(|other| other.controls.contains(&node.id));
-    if !making.targets.contains(&node.id) && !is_before {
-        return 0..0;
-    }
+fn own_results(node: &Node) -> std::ops::Range<u32> {
     match node.op.class() {
         Class::Flow(Flow::Branch(op)) => 0..op.n_results as u32,
         Class::Flow(Flow::Loop(op)) => 0..op.trips_at() as u32,

@@ -20,7 +20,7 @@ impl Lowering<'_> {
         dtype: DType,
         shape: &Shape,
     ) -> Result<Form> {
-        let before = self.plan.after.get(&node.id).copied();
+        let before = self.plan.order.after.get(&node.id).copied();
         let variable = match (state, forms.first()) {
             (State::Variable, _) => return Ok(Form::Handle(node.id)),
             (_, Some(Form::Handle(variable))) => *variable,
@@ -132,7 +132,7 @@ impl Lowering<'_> {
             let assign = self.plan.nodes.iter().find(|node| node.id == *assign);
             assign.is_some_and(|assign| assign.inputs.get(1) == node.inputs.get(1))
         };
-        let assigns = self.plan.assigns.get(&variable);
+        let assigns = self.plan.order.assigns.get(&variable);
         let is_initial = self.plan.initial.contains(&node.id);
         if is_initial || assigns.is_some_and(|assigns| assigns.iter().any(gives)) {
             return Ok(initial.clone());
@@ -161,11 +161,12 @@ impl Lowering<'_> {
         self.out.fetches = fetches;
         let required = &self.required;
         self.out.optional.retain(|variable| !required.contains(variable));
-        let own = self.plan.assigns.keys().filter(|variable| !self.plan.held.contains(variable));
+        let own =
+            self.plan.order.assigns.keys().filter(|variable| !self.plan.held.contains(variable));
         let mut variables: Vec<NodeId> = own.copied().collect();
         variables.sort_unstable();
         for variable in variables {
-            let assigns = &self.plan.assigns[&variable];
+            let assigns = &self.plan.order.assigns[&variable];
             let Some(&last) = assigns.last() else { continue };
             let of = self.forms.get(&Output { node: last, index: 0 }).cloned();
             let (fact, form) = of.ok_or_else(|| Error::internal("an assignment is missing"))?;

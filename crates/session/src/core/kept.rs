@@ -1,11 +1,16 @@
 //! What a session keeps, seen and changed from outside of runs.
 
+#[cfg(all(test, feature = "gpu"))]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use convoke_compiler::{DeviceIndex, HOST};
 use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result};
-
+#[cfg(feature = "gpu")]
+use convoke_wgpu_backend::GpuVariables;
 use rustc_hash::FxHashMap;
 
 use super::Core;
@@ -127,6 +132,66 @@ impl Core {
         }
         let _ = device;
         kept.store(variable, elements);
+        Ok(())
+    }
+
+    /// Stores elements of variables where they live, all of them or none. What a lost device had is gone all the same.
+    ///
+    /// # Errors
+    /// A device does not take them.
+    pub fn store_all(&self, kept: &mut Kept, values: Vec<(NodeId, AlignedBytes)>) -> Result<()> {
+        let mut by_device: BTreeMap<DeviceIndex, Vec<(NodeId, AlignedBytes)>> = BTreeMap::new();
+        for (variable, elements) in values {
+            let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
+            by_device.entry(device).or_default().push((variable, elements));
+        }
+        // What cannot fail comes last.
+        let on_host = by_device.remove(&HOST).unwrap_or_default();
+        #[cfg(feature = "gpu")]
+        self.store_on_gpus(kept, &by_device)?;
+        for (variable, elements) in on_host {
+            kept.store(variable, elements);
+        }
+        Ok(())
+    }
+
+    /// Stores elements of variables on GPUs. If one fails, the others get back what they had.
+    #[cfg(feature = "gpu")]
+    fn store_on_gpus(
+        &self,
+        kept: &mut Kept,
+        by_device: &BTreeMap<DeviceIndex, Vec<(NodeId, AlignedBytes)>>,
+    ) -> Result<()> {
+        let mut undo: Vec<(GpuVariables, Vec<(NodeId, AlignedBytes)>)> = Vec::new();
+        let mut store = |device: DeviceIndex, values: &[(NodeId, AlignedBytes)]| {
+            let (_, variables) = self.gpus.get(device.0 as usize)?;
+            let before = match by_device.len() {
+                0 | 1 => Vec::new(),
+                _ => {
+                    let had =
+                        values.iter().map(|(id, _)| *id).filter(|id| kept.is_initialized(*id));
+                    let bytes = |id: NodeId| kept.variables.get(&id).map_or(0, Entry::n_bytes);
+                    let had: Vec<(NodeId, u64)> = had.map(|id| (id, bytes(id))).collect();
+                    let elements = variables.load_all(&had)?;
+                    had.into_iter().map(|(id, _)| id).zip(elements).collect()
+                }
+            };
+            variables.store_all(values)?;
+            undo.push((variables, before));
+            Ok(())
+        };
+        let stored: Result<()> =
+            by_device.iter().try_for_each(|(&device, values)| store(device, values));
+        if let Err(error) = stored {
+            for (variables, before) in undo {
+                // A device that does not take it is lost itself.
+                let _ = variables.store_all(&before);
+            }
+            return Err(error);
+        }
+        for (variable, _) in by_device.values().flatten() {
+            kept.stored_on_device(*variable);
+        }
         Ok(())
     }
 

@@ -9,7 +9,6 @@ use convoke_graph_core::{Error, Result, Tensor};
 
 use super::{Core, Planned};
 use crate::fetch::{Fetch, FetchList};
-use crate::flow::Flowing;
 use crate::identity::Prefix;
 use crate::metadata::RunMetadata;
 use crate::queues::with_queues;
@@ -124,10 +123,7 @@ impl Core {
         let before = before.transpose().map_err(|e| self.located(e))?;
         let planned = if has_flow(&graph, &signature) {
             let flow = FlowPlan::new(&graph, &signature).map_err(|e| self.located(e))?;
-            let flow = Flowing::new(flow, &graph, n);
-            let bare = Planned::of(Plan::bare(&graph, signature), graph, n);
-            let counts = flow.programs().any(|planned| planned.counts);
-            Planned { uses, before, flow: Some(flow), counts, ..bare }
+            Planned { uses, before, ..Planned::of_flow(flow, signature, graph, n) }
         } else {
             let plan = Plan::new(&graph, signature).map_err(|e| self.located(e))?;
             Planned { uses, before, ..Planned::of(plan, graph, n) }

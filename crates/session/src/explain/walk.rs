@@ -151,7 +151,9 @@ impl Walk<'_> {
         for feed in &step.feeds {
             fed.push(match *feed {
                 Place::Slot(slot) => slots.get(slot).cloned().flatten(),
-                Place::Variable(variable) => Some(self.variable(variable)),
+                Place::Variable(variable) | Place::Changed(variable, _) => {
+                    Some(self.variable(variable))
+                }
             });
         }
         let takes = fed.iter().flatten().map(value).collect();
@@ -183,7 +185,7 @@ impl Walk<'_> {
                     gives.push(value(&known));
                     slots[slot] = Some(known);
                 }
-                Place::Variable(variable) => {
+                Place::Variable(variable) | Place::Changed(variable, _) => {
                     let name = self.graph.node(variable).name.clone();
                     gives.push(value(&Known { name, ..known }));
                 }

@@ -41,7 +41,7 @@ impl Ways {
             return None;
         };
         // What the run holds goes through the run.
-        if program.fetches.iter().any(|fetch| matches!(fetch, Place::Variable(_))) {
+        if program.fetches.iter().any(|fetch| matches!(fetch, Place::Changed(..))) {
             return None;
         }
         let n = repeat.carried.len();
@@ -61,7 +61,7 @@ impl Ways {
         };
         let feed = |place: &Place| match *place {
             Place::Slot(slot) => source(slot),
-            Place::Variable(_) => None,
+            Place::Variable(_) | Place::Changed(..) => None,
         };
         let result = |&slot: &usize| {
             let fetch = program.fetches.iter().position(|fetch| *fetch == Place::Slot(slot));
@@ -231,7 +231,7 @@ impl Running<'_> {
         let like = (&carried[..], &scanned[..]);
         let Some(mut stacks) = stacks(repeat, &ways, &compiled, like) else { return Ok(None) };
         let (run, timings) =
-            (self.core.run_state(Some(&self.journal)), self.request.options.timings);
+            (self.core.run_state(Some(self.held.journal())), self.request.options.timings);
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);
         };

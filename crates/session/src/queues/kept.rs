@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::barrier::Parts;
 
 /// The components of an element.
-pub(super) type Item = SmallVec<[HostTensor; 2]>;
+pub(crate) type Item = SmallVec<[HostTensor; 2]>;
 
 /// One queue.
 pub(super) struct Kept {

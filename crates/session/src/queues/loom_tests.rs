@@ -45,7 +45,8 @@ impl One {
     fn uses(&self, action: QueueAction) -> Uses {
         let (queue, node, at) = (self.spec.clone(), Arc::from("node"), Location::caller());
         let (places, early) = (vec![0], Early::default());
-        let queues = vec![Use { queue, action, node, at, places, early, keys: Arc::default() }];
+        let id = convoke_graph_core::NodeId(0);
+        let queues = vec![Use { id, queue, action, node, at, places, early, keys: Arc::default() }];
         Uses { queues, ..Uses::default() }
     }
 
@@ -59,7 +60,8 @@ impl One {
         let uses = self.uses(action);
         let mut taken = self.queues.take(&uses, &[], &self.stop(token))?;
         let values = std::mem::take(&mut taken.values);
-        self.queues.hold(taken).put(Puts::new(&uses), &[HostTensor::from(put)]);
+        let items = Puts::new(&uses).items(&[HostTensor::from(put)]);
+        self.queues.hold(taken).put(&uses, items, &[HostTensor::from(put)]);
         values.first().map_or(Ok(Vec::new()), HostTensor::to_vec)
     }
 

@@ -13,7 +13,7 @@ use super::uses::{Use, Uses, puts};
 
 /// What a run puts, and memory for the rows of it that are elements of their own.
 pub(crate) struct Puts<'a> {
-    pub uses: &'a Uses,
+    uses: &'a Uses,
     rows: RefCell<Vec<Rows>>,
 }
 
@@ -27,7 +27,16 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    fn of(facts: &[(DType, &Shape)]) -> Result<Self> {
+    /// # Errors
+    /// No memory.
+    fn of(used: &Use, facts: &[(DType, &Shape)]) -> Result<Self> {
+        if is_one(used.action) {
+            return Ok(Self::default());
+        }
+        Self::of_all(facts).map_err(|e| e.with_node(&*used.node))
+    }
+
+    fn of_all(facts: &[(DType, &Shape)]) -> Result<Self> {
         let components = facts.iter().map(|(dtype, shape)| batches::memory(*dtype, shape));
         let components: SmallVec<[Vec<AlignedBytes>; 2]> = components.collect::<Result<_>>()?;
         let n_rows = components.first().map_or(0, Vec::len);
@@ -58,16 +67,8 @@ impl<'a> Puts<'a> {
             let facts: SmallVec<[(DType, &Shape); 4]> =
                 used.places.iter().filter_map(|&place| fetched(place)).collect();
             let shapes: SmallVec<[&Shape; 4]> = facts.iter().map(|(_, shape)| *shape).collect();
-            let rows = match used.action {
-                QueueAction::Enqueue | QueueAction::ApplyGradient => {
-                    used.queue.check_element(&shapes).map(|()| Rows::default())
-                }
-                QueueAction::InsertMany { component } => {
-                    check_parts(used, component, &shapes).and_then(|()| Rows::of(&facts))
-                }
-                _ => check_rows(&used.queue, &shapes).and_then(|()| Rows::of(&facts)),
-            };
-            all.push(rows.map_err(|e| e.with_node(&*used.node))?);
+            check(used, &shapes)?;
+            all.push(Rows::of(used, &facts)?);
         }
         for used in self.uses.tables.iter().filter(|used| used.action == TableAction::Insert) {
             if let [Some((_, keys)), Some((_, values))] =
@@ -81,27 +82,65 @@ impl<'a> Puts<'a> {
         Ok(())
     }
 
-    /// The memory of each use that puts, in order.
-    pub(super) fn into_rows(self) -> impl Iterator<Item = Rows> {
-        self.rows.into_inner().into_iter()
+    /// What each use of a queue puts, of what the run fetched.
+    pub fn items(self, fetched: &[HostTensor]) -> Vec<Option<Vec<Item>>> {
+        let mut rows = self.rows.into_inner().into_iter();
+        let items = self.uses.queues.iter().map(|used| {
+            if !puts(used.action) {
+                return Some(Vec::new());
+            }
+            let components = used.places.iter().filter_map(|&place| fetched.get(place).cloned());
+            let items = items_in(used, rows.next().unwrap_or_default(), components.collect());
+            // Shapes and memory were seen to before.
+            Some(items.unwrap_or_else(|error| {
+                tracing::error!("{}: what is put is lost: {error}", used.node);
+                Vec::new()
+            }))
+        });
+        items.collect()
     }
+}
+
+/// Checks the shapes of what one operation puts.
+///
+/// # Errors
+/// Sizes that a queue does not take, or rows of different numbers.
+pub(crate) fn check(used: &Use, shapes: &[&Shape]) -> Result<()> {
+    let checked = match used.action {
+        action if is_one(action) => used.queue.check_element(shapes),
+        QueueAction::InsertMany { component } => check_parts(used, component, shapes),
+        _ => check_rows(&used.queue, shapes),
+    };
+    checked.map_err(|e| e.with_node(&*used.node))
+}
+
+/// What one operation puts, of checked shapes, with memory of its own.
+///
+/// # Errors
+/// No memory.
+pub(crate) fn items(used: &Use, components: Item) -> Result<Vec<Item>> {
+    let facts = components.iter().map(|component| (component.dtype(), component.shape()));
+    let rows = Rows::of(used, &facts.collect::<SmallVec<[(DType, &Shape); 4]>>())?;
+    items_in(used, rows, components)
+}
+
+/// Whether an action puts one element.
+fn is_one(action: QueueAction) -> bool {
+    matches!(action, QueueAction::Enqueue | QueueAction::ApplyGradient)
 }
 
 /// The elements that a use puts: rows in the memory that was seen to.
 ///
 /// # Errors
 /// The memory is for something else.
-pub(super) fn items(used: &Use, rows: Rows, fetched: &[HostTensor]) -> Result<Vec<Item>> {
-    if matches!(used.action, QueueAction::Enqueue | QueueAction::ApplyGradient) {
-        let components = used.places.iter().filter_map(|&place| fetched.get(place).cloned());
-        return Ok(vec![components.collect()]);
+fn items_in(used: &Use, rows: Rows, components: Item) -> Result<Vec<Item>> {
+    if is_one(used.action) {
+        return Ok(vec![components]);
     }
     let n_rows = rows.components.first().map_or(0, Vec::len);
     let mut items = rows.items;
     items.resize_with(n_rows, Item::new);
-    for (&place, memory) in used.places.iter().zip(rows.components) {
-        let component = fetched.get(place);
-        let component = component.ok_or_else(|| Error::internal("what is put is not fetched"))?;
+    for (component, memory) in components.iter().zip(rows.components) {
         for (at, (item, memory)) in items.iter_mut().zip(memory).enumerate() {
             item.push(batches::row_in(component, at, memory)?);
         }

@@ -406,10 +406,10 @@ impl Reads {
         }
         let action =
             if is_there { QueueAction::DequeueMany(Some(1)) } else { QueueAction::Dequeue };
-        let (queue, node) = (queue.clone(), used.node.clone());
+        let (id, queue, node) = (used.id, queue.clone(), used.node.clone());
         let (at, places, early) = (used.at, Vec::new(), Early::default());
         let keys = Arc::default();
-        self.names.push(Use { queue, action, node, at, places, early, keys });
+        self.names.push(Use { id, queue, action, node, at, places, early, keys });
     }
 }
 

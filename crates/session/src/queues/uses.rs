@@ -18,6 +18,8 @@ use crate::feeds::FeedData;
 /// What a run does with a queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Use {
+    /// The node.
+    pub id: NodeId,
     pub queue: Arc<QueueSpec>,
     pub action: QueueAction,
     /// The node's name, for errors.
@@ -35,6 +37,8 @@ pub(crate) struct Use {
 /// What a run does with a reader.
 #[derive(Debug, Clone)]
 pub(crate) struct ReaderUse {
+    /// The node.
+    pub id: NodeId,
     pub reader: Arc<ReaderSpec>,
     /// The queue of file names, if it takes from one.
     pub queue: Option<Arc<QueueSpec>>,
@@ -73,8 +77,20 @@ pub(crate) struct Uses {
 
 impl Uses {
     pub fn is_empty(&self) -> bool {
-        let Self { queues, readers, tables, finds, .. } = self;
-        queues.is_empty() && readers.is_empty() && tables.is_empty() && finds.is_empty()
+        self.queues.is_empty() && self.readers.is_empty() && !self.has_tables()
+    }
+
+    /// Whether it looks at tables that change, or changes some.
+    pub fn has_tables(&self) -> bool {
+        !self.tables.is_empty() || !self.finds.is_empty()
+    }
+
+    /// The places among what is fed of the states that readers are restored from.
+    pub fn fed_states(&self) -> impl Iterator<Item = (usize, &ReaderUse)> {
+        self.readers.iter().filter_map(|used| match used.state {
+            Some(Given::Fed(at)) => Some((at, used)),
+            _ => None,
+        })
     }
 
     /// The queues that the run puts into, or may, each once.
@@ -94,7 +110,7 @@ impl Uses {
 }
 
 /// Whether an action puts elements.
-pub(super) fn puts(action: QueueAction) -> bool {
+pub(crate) fn puts(action: QueueAction) -> bool {
     use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
     matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
 }
@@ -142,6 +158,7 @@ pub(crate) fn with_queues(
         let ReaderOp { reader, action, queue } = op.clone();
         let places = feed_outputs(graph, id, &mut wider, &mut fed);
         uses.readers.push(ReaderUse {
+            id,
             reader,
             queue,
             action,
@@ -247,6 +264,7 @@ fn queue_use(
     };
     let (name, at) = (node.name.clone(), node.location);
     Use {
+        id,
         queue: op.queue.clone(),
         action: op.action,
         node: name,

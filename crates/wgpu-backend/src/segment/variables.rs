@@ -67,8 +67,24 @@ impl GpuVariables {
     /// # Errors
     /// As [`Self::buffer`].
     pub fn store(&self, node: NodeId, bytes: &[u8]) -> Result<(), Error> {
-        let buffer = self.buffer(node, bytes.len() as u64)?;
-        let uploads = [Upload { bytes, dst: &buffer, offset: 0 }];
+        self.store_all(&[(node, bytes)])
+    }
+
+    /// Stores the elements of several variables at one time, all of them or none.
+    ///
+    /// # Errors
+    /// As [`Self::store`].
+    pub fn store_all(
+        &self,
+        values: &[(NodeId, impl std::ops::Deref<Target = [u8]>)],
+    ) -> Result<(), Error> {
+        let mut buffers = Vec::with_capacity(values.len());
+        for (node, bytes) in values {
+            let bytes: &[u8] = bytes;
+            buffers.push((bytes, self.buffer(*node, bytes.len() as u64)?));
+        }
+        let uploads = buffers.iter().map(|(bytes, dst)| Upload { bytes, dst, offset: 0 });
+        let uploads: Vec<Upload<'_>> = uploads.collect();
         let work = Submission { uploads: &uploads, ..Submission::default() };
         self.gpu.run(&work).map(|_| ()).map_err(|e| to_error(&e))
     }

@@ -1,0 +1,266 @@
+//! What a run of several programs keeps to itself until it ends: variables as they were at its start and as it has left
+//! them, and what it drew. At the end all of it is stored, or nothing.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use convoke_compiler::HOST;
+use convoke_compiler::flow::{Change, Held};
+use convoke_graph_core::{
+    AlignedBytes, DType, Element, Error, ErrorKind, HostTensor, Node, NodeId, Result,
+};
+use rustc_hash::FxHashMap;
+
+use crate::core::Core;
+use crate::state::{Kept, Snapshot, uninitialized};
+
+/// The variables that a run holds, and its journal.
+#[derive(Clone, Default)]
+pub(crate) struct Holdings {
+    variables: FxHashMap<NodeId, Holding>,
+    journal: RefCell<Journal>,
+}
+
+/// A variable while a run holds it.
+#[derive(Clone)]
+struct Holding {
+    variable: Arc<Node>,
+    /// How often it was stored into and reset when the run began.
+    version: u64,
+    resets: u32,
+    /// The elements at the start, if it had some that may be needed.
+    before: Option<HostTensor>,
+    /// The elements that the run has assigned, and how they came about.
+    now: Option<(HostTensor, Change)>,
+}
+
+/// What programs are told that are only a part of a run, and tell it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Journal {
+    /// How often it drew from random nodes.
+    draws: FxHashMap<NodeId, u32>,
+    /// The held variables that have elements, as the run sees them.
+    initialized: FxHashMap<NodeId, bool>,
+    /// The other variables that it reads, as they were at its start.
+    starts: FxHashMap<NodeId, Snapshot>,
+}
+
+impl Journal {
+    /// Stores what was drawn.
+    fn store(&self, kept: &mut Kept) {
+        for (&node, &draws) in &self.draws {
+            let all = kept.draws.entry(node).or_insert(0);
+            *all = all.wrapping_add(draws);
+        }
+    }
+
+    /// How often the run has drawn from a random node.
+    pub fn draws(&self, node: NodeId) -> u32 {
+        self.draws.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Notes that a program has drawn from a random node.
+    pub fn draw(&mut self, node: NodeId) {
+        let draws = self.draws.entry(node).or_insert(0);
+        *draws = draws.wrapping_add(1);
+    }
+
+    /// A variable at the start of the run, if the run reads it.
+    pub fn start(&self, variable: NodeId) -> Option<&Snapshot> {
+        self.starts.get(&variable)
+    }
+
+    /// Lets the elements at the start go: nothing reads them any more.
+    pub fn forget_starts(&mut self) {
+        self.starts.clear();
+    }
+
+    /// Whether a variable has elements, if the run holds it.
+    pub fn is_initialized(&self, variable: NodeId) -> Option<bool> {
+        self.initialized.get(&variable).copied()
+    }
+}
+
+impl Holdings {
+    /// Takes the variables that a run holds, and those that it reads besides, as they are now, all at one time.
+    ///
+    /// # Errors
+    /// A device does not give elements.
+    pub fn take(core: &Core, held: &[Held], read: &[Arc<Node>]) -> Result<Self> {
+        let kept = core.state.lock();
+        let needed: Vec<&Arc<Node>> =
+            held.iter().filter(|held| held.is_read).map(|held| &held.variable).collect();
+        let mut elements = core.elements(&kept, &needed)?;
+        let mut holdings = Self::default();
+        let journal = holdings.journal.get_mut();
+        for Held { variable, .. } in held {
+            let entry = kept.variables.get(&variable.id);
+            let holding = Holding {
+                variable: variable.clone(),
+                version: entry.map_or(0, |entry| entry.version),
+                resets: entry.map_or(0, |entry| entry.generation().resets),
+                before: elements.remove(&variable.id),
+                now: None,
+            };
+            journal.initialized.insert(variable.id, holding.version > 0);
+            holdings.variables.insert(variable.id, holding);
+        }
+        for node in read {
+            if let Ok(start) = kept.read(node.id, &node.name) {
+                journal.starts.insert(node.id, start);
+            }
+        }
+        Ok(holdings)
+    }
+
+    /// What programs of the run are told and tell.
+    pub fn journal(&self) -> &RefCell<Journal> {
+        &self.journal
+    }
+
+    /// The held variables that had elements at the start of the run, in order.
+    pub fn initialized(&self) -> Vec<NodeId> {
+        let all = self.variables.iter().filter(|(_, holding)| holding.version > 0);
+        let mut initialized: Vec<NodeId> = all.map(|(&id, _)| id).collect();
+        initialized.sort_unstable();
+        initialized
+    }
+
+    /// The elements of a variable at the start of the run.
+    ///
+    /// # Errors
+    /// It had none.
+    pub fn start(&self, variable: NodeId) -> Result<HostTensor> {
+        self.holding(variable)?.start()
+    }
+
+    /// The elements of a variable as the run has left them; zeros for one that may have none.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn now(&self, variable: NodeId, is_optional: bool) -> Result<HostTensor> {
+        let holding = self.holding(variable)?;
+        match &holding.now {
+            Some((now, _)) => Ok(now.clone()),
+            None if holding.version == 0 && is_optional => {
+                let fact = &holding.variable.facts[0];
+                HostTensor::zeros(fact.dtype, fact.shape().unwrap_or_default())
+            }
+            None => holding.start(),
+        }
+    }
+
+    /// Notes that the run gives a variable these elements.
+    pub fn change(&mut self, variable: NodeId, now: HostTensor, change: Change) {
+        self.journal.get_mut().initialized.insert(variable, true);
+        if let Some(holding) = self.variables.get_mut(&variable) {
+            let before = holding.now.take().map(|(_, before)| before);
+            holding.now = Some((now, before.map_or(change, |before| before.then(change))));
+        }
+    }
+
+    fn holding(&self, variable: NodeId) -> Result<&Holding> {
+        let missing = || Error::internal(format!("node {} is not held", variable.0));
+        self.variables.get(&variable).ok_or_else(missing)
+    }
+
+    /// Stores what was assigned and drawn.
+    ///
+    /// # Errors
+    /// Others have stored meanwhile what can't be brought together with it; a device has no memory or is lost. Nothing
+    /// is stored then.
+    pub fn store(&self, core: &Core) -> Result<()> {
+        let changed = self.variables.values().filter(|holding| holding.now.is_some());
+        let journal = self.journal.borrow();
+        if changed.clone().next().is_none() && journal.draws.is_empty() {
+            return Ok(());
+        }
+        core.make_room(changed.clone().map(|holding| &holding.variable))?;
+        let mut kept = core.state.lock();
+        let mut ready = Vec::new();
+        for holding in changed {
+            if let Some(elements) = holding.to_store(core, &mut kept)? {
+                ready.push((holding.variable.id, elements));
+            }
+        }
+        core.store_all(&mut kept, ready)?;
+        journal.store(&mut kept);
+        Ok(())
+    }
+}
+
+impl Holding {
+    fn start(&self) -> Result<HostTensor> {
+        if self.version == 0 {
+            return Err(uninitialized(&self.variable.name));
+        }
+        let missing = || Error::internal("elements are not held").with_node(&*self.variable.name);
+        self.before.clone().ok_or_else(missing)
+    }
+
+    /// What is stored into the variable, if anything is: what a run stores into one that was reset is lost.
+    fn to_store(&self, core: &Core, kept: &mut Kept) -> Result<Option<AlignedBytes>> {
+        let Self { variable, before, now, .. } = self;
+        let Some((now, change)) = now else { return Ok(None) };
+        let entry = kept.entry(variable, HOST);
+        if entry.generation().resets != self.resets {
+            return Ok(None);
+        }
+        let is_other = entry.version != self.version;
+        match (change, before) {
+            (Change::Changed, _) if is_other => {
+                let message = "others have stored into the variable meanwhile; run again";
+                Err(Error::new(ErrorKind::Aborted, message).with_node(&*variable.name))
+            }
+            (Change::Moved, Some(before)) if is_other => {
+                let current = core.elements_of(kept, variable)?;
+                let mut bytes = AlignedBytes::copy_of(current.bytes())?;
+                add_difference(now.dtype(), &mut bytes, before.bytes(), now.bytes())?;
+                Ok(Some(bytes))
+            }
+            _ => AlignedBytes::copy_of(now.bytes()).map(Some),
+        }
+    }
+}
+
+/// Adds what a run added, `now` less `before`, to the elements in `bytes`.
+///
+/// # Errors
+/// Elements that are no numbers.
+fn add_difference(dtype: DType, bytes: &mut [u8], before: &[u8], now: &[u8]) -> Result<()> {
+    fn each<T: Element>(
+        bytes: &mut [u8],
+        before: &[u8],
+        now: &[u8],
+        add: impl Fn(T, T, T) -> T,
+    ) -> Result<()> {
+        let misfit = |_| Error::internal("elements are not aligned");
+        let before: &[T] = bytemuck::checked::try_cast_slice(before).map_err(misfit)?;
+        let now: &[T] = bytemuck::checked::try_cast_slice(now).map_err(misfit)?;
+        let size = size_of::<T>();
+        for ((to, &before), &now) in bytes.chunks_exact_mut(size).zip(before).zip(now) {
+            let sum = add(bytemuck::checked::pod_read_unaligned(to), before, now);
+            to.copy_from_slice(bytemuck::bytes_of(&sum));
+        }
+        Ok(())
+    }
+    macro_rules! by_dtype {
+        ($($integer:ident $int:ty),*; $($half:ident $h:ty),*) => {
+            match dtype {
+                DType::F32 => each::<f32>(bytes, before, now, |c, b, n| c + (n - b)),
+                DType::F64 => each::<f64>(bytes, before, now, |c, b, n| c + (n - b)),
+                $(DType::$half => each::<$h>(bytes, before, now, |c, b, n| {
+                    <$h>::from_f32(c.to_f32() + (n.to_f32() - b.to_f32()))
+                }),)*
+                $(DType::$integer => each::<$int>(bytes, before, now, |c, b, n| {
+                    c.wrapping_add(n.wrapping_sub(b))
+                }),)*
+                other => Err(Error::internal(format!("nothing is added to {other}"))),
+            }
+        };
+    }
+    by_dtype!(
+        I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64;
+        F16 half::f16, BF16 half::bf16
+    )
+}

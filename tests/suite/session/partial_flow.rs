@@ -1,0 +1,464 @@
+//! Partial runs with branches, loops, assertions, functions of the host and queues: what is computed when, what is stored
+//! at the end, and that in whatever parts a graph is run, it gives the bits of one run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use convoke::prelude::*;
+use convoke::{PartialRun, Queue, RunOptions};
+use convoke_tests::{TestDevice, devices, ramp};
+
+fn scalar(tensor: HostTensor) -> f32 {
+    tensor.scalar::<f32>().unwrap()
+}
+
+fn value(session: &Session, v: &Variable) -> f32 {
+    scalar(session.run(&[], v).unwrap())
+}
+
+fn initialized(device: &TestDevice, g: &Graph) -> Session {
+    let session = device.session(g);
+    session.run(&[], g.initializers()).unwrap();
+    session
+}
+
+/// The tensor, and a count of how often it was computed.
+fn counted(g: &Graph, x: &Tensor) -> (Tensor, Arc<AtomicUsize>) {
+    let calls = Arc::<AtomicUsize>::default();
+    let counts = calls.clone();
+    let y = g.host_function("counted", &[x], [(F32, dims![])], move |inputs| {
+        counts.fetch_add(1, Ordering::Relaxed);
+        Ok(inputs.to_vec())
+    });
+    (y[0].clone(), calls)
+}
+
+#[test]
+fn a_branch_that_has_run_does_not_run_again() {
+    for device in devices() {
+        let g = Graph::new();
+        let [x, y] = ["x", "y"].map(|name| g.placeholder(name, F32, dims![]));
+        let v = g.variable("v", Init::Constant(1.0), F32, []);
+        let (counts, calls) = counted(&g, &x);
+        let (a, b) = g.cond(
+            &x.greater(0.0),
+            || (counted(&g, &(&counts * 2.0)).0, v.assign_add(&counts)),
+            || (counts.clone(), v.read()),
+        );
+        let (sum, also) = (&a + &y, &b * &y);
+        let session = initialized(device, &g);
+        let digest = session.state_digest().unwrap();
+        let mut run = session.partial_run(&[&x, &y], (&a, &sum, &also)).unwrap();
+        assert_eq!(scalar(run.run(&[x.feed(3.0)], &a).unwrap()), 6.0, "{}", device.name);
+        assert_eq!(session.state_digest().unwrap(), digest);
+        assert_eq!(scalar(run.run(&[y.feed(10.0)], &sum).unwrap()), 16.0);
+        assert_eq!(value(&session, &v), 1.0);
+        assert_eq!(scalar(run.run(&[], &also).unwrap()), 40.0);
+        assert!(run.is_done());
+        assert_eq!(value(&session, &v), 4.0, "{}", device.name);
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        // The other branch stores nothing.
+        let mut run = session.partial_run(&[&x, &y], (&a, &sum, &also)).unwrap();
+        assert_eq!(scalar(run.run(&[x.feed(-3.0)], &a).unwrap()), -3.0);
+        run.run(&[y.feed(10.0)], (&sum, &also)).unwrap();
+        assert_eq!(value(&session, &v), 4.0);
+        // Nor does one that is left alone.
+        let mut run = session.partial_run(&[&x, &y], (&a, &sum, &also)).unwrap();
+        run.run(&[x.feed(3.0)], &a).unwrap();
+        drop(run);
+        assert_eq!(value(&session, &v), 4.0, "{}", device.name);
+    }
+}
+
+#[test]
+fn all_that_the_whole_run_needs_of_a_branch_has_its_effects() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let [v, w] = ["v", "w"].map(|name| g.variable(name, Init::Constant(0.0), F32, []));
+    let (a, b) = g.cond(&p, || (v.assign(1.0), w.assign(2.0)), || (v.read(), w.read()));
+    let session = initialized(&devices()[0], &g);
+    // TensorFlow prunes inside of branches, too: what nobody asks for is not assigned.
+    let mut run = session.partial_run(&[&p], &a).unwrap();
+    run.run(&[p.feed(true)], &a).unwrap();
+    assert_eq!((value(&session, &v), value(&session, &w)), (1.0, 0.0));
+    session.run(&[], g.initializers()).unwrap();
+    let mut run = session.partial_run(&[&p], (&a, &b)).unwrap();
+    run.run(&[p.feed(true)], &a).unwrap();
+    run.finish().unwrap();
+    assert_eq!((value(&session, &v), value(&session, &w)), (1.0, 2.0));
+    session.run(&[], g.initializers()).unwrap();
+    // As a target it gives all, in whatever step.
+    let branch = a.operation();
+    let mut run = session.partial_run(&[&p], (&a, &branch)).unwrap();
+    run.run(&[p.feed(true)], &a).unwrap();
+    assert!(run.is_done());
+    assert_eq!((value(&session, &v), value(&session, &w)), (1.0, 2.0));
+}
+
+#[test]
+fn what_is_fed_of_a_branch_is_not_computed() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let (a, b) = g.cond(
+        &p,
+        || (g.constant(1.0f32), g.constant(2.0f32)),
+        || (g.constant(3.0f32), g.constant(4.0f32)),
+    );
+    let sum = &a + &b;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let mut run = session.partial_run(&[&p, &a], (&a, &b, &sum)).unwrap();
+    run.run(&[p.feed(false), a.feed(10.0)], &b).unwrap();
+    let (a, sum) = run.run(&[], (&a, &sum)).unwrap();
+    assert_eq!((scalar(a), scalar(sum)), (10.0, 14.0));
+}
+
+#[test]
+fn loops_in_steps_carry_and_stack_once() {
+    for device in devices() {
+        let g = Graph::new();
+        let n = g.placeholder("n", I32, dims![]);
+        let x = g.placeholder("x", F32, dims![]);
+        let v = g.variable("v", Init::Constant(0.0), F32, []);
+        let (counts, calls) = counted(&g, &x);
+        let (_, last) = g.while_loop(
+            (g.constant(0i32), counts.clone()),
+            |(i, _)| i.less(&n),
+            |(i, s)| {
+                let add = v.assign_add(s).operation();
+                g.after(&[&add], || (i + 1, s * 2.0))
+            },
+        );
+        let rows = g.constant([1.0f32, 2.0, 3.0]);
+        let (sum, sums) = g.scan(last.clone(), rows.clone(), |s, row| (s + row, s * 1.0));
+        let mapped = g.map(rows, |row| row * &sum);
+        let seen = g.after(&[&last.operation()], || v.read());
+        let session = initialized(device, &g);
+        let mut run = session.partial_run(&[&n, &x], (&last, &sum, &sums, &mapped, &seen)).unwrap();
+        // What lacks is said, and nothing of the step has happened.
+        let error = run.run(&[n.feed(3)], &last).unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("x")));
+        let feeds = [n.feed(3), x.feed(1.0)];
+        assert_eq!(scalar(run.run(&feeds, &last).unwrap()), 8.0, "{}", device.name);
+        assert_eq!(scalar(run.run(&[], &sum).unwrap()), 14.0);
+        let all = run.run(&[], (&mapped, &sums)).unwrap();
+        let lists = (all.0.to_vec::<f32>().unwrap(), all.1.to_vec::<f32>().unwrap());
+        assert_eq!(lists, (vec![14.0, 28.0, 42.0], vec![8.0, 9.0, 11.0]), "{}", device.name);
+        assert_eq!(value(&session, &v), 0.0);
+        assert_eq!(scalar(run.run(&[], &seen).unwrap()), 7.0);
+        assert!(run.is_done());
+        assert_eq!((value(&session, &v), calls.load(Ordering::Relaxed)), (7.0, 1));
+    }
+}
+
+#[test]
+fn a_step_whose_assertion_fails_changes_nothing_and_is_made_again() {
+    for device in devices() {
+        let g = Graph::with_seed(3);
+        let [x, y] = ["x", "y"].map(|name| g.placeholder(name, F32, dims![]));
+        let v = g.variable("v", Init::Constant(1.0), F32, []);
+        let first = v.assign_add(&x);
+        let ok = g.assert(&y.less(10.0), "y is too large", &[&y]);
+        let add = g.after(&[&first.operation()], || {
+            g.cond(&y.less(100.0), || v.assign_add(&y), || v.read())
+        });
+        let draw = g.random_uniform(&[2], F32, 5);
+        let last = g.after(&[&ok, &add.operation()], || &draw + &y);
+        let session = initialized(device, &g);
+        let mut run = session.partial_run(&[&x, &y], (&first, &last)).unwrap();
+        assert_eq!(scalar(run.run(&[x.feed(2.0)], &first).unwrap()), 3.0);
+        for _ in 0..2 {
+            let error = run.run(&[y.feed(50.0)], &last).unwrap_err();
+            assert!(error.message().contains("y is too large"), "{error}");
+            assert!(!run.is_done());
+        }
+        let last = run.run(&[y.feed(4.0)], &last).unwrap();
+        assert!(run.is_done());
+        // Once, not three times.
+        assert_eq!(value(&session, &v), 7.0, "{}", device.name);
+        let alone = device.session(&g);
+        let drawn = alone.run(&[], &draw).unwrap().to_vec::<f32>().unwrap();
+        let sums: Vec<f32> = drawn.iter().map(|x| x + 4.0).collect();
+        assert_eq!(last.to_vec::<f32>().unwrap(), sums, "{}", device.name);
+    }
+}
+
+#[test]
+fn reads_between_branches_see_what_they_follow_in_whatever_step() {
+    for device in devices() {
+        let g = Graph::new();
+        let [x, y] = ["x", "y"].map(|name| g.placeholder(name, F32, dims![]));
+        let v = g.variable("v", Init::Constant(1.0), F32, []);
+        let w = g.variable("w", Init::Constant(1.0), F32, []);
+        let is_there = g.after(&[], || w.is_initialized());
+        let one = g.cond(&x.greater(0.0), || v.assign(&x), || v.read());
+        let between = g.after(&[&one.operation()], || v.read() * &y);
+        let two = g.after(&[&one.operation()], || {
+            g.cond(&x.greater(0.0), || v.assign_add(100.0), || v.read())
+        });
+        let three = g.after(&[&two.operation()], || v.assign_add(1000.0));
+        let after = g.after(&[&two.operation()], || v.read());
+        let all = (&one, &between, &two, &three, &after, v.value(), &is_there);
+        let session = initialized(device, &g);
+        let feeds = [x.feed(5.0), y.feed(1.0)];
+        let whole = session.run(&feeds, all).unwrap();
+        assert_eq!((scalar(whole.1), scalar(whole.4), scalar(whole.5)), (5.0, 105.0, 1.0));
+        assert_eq!(value(&session, &v), 1105.0);
+        session.run(&[], g.initializers()).unwrap();
+        let mut run = session.partial_run(&[&x, &y], all).unwrap();
+        assert_eq!(scalar(run.run(&[x.feed(5.0)], &three).unwrap()), 1105.0, "{}", device.name);
+        assert_eq!(scalar(run.run(&[y.feed(1.0)], &between).unwrap()), 5.0, "{}", device.name);
+        let (start, after, is_there) = run.run(&[], (v.value(), &after, &is_there)).unwrap();
+        assert_eq!((scalar(start), scalar(after)), (1.0, 105.0), "{}", device.name);
+        assert!(is_there.scalar::<bool>().unwrap());
+        assert!(!run.is_done());
+        assert_eq!(value(&session, &v), 1.0);
+        run.run(&[], (&one, &two)).unwrap();
+        assert!(run.is_done());
+        assert_eq!(value(&session, &v), 1105.0, "{}", device.name);
+    }
+}
+
+#[test]
+fn what_branches_add_comes_to_what_is_current() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![]);
+        let p = g.placeholder("p", Bool, dims![]);
+        let v = g.variable("v", Init::Constant(1.0), F32, []);
+        let add = v.assign_add(&x);
+        // Whether it is replaced is only known when the branch has run.
+        let set = g.after(&[&add.operation()], || g.cond(&p, || v.assign(7.0), || v.read()));
+        let session = initialized(device, &g);
+        for (p_, now) in [(false, 111.0), (true, 7.0)] {
+            session.run(&[], g.initializers()).unwrap();
+            let mut run = session.partial_run(&[&x, &p], (&add, &set)).unwrap();
+            run.run(&[x.feed(10.0)], &add).unwrap();
+            session.run(&[x.feed(100.0)], &add).unwrap();
+            run.run(&[p.feed(p_)], &set).unwrap();
+            assert_eq!(value(&session, &v), now, "{}", device.name);
+        }
+    }
+}
+
+#[test]
+fn a_step_ends_with_its_deadline() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let first = &x * 2.0;
+    let endless = g.while_loop(&first + 0.0, |s| s.less(1.0), |s| s * 1.0);
+    let session = initialized(&devices()[0], &g);
+    let mut run = session.partial_run(&[&x], (&first, &endless)).unwrap();
+    run.run(&[x.feed(0.0)], &first).unwrap();
+    let timeout = Some(std::time::Duration::from_millis(20));
+    let options = RunOptions { timeout, ..RunOptions::default() };
+    let error = run.run_with(&[], &endless, &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    assert!(!run.is_done());
+}
+
+#[test]
+fn what_a_partial_run_does_not_do_is_said() {
+    let g = Graph::new();
+    let n = g.variable("n", Init::Constant(0.0), I64, []);
+    let count = n.count_up_to(3);
+    let p = g.placeholder("p", Bool, dims![]);
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let set = g.cond(&p, || v.assign(2.0), || v.read());
+    let initial = g.after(&[&set.operation()], || v.initialized_value());
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let refused = [session.partial_run(&[], &count), session.partial_run(&[&p], &initial)];
+    for error in refused.map(Result::unwrap_err) {
+        assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
+        assert!(error.message().contains("unsupported"), "{error}");
+    }
+}
+
+/// Numbers that look random.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// A graph of some operations on vectors of three, whose order of effects is given by edges.
+struct Mixed {
+    g: Graph,
+    feeds: [Tensor; 2],
+    fetches: Vec<Tensor>,
+    q: Queue,
+    fill: Operation,
+}
+
+const FETCHES: usize = 4;
+
+impl Mixed {
+    fn new(seed: u64) -> Self {
+        let mut numbers = Numbers(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let g = Graph::with_seed(seed);
+        let feeds = ["x", "y"].map(|name| g.placeholder(name, F32, dims![3]));
+        let vs = ["v", "w"].map(|name| g.variable(name, Init::Constant(1.0), F32, [3]));
+        let q = g.fifo_queue("q", 100, [(F32, dims![3])]);
+        let fill = q.enqueue_many(&[&g.constant(ramp(&[20, 3]))]);
+        let mixed = Self { g, feeds, fetches: Vec::new(), q, fill };
+        let mut made = mixed.feeds.to_vec();
+        // The last effect: each comes after the one before.
+        let mut last = mixed.g.no_op();
+        for _ in 0..14 {
+            let (a, b) = (&made[numbers.below(made.len())], &made[numbers.below(made.len())]);
+            let v = &vs[numbers.below(2)];
+            let tensor = match numbers.below(19) {
+                what @ 0..9 => mixed.plain(what, a, b, made.len() as u64),
+                what @ 9..13 => {
+                    let effect = mixed.g.after(&[&last], || mixed.effect(what, v, a, b));
+                    last = effect.operation();
+                    effect
+                }
+                what => mixed.other(what, v, a, &last),
+            };
+            made.push(tensor);
+        }
+        let mut fetches = made.split_off(mixed.feeds.len());
+        while fetches.len() > FETCHES {
+            fetches.remove(numbers.below(fetches.len() - 1));
+        }
+        Self { fetches, ..mixed }
+    }
+
+    fn plain(&self, what: usize, a: &Tensor, b: &Tensor, seed: u64) -> Tensor {
+        let g = &self.g;
+        let rows = g.constant([[1.0f32, -2.0, 3.0], [0.5, 4.0, -1.0], [2.0, 0.0, 1.5]]);
+        let more = a.max(()).greater(b.max(()));
+        match what {
+            0 => a + b,
+            1 => (a - b) * 0.5,
+            2 => a.maximum(b),
+            3 | 4 => g.cond(&more, || a - b, || b + 1.0),
+            5 => {
+                let start = (g.constant(0i32), a.clone());
+                let n = more.cast(I32) + 2;
+                g.while_loop(start, |(i, _)| i.less(&n), |(i, x)| (i + 1, (x - b) * 0.5)).1
+            }
+            6 => g.scan(a.clone(), rows, |s, x| (s + x, s.maximum(x))).1.max(0),
+            7 => g.map(rows, |x| x + a).max(0),
+            _ => g.random_uniform(&[3], F32, seed),
+        }
+    }
+
+    fn effect(&self, what: usize, v: &Variable, a: &Tensor, b: &Tensor) -> Tensor {
+        let g = &self.g;
+        match what {
+            9 => v.assign_add(a),
+            10 => v.assign(a * 0.5),
+            11 => g.cond(&a.max(()).greater(b.max(())), || v.assign(a), || v.read()),
+            _ => {
+                let start = (g.constant(0i32), a.clone());
+                let body = |(i, x): &(Tensor, Tensor)| {
+                    let add = v.assign_add(x).operation();
+                    g.after(&[&add], || (i + 1, x - 1.0))
+                };
+                g.while_loop(start, |(i, _)| i.less(3), body).1
+            }
+        }
+    }
+
+    fn other(&self, what: usize, v: &Variable, a: &Tensor, last: &Operation) -> Tensor {
+        let g = &self.g;
+        match what {
+            13 | 14 => g.after(&[last], || v.read()),
+            15 => {
+                let ok = g.assert(&a.max(()).less(1e9), "small", &[a]);
+                g.after(&[&ok], || a + 0.5)
+            }
+            16 => g.host_function("host", &[a], [(F32, dims![3])], |x| Ok(x.to_vec())).remove(0),
+            17 => self.q.dequeue().remove(0),
+            _ => {
+                let put = self.q.enqueue(&[a]);
+                g.after(&[&put], || v.value() - a)
+            }
+        }
+    }
+
+    fn session(&self, device: &TestDevice) -> Session {
+        let session = initialized(device, &self.g);
+        session.run(&[], &self.fill).unwrap();
+        session
+    }
+}
+
+const FED: [[f32; 3]; 2] = [[3.0, -1.5, 2.0], [0.25, 5.0, -4.0]];
+
+/// All ways to spread fetches over steps, as the step of each.
+fn splits() -> Vec<[usize; FETCHES]> {
+    let steps = |code: usize| std::array::from_fn(|i| code / FETCHES.pow(i as u32) % FETCHES);
+    let all = (0..FETCHES.pow(FETCHES as u32)).map(steps);
+    let is_full = |split: &[usize; FETCHES]| {
+        let most = split.iter().copied().max().unwrap_or(0);
+        (0..most).all(|step| split.contains(&step))
+    };
+    all.filter(is_full).collect()
+}
+
+/// One step. The second feed is given when it is missing.
+fn stepped(
+    mixed: &Mixed,
+    run: &mut PartialRun,
+    fetches: &[&Tensor],
+    is_fed: &mut bool,
+) -> Vec<HostTensor> {
+    match run.run(&[], fetches.to_vec()) {
+        Err(error) if !*is_fed && error.message().contains("fed so far") => {
+            assert_eq!(error.node(), Some("y"), "{error}");
+            *is_fed = true;
+            run.run(&[mixed.feeds[1].feed(FED[1])], fetches.to_vec()).unwrap()
+        }
+        found => found.unwrap(),
+    }
+}
+
+#[test]
+fn in_whatever_parts_a_graph_runs_it_gives_the_bits_of_one_run() {
+    let splits = splits();
+    assert_eq!(splits.len(), 75);
+    for (at, device) in devices().iter().enumerate() {
+        for seed in 0..if at == 0 { 24 } else { 8 } {
+            let mixed = Mixed::new(seed);
+            let Mixed { feeds, fetches, .. } = &mixed;
+            let one = mixed.session(device);
+            let whole = [0, 1].map(|_| {
+                let found =
+                    one.run(&[feeds[0].feed(FED[0]), feeds[1].feed(FED[1])], fetches).unwrap();
+                (found, one.state_digest().unwrap())
+            });
+            let every = if at == 0 { 1 } else { 19 };
+            for split in splits.iter().skip(seed as usize % every).step_by(every) {
+                let session = mixed.session(device);
+                for (found, digest) in &whole {
+                    let mut run = session.partial_run(&[&feeds[0], &feeds[1]], fetches).unwrap();
+                    run.run(&[feeds[0].feed(FED[0])], ()).unwrap();
+                    let mut is_fed = false;
+                    for step in 0..FETCHES {
+                        let here = (0..FETCHES).filter(|&i| split[i] == step);
+                        let here: Vec<usize> = here.collect();
+                        if here.is_empty() {
+                            continue;
+                        }
+                        let own: Vec<&Tensor> = here.iter().map(|&i| &fetches[i]).collect();
+                        let results = stepped(&mixed, &mut run, &own, &mut is_fed);
+                        for (i, result) in here.into_iter().zip(results) {
+                            let text =
+                                format!("{}, seed {seed}, {split:?}, fetch {i}", device.name);
+                            assert_eq!(result, found[i], "{text}");
+                        }
+                    }
+                    assert!(run.is_done());
+                    let now = session.state_digest().unwrap();
+                    assert_eq!(now, *digest, "{}, seed {seed}, {split:?}", device.name);
+                }
+            }
+        }
+    }
+}
