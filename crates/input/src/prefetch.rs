@@ -312,7 +312,9 @@ impl<T> Shared<T> {
         let mut slots = slots.unwrap_or_else(PoisonError::into_inner);
         let made = slots.line.pop_front().flatten()?;
         slots.front = slots.front.wrapping_add(1);
-        if slots.rests && slots.line.len() <= self.depth / 2 {
+        // Where the next is not made yet, whoever is free is wanted at once.
+        let is_missing = slots.line.front().is_none_or(Option::is_none);
+        if slots.rests && (is_missing || slots.line.len() <= self.depth / 2) {
             slots.rests = false;
             self.room.notify_one();
         }

@@ -210,7 +210,9 @@ impl Core {
         }
         let mut computed = Vec::new();
         if let Some(before) = &request.planned.before {
-            let request = Request { planned: before, recent: None, puts: None, ..*request };
+            let data = request.data.iter().map(FeedData::only_read).collect::<Result<Vec<_>>>()?;
+            let request =
+                Request { planned: before, data: &data, recent: None, puts: None, ..*request };
             let outputs = &mut Outputs::Tensors(&mut computed);
             self.run_once(&request, outputs, None, None, &mut RunMetadata::default())?;
         }

@@ -33,14 +33,19 @@ impl DeviceTensor {
     /// once.
     ///
     /// That is done on GPUs, for a tensor that has no other handle, whose buffer nobody was shown, and which is fed
-    /// once; and for a result of as many bytes that is computed by the only segment of the run that reads the tensor.
+    /// once; and for a result of as many bytes that is computed by the only segment of the run that reads the tensor, and
+    /// after which no GPU has more to do.
     /// Elementwise work on it is done in place; what other kernels give is copied there at the end. Otherwise the tensor
     /// is fed as any other: so on the CPU, where two places take turns, and in runs with
     /// branches, loops or assertions and partial ones. [`RunMetadata::donations`](crate::RunMetadata::donations) counts
     /// the tensors that were overwritten.
     ///
+    /// A program keeps the memory of the last tensor that it overwrote until it is overwritten by another, or its session
+    /// is dropped or short of memory.
+    ///
     /// If the run fails, [`Donation::take_back`] gives the tensor as it was, unless what overwrites it was done when
-    /// something else failed. An index in the data that is out of range leaves it as it was.
+    /// something else failed, as a device that is lost. What the data can fail comes before: an index that is out of
+    /// range leaves it as it was.
     ///
     /// ```
     /// # use convoke_session::{Devices, OnDevice, Session};
@@ -87,8 +92,8 @@ impl Donation {
     /// A run has it.
     pub(crate) fn tensor(&self) -> Result<DeviceTensor> {
         self.lock().clone().ok_or_else(|| {
-            let message =
-                "the tensor was donated to a run, which has consumed it; feed what that run gave";
+            let message = "the tensor was donated to a run that has it or has consumed it, or it was taken back; feed \
+                           what that run gave";
             Error::new(ErrorKind::FailedPrecondition, message)
         })
     }
@@ -144,9 +149,9 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// Notes that the elements are gone.
-    pub fn set_used(&self) {
-        self.is_used.store(true, Ordering::Release);
+    /// Notes whether the elements are gone.
+    pub fn set_used(&self, is_used: bool) {
+        self.is_used.store(is_used, Ordering::Release);
     }
 }
 
@@ -196,7 +201,7 @@ impl<'a> Settled<'a> {
     pub fn consume(self) {
         for data in &self.data {
             if let FeedData::Given(given, _) = data {
-                given.set_used();
+                given.set_used(true);
             }
         }
         self.donations.iter().for_each(|donation| drop(donation.take_back()));

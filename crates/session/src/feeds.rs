@@ -60,6 +60,17 @@ impl FeedData<'_> {
         }
     }
 
+    /// As it is for a program that only reads it.
+    ///
+    /// # Errors
+    /// It is donated, and another run has it.
+    pub(crate) fn only_read(&self) -> Result<Self> {
+        match self {
+            Self::Offered(donation) => donation.tensor().map(Self::of_tensor),
+            data => Ok(data.clone()),
+        }
+    }
+
     /// The tensor, if it is on a GPU.
     pub(crate) fn resident(&self) -> Option<&DeviceTensor> {
         match self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use convoke_compiler::{Donation, ValueId};
-use convoke_graph_core::{Error, NodeId, Result};
+use convoke_graph_core::{Error, ErrorKind, NodeId, Result};
 use convoke_wgpu_backend::gpu::Timestamps;
 use convoke_wgpu_backend::{
     Carried, GpuRun, GpuSegment, GpuTensor, GpuTensors, Lease, RunOptions, Running, Sent, Work,
@@ -222,6 +222,7 @@ impl Compiled {
     ) -> Result<()> {
         let (start, waiting) = (Instant::now(), metadata.now());
         let mut arrived = None;
+        given.iter().for_each(|given| given.set_used(true));
         let run = running.wait_with(&mut |index, bytes| {
             let begun = metadata.now();
             arrived = arrived.or(begun);
@@ -240,8 +241,12 @@ impl Compiled {
                 metadata.notes.transfers.push(note);
             }
         });
+        if let Err(error) = &run {
+            // Data that is not as it should be keeps the segment from storing.
+            let stored = error.kind() != ErrorKind::InvalidArgument;
+            given.iter().for_each(|given| given.set_used(stored));
+        }
         let run = run.map_err(|e| e.with_device(&*work.device))?;
-        given.iter().for_each(|given| given.set_used());
         metadata.donations += given.len() as u64;
         metadata.dispatches += u64::from(run.dispatches);
         metadata.submissions += u64::from(run.submissions);
