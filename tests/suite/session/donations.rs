@@ -431,7 +431,7 @@ fn what_is_known_first_only_reads_it() {
         let queue = g.fifo_queue("q", 8, [(F32, dims![])]);
         let x = g.placeholder("x", F32, dims![2]);
         let fill = queue.enqueue_many(&[&g.constant([1.0f32, 2.0, 3.0])]);
-        let taken = queue.dequeue_many(&x.sum(()).cast(I32)).remove(0);
+        let taken = queue.dequeue_many(x.sum(()).cast(I32)).remove(0);
         let next = &x + 1.0;
         let session = device.session(&g);
         session.run(&[], &fill).unwrap();
