@@ -189,16 +189,12 @@ impl FlowPlan {
         let own = |control: NodeId| graph.node(control).body == BodyId::GRAPH;
         let nodes = ancestors(graph, &roots(signature), &fed, &own);
         check_nodes(&nodes, &fed)?;
-        let order = Cow::Owned(Order::new(graph, &nodes, &fed)?);
-        let mut planner = Planner {
-            graph,
-            fed,
-            plans: Vec::new(),
-            held: FxHashSet::default(),
-            initial: FxHashSet::default(),
-        };
+        let order = Order::new(graph, &nodes, &fed)?;
+        let initial = order.initial(graph, &nodes);
+        let (plans, held) = (Vec::new(), FxHashSet::default());
+        let mut planner = Planner { graph, fed, plans, held, initial };
         planner.hold(&nodes);
-        Self::of(planner, signature, nodes, order)
+        Self::of(planner, signature, nodes, Cow::Owned(order))
     }
 
     /// Plans a part of a run that holds all variables. Its nodes are among `within`, and have an order; those of `initial`

@@ -77,6 +77,26 @@ impl Order {
         order
     }
 
+    /// Whether the run gives a variable the initial value that `node` reads where there is none.
+    pub fn gives_initial(&self, graph: &GraphSnapshot, node: &Node, variable: NodeId) -> bool {
+        let gives = |id: &NodeId| {
+            let assign = graph.node(*id);
+            let is_assign = matches!(assign.op.class(), Class::State(_));
+            is_assign && assign.inputs.get(1) == node.inputs.get(1)
+        };
+        self.assigns.get(&variable).is_some_and(|assigns| assigns.iter().any(gives))
+    }
+
+    /// Those of some nodes that read an initial value which the run gives the variable.
+    pub fn initial(&self, graph: &GraphSnapshot, nodes: &[Arc<Node>]) -> FxHashSet<NodeId> {
+        let reads = nodes.iter().filter(|node| {
+            matches!(node.op.class(), Class::State(State::ReadOr))
+                && !self.after.contains_key(&node.id)
+                && node.inputs.first().is_some_and(|v| self.gives_initial(graph, node, v.node))
+        });
+        reads.map(|node| node.id).collect()
+    }
+
     /// The nodes that come before one because they assign what it assigns.
     pub fn before(&self, node: NodeId) -> &[NodeId] {
         self.before.get(&node).map_or(&[], |before| before)

@@ -233,7 +233,8 @@ impl Steps {
         match (state, self.order.after.get(&node.id)) {
             (State::Read, None) => Some(Given::Start(variable)),
             (State::ReadOr, None) => {
-                (has && !self.is_initial(node, variable)).then_some(Given::Start(variable))
+                let is_initial = self.order.gives_initial(&self.graph, node, variable);
+                (has && !is_initial).then_some(Given::Start(variable))
             }
             (State::IsInitialized, None) => Some(Given::Bool(has)),
             // What is read after a branch or loop is taken when that has run.
@@ -248,16 +249,6 @@ impl Steps {
 
     fn is_flow(&self, node: NodeId) -> bool {
         is_flow(self.graph.node(node), &self.fed)
-    }
-
-    /// Whether the run gives a variable the initial value that `node` reads where there is none.
-    fn is_initial(&self, node: &Node, variable: NodeId) -> bool {
-        let gives = |id: &NodeId| {
-            let assign = self.graph.node(*id);
-            let is_assign = matches!(assign.op.class(), Class::State(_));
-            is_assign && assign.inputs.get(1) == node.inputs.get(1)
-        };
-        self.order.assigns.get(&variable).is_some_and(|assigns| assigns.iter().any(gives))
     }
 
     /// Adds a node to a step, and what it needs.

@@ -28,8 +28,9 @@ use crate::session::{RunOptions, Session};
 /// fetched once. A fetch needs only those feeds that it depends on. Variables are read as they were when the partial run
 /// was made, unless an edge leads from an assignment. What is assigned, and how often random nodes were drawn, is stored
 /// with the step that gives the last of what was declared, or by [`Self::finish`]. A handle that is dropped before has
-/// changed nothing. Sums are added to what is current then; whatever else is made of a variable's elements at the start
-/// refuses to be stored, with [`ErrorKind::Aborted`], where others have stored into the variable meanwhile.
+/// changed nothing. Sums are added to what is current then, and an `assign` replaces it. Other changes of the elements at
+/// the start, as scatters that multiply, refuse to be stored, with [`ErrorKind::Aborted`], where others have stored into
+/// the variable meanwhile.
 ///
 /// Branches, loops, assertions and functions of the host run in the first step that needs them, with all that the whole run
 /// needs of them, and not again.
@@ -130,6 +131,22 @@ impl PartialQueues {
     }
 }
 
+/// # Errors
+/// What partial runs do not do.
+fn check_uses(uses: &Uses) -> Result<()> {
+    let is_other = |used: &&Use| used.queue.role != QueueRole::Queue || !used.early.is_empty();
+    let node = uses.queues.iter().find(is_other).map(|used| &used.node);
+    let table = uses.tables.first().map(|used| &used.node);
+    let Some(node) = node.or(table).map(|node| &**node).or(uses.finds.first().map(|t| &*t.name))
+    else {
+        return Ok(());
+    };
+    let message = "unsupported: tables that change, staging areas, accumulators, barriers, computed numbers of elements, \
+                   and queues that are chosen in the run, in a partial run; do it in a run before, and feed what it \
+                   gives";
+    Err(Error::new(ErrorKind::Unimplemented, message).with_node(node))
+}
+
 /// Values that there are.
 type Known = FxHashMap<Output, HostTensor>;
 
@@ -144,14 +161,10 @@ impl PartialRun {
             return Err(Error::invalid(message));
         }
         let graph = core.graph.snapshot();
-        let (wider, uses) = with_queues(&graph, &signature)?;
-        let is_plain = |used: &Use| used.queue.role == QueueRole::Queue;
-        if uses.is_open() || uses.has_tables() || !uses.queues.iter().all(is_plain) {
-            let message = "unsupported: tables that change, staging areas, accumulators, barriers and computed numbers of \
-                           elements in a partial run; do it in a run before, and feed what it gives";
-            return Err(Error::new(ErrorKind::Unimplemented, message));
-        }
-        let steps = Steps::new(&graph, signature.clone(), &wider)?;
+        let located = |e| core.located(e);
+        let (wider, uses) = with_queues(&graph, &signature).map_err(located)?;
+        check_uses(&uses).map_err(located)?;
+        let steps = Steps::new(&graph, signature.clone(), &wider).map_err(located)?;
         let takes = wider.feeds[signature.feeds.len()..].to_vec();
         let (fetches, puts) = (wider.fetches, Known::default());
         let queues = PartialQueues { uses, takes, fetches, taken: None, puts };
@@ -186,6 +199,16 @@ impl PartialRun {
     /// # Errors
     /// As [`Self::run`]; [`ErrorKind::Cancelled`] and [`ErrorKind::DeadlineExceeded`] as the options say.
     pub fn run_with<F: Fetch>(
+        &mut self,
+        feeds: &[Feed<'_>],
+        fetch: F,
+        options: &RunOptions,
+    ) -> Result<(F::Output, RunMetadata)> {
+        let step = self.step(feeds, fetch, options);
+        step.map_err(|e| self.session.core.located(e))
+    }
+
+    fn step<F: Fetch>(
         &mut self,
         feeds: &[Feed<'_>],
         fetch: F,

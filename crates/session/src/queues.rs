@@ -200,6 +200,9 @@ impl Inner {
         if puts(used.action) {
             kept.reserved -= 1;
         }
+        if let QueueAction::InsertMany { component } = used.action {
+            kept.parts.release(&used.keys, component);
+        }
         let Some(items) = items else { return };
         match used.action {
             QueueAction::Enqueue | QueueAction::EnqueueMany => {
@@ -227,7 +230,6 @@ impl Inner {
                 }
             }
             QueueAction::InsertMany { component } => {
-                kept.parts.release(&used.keys, component);
                 for (key, item) in used.keys.iter().zip(items) {
                     item.into_iter().for_each(|value| kept.insert_part(key, component, value));
                 }

@@ -317,3 +317,25 @@ fn gradients_of_several_runs_make_one_step() {
     // The mean of -2 and -6 is -4, of which half.
     assert_eq!(session.run(&[], w.value()).unwrap().scalar::<f32>().unwrap(), 2.0);
 }
+
+/// A step whose sizes only the run knows has one element, or the run fails and nothing has changed.
+#[test]
+fn a_step_of_several_elements_is_refused() {
+    let g = Graph::new();
+    let all = g.conditional_accumulator("all", F32, dims![], AccumulatorOptions::default());
+    let step = g.placeholder("step", I64, convoke::Dims::UnknownRank);
+    let targets = [all.apply_gradient(&g.constant(1.0f32), &step), all.set_global_step(&step)];
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[step.feed(0i64)], &targets[0]).unwrap();
+    let before = session.state_digest().unwrap();
+    for target in &targets {
+        let error = session.run(&[step.feed([2i64, 3])], target).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(
+            error.message().contains("expected a step that is a scalar of i64, got i64[2]"),
+            "{error}"
+        );
+        assert_eq!((error.node(), error.location().is_some()), (Some(&*target.name()), true));
+    }
+    assert_eq!(session.state_digest().unwrap(), before);
+}

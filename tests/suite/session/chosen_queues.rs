@@ -130,6 +130,7 @@ fn numbers_that_are_not_known_before_the_run_are_refused() {
     session.run(&[], (&fill, g.initializers())).unwrap();
     let before = session.state_digest().unwrap();
     let dequeued = q.dequeue().remove(0);
+    let table = g.mutable_table("t", I64, F32);
     let after = g.after(&[&v.assign_add(1.0).operation()], || g.constant(2).identity());
     for (n, named) in [
         (v.value().cast(I32), "v"),
@@ -137,6 +138,7 @@ fn numbers_that_are_not_known_before_the_run_are_refused() {
         (&dequeued + 1, "q_dequeue"),
         (q.size(), "q_size"),
         (after, "v"),
+        (table.size(), "t_size"),
     ] {
         let batch = q.dequeue_many(&n).remove(0);
         let error = session.run(&[], &batch).unwrap_err();

@@ -3,6 +3,28 @@
 use convoke::prelude::*;
 use convoke_tests::{Folder, devices};
 
+/// The initial value of one variable is made of another's by a branch: of what the run stores, as without a branch.
+#[test]
+fn initial_values_through_branches_are_of_what_the_run_stores() {
+    for device in devices() {
+        let g = Graph::with_seed(3);
+        let w = g.variable("w", Init::Uniform { low: 1.0, high: 2.0, seed: 5 }, F32, [8]);
+        let from = w.initialized_value();
+        let twice = g.cond(&from.sum(()).greater(0.0), || &from * 2.0, || from.clone());
+        let v = g.variable("v", Init::Tensor(twice), F32, [8]);
+        let session = device.session(&g);
+        let mut before = vec![];
+        for _ in 0..2 {
+            session.run(&[], g.initializers()).unwrap();
+            let (w, v) = session.run(&[], (&w, &v)).unwrap();
+            let [w, v] = [w, v].map(|x| x.to_vec::<f32>().unwrap());
+            assert_eq!(v, w.iter().map(|w| w * 2.0).collect::<Vec<f32>>(), "{}", device.name);
+            assert_ne!(w, before, "{}", device.name);
+            before = w;
+        }
+    }
+}
+
 /// `variables_test.py`, `testInitializationOrder`.
 #[test]
 fn initializers_run_together_in_the_order_of_their_values() {

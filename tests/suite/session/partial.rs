@@ -311,6 +311,9 @@ fn sums_come_to_what_is_current_and_other_changes_are_refused() {
         let mut run = session.partial_run(&[&x], &double).unwrap();
         run.run(&[x.feed(2.0)], &double).unwrap();
         assert_eq!(now(), [406.0, 203.0], "{}", device.name);
+        let replace = v.assign(v.value() * x.broadcast_to(&[2])).operation();
+        run_with_another(&replace).unwrap();
+        assert_eq!(now(), [812.0, 406.0], "{}", device.name);
     }
 }
 

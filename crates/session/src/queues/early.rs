@@ -112,6 +112,7 @@ fn check(graph: &GraphSnapshot, signature: &Signature, output: Output) -> Result
             Class::Random(_) => "a random operation",
             Class::Queue(_) => "what is taken from a queue",
             Class::Reader(_) => "what a reader reads",
+            Class::Table(_) | Class::Flow(Flow::Find(_)) => "a table that runs change",
             Class::Flow(Flow::Call(_)) => "a function of the host",
             Class::Flow(_) => "a branch, a loop or an assertion",
             _ => {
@@ -183,11 +184,19 @@ impl Use {
             };
         }
         if let Some(keys) = &self.early.keys {
-            resolved.keys = value(keys, data, computed)?.as_strings()?.into();
+            let keys = value(keys, data, computed)?;
+            if keys.dims().len() != 1 {
+                let message = format!("expected a vector of keys, got {}", keys.shape());
+                return Err(Error::invalid(message));
+            }
+            resolved.keys = keys.as_strings()?.into();
         }
         if let Some((index, queues)) = &self.early.queue {
-            let index = value(index, data, computed)?.to_i128s()?.first().copied();
-            let index = index.ok_or_else(|| Error::internal("an index has no element"))?;
+            let index = value(index, data, computed)?;
+            let &[index] = &index.to_i128s()?[..] else {
+                let message = format!("expected an index that is a scalar, got {}", index.shape());
+                return Err(Error::invalid(message));
+            };
             let queue = usize::try_from(index).ok().and_then(|at| queues.get(at));
             let queue = queue.ok_or_else(|| {
                 let n = queues.len();

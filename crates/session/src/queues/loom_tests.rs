@@ -225,7 +225,8 @@ fn submitted(one: &One, uses: &Uses, presence: &mut Option<Presence>) -> Result<
         presence.iter_mut().for_each(Presence::has_tried);
         if let Some(mut taken) = taken? {
             let values = std::mem::take(&mut taken.values);
-            one.queues.hold(taken).put(Puts::new(uses), &[HostTensor::from(7)]);
+            let items = Puts::new(uses).items(&[HostTensor::from(7)]);
+            one.queues.hold(taken).put(uses, items, &[HostTensor::from(7)]);
             return Ok(values);
         }
         let mut waits = again.0.lock().unwrap();
