@@ -7,7 +7,7 @@ mod programs;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use convoke_compiler::flow::FlowPlan;
@@ -37,7 +37,7 @@ use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
 use crate::submit::Runners;
-use crate::sync::{AtomicBool, MutexGuard};
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::turn::Turn;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.

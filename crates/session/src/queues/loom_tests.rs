@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use convoke_graph_core::{DType, Dims, ErrorKind, QueueKind, QueueRole, QueueSpec};
+use convoke_graph_core::{DType, Dims, ErrorKind, NodeId, QueueKind, QueueRole, QueueSpec};
 use loom::thread;
 
 use super::early::Early;
@@ -45,7 +45,7 @@ impl One {
     fn uses(&self, action: QueueAction) -> Uses {
         let (queue, node, at) = (self.spec.clone(), Arc::from("node"), Location::caller());
         let (places, early) = (vec![0], Early::default());
-        let id = convoke_graph_core::NodeId(0);
+        let id = NodeId(0);
         let queues = vec![Use { id, queue, action, node, at, places, early, keys: Arc::default() }];
         Uses { queues, ..Uses::default() }
     }
