@@ -530,3 +530,28 @@ fn what_was_asked_of_another_run_is_refused() {
     let error = session.run(&[], &a).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
 }
+
+/// What is made inside of `after` for the first time depends on nothing that trains. TensorFlow: variables are built
+/// outside of control dependencies, so that `assign_add(get_or_create_global_step(), 1)` goes anywhere.
+#[test]
+fn a_global_step_may_be_made_after_what_trains() {
+    for device in devices() {
+        let g = Graph::new();
+        let w = g.variable("w", Init::Zeros, F32, []);
+        let train = w.assign_add(0.5f32).operation();
+        let step = g.after(&[&train], || g.global_step().assign_add(1));
+        assert_eq!(step.node().controls.to_vec(), [train.id()]);
+        let made = g.find_global_step().unwrap();
+        for node in [made.handle().node(), made.value().node(), made.initializer().node()] {
+            assert!(node.controls.is_empty(), "{}", node.name);
+        }
+        let of = Monitor::new(&g, &device.devices).hook(StopAtStep::last(10));
+        let mut session = of.start().unwrap();
+        is(&mut session, made.value(), 0);
+        while !session.should_stop() {
+            session.run(&[], &step).unwrap();
+        }
+        let w = session.run(&[], &w).unwrap().scalar::<f32>().unwrap();
+        assert_eq!(w, 5.0, "{}", device.name);
+    }
+}
