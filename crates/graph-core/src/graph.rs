@@ -1,6 +1,7 @@
 //! The append-only graph: nodes, names, scopes and collections.
 
 mod connect;
+mod frozen;
 mod infer;
 mod marks;
 mod parts;
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
+use frozen::Freezes;
+pub use frozen::Frozen;
 use infer::{fold_small, op_controls};
 pub use parts::{GraphParts, NodeParts, SharedParts};
 use scopes::Scope;
@@ -61,7 +64,7 @@ pub(crate) struct GraphState {
     pub(crate) queue_runners: Vec<RunnerParts>,
     seed: u64,
     next_symbol: u32,
-    finalized: bool,
+    freezes: Freezes,
     /// What no run may feed, and the nodes of which none may fetch anything.
     unfeedable: FxHashSet<Output>,
     unfetchable: FxHashSet<NodeId>,
@@ -249,12 +252,6 @@ impl Graph {
             }
         };
         graph.nodes.iter().filter_map(|node| node.error().or_else(|| derived(node))).collect()
-    }
-
-    /// From now on no node can be added: a further operation is refused, with
-    /// [`ErrorKind::FailedPrecondition`].
-    pub fn finalize(&self) {
-        self.write().finalized = true;
     }
 
     /// The tensor called `name`: `scope/op:0`, where `:0` may be left out.
