@@ -214,6 +214,30 @@ pub(super) fn global_step(graph: &Graph, hook: &str) -> Result<Variable> {
     })
 }
 
+/// What runs add to the global step, as far as is known. A run fetches the step as it was at its start, and only where
+/// it may matter is it worth another run to look up what has come of it.
+#[derive(Debug, Default)]
+pub(super) struct Increment {
+    /// The step at the start of the last run, or after it if that is known.
+    last: Option<i64>,
+    by: Option<i64>,
+}
+
+impl Increment {
+    /// Notes that a run began at `before`. Says where it may have come to, once a run has added something.
+    pub fn may_come_to(&mut self, before: i64) -> Option<i64> {
+        self.is_at(before);
+        self.by.map(|by| before.saturating_add(by))
+    }
+
+    /// Notes the step.
+    pub fn is_at(&mut self, step: i64) {
+        let by = self.last.replace(step).map(|last| step.saturating_sub(last));
+        // Runs that count nothing, and another session that begins further back, tell nothing of the next run.
+        self.by = by.filter(|&by| by > 0).or(self.by);
+    }
+}
+
 /// The step that a session has come to.
 ///
 /// # Errors
