@@ -780,3 +780,25 @@ fn a_run_without_a_limit_stays_so() {
         assert_eq!(hook.seen.unwrap().timeout, expected);
     }
 }
+
+/// A thread that fails in each session does not have each run begin anew for ever, though the runs themselves succeed.
+#[test]
+fn a_thread_that_always_fails_ends_a_training() {
+    struct Lost;
+    impl Hook for Lost {
+        fn after_create_session(&mut self, _: &Session, coordinator: &Coordinator) -> Result<()> {
+            coordinator.request_stop_with(unavailable())
+        }
+    }
+    let folder = Folder::new("monitored-always");
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    let of = monitor(&g).saver(Saver::new(folder.path().join("model"))).recoveries(3).hook(Lost);
+    let mut session = of.start().unwrap();
+    for _ in 0..3 {
+        assert!(!session.should_stop());
+        is(&mut session, &next, 1);
+    }
+    assert!(session.should_stop());
+    assert_eq!(session.close().unwrap_err().kind(), ErrorKind::Unavailable);
+}
