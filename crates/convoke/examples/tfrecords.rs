@@ -4,6 +4,7 @@
 //! `cargo run --release --example tfrecords -- FOLDER [STEPS]`. The files are written into the folder, which must
 //! exist, at the first start; a later start trains up to STEPS in all.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use convoke::data::{Images, digits};
@@ -17,7 +18,8 @@ use convoke::{
 const FILES: usize = 4;
 const READERS: usize = 2;
 const BATCH: usize = 32;
-const SAVE_EVERY: i64 = 50;
+const TELL_EVERY: i64 = 50;
+const SAVE_EVERY: u64 = 50;
 const PIXELS: usize = 64;
 
 type Failure = Box<dyn std::error::Error>;
@@ -31,27 +33,28 @@ fn main() -> Result<(), Failure> {
 
     let saver = Saver::new(folder.join("digits"));
     let begun = saver.latest()?.map_or(0, |checkpoint| checkpoint.step);
+    if begun > 0 {
+        println!("goes on from step {begun}");
+    }
     let g = Graph::with_seed(1);
     // A start that goes on has the files in another order than the one before.
     let examples = examples(&g, files, begun);
     let model = Model::new(&g, &examples.dequeue_many(BATCH).remove(0));
     let tested = model.records.feed(records(&data.test)?);
     let mut tests = FinalOps::new((&model.step, &model.loss, &model.accuracy)).feed(tested);
-    let session = Monitor::new(&g, &Devices::cpu())
-        .saver(saver.clone())
-        .hook(CheckpointSaver::every_steps(saver, SAVE_EVERY.unsigned_abs()))
-        .hook(&mut tests)
-        .start()?;
+    let saves = CheckpointSaver::every_steps(saver.clone(), SAVE_EVERY).on_save(|saved| {
+        println!("saved step {}", saved.step);
+        Ok(ControlFlow::Continue(()))
+    });
+    let session =
+        Monitor::new(&g, &Devices::cpu()).saver(saver).hook(saves).hook(&mut tests).start()?;
     let mut step = session.session()?.run(&[], &model.step)?.scalar::<i64>()?;
-    if step > 0 {
-        println!("resumed at step {step}");
-    }
     session.supervise(|session| {
         while step < steps && !session.should_stop() {
             let (loss, counted) = session.run(&[], (&model.loss, &model.train))?;
             step = counted.scalar()?;
-            if step % SAVE_EVERY == 0 {
-                println!("step {step}: loss {:.4}, saved", loss.scalar::<f32>()?);
+            if step % TELL_EVERY == 0 {
+                println!("step {step}: loss {:.4}", loss.scalar::<f32>()?);
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ pub use convoke_derive::Fetch;
 pub use convoke_graph_core::{
     AccumulatorOptions, Amount, AssertOp, Attribute, Attributes, Backward, Barrier, BatchNorm,
     Body, BodyId, BranchOp, Build, Class, Collection, ConditionalAccumulator, Conv2d, CustomKernel,
-    DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, FindOp, Flow, Graph,
+    DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, FindOp, Flow, Frozen, Graph,
     GraphParts, GraphSnapshot, HostCall, HostFunction, HostTensor, ImageLayout, IndexedSlices,
     Init, IntoFeed, IntoTensor, KernelShapes, Layout, LookupTable, LoopOp, LoopOptions,
     MutableTable, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError, Operation, Output,

@@ -1,11 +1,12 @@
 //! The append-only graph: nodes, names, scopes and collections.
 
 mod connect;
+mod frozen;
 mod infer;
 mod marks;
 mod parts;
+mod scopes;
 
-use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,8 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
+use frozen::Freezes;
+pub use frozen::Frozen;
 use infer::{fold_small, op_controls};
 pub use parts::{GraphParts, NodeParts, SharedParts};
+use scopes::Scope;
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
@@ -60,7 +64,7 @@ pub(crate) struct GraphState {
     pub(crate) queue_runners: Vec<RunnerParts>,
     seed: u64,
     next_symbol: u32,
-    finalized: bool,
+    freezes: Freezes,
     /// What no run may feed, and the nodes of which none may fetch anything.
     unfeedable: FxHashSet<Output>,
     unfetchable: FxHashSet<NodeId>,
@@ -170,35 +174,6 @@ impl GraphSnapshot {
     }
 }
 
-/// What scopes add to nodes that are built inside of them. Scopes are entered by closures and hold for
-/// the thread that entered them.
-#[derive(Clone)]
-enum Scope {
-    Name(Arc<str>),
-    Device(Arc<str>),
-    Container(Option<Arc<str>>),
-    Control(SmallVec<[NodeId; 1]>),
-    Colocate(NodeId),
-    /// What is built inside belongs to a branch or loop. What comes before that does so once, so that controls of
-    /// scopes around it are none of its nodes'.
-    Body(BodyId),
-    /// An operation of another graph was named: what is built inside is refused.
-    Foreign(Arc<str>),
-}
-
-thread_local! {
-    static SCOPES: RefCell<Vec<(u64, Scope)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Leaves a scope when dropped, also by a panic in the closure.
-struct Entered;
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        SCOPES.with_borrow_mut(Vec::pop);
-    }
-}
-
 static NEXT_GRAPH: AtomicU64 = AtomicU64::new(1);
 
 impl Default for Graph {
@@ -277,12 +252,6 @@ impl Graph {
             }
         };
         graph.nodes.iter().filter_map(|node| node.error().or_else(|| derived(node))).collect()
-    }
-
-    /// From now on no node can be added: a further operation is refused, with
-    /// [`ErrorKind::FailedPrecondition`].
-    pub fn finalize(&self) {
-        self.write().finalized = true;
     }
 
     /// The tensor called `name`: `scope/op:0`, where `:0` may be left out.
@@ -446,6 +415,7 @@ impl Graph {
                 }
                 Scope::Device(name) => device = Some(name.clone()),
                 Scope::Container(name) => container = name.clone(),
+                Scope::Uncontrolled => controls.clear(),
                 Scope::Control(ids) => controls.extend_from_slice(ids),
                 Scope::Colocate(id) => colocated.push(*id),
             }
@@ -464,9 +434,8 @@ impl Graph {
         });
         let leaked =
             controls.iter().find(|id| !state.encloses(state.nodes[id.0 as usize].body, body));
-        let leaked = leaked.copied();
         let (facts, invalid) = match leaked {
-            Some(id) => state.refuse(state.leaves(id)),
+            Some(&id) => state.refuse(state.leaves(id)),
             None => state.infer(self.id(), body, &*op, inputs, foreign),
         };
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());
@@ -540,26 +509,6 @@ impl Graph {
             ids.push(operation.id());
         }
         Scope::Control(ids)
-    }
-
-    fn enter<R>(&self, scope: Scope, build: impl FnOnce() -> R) -> R {
-        SCOPES.with_borrow_mut(|scopes| scopes.push((self.id(), scope)));
-        let _entered = Entered;
-        build()
-    }
-
-    fn scopes(&self) -> Vec<Scope> {
-        SCOPES.with_borrow(|scopes| {
-            scopes.iter().filter(|(id, _)| *id == self.id()).map(|(_, s)| s.clone()).collect()
-        })
-    }
-
-    fn name_prefix(&self) -> String {
-        let name = self.scopes().into_iter().rev().find_map(|s| match s {
-            Scope::Name(name) => Some(format!("{name}/")),
-            _ => None,
-        });
-        name.unwrap_or_default()
     }
 
     /// The shared variables, while nobody else adds one.

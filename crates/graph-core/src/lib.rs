@@ -47,7 +47,7 @@ pub use fact::{Contents, Dim, Dims, Fact};
 pub use feed::{Feed, FeedValue, IntoFeed, Resident};
 pub use gradient::Backward;
 pub use graph::{
-    BodyId, Collection, Graph, GraphParts, GraphSnapshot, Node, NodeId, NodeParts, Output,
+    BodyId, Collection, Frozen, Graph, GraphParts, GraphSnapshot, Node, NodeId, NodeParts, Output,
     SharedParts,
 };
 pub use handles::{IntoTensor, Operation, Tensor, Variable};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use convoke_graph_core::{Error, Result};
 
-/// A name and a version by which a session is known in logs, errors of runs that wait, metadata and traces.
+/// A name and a version by which a session is known in logs, metadata and traces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionMetadata {
     /// The name; it may be empty.

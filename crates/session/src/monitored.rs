@@ -18,15 +18,17 @@ mod timer;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use convoke_graph_core::{Error, ErrorKind, Feed, Graph, Result};
+use convoke_graph_core::{Error, ErrorKind, Feed, Frozen, Graph, Result};
 use convoke_input::Coordinator;
 
 pub use checkpoint_saver::{CheckpointSaver, Saved};
 use current::{Current, Start};
 pub use feed_fn::FeedFn;
 pub use final_ops::FinalOps;
+use hook::End;
 pub use hook::{AfterRun, BeforeRun, Hook, Wanted};
 pub use logging_tensor::LoggingTensor;
 pub use nan_tensor::NanTensor;
@@ -42,19 +44,26 @@ use crate::metadata::RunMetadata;
 use crate::saver::Saver;
 use crate::session::{RunOptions, Session, SessionOptions};
 
+/// How often in a row a session is made in place of another, if nobody says so.
+const RECOVERIES: usize = 5;
+
 /// What a monitored session is made of.
 pub struct Monitor<'h> {
     start: Start<'h>,
     hooks: Vec<Box<dyn Hook + 'h>>,
-    recoveries: usize,
+    recoveries: Option<usize>,
 }
 
 /// A session that takes care of a training.
 ///
 /// It begins where the newest checkpoint of its saver stands, initialises the variables that this leaves without
-/// elements, and starts the graph's queue runners. [Hooks](Hook) see each run. A run that ends with
-/// [`ErrorKind::Aborted`] or [`ErrorKind::Unavailable`], from wherever, is made again in a new session, which begins
-/// from the newest checkpoint as well. The end of the inputs, [`ErrorKind::OutOfRange`], ends it without an error.
+/// elements, and starts the graph's queue runners. [Hooks](Hook) see each run. The end of the inputs,
+/// [`ErrorKind::OutOfRange`], ends it without an error. While it is there nothing can be added to the graph.
+///
+/// With a saver, a run that ends with [`ErrorKind::Aborted`] or [`ErrorKind::Unavailable`], or of which a thread of the
+/// coordinator does, is made again in a new session, which begins from the newest checkpoint as well. Without one such
+/// an error comes back, as a new session would begin from the initial values, and what was trained would be lost; see
+/// [`Monitor::recoveries`]. So does an error of a hook, as it says nothing of the session.
 ///
 /// ```
 /// # use convoke_session::{Devices, Monitor, StopAtStep};
@@ -82,17 +91,32 @@ pub struct MonitoredSession<'h> {
     hooks: Vec<Box<dyn Hook + 'h>>,
     /// None between an end and a new beginning.
     now: Option<Current>,
+    /// Why the last session could not be made.
+    lost: Option<Error>,
+    /// Whether somebody has asked for the end, of whichever session.
+    is_end_wanted: AtomicBool,
+    /// Whether who asked was told to stop for nothing but a thread's error.
+    has_told_of_thread: AtomicBool,
     recoveries: usize,
     /// How often it has recovered since a run succeeded.
     n_recovered: usize,
     /// How many runs were begun.
     n_runs: u64,
+    _frozen: Frozen,
+}
+
+/// What has failed.
+enum Failure {
+    /// The session or its run: another may do better.
+    Session(Error),
+    /// A hook, after the session or the run was made.
+    Hook(Error),
 }
 
 impl<'h> Monitor<'h> {
     /// Sessions of this graph on these devices, without a saver and without hooks.
     pub fn new(graph: &Graph, devices: &Devices) -> Self {
-        Self { start: Start::new(graph, devices), hooks: Vec::new(), recoveries: 5 }
+        Self { start: Start::new(graph, devices), hooks: Vec::new(), recoveries: None }
     }
 
     /// The options of its sessions.
@@ -117,6 +141,13 @@ impl<'h> Monitor<'h> {
         self
     }
 
+    /// Feeds the initialisers, of each session that needs them, with this as well. TensorFlow: `init_feed_dict`.
+    #[must_use]
+    pub fn init_feed(mut self, feed: Feed<'static>) -> Self {
+        self.start.init_feeds.push(feed);
+        self
+    }
+
     /// What to do with a session that was initialised and not restored, before queue runners start.
     #[must_use]
     pub fn init(mut self, init: impl FnMut(&Session) -> Result<()> + 'h) -> Self {
@@ -132,39 +163,54 @@ impl<'h> Monitor<'h> {
         self
     }
 
-    /// How often in a row a session is made in place of another before a run succeeds: 5 at first. TensorFlow tries
-    /// for ever.
+    /// How often in a row a session is made in place of another before a run succeeds. At first that is 5; but without a
+    /// saver, once there was a session, 0: another would begin from the initial values, and what was trained would be
+    /// lost without a word. TensorFlow tries for ever, with or without.
     #[must_use]
     pub fn recoveries(mut self, n: usize) -> Self {
-        self.recoveries = n;
+        self.recoveries = Some(n);
         self
     }
 
-    /// How long the threads of the coordinator have to end after a stop: two minutes at first.
+    /// How long the threads of the coordinator have to end after a stop: two minutes at first. One that waits in a run
+    /// of the session for what does not come takes all of it; then the session is closed, which ends that run.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.start.grace = grace;
         self
     }
 
-    /// Lets hooks begin, finalizes the graph, and makes the first session.
+    /// Lets hooks begin, freezes the graph until the monitored session is dropped, and makes the first session.
     ///
     /// # Errors
+    /// The graph is no longer frozen then; what hooks have added to it is there.
+    ///
     /// What hooks refuse; as [`Session::with_options`], [`Saver::restore_latest_with`] and
     /// [`Session::start_queue_runners`]; what initialisers refuse.
     pub fn start(mut self) -> Result<MonitoredSession<'h>> {
         for hook in &mut self.hooks {
             hook.begin(&self.start.graph)?;
         }
+        let frozen = self.start.graph.freeze();
         self.start.find_variables();
-        self.start.graph.finalize();
-        let Self { start, hooks, recoveries } = self;
-        let (now, n_recovered, n_runs) = (None, 0, 0);
-        let mut session = MonitoredSession { start, hooks, now, recoveries, n_recovered, n_runs };
-        while let Err(error) = session.make() {
-            session.recover(error)?;
+        let has_saver = self.start.saver.is_some();
+        let mut session = MonitoredSession {
+            start: self.start,
+            hooks: self.hooks,
+            now: None,
+            lost: None,
+            is_end_wanted: AtomicBool::new(false),
+            has_told_of_thread: AtomicBool::new(false),
+            recoveries: self.recoveries.unwrap_or(RECOVERIES),
+            n_recovered: 0,
+            n_runs: 0,
+            _frozen: frozen,
+        };
+        while let Err(failure) = session.make() {
+            session.recover(failure)?;
         }
         session.n_recovered = 0;
+        session.recoveries = self.recoveries.unwrap_or(if has_saver { RECOVERIES } else { 0 });
         Ok(session)
     }
 }
@@ -173,8 +219,8 @@ impl MonitoredSession<'_> {
     /// As [`Session::run`], with what hooks add to it, and again in a new session where that helps.
     ///
     /// # Errors
-    /// As [`Session::run`], and those of hooks and new sessions. If a thread of the coordinator has failed, its error,
-    /// which is the cause.
+    /// As [`Session::run`], and those of hooks and new sessions. If the run fails and a thread of the coordinator has
+    /// failed, its error, which is the cause.
     pub fn run<F: Fetch>(&mut self, feeds: &[Feed<'_>], fetch: F) -> Result<F::Output> {
         self.run_with(feeds, fetch, RunOptions::default()).map(|(output, _)| output)
     }
@@ -190,28 +236,52 @@ impl MonitoredSession<'_> {
         options: RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
         loop {
+            match self.thread_error().filter(|error| self.recovers(error)) {
+                // Who has asked for the end has what was trained until then.
+                Some(error) if !self.is_end_wanted() => self.recover(Failure::Session(error))?,
+                _ => {}
+            }
             match self.make().and_then(|()| self.attempt(feeds, &fetch, &options)) {
                 Ok(given) => {
-                    self.n_recovered = 0;
+                    // A thread that fails again and again would have each run begin anew.
+                    if self.thread_error().is_none() {
+                        self.n_recovered = 0;
+                    }
                     return Ok(given);
                 }
-                Err(error) => self.recover(error)?,
+                Err(failure) => self.recover(failure)?,
             }
         }
     }
 
     /// Whether somebody has asked for the end: a hook, [`Self::request_stop`], or a thread that has failed. Not a
-    /// thread whose error the next run recovers from.
+    /// thread whose error the next run recovers from. Also if the last session could not be made anew.
     pub fn should_stop(&self) -> bool {
-        self.now.as_ref().is_some_and(|Current { coordinator, .. }| {
-            let recovers = coordinator.check().is_err_and(|error| self.recovers(&error));
-            coordinator.should_stop() && !recovers
-        })
+        let Some(now) = &self.now else { return true };
+        if self.is_end_wanted() || !now.coordinator.should_stop() {
+            return self.is_end_wanted();
+        }
+        let error = now.coordinator.check().err();
+        let stops = !error.as_ref().is_some_and(|error| self.recovers(error));
+        if stops && error.is_some() {
+            self.has_told_of_thread.store(true, Ordering::Relaxed);
+        }
+        stops
     }
 
-    /// Asks for the end.
+    /// Asks for the end, also of a session that is made in place of this one.
     pub fn request_stop(&self) {
+        self.is_end_wanted.store(true, Ordering::Relaxed);
         self.now.iter().for_each(|now| now.coordinator.request_stop());
+    }
+
+    fn is_end_wanted(&self) -> bool {
+        self.is_end_wanted.load(Ordering::Relaxed)
+    }
+
+    /// That for which a thread has failed.
+    fn thread_error(&self) -> Option<Error> {
+        self.now.as_ref()?.coordinator.check().err()
     }
 
     /// The session, for runs that no hook sees.
@@ -248,40 +318,63 @@ impl MonitoredSession<'_> {
     /// Lets the hooks end, stops and joins the threads, and closes the session. To drop it leaves out the hooks' ends.
     ///
     /// # Errors
-    /// Those of the hooks, else that for which a thread has failed.
+    /// [`ErrorKind::FailedPrecondition`] if the last session could not be made anew: no hook has ended. Those of the
+    /// hooks, else that for which a thread has failed; but `Aborted` and `Unavailable` of a thread are only logged,
+    /// unless they are why [`Self::should_stop`] was true.
     pub fn close(mut self) -> Result<()> {
+        self.current()?;
         let Some(now) = self.now.take() else { return Ok(()) };
         let ended = self.hooks.iter_mut().try_for_each(|hook| hook.end(&now.session));
-        let stopped = now.stop(self.start.grace);
+        let has_told = *self.has_told_of_thread.get_mut();
+        let stopped = now.stop(self.start.grace).or_else(|error| {
+            if has_told || !may_pass(&error) {
+                return Err(error);
+            }
+            tracing::warn!("a thread has failed, which the training no longer needs: {error}");
+            Ok(())
+        });
         ended.and(stopped)
     }
 
     fn current(&self) -> Result<&Current> {
         self.now.as_ref().ok_or_else(|| {
-            let message = "there is no session: the last could not be made anew; run makes another";
+            let why = self.lost.as_ref().map_or("", Error::message);
+            let message = format!(
+                "there is no session, as none could be made anew: {why}; run makes another"
+            );
             Error::new(ErrorKind::FailedPrecondition, message)
         })
     }
 
     /// Makes a session, if there is none.
-    fn make(&mut self) -> Result<()> {
+    fn make(&mut self) -> Result<(), Failure> {
         if self.now.is_some() {
             return Ok(());
         }
-        let now = self.start.session()?;
+        let made = self.start.session().map_err(Failure::Session);
+        let made = made.and_then(|now| self.begin(now));
+        if let Err(Failure::Session(error) | Failure::Hook(error)) = &made {
+            self.lost = Some(error.clone());
+        }
+        made
+    }
+
+    fn begin(&mut self, now: Current) -> Result<(), Failure> {
         let Current { session, coordinator } = &now;
-        let started = session.start_queue_runners(coordinator).and_then(|_| {
+        let started = session.start_queue_runners(coordinator).map_err(Failure::Session);
+        let begun = started.and_then(|_| {
             let mut hooks = self.hooks.iter_mut();
-            hooks.try_for_each(|hook| hook.after_create_session(session, coordinator))
+            let begun = hooks.try_for_each(|hook| hook.after_create_session(session, coordinator));
+            begun.map_err(Failure::Hook)
         });
-        match started {
+        match begun {
             Ok(()) => {
                 self.now = Some(now);
                 Ok(())
             }
-            Err(error) => {
+            Err(failure) => {
                 let cause = now.stop(self.start.grace).err();
-                Err(cause.unwrap_or(error))
+                Err(cause.map_or(failure, Failure::Session))
             }
         }
     }
@@ -292,13 +385,14 @@ impl MonitoredSession<'_> {
         feeds: &[Feed<'_>],
         fetch: &F,
         options: &RunOptions,
-    ) -> Result<(F::Output, RunMetadata)> {
+    ) -> Result<(F::Output, RunMetadata), Failure> {
         self.n_runs = self.n_runs.wrapping_add(1);
         let run = self.n_runs;
         let Some(Current { session, coordinator }) = &self.now else {
-            return Err(Error::internal("a run without a session"));
+            return Err(Error::internal("a run without a session").into());
         };
-        let mut before = BeforeRun::new(session, coordinator, run, options.clone());
+        let end = End { is_wanted: &self.is_end_wanted, coordinator };
+        let mut before = BeforeRun::new(session, end, run, options.clone());
         for hook in &mut self.hooks {
             hook.before_run(&mut before)?;
         }
@@ -307,33 +401,34 @@ impl MonitoredSession<'_> {
         for feed in more {
             if all.iter().any(|other| other.tensor.is(&feed.tensor)) {
                 let message = "the same tensor is fed twice: by hooks, or by a hook and the caller";
-                return Err(Error::invalid(message).with_node(feed.tensor.name()));
+                return Err(Error::invalid(message).with_node(feed.tensor.name()).into());
             }
             all.to_mut().push(feed);
         }
         let merged = Merged { fetch, hooks: &list };
         let ((output, values), metadata) = session.run_with(&all, merged, options.clone())?;
         let (values, metadata_of, options) = (&values[..], &metadata, &options);
-        let after = AfterRun { session, coordinator, run, values, metadata: metadata_of, options };
+        let after = AfterRun { session, end, run, values, metadata: metadata_of, options };
         for hook in &mut self.hooks {
-            hook.after_run(&after)?;
+            hook.after_run(&after).map_err(Failure::Hook)?;
         }
         Ok((output, metadata))
     }
 
     /// Whether another session may do better.
     fn recovers(&self, error: &Error) -> bool {
-        matches!(error.kind(), ErrorKind::Aborted | ErrorKind::Unavailable)
-            && self.n_recovered < self.recoveries
+        may_pass(error) && self.n_recovered < self.recoveries
     }
 
     /// Makes room for another session, if that may do better.
     ///
     /// # Errors
     /// The cause, if not.
-    fn recover(&mut self, error: Error) -> Result<()> {
-        let of_thread = self.now.as_ref().and_then(|now| now.coordinator.check().err());
-        let error = of_thread.unwrap_or(error);
+    fn recover(&mut self, failure: Failure) -> Result<()> {
+        let error = match failure {
+            Failure::Session(error) => self.thread_error().unwrap_or(error),
+            Failure::Hook(error) => return Err(error),
+        };
         if !self.recovers(&error) {
             return Err(error);
         }
@@ -341,6 +436,10 @@ impl MonitoredSession<'_> {
         tracing::warn!(
             "the session is made anew, from the newest checkpoint if there is one: {error}"
         );
+        let asked = self.now.as_ref().is_some_and(|Current { coordinator, .. }| {
+            coordinator.should_stop() && coordinator.check().is_ok()
+        });
+        *self.is_end_wanted.get_mut() |= asked;
         self.discard();
         Ok(())
     }
@@ -357,6 +456,17 @@ impl Drop for MonitoredSession<'_> {
     fn drop(&mut self) {
         self.discard();
     }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Session(error)
+    }
+}
+
+/// Whether it may be otherwise the next time.
+fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Aborted | ErrorKind::Unavailable)
 }
 
 /// What the caller fetches, and behind it what hooks do.

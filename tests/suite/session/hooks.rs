@@ -50,6 +50,23 @@ fn stop_based_with_multiple_steps() {
     assert!(session.should_stop());
 }
 
+/// Runs that count several steps each: the first that comes to the number or beyond is the last.
+#[test]
+fn stop_based_on_runs_of_several_steps() {
+    for (last, runs) in [(3, 1), (4, 1), (5, 2), (11, 3)] {
+        let g = Graph::new();
+        let next = g.global_step().assign_add(4).operation();
+        let no_op = g.no_op();
+        let mut session = monitor(&g, StopAtStep::last(last));
+        for made in 1..=runs {
+            session.run(&[], &next).unwrap();
+            assert_eq!(session.should_stop(), made == runs, "{last}: {made}");
+            // One that counts none tells nothing of the others.
+            session.run(&[], &no_op).unwrap();
+        }
+    }
+}
+
 /// TensorFlow: hooks that count raise without a global step.
 #[test]
 fn a_global_step_should_be_created() {
@@ -142,6 +159,39 @@ fn save_steps_saves_periodically() {
     assert_eq!(latest(), 5);
     // What is saved already is not saved again.
     assert_eq!(told, [0, 2, 4, 5]);
+}
+
+/// TensorFlow: `test_save_steps_saves_periodically_with_steps_per_run`: the first run that comes to the step or beyond.
+#[test]
+fn runs_of_several_steps_are_saved_in_time() {
+    let folder = Folder::new("hooks-several");
+    let saver = Saver::new(folder.path().join("model"));
+    let g = Graph::new();
+    let next = g.global_step().assign_add(4).operation();
+    let mut session = monitor(&g, CheckpointSaver::every_steps(saver.clone(), 6));
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        session.run(&[], &next).unwrap();
+        seen.push(saver.latest().unwrap().unwrap().step);
+    }
+    assert_eq!(seen, [0, 8, 8, 16, 16]);
+}
+
+/// What could not be saved is saved by the next run, or at the end.
+#[test]
+fn what_could_not_be_saved_is_saved_later() {
+    let folder = Folder::new("hooks-later");
+    let dir = folder.path().join("models");
+    std::fs::create_dir(&dir).unwrap();
+    let saver = Saver::new(dir.join("model"));
+    let (g, _, _, next) = counted();
+    let mut session = monitor(&g, CheckpointSaver::every_steps(saver.clone(), 2));
+    session.run(&[], &next).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(session.run(&[], &next).unwrap_err().kind(), ErrorKind::NotFound);
+    std::fs::create_dir(&dir).unwrap();
+    session.close().unwrap();
+    assert_eq!(saver.latest().unwrap().unwrap().step, 2);
 }
 
 /// TensorFlow: `test_listener_stops_training_in_after_save`.

@@ -93,6 +93,37 @@ impl Hook for RaiseOnce {
     }
 }
 
+/// Fails once in each of these ways that has an error.
+#[derive(Default)]
+struct Fails {
+    /// When the second session is created.
+    again: Option<Error>,
+    created: Option<Error>,
+    ran: Option<Error>,
+    /// A thread, while the run is made.
+    thread: Option<Error>,
+    coordinator: Option<Coordinator>,
+}
+
+impl Hook for Fails {
+    fn after_create_session(&mut self, _: &Session, coordinator: &Coordinator) -> Result<()> {
+        let is_second = self.coordinator.replace(coordinator.clone()).is_some();
+        let error = self.created.take();
+        error.or(self.again.take_if(|_| is_second)).map_or(Ok(()), Err)
+    }
+
+    fn after_run(&mut self, _: &AfterRun<'_>) -> Result<()> {
+        if let (Some(coordinator), Some(error)) = (&self.coordinator, self.thread.take()) {
+            coordinator.request_stop_with(error)?;
+        }
+        self.ran.take().map_or(Ok(()), Err)
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "lost for now")
+}
+
 /// TensorFlow: `test_defaults`: variables have their initial values.
 #[test]
 fn defaults() {
@@ -229,10 +260,11 @@ fn recover_and_retry_on_aborted_error() {
         let g = Graph::new();
         let (step, next) = counted(&g);
         let mut fake = FakeHook::default();
-        let mut of = monitor(&g).hook(&mut fake).hook(RaiseOnce { n: 4, kind });
-        if saves {
-            of = of.saver(saver.clone()).hook(CheckpointSaver::every_steps(saver.clone(), 1));
-        }
+        let of = monitor(&g).hook(&mut fake).hook(RaiseOnce { n: 4, kind });
+        let of = match saves {
+            true => of.saver(saver.clone()).hook(CheckpointSaver::every_steps(saver.clone(), 1)),
+            false => of.recoveries(1),
+        };
         // A session that is given up gives back its name.
         let metadata = Some(SessionMetadata { name: "retried".into(), version: i64::from(saves) });
         let of = of.options(SessionOptions { metadata, ..SessionOptions::default() });
@@ -400,13 +432,11 @@ fn recovery_from_coordinator_exception() {
     let g = Graph::new();
     let (_, next) = counted(&g);
     let mut fake = FakeHook::default();
-    let mut session = monitor(&g).hook(&mut fake).start().unwrap();
+    let mut session = monitor(&g).recoveries(1).hook(&mut fake).start().unwrap();
     is(&mut session, &next, 1);
     let coordinator = session.coordinator().unwrap().clone();
     coordinator.request_stop_with(Error::new(ErrorKind::Aborted, "lost")).unwrap();
     assert!(!session.should_stop(), "the next run recovers");
-    // Nobody notices before a run fails.
-    session.session().unwrap().close();
     is(&mut session, &next, 1);
     assert!(coordinator.joined());
     drop(session);
@@ -485,9 +515,9 @@ fn merge_run_options_from_hooks() {
     }
 }
 
-/// TensorFlow: `test_graph_finalized_during_run_unfinalized_after_exit`; here it stays so.
+/// TensorFlow: `test_graph_finalized_during_run_unfinalized_after_exit`. Also after a start that fails.
 #[test]
-fn the_graph_is_finalized_after_hooks_have_begun() {
+fn graph_finalized_during_run_unfinalized_after_exit() {
     struct Adds(Option<Tensor>);
     impl Hook for Adds {
         fn begin(&mut self, graph: &Graph) -> Result<()> {
@@ -505,7 +535,27 @@ fn the_graph_is_finalized_after_hooks_have_begun() {
     );
     session.close().unwrap();
     let added = hook.0.unwrap();
-    is(&mut monitor(&g).start().unwrap(), &added, 3);
+    let mut session = monitor(&g).start().unwrap();
+    is(&mut session, &added, 3);
+    drop(session);
+    let fails = |_: &Session| Err(Error::invalid("no start"));
+    monitor(&g).init(fails).start().unwrap_err();
+    let after = g.constant(4i64);
+    let is_4 = || Session::new(&g, &Devices::cpu()).unwrap().run(&[], &after).unwrap();
+    assert_eq!(is_4().scalar::<i64>().unwrap(), 4);
+    // One that its maker has finalized stays so, and one of two sessions is enough.
+    let both = (monitor(&g).start().unwrap(), monitor(&g).start().unwrap());
+    drop(both.0);
+    let refused = |g: &Graph| {
+        let late = Session::new(g, &Devices::cpu()).unwrap().run(&[], &g.constant(1i64));
+        late.is_err_and(|error| error.kind() == ErrorKind::FailedPrecondition)
+    };
+    assert!(refused(&g));
+    drop(both.1);
+    assert!(!refused(&g));
+    g.finalize();
+    monitor(&g).start().unwrap().close().unwrap();
+    assert!(refused(&g));
 }
 
 /// What was asked of one run is no part of another.
@@ -529,4 +579,226 @@ fn what_was_asked_of_another_run_is_refused() {
     is(&mut session, &a, 1);
     let error = session.run(&[], &a).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+}
+
+/// What is made inside of `after` for the first time depends on nothing that trains. TensorFlow: variables are built
+/// outside of control dependencies, so that `assign_add(get_or_create_global_step(), 1)` goes anywhere.
+#[test]
+fn a_global_step_may_be_made_after_what_trains() {
+    for device in devices() {
+        let g = Graph::new();
+        let w = g.variable("w", Init::Zeros, F32, []);
+        let train = w.assign_add(0.5f32).operation();
+        let step = g.after(&[&train], || g.global_step().assign_add(1));
+        assert_eq!(step.node().controls.to_vec(), [train.id()]);
+        let made = g.find_global_step().unwrap();
+        for node in [made.handle().node(), made.value().node(), made.initializer().node()] {
+            assert!(node.controls.is_empty(), "{}", node.name);
+        }
+        let of = Monitor::new(&g, &device.devices).hook(StopAtStep::last(10));
+        let mut session = of.start().unwrap();
+        is(&mut session, made.value(), 0);
+        while !session.should_stop() {
+            session.run(&[], &step).unwrap();
+        }
+        let w = session.run(&[], &w).unwrap().scalar::<f32>().unwrap();
+        assert_eq!(w, 5.0, "{}", device.name);
+    }
+}
+
+/// Whoever asks for the end is heard, also when a thread has failed with what can be recovered from.
+#[test]
+fn a_stop_is_heard_after_a_thread_has_failed() {
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    let mut session = monitor(&g).recoveries(5).start().unwrap();
+    session.coordinator().unwrap().request_stop_with(unavailable()).unwrap();
+    assert!(!session.should_stop());
+    session.request_stop();
+    assert!(session.should_stop());
+    // What was trained is there to look at.
+    is(&mut session, &next, 1);
+    is(&mut session, &next, 2);
+    assert!(session.should_stop());
+    session.close().unwrap();
+    // A hook asks, in the last of these runs, after the first has recovered.
+    let mut session = monitor(&g).recoveries(5).hook(StopAtStep::last(3)).start().unwrap();
+    is(&mut session, &next, 1);
+    is(&mut session, &next, 2);
+    let first = session.coordinator().unwrap().clone();
+    first.request_stop_with(unavailable()).unwrap();
+    for i in 1..=3 {
+        assert!(!session.should_stop());
+        is(&mut session, &next, i);
+    }
+    assert!(first.joined());
+    assert!(session.should_stop());
+    session.close().unwrap();
+    // In the very run during which a thread fails, too.
+    let mut fake = FakeHook::default();
+    fake.stops.set(true);
+    let fails = Fails { thread: Some(unavailable()), ..Fails::default() };
+    let mut session = monitor(&g).recoveries(5).hook(fails).hook(&mut fake).start().unwrap();
+    is(&mut session, &next, 1);
+    assert!(session.should_stop());
+}
+
+/// What a hook fails with, be it `Unavailable`, costs nothing that was trained. TensorFlow recovers from it, too.
+#[test]
+fn errors_of_hooks_are_not_recovered_from() {
+    let folder = Folder::new("monitored-hooks-fail");
+    let saver = Saver::new(folder.path().join("model"));
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    let fails = Fails { ran: Some(unavailable()), ..Fails::default() };
+    let of = monitor(&g).saver(saver.clone());
+    let of = of.hook(CheckpointSaver::every_steps(saver.clone(), 100)).hook(fails);
+    let mut session = of.start().unwrap();
+    let error = session.run(&[], &next).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    is(&mut session, &next, 2);
+    session.close().unwrap();
+    assert_eq!(saver.latest().unwrap().unwrap().step, 2);
+    let fails = Fails { created: Some(unavailable()), ..Fails::default() };
+    let error = monitor(&g).saver(saver).hook(fails).start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+/// Without a saver a new session would begin at the start, without a word.
+#[test]
+fn nothing_is_recovered_without_a_saver() {
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    let hook = RaiseOnce { n: 2, kind: ErrorKind::Unavailable };
+    let mut session = monitor(&g).hook(hook).start().unwrap();
+    is(&mut session, &next, 1);
+    assert_eq!(session.run(&[], &next).unwrap_err().kind(), ErrorKind::Unavailable);
+    is(&mut session, &next, 2);
+    // A thread's error is one to stop for then, and the end gives it.
+    session.coordinator().unwrap().request_stop_with(unavailable()).unwrap();
+    is(&mut session, &next, 3);
+    assert!(session.should_stop());
+    assert_eq!(session.close().unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+/// A session that was given up and could not be made anew ends nothing: no hook has ended.
+#[test]
+fn a_session_that_is_lost_has_no_good_end() {
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    let mut fake = FakeHook::default();
+    let again = Some(Error::new(ErrorKind::DataLoss, "no second session"));
+    let raise = RaiseOnce { n: 2, kind: ErrorKind::Aborted };
+    let of = monitor(&g).recoveries(5).hook(&mut fake).hook(raise);
+    let mut session = of.hook(Fails { again, ..Fails::default() }).start().unwrap();
+    is(&mut session, &next, 1);
+    assert!(!session.should_stop());
+    assert_eq!(session.run(&[], &next).unwrap_err().kind(), ErrorKind::DataLoss);
+    assert!(session.should_stop(), "a loop that goes on would go on for ever");
+    let error = session.session().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    let error = session.close().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(error.message().contains("no second session"), "{error}");
+    assert_eq!(fake.calls[4], 0);
+}
+
+/// TensorFlow: `_WrappedSession.close` logs `Aborted` and `Unavailable`.
+#[test]
+fn what_fails_after_a_training_is_no_error_of_it() {
+    let folder = Folder::new("monitored-late");
+    let saver = Saver::new(folder.path().join("model"));
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    for (kind, saves) in
+        [(ErrorKind::Aborted, true), (ErrorKind::Unavailable, false), (ErrorKind::DataLoss, true)]
+    {
+        let mut fake = FakeHook::default();
+        let mut of = monitor(&g).hook(&mut fake);
+        if saves {
+            of = of.saver(saver.clone());
+        }
+        let ended = of.start().unwrap().supervise(|session| {
+            session.run(&[], &next)?;
+            session.coordinator()?.request_stop_with(Error::new(kind, "too late"))
+        });
+        assert_eq!(ended.err().map(|e| e.kind()), (kind == ErrorKind::DataLoss).then_some(kind));
+        assert_eq!(fake.calls[4], 1);
+    }
+}
+
+/// A thread that waits in a run is cut off by the close, and has ended then.
+#[test]
+fn threads_that_wait_in_a_run_have_ended_after_the_end() {
+    let g = Graph::new();
+    let taken = g.fifo_queue("empty", 1, [(I64, dims![])]).dequeue().remove(0);
+    let of = Monitor::new(&g, &Devices::cpu()).grace(Duration::from_millis(200));
+    let session = of.start().unwrap();
+    let coordinator = session.coordinator().unwrap().clone();
+    let own = session.session().unwrap().clone();
+    let waits = move |_: &Coordinator| {
+        let run = own.run(&[], &taken).map(|_| ());
+        std::thread::sleep(Duration::from_millis(100));
+        run
+    };
+    coordinator.spawn("waits", waits).unwrap();
+    session.close().unwrap();
+    assert_eq!(coordinator.running(), Vec::<String>::new());
+}
+
+/// TensorFlow: `Scaffold`'s `init_feed_dict`.
+#[test]
+fn initialisers_are_fed() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![2]);
+        let v = g.variable("v", Init::Tensor(&x * 2.0f32), F32, [2]);
+        let of = || Monitor::new(&g, &device.devices);
+        assert_eq!(of().start().unwrap_err().kind(), ErrorKind::InvalidArgument);
+        let mut session = of().init_feed(x.feed(vec![1.0f32, 2.0])).start().unwrap();
+        let v = session.run(&[], &v).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(v, [2.0, 4.0], "{}", device.name);
+        session.close().unwrap();
+    }
+}
+
+/// A hook that wants more time than others takes none from a run that has all the time there is, and none from one
+/// that has the session's. TensorFlow limits the former.
+#[test]
+fn a_run_without_a_limit_stays_so() {
+    let g = Graph::new();
+    let a = g.constant(1i64);
+    let (long, short) = (Duration::from_secs(60), Duration::from_secs(5));
+    for (of_session, of_hook, expected) in
+        [(None, short, None), (Some(long), short, Some(long)), (Some(short), long, Some(long))]
+    {
+        let mut hook = FakeHook { timeout: Some(of_hook), ..FakeHook::default() };
+        let options = SessionOptions { timeout: of_session, ..SessionOptions::default() };
+        let mut session = monitor(&g).options(options).hook(&mut hook).start().unwrap();
+        is(&mut session, &a, 1);
+        drop(session);
+        assert_eq!(hook.seen.unwrap().timeout, expected);
+    }
+}
+
+/// A thread that fails in each session does not have each run begin anew for ever, though the runs themselves succeed.
+#[test]
+fn a_thread_that_always_fails_ends_a_training() {
+    struct Lost;
+    impl Hook for Lost {
+        fn after_create_session(&mut self, _: &Session, coordinator: &Coordinator) -> Result<()> {
+            coordinator.request_stop_with(unavailable())
+        }
+    }
+    let folder = Folder::new("monitored-always");
+    let g = Graph::new();
+    let (_, next) = counted(&g);
+    let of = monitor(&g).saver(Saver::new(folder.path().join("model"))).recoveries(3).hook(Lost);
+    let mut session = of.start().unwrap();
+    for _ in 0..3 {
+        assert!(!session.should_stop());
+        is(&mut session, &next, 1);
+    }
+    assert!(session.should_stop());
+    assert_eq!(session.close().unwrap_err().kind(), ErrorKind::Unavailable);
 }

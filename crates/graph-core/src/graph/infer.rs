@@ -75,7 +75,7 @@ impl GraphState {
         body: BodyId,
         inputs: &[Tensor],
     ) -> Result<Vec<Fact>, OpError> {
-        if self.finalized {
+        if self.freezes.any() {
             return Err(OpError::Finalized);
         }
         let fact = |tensor: &Tensor| {

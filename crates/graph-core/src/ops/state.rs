@@ -112,9 +112,11 @@ impl Graph {
         self.collect(collection, &Tensor::new(self.clone(), output));
     }
 
-    /// A variable in no collection.
+    /// A variable in no collection. It runs after nothing that a scope around it names: one that is made inside of
+    /// [`Graph::after`] is initialised as any other.
     #[track_caller]
     fn variable_in(&self, name: &str, init: Init, dtype: DType, sizes: &[usize]) -> Variable {
+        let _uncontrolled = self.uncontrolled();
         let op = VariableOp { dtype, dims: Dims::from(sizes) };
         let handle = self.apply_named(op, &[], name);
         let base = handle.node().name.to_string();

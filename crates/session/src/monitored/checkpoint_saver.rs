@@ -10,17 +10,19 @@ use std::time::Duration;
 use convoke_graph_core::{Error, Graph, Result, Variable};
 use convoke_input::Coordinator;
 
-use super::hook::{AfterRun, BeforeRun, Hook, Wanted, global_step, step_now};
+use super::hook::{AfterRun, BeforeRun, Hook, Increment, Wanted, global_step, step_now};
 use super::timer::{Every, Timer};
 use crate::saver::Saver;
 use crate::session::Session;
 
-/// Saves by the global step: each session as it begins, then every so many steps or so often, and at the end.
+/// Saves by the global step: each session as it begins, then every so many steps or so often, and at the end. What
+/// could not be saved, with an error of the run that has come to the step, is saved after the next run.
 pub struct CheckpointSaver<'h> {
     saver: Saver,
     timer: Timer,
     listeners: Vec<Listener<'h>>,
     step: Option<Variable>,
+    increment: Increment,
     wanted: Option<Wanted<Variable>>,
 }
 
@@ -50,7 +52,8 @@ impl<'h> CheckpointSaver<'h> {
 
     fn new(saver: Saver, every: Every) -> Self {
         let timer = Timer::new(every);
-        Self { saver, timer, listeners: Vec::new(), step: None, wanted: None }
+        let (listeners, increment) = (Vec::new(), Increment::default());
+        Self { saver, timer, listeners, step: None, increment, wanted: None }
     }
 
     /// Calls `f` after each checkpoint; it may ask for the end by [`ControlFlow::Break`].
@@ -62,11 +65,11 @@ impl<'h> CheckpointSaver<'h> {
 
     /// Saves, and says whether to go on.
     fn save(&mut self, session: &Session, step: i64) -> Result<ControlFlow<()>> {
-        self.timer.acted(step);
         let number = u64::try_from(step).map_err(|_| {
             Error::invalid(format!("expected a global step of at least 0 to save, got {step}"))
         })?;
         let path = self.saver.save(session, number)?;
+        self.timer.acted(step);
         let saved = Saved { session, step, path: &path };
         let mut flow = ControlFlow::Continue(());
         for listener in &mut self.listeners {
@@ -81,6 +84,7 @@ impl<'h> CheckpointSaver<'h> {
 impl Hook for CheckpointSaver<'_> {
     fn begin(&mut self, graph: &Graph) -> Result<()> {
         self.step = Some(global_step(graph, "CheckpointSaver")?);
+        self.increment = Increment::default();
         self.timer.begin()
     }
 
@@ -102,10 +106,11 @@ impl Hook for CheckpointSaver<'_> {
             return Ok(());
         };
         let before = run.get(&wanted)?.scalar::<i64>()?;
-        if !self.timer.is_due(before.saturating_add(1)) {
+        if self.increment.may_come_to(before).is_some_and(|step| !self.timer.is_due(step)) {
             return Ok(());
         }
         let now = step_now(run.session(), &step)?;
+        self.increment.is_at(now);
         if self.timer.is_due(now) && self.save(run.session(), now)?.is_break() {
             run.request_stop();
         }

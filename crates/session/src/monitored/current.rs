@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use convoke_graph_core::{ErrorKind, Graph, NodeId, Operation, Result};
+use convoke_graph_core::{Feed, Graph, NodeId, Operation, Result};
 use convoke_input::Coordinator;
 
 use crate::checkpoint::RestoreOptions;
 use crate::devices::Devices;
 use crate::saver::Saver;
 use crate::session::{Session, SessionOptions};
+
+/// How long a thread has to end whose run the close has cut off.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// A session and its threads.
 pub(super) struct Current {
@@ -23,6 +26,8 @@ pub(super) struct Start<'h> {
     pub options: SessionOptions,
     pub saver: Option<Saver>,
     pub restore: RestoreOptions,
+    /// What initialisers are fed.
+    pub init_feeds: Vec<Feed<'static>>,
     pub init: Option<Init<'h>>,
     pub grace: Duration,
     /// The variables, global and local, and what initialises them.
@@ -40,6 +45,7 @@ impl Start<'_> {
             options: SessionOptions::default(),
             saver: None,
             restore: RestoreOptions::default(),
+            init_feeds: Vec::new(),
             init: None,
             grace: Coordinator::GRACE,
             variables: Vec::new(),
@@ -66,7 +72,9 @@ impl Start<'_> {
         let without = self.variables.iter().filter(|(id, _)| !kept.is_initialized(*id));
         let initial: Vec<Operation> = without.map(|(_, initial)| initial.clone()).collect();
         drop(kept);
-        session.run(&[], initial)?;
+        if !initial.is_empty() {
+            session.run(&self.init_feeds, initial)?;
+        }
         if let (Some(init), None) = (&mut self.init, latest) {
             init(&session)?;
         }
@@ -76,20 +84,21 @@ impl Start<'_> {
 }
 
 impl Current {
-    /// Stops and joins the threads, and closes the session.
+    /// Stops and joins the threads, and closes the session, which cuts off those that wait in a run of it.
     ///
     /// # Errors
     /// That for which a thread has failed.
     pub fn stop(self, grace: Duration) -> Result<()> {
         self.coordinator.request_stop();
-        let joined = self.coordinator.join(grace);
+        // Who is late may not be so after the close.
+        let _joined = self.coordinator.join(grace);
         self.session.close();
-        match (joined, self.coordinator.check()) {
-            (Err(late), Ok(())) if late.kind() == ErrorKind::DeadlineExceeded => {
+        match (self.coordinator.check(), self.coordinator.join(CUT_OFF)) {
+            (Ok(()), Err(late)) => {
                 tracing::warn!("{late}");
                 Ok(())
             }
-            (joined, _) => joined,
+            (failed, _) => failed,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What hooks are asked, and what they are given.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use convoke_graph_core::{Error, ErrorKind, Feed, Graph, Result, Variable};
@@ -32,7 +33,7 @@ pub trait Hook {
     /// are at work.
     ///
     /// # Errors
-    /// The monitored session gives them, or recovers.
+    /// The monitored session gives them, whatever their kind, and the session is given up.
     fn after_create_session(&mut self, session: &Session, coordinator: &Coordinator) -> Result<()> {
         let _ = (session, coordinator);
         Ok(())
@@ -41,7 +42,8 @@ pub trait Hook {
     /// Called before each run, and says what else it is to fetch and to be fed.
     ///
     /// # Errors
-    /// The run is not made.
+    /// The run is not made. They are as those of the run: a monitored session recovers from
+    /// [`ErrorKind::Aborted`] and [`ErrorKind::Unavailable`].
     fn before_run(&mut self, run: &mut BeforeRun<'_>) -> Result<()> {
         let _ = run;
         Ok(())
@@ -50,7 +52,7 @@ pub trait Hook {
     /// Called after each run that has succeeded.
     ///
     /// # Errors
-    /// The run's caller gets them; what it has stored stays.
+    /// The run's caller gets them, whatever their kind; what it has stored stays.
     fn after_run(&mut self, run: &AfterRun<'_>) -> Result<()> {
         let _ = run;
         Ok(())
@@ -93,12 +95,27 @@ impl<H: Hook + ?Sized> Hook for &mut H {
 #[derive(Debug)]
 pub struct BeforeRun<'r> {
     session: &'r Session,
-    coordinator: &'r Coordinator,
+    end: End<'r>,
     /// The number of the run.
     run: u64,
     pub(super) list: FetchList,
     pub(super) feeds: Vec<Feed<'static>>,
     pub(super) options: RunOptions,
+}
+
+/// Whom to ask for the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End<'r> {
+    /// Whether the monitored session was asked, whatever happens to its sessions.
+    pub is_wanted: &'r AtomicBool,
+    pub coordinator: &'r Coordinator,
+}
+
+impl End<'_> {
+    fn request(self) {
+        self.is_wanted.store(true, Ordering::Relaxed);
+        self.coordinator.request_stop();
+    }
 }
 
 /// What a hook has asked a run for. Keep it until [`Hook::after_run`], where [`AfterRun::get`] takes it.
@@ -111,14 +128,9 @@ pub struct Wanted<F> {
 }
 
 impl<'r> BeforeRun<'r> {
-    pub(super) fn new(
-        session: &'r Session,
-        coordinator: &'r Coordinator,
-        run: u64,
-        options: RunOptions,
-    ) -> Self {
+    pub(super) fn new(session: &'r Session, end: End<'r>, run: u64, options: RunOptions) -> Self {
         let (list, feeds) = (FetchList::default(), Vec::new());
-        Self { session, coordinator, run, list, feeds, options }
+        Self { session, end, run, list, feeds, options }
     }
 
     /// The session, for runs of the hook's own: hooks are not called for these.
@@ -128,7 +140,7 @@ impl<'r> BeforeRun<'r> {
 
     /// Asks for the end: [`MonitoredSession::should_stop`](crate::MonitoredSession::should_stop) is true from now on.
     pub fn request_stop(&self) {
-        self.coordinator.request_stop();
+        self.end.request();
     }
 
     /// What the run fetches as well, or does, if it is operations.
@@ -148,9 +160,11 @@ impl<'r> BeforeRun<'r> {
         self.options.timings = self.options.timings.max(timings);
     }
 
-    /// Lets the run take this long: the longest that the caller or a hook allows counts.
+    /// Lets the run take this long: the longest that the caller, else the session, or a hook allows counts. A run that
+    /// these two do not limit has no limit.
     pub fn timeout(&mut self, timeout: Duration) {
-        self.options.timeout = self.options.timeout.max(Some(timeout));
+        let limit = self.options.timeout.or(self.session.core.options.timeout);
+        self.options.timeout = limit.map(|limit| limit.max(timeout));
     }
 }
 
@@ -158,7 +172,7 @@ impl<'r> BeforeRun<'r> {
 #[derive(Debug)]
 pub struct AfterRun<'r> {
     pub(super) session: &'r Session,
-    pub(super) coordinator: &'r Coordinator,
+    pub(super) end: End<'r>,
     pub(super) run: u64,
     /// What hooks have asked for.
     pub(super) values: &'r [Fetched],
@@ -174,7 +188,7 @@ impl<'r> AfterRun<'r> {
 
     /// Asks for the end: [`MonitoredSession::should_stop`](crate::MonitoredSession::should_stop) is true from now on.
     pub fn request_stop(&self) {
-        self.coordinator.request_stop();
+        self.end.request();
     }
 
     /// What the run did.
@@ -212,6 +226,30 @@ pub(super) fn global_step(graph: &Graph, hook: &str) -> Result<Variable> {
             format!("a global step should be created to use {hook}: see Graph::global_step");
         Error::new(ErrorKind::FailedPrecondition, message)
     })
+}
+
+/// What runs add to the global step, as far as is known. A run fetches the step as it was at its start, and only where
+/// it may matter is it worth another run to look up what has come of it.
+#[derive(Debug, Default)]
+pub(super) struct Increment {
+    /// The step at the start of the last run, or after it if that is known.
+    last: Option<i64>,
+    by: Option<i64>,
+}
+
+impl Increment {
+    /// Notes that a run began at `before`. Says where it may have come to, once a run has added something.
+    pub fn may_come_to(&mut self, before: i64) -> Option<i64> {
+        self.is_at(before);
+        self.by.map(|by| before.saturating_add(by))
+    }
+
+    /// Notes the step.
+    pub fn is_at(&mut self, step: i64) {
+        let by = self.last.replace(step).map(|last| step.saturating_sub(last));
+        // Runs that count nothing, and another session that begins further back, tell nothing of the next run.
+        self.by = by.filter(|&by| by > 0).or(self.by);
+    }
 }
 
 /// The step that a session has come to.

@@ -5,7 +5,7 @@
 use convoke_graph_core::{Graph, Result, Variable};
 use convoke_input::Coordinator;
 
-use super::hook::{AfterRun, BeforeRun, Hook, Wanted, global_step, step_now};
+use super::hook::{AfterRun, BeforeRun, Hook, Increment, Wanted, global_step, step_now};
 use crate::session::Session;
 
 /// Asks for the end when the global step has come to a number.
@@ -15,24 +15,26 @@ pub struct StopAtStep {
     steps: i64,
     last: Option<i64>,
     step: Option<Variable>,
+    increment: Increment,
     wanted: Option<Wanted<Variable>>,
 }
 
 impl StopAtStep {
     /// Stops when the global step is `step` or more.
     pub fn last(step: i64) -> Self {
-        Self { steps: 0, last: Some(step), step: None, wanted: None }
+        Self { last: Some(step), ..Self::after(0) }
     }
 
     /// Stops after `steps` steps from where the first session begins.
     pub fn after(steps: i64) -> Self {
-        Self { steps, last: None, step: None, wanted: None }
+        Self { steps, last: None, step: None, increment: Increment::default(), wanted: None }
     }
 }
 
 impl Hook for StopAtStep {
     fn begin(&mut self, graph: &Graph) -> Result<()> {
         self.step = Some(global_step(graph, "StopAtStep")?);
+        self.increment = Increment::default();
         Ok(())
     }
 
@@ -53,9 +55,13 @@ impl Hook for StopAtStep {
         else {
             return Ok(());
         };
-        // The step at the start of the run; whether the run has counted one more is looked up only where it matters.
         let before = run.get(&wanted)?.scalar::<i64>()?;
-        if before.saturating_add(1) >= last && step_now(run.session(), step)? >= last {
+        if self.increment.may_come_to(before).is_some_and(|step| step < last) {
+            return Ok(());
+        }
+        let now = step_now(run.session(), step)?;
+        self.increment.is_at(now);
+        if now >= last {
             run.request_stop();
         }
         Ok(())
