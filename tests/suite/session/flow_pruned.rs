@@ -6,7 +6,7 @@ use convoke_tests::devices;
 /// Whether any program of a run contains a text.
 fn contains(session: &Session, feeds: &[Feed<'_>], fetch: &Tensor, text: &str) -> bool {
     let programs = session.programs(feeds, fetch).unwrap();
-    programs.iter().any(|program| program.to_string().contains(text))
+    programs.iter().any(|(_, program)| program.to_string().contains(text))
 }
 
 fn floats(tensor: &HostTensor) -> Vec<f32> {
