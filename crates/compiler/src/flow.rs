@@ -274,7 +274,7 @@ fn read_variables(graph: &GraphSnapshot, plans: &[Plan], held: &[Held]) -> Vec<A
 }
 
 /// The outputs whose values come from elsewhere: fed or connected.
-fn given(signature: &Signature) -> FxHashSet<Output> {
+pub fn given(signature: &Signature) -> FxHashSet<Output> {
     let connected = signature.connections.iter().map(|(_, to)| *to);
     signature.feeds.iter().copied().chain(connected).collect()
 }

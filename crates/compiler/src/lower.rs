@@ -89,6 +89,8 @@ struct Lowering<'a> {
     casts: FxHashMap<ValueId, Operand>,
     /// Whether operations may become others that give the same.
     simplify: bool,
+    /// The places of the plan's nodes.
+    places: FxHashMap<NodeId, usize>,
 }
 
 /// Lowers `plan` for these inputs, one for each feed.
@@ -105,6 +107,7 @@ pub(crate) fn lower(plan: &Plan, inputs: &[InputFact], simplify: bool) -> Result
         same: FxHashMap::default(),
         casts: FxHashMap::default(),
         simplify,
+        places: plan.nodes.iter().enumerate().map(|(at, node)| (node.id, at)).collect(),
     };
     lowering.feeds(inputs)?;
     for node in &plan.nodes {

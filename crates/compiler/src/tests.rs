@@ -339,9 +339,21 @@ fn factors_of_channels_go_into_constant_filters() {
         fetch v10
     "#]].assert_eq(&program.to_string());
     // What is needed by itself stays.
-    let signature = signature(&[&normal, &y], &[], &[&x]);
-    let both = self::program(&g, signature, &[&[1, 1, 3, 3]], &host).unwrap();
+    let both = signature(&[&normal, &y], &[], &[&x]);
+    let both = self::program(&g, both, &[&[1, 1, 3, 3]], &host).unwrap();
     assert_eq!(filters(&both), [[1.0, 2.0]]);
+    // Also where the nodes are not in the order of their ids.
+    let input = g.placeholder("input", DType::F32, dims![1, 1, 3, 3]);
+    let later = &input * 2.0;
+    let mut signature = signature(&[&normal], &[], &[&input]);
+    signature.connections = vec![(later.output(), x.output())];
+    let graph = g.snapshot().connect(&signature.connections, &signature.feeds).unwrap().0;
+    let plan = Plan::new(&graph, signature).unwrap();
+    assert!(!plan.nodes.is_sorted_by_key(|node| node.id));
+    let shape = Shape::new(&[1, 1, 3, 3]).unwrap();
+    let fed = InputFact { shape, contents: None, donated: None };
+    let options = CompileOptions { limits: GroupLimits::default(), simplify: true, place: &host };
+    assert_eq!(filters(&compile(&plan, &[fed], &options).unwrap()), [[2.0, 4.0]]);
 }
 
 #[test]

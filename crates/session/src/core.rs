@@ -239,7 +239,7 @@ impl Core {
         let held = self.queues.hold(taken);
         let mut tensors = Vec::new();
         let own = &mut Outputs::Tensors(&mut tensors);
-        let puts = Puts::new(uses);
+        let puts = Puts::of(uses, &held, self.stop(request));
         let (puts_of_run, tables) = (Some(&puts), held.tables());
         let request = &Request { data: &data, puts: puts_of_run, tables, ..*request };
         self.settled(request, |request| {
@@ -248,7 +248,10 @@ impl Core {
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
-        held.put(uses, puts.items(&values), &values);
+        let claimed = puts.give_up();
+        let items = puts.items(&values);
+        held.put(uses, items, &values);
+        drop(claimed);
         outputs.fill(tensors)
     }
 
@@ -284,6 +287,8 @@ impl Core {
                     && !metadata.stores
                     && self.free_caches() =>
             {
+                // Others that hold what this waits for may wait for these tables.
+                drop(request.puts.and_then(Puts::give_up));
                 *metadata = RunMetadata::default();
                 metadata.begin(request);
                 (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
@@ -378,7 +383,11 @@ impl Core {
     ) -> Result<Vec<HostTensor>> {
         for _ in 1..FLOW_ATTEMPTS {
             match flow::run(self, flow, request, held.as_deref_mut(), check, metadata) {
-                Err(e) if e.kind() == ErrorKind::Aborted && !metadata.stores => {
+                Err(e)
+                    if e.kind() == ErrorKind::Aborted
+                        && !metadata.stores
+                        && !request.puts.is_some_and(Puts::is_outdated) =>
+                {
                     let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
                     *metadata = RunMetadata::default();
                     metadata.begin(request);

@@ -186,10 +186,10 @@ impl PlacedItem {
 }
 
 impl Explanation {
-    /// How long a run is predicted to take, devices working at the same time where they can. Of a run with parts, as
-    /// far as that is known: see [`ExplainedParts::predicted`].
+    /// How long a run is predicted to take, devices working at the same time where they can. Of a run with parts, the
+    /// sum of what is known: programs that only a run knows take no time in it. See [`ExplainedParts::predicted`].
     pub fn predicted(&self) -> Duration {
-        let parts = self.parts.as_ref().and_then(|parts| parts.predicted(&parts.whole));
+        let parts = self.parts.as_ref().map(|parts| parts.predicted_of_known(&parts.whole));
         Duration::from_nanos(parts.unwrap_or(self.solution.prediction.makespan) / 1000)
     }
 

@@ -4,6 +4,7 @@
 //! A file is written as checkpoints are, so that its path always has a whole one. Nothing in a file is trusted.
 
 mod select;
+mod tables;
 mod text;
 mod value;
 
@@ -108,12 +109,13 @@ struct Stored {
     outputs: Vec<(String, Output)>,
     operations: Vec<(String, NodeId)>,
     variables: Vec<(NodeId, HostTensor)>,
+    tables: Vec<tables::StoredTable>,
     draws: Vec<(NodeId, u32)>,
 }
 
 impl Session {
-    /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables as they are
-    /// now. See [`SavedModel`].
+    /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables and the contents
+    /// of tables as they are now. See [`SavedModel`].
     ///
     /// Names, devices that were asked for, containers, control edges, colocations, collections and seeds are kept.
     /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are not kept; an
@@ -145,14 +147,18 @@ impl Session {
         let values: BTreeMap<NodeId, HostTensor> = handles.zip(values).collect();
         let draws: Vec<(NodeId, u32)> =
             self.state().lock().draws.iter().map(|(&node, &count)| (node, count)).collect();
-        let stored = selected.stored(whole, spec, &values, &draws)?;
+        let specs = selected.tables();
+        let contents = self.core.queues.table_contents(&specs)?;
+        let tables = tables::stored(&specs, &contents)?;
+        let stored = Stored { tables, ..selected.stored(whole, spec, &values, &draws)? };
         // What is written can be read.
         Graph::from_parts(stored.parts.clone())?;
         text::write(path.as_ref(), &stored)
     }
 }
 
-/// A model as [`Session::save_model`] wrote it: a graph of its own, and a session with the variables' elements.
+/// A model as [`Session::save_model`] wrote it: a graph of its own, and a session with the variables' elements and what
+/// tables held.
 ///
 /// It gives the same bits as the original on the same devices, and a trainable one goes on as the original would;
 /// constants may be folded where variables were read, which can change the last bits (see
@@ -203,8 +209,12 @@ impl SavedModel {
         let of_file = |e| text::of_file(path, &e);
         let graph = Graph::from_parts(std::mem::take(&mut stored.parts)).map_err(of_file)?;
         text::check(&graph, &stored).map_err(of_file)?;
+        let tables = tables::contents(&graph.snapshot(), &stored.tables).map_err(of_file)?;
         let session = Session::with_options(&graph, devices, options.session)?;
         session.core.set_variables(stored.variables, Some(stored.draws))?;
+        for (table, contents) in tables {
+            session.core.queues.set_table(&table, contents);
+        }
         let operation = |id| graph.operation(&graph.node(id).name);
         let tensors = |named: Vec<(String, Output)>| -> Result<BTreeMap<String, Tensor>> {
             let tensor = |(name, at): (String, Output)| {

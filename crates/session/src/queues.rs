@@ -18,6 +18,8 @@ mod readers;
 mod serve;
 mod state_bytes;
 mod tables;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod uses;
 mod values;
 mod waiting;
@@ -29,7 +31,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use convoke_graph_core::{Error, Graph, HostTensor, NodeId, QueueAction, Result};
+use convoke_graph_core::{
+    Error, Graph, HostTensor, NodeId, QueueAction, Result, TableContents, TableSpec,
+};
 use rustc_hash::FxHashMap;
 
 use crate::cancel::{Bell, CancelToken, Stop};
@@ -45,7 +49,7 @@ pub(crate) use puts::{Puts, check, items};
 use readers::{KeptReader, Lease};
 use serve::Served;
 use tables::KeptTable;
-pub(crate) use tables::Tables;
+pub(crate) use tables::{Claimed, Tables};
 pub(crate) use uses::{Use, Uses, puts, puts_of, with_queues};
 use values::Draft;
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
@@ -59,8 +63,8 @@ pub(crate) struct Taken {
     /// What each use of a queue has given, and then each of a reader: what the values are made of.
     drafts: Vec<Draft>,
     read: Vec<Vec<HostTensor>>,
-    /// What is fed of tables.
-    of_tables: Vec<HostTensor>,
+    /// For each use of a table, what it is that is fed of it.
+    of_tables: Vec<Option<Arc<TableContents>>>,
     undo: Vec<Undo>,
     /// The readers that it has to itself.
     leases: Vec<Lease>,
@@ -78,6 +82,17 @@ impl Held {
     /// The tables that the run looks keys up in.
     pub fn tables(&self) -> Option<&Tables> {
         self.taken.as_ref().map(|taken| &taken.tables)
+    }
+
+    /// Has the tables that the run is about to change for it: see [`Queues::claim_tables`]. Nothing, if it changes none.
+    ///
+    /// # Errors
+    /// As [`Queues::claim_tables`].
+    pub fn claim(&self, uses: &Uses, stop: &Stop<'_>) -> Result<Option<Claimed>> {
+        let Some(tables) = self.tables().filter(|_| uses.changed_tables().next().is_some()) else {
+            return Ok(None);
+        };
+        self.queues.claim_tables(uses, tables, stop).map(Some)
     }
 
     /// The run has succeeded: puts what it puts. `items` are those of each use of a queue; nothing, where its operation
@@ -135,6 +150,8 @@ pub(crate) struct Parked {
 pub(crate) struct Queues {
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// Wakes who waits until nobody is about to change a table.
+    free_tables: Condvar,
     /// Wakes the thread that keeps time.
     tick: Condvar,
     own: Weak<Queues>,
@@ -148,6 +165,8 @@ struct Inner {
     queues: FxHashMap<String, Kept>,
     readers: FxHashMap<String, KeptReader>,
     tables: FxHashMap<String, KeptTable>,
+    /// How often tables were made or changed.
+    n_table_changes: u64,
     next_ticket: u64,
     /// How often queues were reset.
     n_resets: u64,
@@ -175,6 +194,7 @@ impl Inner {
             queues: FxHashMap::default(),
             readers: FxHashMap::default(),
             tables: FxHashMap::default(),
+            n_table_changes: 0,
             next_ticket: 0,
             n_resets: 0,
             parked: Vec::new(),
@@ -253,6 +273,7 @@ impl Queues {
         Arc::new_cyclic(|own| Self {
             inner: Mutex::new(Inner::new(graph.clone())),
             changed: Condvar::new(),
+            free_tables: Condvar::new(),
             tick: Condvar::new(),
             own: own.clone(),
             stall_after,
@@ -373,7 +394,8 @@ impl Queues {
                 inner.forget(attempt);
             }
             // Others may have their turn now, or room for what somebody waits for.
-            if std::mem::take(&mut inner.moved) || !goes_on {
+            let frees = !goes_on && uses.has_lines();
+            if std::mem::take(&mut inner.moved) || frees {
                 self.wake(&mut inner);
             }
             let mut job = match served? {
@@ -442,11 +464,29 @@ impl Queues {
             inner.put(used, items, fetched);
         }
         inner.put_into_tables(uses, fetched);
-        self.wake(&mut inner);
+        if uses.has_lines() {
+            self.wake(&mut inner);
+        }
+    }
+
+    /// What tables hold, in the order of the specs.
+    ///
+    /// # Errors
+    /// Another table of one of the names.
+    pub fn table_contents(&self, specs: &[Arc<TableSpec>]) -> Result<Vec<Arc<TableContents>>> {
+        self.lock().table_contents(specs)
+    }
+
+    /// Has a table hold what is given.
+    pub fn set_table(&self, spec: &Arc<TableSpec>, contents: TableContents) {
+        self.lock().set_table(spec, contents);
     }
 
     /// Gives back what a run took that has failed.
     fn give_back(&self, taken: Taken) {
+        if taken.undo.is_empty() && taken.leases.is_empty() {
+            return;
+        }
         let mut inner = self.lock();
         inner.undo(taken);
         self.wake(&mut inner);
@@ -504,6 +544,7 @@ impl Queues {
 impl Bell for Queues {
     fn ring(&self) {
         let mut inner = self.lock();
+        self.free_tables.notify_all();
         self.wake(&mut inner);
     }
 }

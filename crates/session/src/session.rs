@@ -311,19 +311,22 @@ impl Session {
         Ok(self.core.compiled(&planned, data, None, &mut metadata)?.program.clone())
     }
 
-    /// The programs of a run with branches, loops or assertions with these feeds, in the order of
-    /// [`ExplainedParts::programs`](crate::ExplainedParts::programs), as far as they are known before it; of another
-    /// run, its one program.
+    /// The programs of a run with branches, loops or assertions with these feeds that are known before it, each with its
+    /// place in [`ExplainedParts::programs`](crate::ExplainedParts::programs); of another run, its one program, with 0.
     ///
     /// # Errors
     /// As [`Self::run`], for what is found before work begins.
-    pub fn programs<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Vec<Program>> {
+    pub fn programs<F: Fetch>(
+        &self,
+        feeds: &[Feed<'_>],
+        fetch: F,
+    ) -> Result<Vec<(usize, Program)>> {
         self.core.check_open()?;
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         match &planned.flow {
-            None => Ok(vec![self.program(feeds, fetch)?]),
+            None => Ok(vec![(0, self.program(feeds, fetch)?)]),
             Some(flow) => {
                 let data = planned.check_feeds(feeds)?;
                 Ok(explain_parts(&self.core, &planned, flow, &data)?.1)

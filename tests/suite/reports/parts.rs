@@ -184,6 +184,25 @@ fn what_only_a_run_knows_is_said() {
           takes end/tanh, whose shape only a run knows
     "#]],
     );
+    // What is known is summed up: one trip of the loop, and what asks whether it runs.
+    let known: u128 = explanation
+        .parts()
+        .unwrap()
+        .known()
+        .map(|(_, program)| program.predicted().as_nanos())
+        .sum();
+    let predicted = explanation.predicted().as_nanos();
+    assert!(known > 0 && predicted.abs_diff(known) <= 2, "{predicted} of {known}");
+    // The places of the others stay, when one program is not known.
+    let z = g.scope("late", || (&grown * 2.0).cast(I64).cast(F32).sum(()).cos());
+    let again = g.while_loop(z, |z| z.less(-2.0), |z| z.sqrt());
+    let feeds = [x.feed([1.0f32; 2])];
+    let later = session.explain(&feeds, &again).unwrap();
+    let expected: Vec<usize> = later.parts().unwrap().known().map(|(at, _)| at).collect();
+    let places: Vec<usize> =
+        session.programs(&feeds, &again).unwrap().into_iter().map(|(at, _)| at).collect();
+    assert_eq!(places, expected);
+    assert!(places.iter().enumerate().any(|(own, at)| own != *at), "{later}");
     let json = json(&explanation);
     assert!(json["predicted_us"].is_null(), "{json}");
     let unknown: Vec<&Value> =
@@ -281,6 +300,78 @@ fn programs_are_measured_each_time_that_they_run() {
     }
 }
 
+/// Steps are nodes, too, and what one gives to another is not given to the run.
+#[test]
+fn nodes_are_looked_for_in_steps() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![3]);
+    let y = g.scope("until", || g.while_loop(x.clone(), |x| x.sum(()).less(100.0), |x| x * 2.0));
+    let sure = g.scope("check", || g.assert(&y.sum(()).greater(0.0), "positive", &[&y]));
+    let z = g.scope("end", || y.exp());
+    let session = session(&g);
+    let feeds = [x.feed([1.0f32; 3])];
+    let explanation = session.explain(&feeds, &y).unwrap();
+    let node = explanation.node(&y).unwrap();
+    assert_eq!(node.step().unwrap().kind(), "loop");
+    assert!(node.items().is_empty() && node.absent().is_none());
+    let text = node.to_string();
+    assert!(text.starts_with("until/while at tests/"), "{text}");
+    assert!(
+        text.contains("loop, a step of the run") && text.contains("  gives until/while"),
+        "{text}"
+    );
+    let json: Value = serde_json::from_str(&node.to_json()).unwrap();
+    assert_eq!((&json["step"]["kind"], &json["absent"]), (&"loop".into(), &Value::Null));
+    let explanation = session.explain(&feeds, (&z, &sure)).unwrap();
+    assert_eq!(explanation.node(&y).unwrap().step().unwrap().kind(), "loop");
+    assert_eq!(explanation.node(&sure).unwrap().step().unwrap().kind(), "assertion");
+    // Of the programs, one is given what the loop gives, and none but the caller's is fed.
+    let parts = explanation.parts().unwrap();
+    let why = |name: &str| {
+        let all = parts.known().flat_map(|(_, program)| program.absent());
+        let all: Vec<&str> = all.filter(|node| &*node.name == name).map(|node| node.why).collect();
+        assert!(!all.is_empty(), "{name}");
+        all
+    };
+    assert!(why("until/while").iter().all(|why| *why == "given by an earlier step of the run"));
+    assert!(why("x").iter().all(|why| *why == "fed: it is given to the run"));
+    assert!(explanation.node(&x).unwrap().to_string().contains("given to the run"));
+    let error = explanation.node("check/asser").unwrap_err();
+    assert!(error.message().contains("near names are check/assert"), "{error}");
+}
+
+/// What comes from queues has the shape that the queue says.
+#[test]
+fn what_queues_give_has_a_shape() {
+    let g = Graph::new();
+    let queue = g.fifo_queue("queue", 9, [(F32, dims![2])]);
+    let taken = queue.dequeue().remove(0);
+    let y = g.cond(&taken.sum(()).greater(0.0), || taken.exp(), || taken.tanh());
+    let explanation = session(&g).explain(&[], &y).unwrap();
+    assert_eq!(explanation.parts().unwrap().known().count(), 3, "{explanation}");
+    assert!(explanation.to_string().contains("takes queue_dequeue f32[2], 8 B"), "{explanation}");
+}
+
+/// A run of other parts is not measured in silence.
+#[test]
+fn runs_of_other_parts_are_refused() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![3]);
+    let y = g.while_loop(x.clone(), |x| x.sum(()).less(100.0), |x| x * 2.0);
+    let z = g.while_loop(x.clone(), |x| x.max(()).less(100.0), |x| x.exp() + 1.0);
+    let session = session(&g);
+    let feeds = [x.feed([1.0f32; 3])];
+    let timed = |y: &Tensor| session.run_with(&feeds, y, RunOptions::timed()).unwrap().1;
+    let (own, other) = (timed(&y), timed(&z));
+    let explanation = session.explain(&feeds, &y).unwrap();
+    explanation.measured([&own]).unwrap();
+    for runs in [vec![&other], vec![&own, &other]] {
+        let error = explanation.measured(runs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains("another program"), "{error}");
+    }
+}
+
 /// A loop that goes round on the host without a look-up is measured trip by trip as well.
 #[test]
 fn quick_loops_are_measured() {
@@ -353,12 +444,16 @@ fn programs_of_parts_are_given() {
     let programs = session.programs(&feeds, &y).unwrap();
     let explanation = session.explain(&feeds, &y).unwrap();
     assert_eq!(programs.len(), explanation.parts().unwrap().programs.len());
-    assert!(programs[0].to_string().contains("Sum after 0 axes"), "{}", programs[0]);
+    let (at, first) = &programs[0];
+    assert_eq!(*at, 0);
+    assert!(first.to_string().contains("Sum after 0 axes"), "{first}");
     let error = session.program(&feeds, &y).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unimplemented);
     assert!(error.message().contains("Session::programs"), "{error}");
     // A plain run has one.
-    let [one] = &session.programs(&feeds, &x * 3.0).unwrap()[..] else { panic!("one program") };
+    let [(0, one)] = &session.programs(&feeds, &x * 3.0).unwrap()[..] else {
+        panic!("one program")
+    };
     assert_eq!(one.to_string(), session.program(&feeds, &x * 3.0).unwrap().to_string());
 }
 

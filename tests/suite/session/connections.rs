@@ -140,6 +140,62 @@ fn branches_and_loops_capture_what_is_connected() {
     }
 }
 
+/// A constant limit is not what the graph says where something else stands for it.
+#[test]
+fn a_loop_whose_constant_limit_is_connected() {
+    for device in devices() {
+        let g = Graph::new();
+        let (limit, five) = (g.constant(3i32), g.placeholder("five", I32, dims![]));
+        let x = g.placeholder("x", F32, dims![]);
+        let run = |limit: &Tensor| {
+            g.while_loop(
+                (g.constant(0i32), x.clone()),
+                |(i, _): &(Tensor, Tensor)| i.less(limit),
+                |(i, y): &(Tensor, Tensor)| (i + 1i32, y * 2.0),
+            )
+            .1
+        };
+        let (counted, folded) = (run(&limit), run(&((&limit + 1) * 2)));
+        let session = device.session(&g);
+        let (feeds, fetch) = ([&five, &x], (&counted, &folded));
+        let call = session.callable_with(&feeds, fetch, &connect(&five, &limit)).unwrap();
+        for (n, expected) in [(5, 32.0), (2, 4.0), (3, 8.0)] {
+            let (counted, folded) = call.call((n, 1.0f32)).unwrap();
+            assert_eq!(counted.scalar::<f32>().unwrap(), expected, "{}", device.name);
+            let twice = 4.0 * expected * expected;
+            assert_eq!(folded.scalar::<f32>().unwrap(), twice, "{}", device.name);
+        }
+        // Without a connection the graph is right.
+        let (counted, _) = session.run(&[x.feed(1.0f32)], fetch).unwrap();
+        assert_eq!(counted.scalar::<f32>().unwrap(), 8.0, "{}", device.name);
+    }
+}
+
+/// Who runs after what is connected, or runs it for its effect, runs after what stands for it.
+#[test]
+fn controls_and_targets_that_are_connected() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![]);
+        let y = g.after(&[&x.operation()], || g.constant(1.0f32) + 1.0);
+        let v = g.variable("v", Init::Zeros, F32, []);
+        let stored = v.assign_add(3.0);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let call = session.callable_with(&[], &y, &connect(&stored, &x)).unwrap();
+        assert_eq!(call.call(()).unwrap().scalar::<f32>().unwrap(), 2.0, "{}", device.name);
+        let target = x.operation();
+        let call = session.callable_with(&[], &target, &connect(&stored, &x)).unwrap();
+        call.call(()).unwrap();
+        // Both have run what stands for `x`.
+        let v = session.run(&[], v.value()).unwrap();
+        assert_eq!(v.scalar::<f32>().unwrap(), 6.0, "{}", device.name);
+        let three = g.constant(3.0f32);
+        let after = g.after(&[&x.operation()], || &three * 2.0);
+        refused(&session, &after, &connect(&after, &x), "would create a cycle");
+    }
+}
+
 #[test]
 fn strings_and_queues() {
     let g = Graph::new();

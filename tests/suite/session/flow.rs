@@ -1168,6 +1168,34 @@ fn what_branches_and_loops_give_may_be_fed() {
     assert_eq!(run(&[limit.feed(3)], &count).scalar::<i32>().unwrap(), 3);
 }
 
+/// Whatever the number of iterations was folded from may be fed, however far back.
+#[test]
+fn loops_whose_folded_limits_are_fed() {
+    let g = Graph::new();
+    let c = g.constant(2i32);
+    let x = g.placeholder("x", F32, dims![5]);
+    let counts = |limit: &Tensor| g.while_loop(g.constant(0i32), |i| i.less(limit), |i| i + 1);
+    let folded = counts(&((&c + 1) * 2));
+    // By a size, which is a number of elements.
+    let n = g.constant([2i64, 3]);
+    let ones = |n: &Tensor| g.constant(1i32).broadcast_to_sizes(n);
+    let sized = counts(&ones(&(&n + 1)).cast(F32).relu().size().cast(I32));
+    let sum = g.scan(g.constant(0i32), ones(&(&n * 2)), |s, x| (s + x.sum(()), ())).0;
+    let of_x = counts(&(x.relu().size() * 2).cast(I32));
+    let session = on_host(&g);
+    let run =
+        |feeds: &[Feed<'_>], y: &Tensor| session.run(feeds, y).unwrap().scalar::<i32>().unwrap();
+    assert_eq!((run(&[], &folded), run(&[c.feed(4)], &folded)), (6, 10));
+    let other = || [n.feed([4i64, 1])];
+    // 3 by 4, and 5 by 2; 4 by 6, and 8 by 2.
+    assert_eq!((run(&[], &sized), run(&other(), &sized)), (12, 10));
+    assert_eq!((run(&[], &sum), run(&other(), &sum)), (24, 16));
+    // The elements of what only gives a size decide nothing: the loop stays unrolled.
+    let feeds = [x.feed([1.0f32; 5])];
+    assert_eq!(run(&feeds, &of_x), 10);
+    assert!(session.program(&feeds, &of_x).is_ok());
+}
+
 #[test]
 fn assignments_without_an_order_are_refused_across_programs() {
     let g = Graph::new();

@@ -6,7 +6,7 @@ use convoke_tests::devices;
 /// Whether any program of a run contains a text.
 fn contains(session: &Session, feeds: &[Feed<'_>], fetch: &Tensor, text: &str) -> bool {
     let programs = session.programs(feeds, fetch).unwrap();
-    programs.iter().any(|program| program.to_string().contains(text))
+    programs.iter().any(|(_, program)| program.to_string().contains(text))
 }
 
 fn floats(tensor: &HostTensor) -> Vec<f32> {
@@ -89,6 +89,68 @@ fn what_has_an_effect_is_kept() {
         // 1, 4, 7: three trips.
         let v = session.run(&[], v.value()).unwrap();
         assert_eq!(v.scalar::<f32>().unwrap(), 3.0, "{}", device.name);
+    }
+}
+
+/// A branch or loop without effects is left out as any other operation, and one with effects is not.
+#[test]
+fn pure_bodies_are_left_out() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![]);
+        let v = g.variable("v", Init::Constant(0.0), F32, []);
+        let (a, _, _) = g.while_loop(
+            (x.clone(), x.clone(), x.clone()),
+            |(a, ..)| a.less(10.0),
+            |(a, b, c)| {
+                let b = g.cond(&b.greater(0.0), || b.tanh(), || b.exp());
+                let c = g.while_loop(c.clone(), |c| c.less(-1.0), |c| c.sqrt() + 1.0);
+                (a + 3.0, b, c)
+            },
+        );
+        let (stored, _) = g.while_loop(
+            (x.clone(), x.clone()),
+            |(a, _)| a.less(10.0),
+            |(a, b)| {
+                let add = || v.assign_add(g.constant(1.0f32)).operation();
+                let b = g.cond(&b.greater(0.0), || g.after(&[&add()], || b.tanh()), || b.exp());
+                (a + 3.0, b)
+            },
+        );
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let feeds = [x.feed(1.0)];
+        for text in ["tanh", "exp", "sqrt"] {
+            assert!(!contains(&session, &feeds, &a, text), "{}: {text}", device.name);
+        }
+        assert_eq!(session.run(&feeds, &a).unwrap().scalar::<f32>().unwrap(), 10.0);
+        assert_eq!(session.run(&feeds, &stored).unwrap().scalar::<f32>().unwrap(), 10.0);
+        let v = session.run(&[], v.value()).unwrap();
+        assert_eq!(v.scalar::<f32>().unwrap(), 3.0, "{}", device.name);
+    }
+}
+
+/// What happens on the way to a tensor that the body only passes on does not happen in the loop.
+#[test]
+fn a_body_that_gives_an_outer_tensor_does_not_have_its_effects() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![]);
+        let v = g.variable("v", Init::Constant(0.0), F32, []);
+        let outer = v.assign_add(1.0) * 2.0;
+        let (a, _, _) = g.while_loop(
+            (x.clone(), x.clone(), x.clone()),
+            |(a, ..)| a.less(10.0),
+            |(a, _, c)| (a + 3.0, outer.clone(), c.tanh()),
+        );
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let feeds = [x.feed(1.0)];
+        assert!(!contains(&session, &feeds, &a, "tanh"), "{}", device.name);
+        assert_eq!(session.run(&feeds, &a).unwrap().scalar::<f32>().unwrap(), 10.0);
+        // What a loop captures is computed before it, once.
+        let v = session.run(&[], v.value()).unwrap();
+        assert_eq!(v.scalar::<f32>().unwrap(), 1.0, "{}", device.name);
     }
 }
 

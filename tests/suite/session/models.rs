@@ -391,15 +391,64 @@ fn what_cannot_be_a_model_is_refused_and_nothing_is_written() {
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
 }
 
+/// What tables hold is part of a model, of whatever form, and goes on from there.
+#[test]
+fn tables_keep_what_they_hold() {
+    let strings = |all: &[&str]| HostTensor::strings(&[all.len()], all.iter().copied()).unwrap();
+    for device in devices() {
+        let folder = Folder::new("tables");
+        let g = Graph::new();
+        let (words, numbers) =
+            (g.mutable_table("words", Strings, I64), g.mutable_table("n", I64, F32));
+        let x = g.placeholder("x", Strings, dims![None]);
+        // More than stands in the text.
+        let (keys, values) = (g.range(0, 100).cast(I64), g.range(0, 100).cast(F32) * 0.5);
+        let fill = numbers.insert(&keys, &values);
+        let insert = words.insert(&x, &g.constant([1i64, 2]));
+        let found = words.find(&x, -1i64);
+        let (half, n) = (numbers.find(&found, -1.0f32), words.size());
+        let session = device.session(&g);
+        session.run(&[x.feed(strings(&["b", "a"]))], (&fill, &insert)).unwrap();
+        let (x, outputs) = ([("x", &x)], [("found", &found), ("half", &half), ("n", &n)]);
+        for form in [ModelForm::Frozen, ModelForm::Trainable] {
+            let spec = match form {
+                ModelForm::Frozen => ModelSpec::frozen(&x, &outputs),
+                ModelForm::Trainable => ModelSpec::trainable(&x, &outputs, &[("insert", &insert)]),
+            };
+            session.save_model(file(&folder), &spec).unwrap();
+            let model = load(&file(&folder), device);
+            let output = |name| model.output(name).unwrap();
+            let feeds = [model.input("x").unwrap().feed(strings(&["a", "c", "b"]))];
+            let fetch = (output("found"), output("half"), output("n"));
+            let (found, half, n) = model.session().run(&feeds, fetch).unwrap();
+            assert_eq!(found.to_vec::<i64>().unwrap(), [2, -1, 1], "{}", device.name);
+            assert_eq!(half.to_vec::<f32>().unwrap(), [1.0, -1.0, 0.5], "{}", device.name);
+            assert_eq!(n.scalar::<i64>().unwrap(), 2);
+            if form == ModelForm::Trainable {
+                let feeds = [model.input("x").unwrap().feed(strings(&["c", "a"]))];
+                model.session().run(&feeds, model.operation("insert").unwrap()).unwrap();
+                let (found, n) =
+                    model.session().run(&feeds, (output("found"), output("n"))).unwrap();
+                assert_eq!(found.to_vec::<i64>().unwrap(), [1, 2]);
+                assert_eq!(n.scalar::<i64>().unwrap(), 3);
+            }
+        }
+    }
+}
+
 /// A small model of some operations, as bytes.
 fn small(folder: &Folder) -> Vec<u8> {
     let g = Graph::new();
     let x = g.placeholder("x", F32, dims![None, 2]);
     let w = g.variable("w", Init::Value([[1.0f32, -2.0], [0.5, 4.0]].into()), F32, [2, 2]);
-    let y = x.matmul(&w).slice(&[0, 0], &[None, Some(1)]).sum(0).named("y");
+    let y = x.matmul(&w).slice(&[0, 0], &[None, Some(1)]).sum(0);
     let step = w.assign_sub(0.5).operation();
+    let table = g.mutable_table("table", I64, F32);
+    let keys = g.constant([7i64]);
+    let insert = table.insert(&keys, &g.constant([0.5f32]));
+    let y = (y + table.find(&keys, 0.0f32)).named("y");
     let session = Session::new(&g, &Devices::cpu()).unwrap();
-    session.run(&[], g.initializers()).unwrap();
+    session.run(&[], (g.initializers(), &insert)).unwrap();
     let spec = ModelSpec::trainable(&[("x", &x)], &[("y", &y)], &[("step", &step)]);
     session.save_model(file(folder), &spec).unwrap();
     std::fs::read(file(folder)).unwrap()
@@ -481,7 +530,7 @@ fn a_hostile_graph_is_refused() {
     with_text(&folder, &whole, |_| {});
     try_out(&folder, &Devices::cpu()).unwrap();
     use ErrorKind::{DataLoss, InvalidArgument, Unimplemented};
-    refused(Unimplemented, "unsupported: version 2", &|m| m["version"] = json!(2));
+    refused(Unimplemented, "unsupported: version 3", &|m| m["version"] = json!(3));
     refused(DataLoss, "no version", &|m| *m = json!([]));
     refused(DataLoss, "no list \"nodes\"", &|m| m["nodes"] = json!(3));
     refused(DataLoss, "there is no form \"other\"", &|m| m["form"] = json!("other"));
@@ -525,6 +574,40 @@ fn a_hostile_graph_is_refused() {
         let error = try_out(&folder, &Devices::cpu()).unwrap_err();
         assert_eq!(error.kind(), DataLoss, "{error}");
     }
+}
+
+#[test]
+fn hostile_tables_are_refused() {
+    use ErrorKind::DataLoss;
+    use serde_json::{Value, json};
+    let folder = Folder::new("hostile_tables");
+    let whole = small(&folder);
+    let refused = |kind: ErrorKind, text: &str, change: &dyn Fn(&mut Value)| {
+        with_text(&folder, &whole, change);
+        let error = try_out(&folder, &Devices::cpu()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    refused(DataLoss, "no table \"other\"", &|m| m["tables"][0]["name"] = json!("other"));
+    refused(DataLoss, "no table \"table\"", &|m| {
+        let twice = m["tables"][0].clone();
+        m["tables"].as_array_mut().unwrap().push(twice);
+    });
+    refused(DataLoss, "has keys i64[1] and values i64[1]", &|m| {
+        m["tables"][0]["values"] = m["tables"][0]["keys"].clone();
+    });
+    let two = json!({ "dtype": "i64", "dims": [2], "bytes": "07".to_owned() + &"0".repeat(14) + "07" + &"0".repeat(14) });
+    refused(DataLoss, "has keys i64[2] and values f32[1]", &|m| {
+        m["tables"][0]["keys"] = two.clone();
+    });
+    refused(DataLoss, "has a key twice", &|m| {
+        m["tables"][0]["keys"] = two.clone();
+        m["tables"][0]["values"] = json!({ "dtype": "f32", "dims": [2], "bytes": "0".repeat(16) });
+    });
+    refused(DataLoss, "has no values", &|m| {
+        m["tables"][0].as_object_mut().unwrap().remove("values");
+    });
+    refused(DataLoss, "no list \"tables\"", &|m| m["tables"] = json!(1));
 }
 
 #[test]

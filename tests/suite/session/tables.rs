@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{MutableTable, OnDevice, RunOptions, Shape};
+use convoke::{FindOp, MutableTable, OnDevice, RunOptions, Shape, TableAction, TableOp, TableSpec};
 use convoke_tests::{devices, fails_while, slow_on_host};
 
 fn strings(all: &[&str]) -> HostTensor {
@@ -226,6 +226,117 @@ fn runs_at_the_same_time() {
     assert_eq!(found.to_vec::<i64>().unwrap(), [5]);
     assert_eq!(before.scalar::<i64>().unwrap(), 1);
     assert_eq!(size(&session, &n), 10 + 200);
+}
+
+/// TensorFlow's `insert(keys, lookup(keys) + 1)` loses what another step inserts in between. Here the run that is late
+/// fails, and has changed nothing.
+#[test]
+fn what_a_run_has_looked_at_must_not_have_changed() {
+    let g = Graph::new();
+    let table = g.mutable_table("table", I64, I64);
+    let keys = g.placeholder("keys", I64, dims![None]);
+    let now = table.find(&keys, 0i64);
+    let add = table.insert(&keys, &(&now + 1));
+    // Between the programs: a run has its tables to itself from its last program on.
+    let later = |x: &Tensor| {
+        let all = |given: &[HostTensor]| {
+            std::thread::sleep(Duration::from_millis(500));
+            Ok(given.to_vec())
+        };
+        g.host_function("later", &[x], [(I64, dims![None])], all).remove(0)
+    };
+    let late = later(&now);
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let add_late = (table.insert(&keys, &(late + 1)), v.assign_add(1.0).operation());
+    let count = table.insert(&keys, &(g.constant([0i64]) + table.size()));
+    let count_late = table.insert(&later(&keys), &(g.constant([0i64]) + table.size()));
+    let session = session(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let key = || [keys.feed(vec![7i64])];
+    let aborts = |run: convoke::Result<()>, node: &str| {
+        let error = run.unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::Aborted, Some(node)), "{error}");
+        assert!(error.message().contains("run again"), "{error}");
+    };
+    let run = session.submit(&key(), (&add_late.0, &add_late.1), RunOptions::default());
+    std::thread::sleep(Duration::from_millis(150));
+    session.run(&key(), &add).unwrap();
+    aborts(run.wait().map(|_| ()), "table_insert_1");
+    let (found, v_now) = session.run(&key(), (&now, v.value())).unwrap();
+    assert_eq!((found.to_vec::<i64>().unwrap(), v_now.scalar::<f32>().unwrap()), (vec![1], 0.0));
+    session.run(&key(), (&add_late.0, &add_late.1)).unwrap();
+    assert_eq!(session.run(&key(), &now).unwrap().to_vec::<i64>().unwrap(), [2]);
+    // A size is looked at, too. Who does not look may be late.
+    let run = session.submit(&key(), &count_late, RunOptions::default());
+    std::thread::sleep(Duration::from_millis(150));
+    session.run(&[keys.feed(vec![8i64])], &count).unwrap();
+    aborts(run.wait(), "table_insert_3");
+    let blind = table.insert(&keys, &later(&keys));
+    let run = session.submit(&[keys.feed(vec![8i64])], &blind, RunOptions::default());
+    std::thread::sleep(Duration::from_millis(150));
+    session.run(&[keys.feed(vec![8i64])], &add).unwrap();
+    run.wait().unwrap();
+    assert_eq!(session.run(&[keys.feed(vec![8i64])], &now).unwrap().to_vec::<i64>().unwrap(), [8]);
+}
+
+/// Of many who count at the same time, beside others that only insert, none is lost.
+#[test]
+fn no_count_is_lost() {
+    let g = Graph::new();
+    let (table, [keys, values], insert, _, n) = fed(&g);
+    let now = table.find(&keys, 0i64);
+    let add = table.insert(&keys, &(&now + 1));
+    let session = session(&g);
+    std::thread::scope(|scope| {
+        for thread in 0..4i64 {
+            let (session, keys, values, add, insert) = (&session, &keys, &values, &add, &insert);
+            scope.spawn(move || {
+                for i in 0..25 {
+                    let feeds = [keys.feed(vec![1i64])];
+                    while let Err(error) = session.run(&feeds, add) {
+                        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+                    }
+                    let key = vec![100 * thread + i + 100];
+                    session.run(&[keys.feed(key), values.feed(vec![i])], insert).unwrap();
+                }
+            });
+        }
+    });
+    let now = session.run(&[keys.feed(vec![1i64])], &now).unwrap();
+    assert_eq!(now.to_vec::<i64>().unwrap(), [100]);
+    assert_eq!(size(&session, &n), 101);
+}
+
+/// Tables of one name must be alike, before anything is taken or stored.
+#[test]
+fn tables_of_one_name_must_be_alike() {
+    let g = Graph::new();
+    let table = g.mutable_table("table", I64, I64);
+    let one = g.constant([1i64]);
+    let insert = table.insert(&one, &one);
+    let spec = Arc::new(TableSpec { values: F32, ..table.spec().clone() });
+    let op = TableOp { table: spec.clone(), action: TableAction::Insert };
+    let other = g.apply(op, &[&one, &g.constant([2.0f32])]).operation();
+    let op = FindOp { table: spec, default: 0.0f32.into() };
+    let found = g.apply(op, &[&one]);
+    let queue = g.fifo_queue("queue", 9, [(I64, dims![])]);
+    let (put, taken, n) = (queue.enqueue(&[&g.constant(1i64)]), queue.dequeue(), queue.size());
+    let session = session(&g);
+    session.run(&[], &put).unwrap();
+    let refused = |result: convoke::Result<()>| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains("of the name 'table' differs"), "{error}");
+    };
+    let before = session.state_digest().unwrap();
+    refused(session.run(&[], (&insert, &other)).map(|_| ()));
+    refused(session.run(&[], (&insert, &found)).map(|_| ()));
+    assert_eq!(session.state_digest().unwrap(), before);
+    session.run(&[], &insert).unwrap();
+    let before = session.state_digest().unwrap();
+    refused(session.run(&[], (&other, &taken[0])).map(|_| ()));
+    assert_eq!(session.run(&[], &n).unwrap().scalar::<i32>().unwrap(), 1);
+    assert_eq!(session.state_digest().unwrap(), before);
 }
 
 /// In callables, beside queues, and fed by what is on a device.

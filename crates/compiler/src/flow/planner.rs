@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{
     BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Step, ancestors, is_flow, near, roots,
 };
-use crate::order::{Order, assigned, is_assign, is_read};
+use crate::order::{Order, assigned, each_within, is_assign, is_read};
 use crate::{Plan, Signature};
 
 /// What makes parts.
@@ -481,7 +481,8 @@ impl<'a> Planner<'a> {
         let behind = |needed: &FxHashSet<usize>| -> FxHashSet<NodeId> {
             let carried = needed.iter().map(|&at| results[next + at]);
             let roots = results[..next].iter().copied().chain(collected.iter().copied());
-            let roots: Vec<NodeId> = roots.chain(carried).map(|root| root.node).collect();
+            let roots = roots.chain(carried).filter(|root| !captured.contains(root));
+            let roots: Vec<NodeId> = roots.map(|root| root.node).collect();
             let own = |control: NodeId| self.graph.node(control).body == body.id;
             let nodes = ancestors(self.graph, &roots, &captured, &own);
             nodes.iter().map(|node| node.id).collect()
@@ -496,7 +497,7 @@ impl<'a> Planner<'a> {
             }
         };
         let all = behind(&(0..op.n_carried).collect());
-        if all.difference(&kept).any(|&id| self.has_effect(self.graph.node(id))) {
+        if all.difference(&kept).any(|&id| has_effect(self.graph.node(id))) {
             return results;
         }
         for at in (0..op.n_carried).filter(|at| !needed.contains(at)) {
@@ -504,15 +505,21 @@ impl<'a> Planner<'a> {
         }
         results
     }
+}
 
-    /// Whether a node may do more than give values.
-    fn has_effect(&self, node: &Node) -> bool {
-        match node.op.class() {
+/// Whether a node may do more than give values, itself or in a body.
+fn has_effect(node: &Node) -> bool {
+    let mut found = false;
+    each_within(node, &mut |node| {
+        found |= match node.op.class() {
             Class::State(state) => state.is_assign(),
-            Class::Queue(_) | Class::Reader(_) => true,
-            _ => is_flow(node, &self.fed),
-        }
-    }
+            Class::Queue(_) | Class::Reader(_) | Class::Table(_) => true,
+            Class::Flow(Flow::Branch(_) | Flow::Loop(_)) => false,
+            Class::Flow(_) => true,
+            _ => false,
+        };
+    });
+    found
 }
 
 /// The results of a branch or loop that is needed for its effects: all of them.

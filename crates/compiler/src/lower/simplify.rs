@@ -82,8 +82,7 @@ impl Lowering<'_> {
     }
 
     fn node_of(&self, output: Output) -> Option<Arc<Node>> {
-        let at = self.plan.nodes.binary_search_by_key(&output.node, |node| node.id).ok()?;
-        Some(self.plan.nodes[at].clone())
+        self.plan.nodes.get(*self.places.get(&output.node)?).cloned()
     }
 
     /// The node of an output, if one input of one node reads that, and nobody else.

@@ -11,8 +11,8 @@ use smallvec::{SmallVec, smallvec};
 use super::{BodyId, GraphSnapshot, Node, NodeId, NodeList, Output};
 use crate::op::{arity, one, value};
 use crate::{
-    Attributes, Backward, Class, DType, Dims, Error, ErrorKind, Fact, HostTensor, Op, OpError,
-    Result, Tensor, View,
+    Attributes, Backward, Class, DType, Dims, Error, ErrorKind, Fact, Host, HostTensor, Op,
+    OpError, Result, Tensor, View,
 };
 
 /// A tensor whose value another takes.
@@ -24,8 +24,9 @@ struct Connected {
 }
 
 impl GraphSnapshot {
-    /// This graph where whoever takes the second tensor of a pair is given the first, and for each pair, the output
-    /// that is given. Inputs may have greater ids then.
+    /// This graph where whoever takes the second tensor of a pair is given the first, and whoever runs after a
+    /// placeholder that is connected runs after what stands for it; and for each pair, the output that is given. Inputs
+    /// and controls may have greater ids then.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for other dtypes, shapes that cannot be equal, handles of variables, tensors of
@@ -54,12 +55,19 @@ impl GraphSnapshot {
         for node in self.nodes.iter() {
             // What bodies capture, they are given by the node that runs them.
             let takes = |input: &Output| connections.contains_key(input);
-            if node.body != BodyId::GRAPH || !node.inputs.iter().any(takes) {
+            let follows = |control: &NodeId| self.is_replaced(*control, takes);
+            let changes = node.inputs.iter().any(takes) || node.controls.iter().any(follows);
+            if node.body != BodyId::GRAPH || !changes {
                 nodes.push(node.clone());
                 continue;
             }
             let inputs = node.inputs.iter().map(|&input| given(input)).collect::<Result<_>>()?;
-            nodes.push(Arc::new(Node { inputs, ..Node::clone(node) }));
+            let control = |&control: &NodeId| match follows(&control) {
+                true => Ok(given(Output { node: control, index: 0 })?.node),
+                false => Ok(control),
+            };
+            let controls = node.controls.iter().map(control).collect::<Result<_>>()?;
+            nodes.push(Arc::new(Node { inputs, controls, ..Node::clone(node) }));
         }
         for (_, to) in pairs {
             let Connected { from, check: Some(id) } = connections[to] else { continue };
@@ -74,7 +82,11 @@ impl GraphSnapshot {
                     continue;
                 }
                 let is_old = (id.0 as usize) < self.nodes.len();
-                let takes = is_old && self.node(id).inputs.contains(&to);
+                let takes = is_old && {
+                    let old = self.node(id);
+                    let follows = |control: &NodeId| self.is_replaced(*control, |own| *own == to);
+                    old.inputs.contains(&to) || old.controls.iter().any(follows)
+                };
                 if takes || connections[&to].check == Some(id) {
                     return Err(self.cycle(from, to));
                 }
@@ -85,6 +97,21 @@ impl GraphSnapshot {
         }
         let stands = pairs.iter().map(|&(_, to)| given(to)).collect::<Result<_>>()?;
         Ok((connected, stands))
+    }
+
+    /// The node that runs in the place of one where `pairs` are connected, for each of which one of `stands` is given: a
+    /// placeholder that is connected is not there itself.
+    pub fn stand_in(&self, node: NodeId, pairs: &[(Output, Output)], stands: &[Output]) -> NodeId {
+        let is_it = |(_, to): &(Output, Output)| self.is_replaced(node, |own| own == to);
+        let at = pairs.iter().position(is_it);
+        at.and_then(|at| stands.get(at)).map_or(node, |stand| stand.node)
+    }
+
+    /// Whether a node is a placeholder without a default, and is connected.
+    fn is_replaced(&self, node: NodeId, is_connected: impl Fn(&Output) -> bool) -> bool {
+        let own = self.node(node);
+        let is_placeholder = matches!(own.op.class(), Class::Host(Host::Placeholder));
+        is_placeholder && own.inputs.is_empty() && is_connected(&Output { node, index: 0 })
     }
 
     /// What stands for an output.

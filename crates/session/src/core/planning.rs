@@ -97,8 +97,11 @@ impl Core {
         let mut graph = self.graph.snapshot();
         let mut signature = signature.clone();
         if !signature.connections.is_empty() {
-            let Signature { connections, feeds, fetches, .. } = &mut signature;
+            let Signature { connections, feeds, fetches, targets, .. } = &mut signature;
             let (connected, stands) = graph.connect(connections, feeds)?;
+            for target in targets {
+                *target = graph.stand_in(*target, connections, &stands);
+            }
             for fetch in fetches {
                 let at = connections.iter().position(|(_, to)| to == fetch);
                 *fetch = at.map_or(*fetch, |at| stands[at]);

@@ -212,10 +212,9 @@ impl Builder<'_> {
         let feeds: FxHashSet<NodeId> = feeds.filter(|node| !items.contains(node)).collect();
         let mut fed: Vec<NodeId> = feeds.iter().copied().collect();
         fed.sort_unstable();
-        let fed = fed.into_iter().map(|node| AbsentNode {
-            name: self.graph.node(node).name.clone(),
-            why: "fed: it is given to the run",
-        });
+        let fed = fed
+            .into_iter()
+            .map(|node| AbsentNode { name: self.graph.node(node).name.clone(), why: FED });
         let absent = |node: &&Arc<Node>| !items.contains(&node.id) && !feeds.contains(&node.id);
         let nodes = plan.nodes.iter().filter(absent);
         let folded =
@@ -243,6 +242,11 @@ impl Builder<'_> {
 }
 
 /// Why nothing runs for a node, as far as its class tells.
+/// Why nothing runs for what is fed.
+pub(super) const FED: &str = "fed: it is given to the run";
+/// Why nothing runs in a program for what it is given by another step of the run.
+pub(super) const GIVEN: &str = "given by an earlier step of the run";
+
 fn why_absent(node: &Node) -> &'static str {
     match node.op.class() {
         Class::Host(Host::Constant(_)) => {

@@ -238,8 +238,8 @@ impl Explanation {
 }
 
 impl super::NodeReport<'_> {
-    /// One JSON object: `items` and `crossings` as in [`Explanation::to_json`], and `absent`: null, or why nothing
-    /// runs for the node.
+    /// One JSON object: `items` and `crossings` as in [`Explanation::to_json`]; `step`: null, or `kind` and `location` of
+    /// the step of a run with parts; and `absent`: null, or why nothing runs for the node.
     pub fn to_json(&self) -> String {
         let items: Vec<Value> = self.items.iter().map(|&i| self.explanation.item_json(i)).collect();
         let all = self.explanation.crossings_json();
@@ -252,6 +252,10 @@ impl super::NodeReport<'_> {
             "version": VERSION,
             "items": items,
             "crossings": crossings.collect::<Vec<_>>(),
+            "step": self.step().map(|step| json!({
+                "kind": step.kind(),
+                "location": step.node().map(|node| &node.location),
+            })),
             "absent": self.absent().map(|node| node.why),
         })
         .to_string()

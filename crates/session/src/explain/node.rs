@@ -6,7 +6,8 @@ use std::fmt;
 use convoke_graph_core::{Error, ErrorKind, Operation, Result, Tensor, Variable};
 use convoke_placement::{Bytes, Reason, Time};
 
-use super::{AbsentNode, Crossing, Explanation, PlacedItem};
+use super::build::{FED, GIVEN};
+use super::{AbsentNode, Crossing, ExplainedStep, Explanation, PlacedItem};
 
 /// How many near names an error lists.
 const NEAR_MAX: usize = 5;
@@ -49,18 +50,21 @@ impl NodeName for Variable {
     }
 }
 
-/// What there is to say about one node: the items that do its work, or why there is none. Prints as text.
+/// What there is to say about one node: the items that do its work, the step of a run with parts that it is, or why there
+/// is neither. Prints as text.
 #[derive(Debug, Clone)]
 pub struct NodeReport<'a> {
     pub(super) explanation: &'a Explanation,
     pub(super) items: Vec<usize>,
+    step: Option<&'a ExplainedStep>,
     absent: Option<&'a AbsentNode>,
 }
 
 impl Explanation {
     /// Why a node runs where it does: its candidates with their costs, what decided, the next best device and its
     /// price, and what crosses to and from it. A kernel may do the work of several nodes, and several kernels that
-    /// of one node. Of a run with parts, the report of the first program that runs something for it.
+    /// of one node. Of a run with parts, the report of the first program that runs something for it; else of the step
+    /// that it is, such as a loop; else why nothing runs for it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] with near names, if the run needs no such node.
@@ -71,16 +75,25 @@ impl Explanation {
             None => vec![self],
         };
         let find = |name: &str| {
-            let found: Vec<NodeReport<'_>> = all.iter().filter_map(|own| own.find(name)).collect();
-            let runs = found.iter().position(|report| report.absent.is_none());
-            found.into_iter().nth(runs.unwrap_or(0))
+            let mut found: Vec<NodeReport<'_>> =
+                all.iter().filter_map(|own| own.find(name)).chain(self.find_step(name)).collect();
+            // Whoever is given it knows less than who makes it.
+            let rank = |report: &NodeReport<'_>| match report.absent.map(|node| node.why) {
+                None => usize::from(report.step.is_some()),
+                Some(FED | GIVEN) => 3,
+                Some(_) => 2,
+            };
+            found.sort_by_key(rank);
+            found.into_iter().next()
         };
         let found = find(&name).or_else(|| {
             let (node, output) = name.rsplit_once(':')?;
             output.bytes().all(|c| c.is_ascii_digit()).then(|| find(node))?
         });
         found.ok_or_else(|| {
-            let near = near(&all, &name);
+            let steps = self.parts.iter().flat_map(|parts| parts.steps());
+            let steps = steps.filter_map(|step| Some(&*step.node()?.name));
+            let near = near(&all, steps, &name);
             let hint = if near.is_empty() {
                 "the run needs no nodes".to_owned()
             } else {
@@ -97,7 +110,15 @@ impl Explanation {
         let items: Vec<usize> = items.map(|(i, _)| i).collect();
         let absent = self.absent.iter().find(|node| &*node.name == name);
         let known = !items.is_empty() || absent.is_some();
-        known.then_some(NodeReport { explanation: self, items, absent })
+        known.then_some(NodeReport { explanation: self, items, step: None, absent })
+    }
+
+    /// The step of a run with parts that a node is.
+    fn find_step(&self, name: &str) -> Option<NodeReport<'_>> {
+        let is_it = |step: &&ExplainedStep| step.node().is_some_and(|node| &*node.name == name);
+        let step = self.parts.as_ref()?.steps().find(is_it)?;
+        let items = Vec::new();
+        Some(NodeReport { explanation: self, items, step: Some(step), absent: None })
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -106,9 +127,13 @@ impl Explanation {
     }
 }
 
-/// The names of some explanations that look most like `name`.
-fn near<'a>(all: &[&'a Explanation], name: &str) -> Vec<&'a str> {
-    let all = all.iter().flat_map(|own| own.names());
+/// The names of some explanations and steps that look most like `name`.
+fn near<'a>(
+    all: &[&'a Explanation],
+    steps: impl Iterator<Item = &'a str>,
+    name: &str,
+) -> Vec<&'a str> {
+    let all = all.iter().flat_map(|own| own.names()).chain(steps);
     let mut all: Vec<(usize, &str)> = all.map(|other| (distance(name, other), other)).collect();
     all.sort_unstable();
     all.dedup();
@@ -144,6 +169,11 @@ impl<'a> NodeReport<'a> {
     /// The reasons of the first of its items.
     pub fn reason(&self) -> Option<&'a Reason> {
         self.explanation.reason(*self.items.first()?)
+    }
+
+    /// The step of a run with parts that it is, if no program does its work: a branch, loop, assertion or call.
+    pub fn step(&self) -> Option<&'a ExplainedStep> {
+        self.step
     }
 
     /// Why nothing runs for it, if that is so.
@@ -216,6 +246,12 @@ impl fmt::Display for NodeReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(node) = self.absent {
             writeln!(f, "{}: nothing runs for it; {}", node.name, node.why)?;
+        }
+        if let Some((step, node)) = self.step.and_then(|step| Some((step, step.node()?))) {
+            writeln!(f, "{} at {}: {}, a step of the run", node.name, node.location, step.kind())?;
+            for (verb, values) in [("takes", &step.takes), ("gives", &step.gives)] {
+                values.iter().try_for_each(|value| writeln!(f, "  {verb} {value}"))?;
+            }
         }
         self.items.iter().try_for_each(|&item| self.explanation.write_item(f, item))
     }

@@ -141,22 +141,55 @@ impl ExplainedParts {
     /// What a part is predicted to take, in picoseconds: of branches the dearest counts, and of a loop one trip if it is
     /// not known how many there are. `None` if it needs a program that only a run knows.
     pub fn predicted(&self, part: &ExplainedPart) -> Option<Picoseconds> {
+        self.price(part, None)
+    }
+
+    /// As [`Self::predicted`], where a program that only a run knows takes no time.
+    pub(super) fn predicted_of_known(&self, part: &ExplainedPart) -> Picoseconds {
+        self.price(part, Some(0)).unwrap_or(0)
+    }
+
+    /// What a part is predicted to take, where a program that is not known takes `unknown`.
+    fn price(&self, part: &ExplainedPart, unknown: Option<Picoseconds>) -> Option<Picoseconds> {
         let step = |step: &ExplainedStep| match &step.work {
-            StepWork::Program(at) => {
-                let explanation = self.programs.get(*at)?.explanation.as_ref().ok()?;
-                Some(explanation.solution.prediction.makespan)
-            }
+            StepWork::Program(at) => match &self.programs.get(*at)?.explanation {
+                Ok(explanation) => Some(explanation.solution.prediction.makespan),
+                Err(_) => unknown,
+            },
             StepWork::Branch(_, parts) => {
-                let parts: Option<Vec<_>> = parts.iter().map(|part| self.predicted(part)).collect();
-                Some(parts?.into_iter().max().unwrap_or(0))
+                let parts = parts.iter().map(|part| self.price(part, unknown));
+                Some(parts.collect::<Option<Vec<_>>>()?.into_iter().max().unwrap_or(0))
             }
             StepWork::Loop(_, trips, body) => {
                 let trips = if let Trips::Known(trips) = trips { *trips } else { 1 };
-                Some(self.predicted(body)?.saturating_mul(trips))
+                Some(self.price(body, unknown)?.saturating_mul(trips))
             }
             StepWork::Assertion(_) | StepWork::Call(_) => Some(0),
         };
         part.steps.iter().map(step).try_fold(0, |sum: u64, own| Some(sum.saturating_add(own?)))
+    }
+
+    /// Whether a run may be one of these parts: one of its programs is one of theirs, or may be one that is not known.
+    fn may_be_of(&self, run: &RunMetadata) -> bool {
+        let fits = |program: &ExplainedProgram| {
+            let mut own = run.executions_of(program.plan);
+            own.any(|own| match &program.explanation {
+                Ok(explanation) => explanation.measured([&own]).is_ok(),
+                Err(_) => true,
+            })
+        };
+        run.executions.is_empty() || self.programs.iter().any(fits)
+    }
+
+    /// All steps, those in branches and loops included.
+    pub(super) fn steps(&self) -> impl Iterator<Item = &ExplainedStep> {
+        let mut stack: Vec<&ExplainedStep> = self.whole.steps.iter().rev().collect();
+        std::iter::from_fn(move || {
+            let step = stack.pop()?;
+            let inner = step.parts().iter().flat_map(|part| &part.steps);
+            stack.extend(inner.collect::<Vec<_>>().into_iter().rev());
+            Some(step)
+        })
     }
 
     /// The same with what the programs took in these runs, each time that they ran.
@@ -199,7 +232,8 @@ impl Explanation {
             let message = "the run has no times of kernels; ask for them with Timings::Nodes";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        if runs.iter().any(|run| run.executions.is_empty() && !run.nodes.is_empty()) {
+        let has_parts = |run: &RunMetadata| !run.executions.is_empty() || run.nodes.is_empty();
+        if !runs.iter().all(|run| has_parts(run) && parts.may_be_of(run)) {
             return Err(other_program());
         }
         let wall = median(runs.iter().map(|run| run.wall).collect()).unwrap_or_default();

@@ -7,9 +7,10 @@ use convoke_compiler::{Program, Source};
 use convoke_graph_core::{
     Class, DType, Flow, GraphSnapshot, HostTensor, LoopOp, Node, NodeId, Output, Result, Shape,
 };
+use rustc_hash::FxHashSet;
 
 use super::Explanation;
-use super::build::location;
+use super::build::{FED, GIVEN, location};
 use super::parts::{
     ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep, PartValue, StepNode, StepWork,
     Trips,
@@ -30,7 +31,7 @@ struct Known {
     elements: Option<HostTensor>,
 }
 
-/// The parts of a run, and its programs, as far as they are known, in the same order.
+/// The parts of a run, and its programs, as far as they are known, with their places among those of the parts.
 ///
 /// # Errors
 /// A feed that its device does not give.
@@ -39,15 +40,20 @@ pub(crate) fn explain(
     planned: &Planned,
     flow: &Flowing,
     data: &[FeedData<'_>],
-) -> Result<(ExplainedParts, Vec<Program>)> {
+) -> Result<(ExplainedParts, Vec<(usize, Program)>)> {
     let metadata = RunMetadata::default();
     let (programs, compiled) = (Vec::new(), Vec::new());
     let graph = &planned.graph;
-    let mut walk = Walk { core, flow, graph, metadata, n_values: 0, programs, compiled };
-    let mut given = Vec::with_capacity(data.len());
-    for (feed, data) in planned.plan.signature.feeds.iter().zip(data) {
-        let known = walk.known(walk.output_name(*feed), Some(data.to_tensor()?));
-        given.push(Some(known));
+    let feeds = &planned.plan.signature.feeds;
+    let fed = feeds.iter().map(|feed| graph.node(feed.node).name.clone()).collect();
+    let mut walk = Walk { core, flow, graph, fed, metadata, n_values: 0, programs, compiled };
+    let mut given = Vec::with_capacity(feeds.len());
+    for (at, feed) in feeds.iter().enumerate() {
+        given.push(Some(match data.get(at) {
+            Some(data) => walk.known(walk.output_name(*feed), Some(data.to_tensor()?)),
+            // What comes from queues, readers and tables.
+            None => walk.of_output(&graph.node(feed.node).clone(), feed.index as usize),
+        }));
     }
     let (whole, _) = walk.part(flow.whole(), &given)?;
     Ok((ExplainedParts { whole, programs: walk.programs }, walk.compiled))
@@ -57,10 +63,13 @@ struct Walk<'a> {
     core: &'a Core,
     flow: &'a Flowing,
     graph: &'a GraphSnapshot,
+    /// The names of what the run is fed.
+    fed: FxHashSet<Arc<str>>,
     metadata: RunMetadata,
     n_values: usize,
     programs: Vec<ExplainedProgram>,
-    compiled: Vec<Program>,
+    /// With their places among the programs.
+    compiled: Vec<(usize, Program)>,
 }
 
 type Slots = Vec<Option<Known>>;
@@ -161,10 +170,13 @@ impl Walk<'_> {
         let compiled = self.compile(planned, &fed);
         let explanation = compiled.as_ref().map_err(Clone::clone).and_then(|compiled| {
             let explanation = Explanation::of(compiled, &planned.plan, &planned.graph);
-            explanation.map(Box::new).map_err(|e| e.to_string())
+            let explanation =
+                explanation.map(|explanation| Box::new(self.told_givers(explanation)));
+            explanation.map_err(|e| e.to_string())
         });
         self.programs.push(ExplainedProgram { explanation, plan: step.plan });
-        self.compiled.extend(compiled.as_ref().ok().map(|compiled| compiled.program.clone()));
+        let program = compiled.as_ref().ok().map(|compiled| (at, compiled.program.clone()));
+        self.compiled.extend(program);
         let mut gives = Vec::with_capacity(step.fetches.len());
         for (place, (fetch, output)) in
             step.fetches.iter().zip(planned.plan.signature.fetches.iter().enumerate())
@@ -192,6 +204,16 @@ impl Walk<'_> {
             }
         }
         Ok(ExplainedStep { work: StepWork::Program(at), takes, gives })
+    }
+
+    /// An explanation that says of what its program is fed whether the caller gives it.
+    fn told_givers(&self, mut explanation: Explanation) -> Explanation {
+        for node in &mut explanation.absent {
+            if node.why == FED && !self.fed.contains(&node.name) {
+                node.why = GIVEN;
+            }
+        }
+        explanation
     }
 
     /// A program for what is known of its feeds, or why there is none yet.

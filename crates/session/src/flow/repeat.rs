@@ -1,6 +1,6 @@
 //! Loops: a part runs again and again on what it gave before.
 
-use convoke_compiler::flow::LoopStep;
+use convoke_compiler::flow::{LoopStep, given};
 use convoke_graph_core::{Class, Flow, HostTensor, LoopOp, Result, Shape, batches};
 
 use super::{Running, named, no_value, value, values};
@@ -91,7 +91,7 @@ impl Running<'_> {
             Some(repeated) => repeated,
             None => self.step_by_step(repeat)?,
         };
-        let fed = &self.request.planned.plan.signature.feeds;
+        let fed = given(&self.request.planned.plan.signature);
         if !op.counted_by.iter().any(|output| fed.contains(output)) {
             op.check_trips(repeated.trips).map_err(refused)?;
         }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use convoke_graph_core::ops::decode;
 use convoke_graph_core::{
     Attributes, BodyId, Class, Collection, Error, ErrorKind, GraphParts, GraphSnapshot, Host,
-    HostTensor, Node, NodeId, NodeParts, Op, Operation, Output, Result, State, Tensor,
+    HostTensor, Node, NodeId, NodeParts, Op, Operation, Output, Result, State, TableSpec, Tensor,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::tables::table_of;
 use super::{ModelForm, ModelSpec, Stored};
 
 /// The nodes of a graph that a model needs.
@@ -60,6 +61,19 @@ impl<'a> Selected<'a> {
     /// Whether a node is kept.
     pub fn has(&self, id: NodeId) -> bool {
         self.kept.contains(&id)
+    }
+
+    /// The tables that runs of the model use.
+    pub fn tables(&self) -> Vec<Arc<TableSpec>> {
+        let mut kept: Vec<NodeId> = self.kept.iter().copied().collect();
+        kept.sort_unstable();
+        let mut all: Vec<Arc<TableSpec>> = Vec::new();
+        for table in kept.into_iter().filter_map(|id| table_of(self.graph.node(id))) {
+            if !all.contains(table) {
+                all.push(table.clone());
+            }
+        }
+        all
     }
 
     /// Whether a variable may have no elements.
@@ -162,7 +176,8 @@ impl<'a> Selected<'a> {
         let mut draws: Vec<(NodeId, u32)> = draws.collect();
         draws.sort_unstable();
         let parts = self.whole(whole, new);
-        Ok(Stored { form: spec.form, parts, inputs, outputs, operations, variables, draws })
+        let (form, tables) = (spec.form, Vec::new());
+        Ok(Stored { form, parts, inputs, outputs, operations, variables, tables, draws })
     }
 
     /// The bodies of the model, and those around them, with their new ids.

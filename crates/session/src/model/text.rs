@@ -12,13 +12,15 @@ use convoke_graph_core::{
 use serde_json::{Map, Value, json};
 
 use super::value::{self, brief, damaged};
-use super::{ModelForm, Stored};
+use super::{ModelForm, Stored, tables};
 use crate::checkpoint::{self, TensorFile, dtype_of};
 
 /// The key of the graph in the metadata.
 const KEY: &str = "convoke.model";
-/// The version that is written, and the only one that is read.
+/// The version that is written, and the first that is read.
 const VERSION: u64 = 1;
+/// The version of models with tables that hold something, and the last that is read.
+const VERSION_WITH_TABLES: u64 = 2;
 /// The longest text of a graph, in bytes.
 const TEXT_MAX_BYTES: usize = 32 << 20;
 /// Collections that are not named by users.
@@ -58,8 +60,11 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
         named.iter().map(|(name, output)| (name.clone(), output_to_json(output))).collect()
     };
     let operations = stored.operations.iter().map(|(name, id)| (name.clone(), json!(id.0)));
-    let text = json!({
-        "version": VERSION,
+    let mut put = |name: &str, tensor: &HostTensor| tensors.put(name, tensor);
+    let tables: Vec<Value> =
+        stored.tables.iter().map(|table| tables::to_json(table, &mut put)).collect();
+    let mut model = json!({
+        "version": if tables.is_empty() { VERSION } else { VERSION_WITH_TABLES },
         "form": match stored.form {
             ModelForm::Frozen => "frozen",
             ModelForm::Trainable => "trainable",
@@ -75,8 +80,11 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
         "inputs": outputs(&stored.inputs),
         "outputs": outputs(&stored.outputs),
         "operations": operations.collect::<Map<_, _>>(),
-    })
-    .to_string();
+    });
+    if !tables.is_empty() {
+        model["tables"] = json!(tables);
+    }
+    let text = model.to_string();
     if text.len() > TEXT_MAX_BYTES {
         let n = text.len();
         let message =
@@ -121,10 +129,11 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
         serde_json::from_str(text).map_err(|e| damaged(format!("its graph is no JSON: {e}")))?;
     let version = model.get("version").and_then(Value::as_u64);
     match version.ok_or_else(|| damaged("it has no version"))? {
-        VERSION => {}
+        VERSION..=VERSION_WITH_TABLES => {}
         other => {
-            let message =
-                format!("unsupported: version {other} of the format; this reads {VERSION}");
+            let message = format!(
+                "unsupported: version {other} of the format; this reads {VERSION} to {VERSION_WITH_TABLES}"
+            );
             return Err(Error::new(ErrorKind::Unimplemented, message));
         }
     }
@@ -169,6 +178,7 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
         outputs: outputs_of(&model, "outputs")?,
         operations: operations.collect::<Result<_>>()?,
         variables,
+        tables: tables::from_json(&model, take)?,
         draws: draws.collect::<Result<_>>()?,
     })
 }
@@ -402,7 +412,7 @@ fn number_of(value: &Value, name: &str) -> Result<u64> {
         .ok_or_else(|| damaged(format!("it has no number {name:?}")))
 }
 
-fn text_of<'v>(value: &'v Value, name: &str) -> Result<&'v str> {
+pub(super) fn text_of<'v>(value: &'v Value, name: &str) -> Result<&'v str> {
     value
         .get(name)
         .and_then(Value::as_str)
@@ -416,7 +426,7 @@ fn optional_text(value: &Value, name: &str) -> Result<Option<Arc<str>>> {
     }
 }
 
-fn list_of<'v>(value: &'v Value, name: &str) -> Result<&'v Vec<Value>> {
+pub(super) fn list_of<'v>(value: &'v Value, name: &str) -> Result<&'v Vec<Value>> {
     value
         .get(name)
         .and_then(Value::as_array)

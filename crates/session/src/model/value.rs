@@ -82,7 +82,8 @@ fn dim_to_json(dim: &Dim) -> Value {
     }
 }
 
-fn tensor_to_json(tensor: &HostTensor, node: &str, put: Put<'_>) -> Value {
+/// A tensor; a large one under a name like that of `node`.
+pub(super) fn tensor_to_json(tensor: &HostTensor, node: &str, put: Put<'_>) -> Value {
     let (dtype, dims) = (tensor.dtype().name(), tensor.dims());
     if let Ok(strings) = tensor.as_strings() {
         let strings: Vec<String> = strings.iter().map(|string| hex(string)).collect();
@@ -164,7 +165,9 @@ fn dim_from_json(value: &Value) -> Result<Dim> {
     dim.ok_or_else(|| damaged(format!("there is no size {}", brief(value))))
 }
 
-fn tensor_from_json(value: &Value, take: Take<'_>) -> Result<HostTensor> {
+/// # Errors
+/// What is no tensor.
+pub(super) fn tensor_from_json(value: &Value, take: Take<'_>) -> Result<HostTensor> {
     if let Some(name) = value.as_str() {
         return take(name);
     }

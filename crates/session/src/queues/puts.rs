@@ -1,6 +1,6 @@
 //! What a run puts into queues: checked, and with memory for it, before the run stores anything.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use convoke_graph_core::{
     AlignedBytes, DType, Error, ErrorKind, HostTensor, QueueAction, QueueSpec, Result, Shape,
@@ -10,11 +10,17 @@ use smallvec::SmallVec;
 
 use super::kept::Item;
 use super::uses::{Use, Uses, puts};
+use super::{Claimed, Held};
+use crate::cancel::Stop;
 
 /// What a run puts, and memory for the rows of it that are elements of their own.
 pub(crate) struct Puts<'a> {
     uses: &'a Uses,
     rows: RefCell<Vec<Rows>>,
+    /// What was taken for the run, and what may end it while it waits.
+    held: Option<(&'a Held, Stop<'a>)>,
+    claimed: RefCell<Option<Claimed>>,
+    is_outdated: Cell<bool>,
 }
 
 /// The memory of one use.
@@ -51,14 +57,31 @@ impl Rows {
 
 impl<'a> Puts<'a> {
     pub fn new(uses: &'a Uses) -> Self {
-        Self { uses, rows: RefCell::default() }
+        let (rows, claimed) = (RefCell::default(), RefCell::default());
+        Self { uses, rows, held: None, claimed, is_outdated: Cell::new(false) }
     }
 
-    /// Checks the shapes, and sees to the memory. `fetched` knows dtypes and shapes of what the run fetches.
+    /// As [`Self::new`], of a run that `held` was taken for.
+    pub fn of(uses: &'a Uses, held: &'a Held, stop: Stop<'a>) -> Self {
+        Self { held: Some((held, stop)), ..Self::new(uses) }
+    }
+
+    /// Whether a table has changed that the run has looked at and is to change, so that it can't succeed.
+    pub fn is_outdated(&self) -> bool {
+        self.is_outdated.get()
+    }
+
+    /// Gives up the tables that it was about to change, or has somebody else keep them.
+    pub fn give_up(&self) -> Option<Claimed> {
+        self.claimed.take()
+    }
+
+    /// Checks the shapes, sees to the memory, and has the tables that the run is about to change for it. `fetched`
+    /// knows dtypes and shapes of what the run fetches.
     ///
     /// # Errors
     /// Sizes that a queue does not take, rows of different numbers, or keys and values of a table that do not go
-    /// together; no memory.
+    /// together; no memory; `Aborted` for a table that the run has looked at, and another has changed since.
     pub fn check<'s>(&self, fetched: &dyn Fn(usize) -> Option<(DType, &'s Shape)>) -> Result<()> {
         // Another attempt of the run may have been here.
         let mut all = std::mem::take(&mut *self.rows.borrow_mut());
@@ -79,6 +102,17 @@ impl<'a> Puts<'a> {
             }
         }
         self.rows.replace(all);
+        self.claim()
+    }
+
+    /// Has the tables for the run that it is about to change, until it ends or gives them up.
+    fn claim(&self) -> Result<()> {
+        let Some((held, stop)) = self.held.filter(|_| self.claimed.borrow().is_none()) else {
+            return Ok(());
+        };
+        let claimed = held.claim(self.uses, &stop);
+        self.is_outdated.set(matches!(&claimed, Err(e) if e.kind() == ErrorKind::Aborted));
+        self.claimed.replace(claimed?);
         Ok(())
     }
 

@@ -49,6 +49,7 @@ impl Inner {
         for queue in uses.queues.iter().map(|used| &used.queue).chain(names) {
             self.make(queue)?;
         }
+        self.check_tables(uses)?;
         let ticket = attempt.ticket.unwrap_or(self.next_ticket);
         if let Some((lacks, what)) = self.lacks_beside_readers(uses, ticket)? {
             // What it would read is not looked for before there is use for it.
@@ -67,7 +68,7 @@ impl Inner {
         let (mut lacks, what) = self.lacks(&all, ticket)?;
         let is_ready = lacks.is_empty() && reads.busy.is_empty();
         if is_ready && reads.wanted.is_none() {
-            let (of_tables, tables) = self.look_at_tables(uses)?;
+            let (of_tables, tables) = self.look_at_tables(uses);
             let taken = self.take_all(&all, reads);
             return Ok(Served::Taken(Taken { of_tables, tables, ..taken }));
         }

@@ -85,6 +85,25 @@ impl Uses {
         !self.tables.is_empty() || !self.finds.is_empty()
     }
 
+    /// What it does with tables that changes them.
+    pub fn changed_tables(&self) -> impl Iterator<Item = &TableUse> {
+        let changes = |action| matches!(action, TableAction::Insert | TableAction::Remove);
+        self.tables.iter().filter(move |used| changes(used.action))
+    }
+
+    /// Whether it looks at what a table holds.
+    pub fn looks_at(&self, table: &TableSpec) -> bool {
+        let sees = |action| matches!(action, TableAction::Size | TableAction::Export);
+        let mut sources = self.tables.iter().filter(|used| sees(used.action));
+        sources.any(|used| used.table.name == table.name)
+            || self.finds.iter().any(|spec| spec.name == table.name)
+    }
+
+    /// Whether it uses queues or readers, for which others may wait.
+    pub fn has_lines(&self) -> bool {
+        !self.queues.is_empty() || !self.readers.is_empty()
+    }
+
     /// The places among what is fed of the states that readers are restored from.
     pub fn fed_states(&self) -> impl Iterator<Item = (usize, &ReaderUse)> {
         self.readers.iter().filter_map(|used| match used.state {
@@ -173,7 +192,7 @@ pub(crate) fn with_queues(
         let op = match node.op.class() {
             Class::Table(op) => op,
             Class::Flow(Flow::Find(op)) => {
-                if !uses.finds.iter().any(|table| table.name == op.table.name) {
+                if !uses.finds.contains(&op.table) {
                     uses.finds.push(op.table.clone());
                 }
                 continue;

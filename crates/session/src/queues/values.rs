@@ -2,7 +2,7 @@
 
 use convoke_graph_core::{
     DType, Error, HostTensor, QueueAction, QueueKind, QueueRole, QueueSpec, Reduction, Result,
-    batches,
+    TableAction, batches,
 };
 
 use super::kept::{Item, Popped};
@@ -44,7 +44,18 @@ impl Taken {
             let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
             self.values.extend(wanted);
         }
-        self.values.append(&mut self.of_tables);
+        for (used, contents) in uses.tables.iter().zip(std::mem::take(&mut self.of_tables)) {
+            let Some(contents) = contents else { continue };
+            let values = match used.action {
+                TableAction::Export => {
+                    let (keys, values) = contents.export().map_err(|e| e.with_node(&*used.node))?;
+                    vec![keys, values]
+                }
+                _ => vec![HostTensor::from(i64::try_from(contents.len()).unwrap_or(i64::MAX))],
+            };
+            let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
+            self.values.extend(wanted);
+        }
         Ok(())
     }
 }

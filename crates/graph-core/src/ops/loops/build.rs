@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::trips::Given;
 use super::{LoopOp, check_pred, trips};
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::ops::branch::outputs;
@@ -161,8 +162,11 @@ impl LoopOp {
                 let (start, mut all) = ((pred.output(), &carried[..]), u64::MAX);
                 trips::count(&graph.snapshot(), start, spec.max, &body, &mut all)
             }),
-            (false, None, None, Dim::Known(n)) => Some((n as u64, Vec::new())),
-            (false, None, Some(max), Dim::Known(n)) => Some((max.min(n as u64), Vec::new())),
+            (false, None, max, Dim::Known(n)) => {
+                let scanned = spec.scanned.iter().map(|tensor| Given::Shape(tensor.output()));
+                let by = trips::folded_from(&graph.snapshot(), scanned);
+                Some((max.unwrap_or(u64::MAX).min(n as u64), by))
+            }
             _ => None,
         };
         let (trips, mut counted_by) = match counted {

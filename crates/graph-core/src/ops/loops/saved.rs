@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::trips::Given;
 use super::{LoopOp, build, trips};
 use crate::ops::bodies::{Restoring, body_of, count_of, outputs_of, pairs, recaptured};
 use crate::ops::body::Body;
@@ -163,7 +164,7 @@ impl LoopOp {
     ) -> Option<(u64, Vec<Output>)> {
         let mut counted_by = Vec::new();
         self.trips?;
-        let (pred, count, carried, ..) = self.split(inputs);
+        let (pred, count, carried, scanned, _) = self.split(inputs);
         let mut trips = self.max.unwrap_or(u64::MAX);
         if let Some(&pred) = pred {
             let graph = at.graph;
@@ -181,6 +182,8 @@ impl LoopOp {
         }
         if self.n_scanned > 0 {
             trips = trips.min(length.known()? as u64);
+            let scanned = scanned.iter().copied().map(Given::Shape);
+            counted_by.extend(trips::folded_from(at.graph, scanned));
         }
         Some((trips, counted_by))
     }

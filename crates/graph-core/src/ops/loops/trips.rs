@@ -41,13 +41,58 @@ pub(super) fn count(
     by.extend(deciding.carried.iter().filter_map(|&at| carried.get(at).copied()));
     by.extend(deciding.nodes.iter().flat_map(|node| node.inputs.iter().copied()));
     by.extend(body.results.first());
-    // What an outer operation makes of outer operands depends on those, too.
-    let own = by.clone();
-    by.extend(own.iter().flat_map(|output| graph.node(output.node).inputs.iter().copied()));
     by.retain(|output| graph.node(output.node).body != body.id);
-    by.sort_unstable();
-    by.dedup();
+    let by = folded_from(graph, by.into_iter().map(Given::Elements));
     Some((trips, by))
+}
+
+/// What a number of iterations depends on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Given {
+    Elements(Output),
+    Shape(Output),
+}
+
+/// The outputs whose elements something is folded from, in order: feeding one of them may change it.
+///
+/// A fed tensor has the shape that the graph says, so that a shape depends only on elements that say sizes.
+pub(super) fn folded_from(
+    graph: &GraphSnapshot,
+    needed: impl IntoIterator<Item = Given>,
+) -> Vec<Output> {
+    let mut elements: FxHashSet<Output> = FxHashSet::default();
+    let mut shapes: FxHashSet<NodeId> = FxHashSet::default();
+    let mut stack: Vec<Given> = needed.into_iter().collect();
+    while let Some(given) = stack.pop() {
+        let (is_new, node) = match given {
+            Given::Elements(output) => (elements.insert(output), graph.node(output.node)),
+            Given::Shape(output) => (shapes.insert(output.node), graph.node(output.node)),
+        };
+        if !is_new {
+            continue;
+        }
+        let class = node.op.class();
+        let is_metadata = matches!(class, Class::Host(Host::Metadata));
+        let of_elements = matches!(given, Given::Elements(_));
+        if let Class::Flow(Flow::Loop(op)) = &class {
+            stack.extend(op.counted_by.iter().copied().map(Given::Elements));
+        }
+        for (at, &input) in node.inputs.iter().enumerate() {
+            let reads = match is_metadata {
+                true => reads_elements(node),
+                false => of_elements || class.size_operand() == Some(at),
+            };
+            stack.push(if reads { Given::Elements(input) } else { Given::Shape(input) });
+        }
+    }
+    let mut elements: Vec<Output> = elements.into_iter().collect();
+    elements.sort_unstable();
+    elements
+}
+
+/// Whether an operation looks at more of its operands than their shapes.
+fn reads_elements(node: &Node) -> bool {
+    !matches!(node.op.name(), "shape" | "size")
 }
 
 /// The part of a body that decides whether it runs again.
@@ -180,7 +225,7 @@ fn has_size_params(body: &Body) -> bool {
         let mut own = (0..node.facts.len() as u32).map(|index| Output { node: node.id, index });
         let all = own.any(|output| sizes.contains(&output));
         let is_metadata = matches!(class, Class::Host(Host::Metadata));
-        let reads_elements = !matches!(node.op.name(), "shape" | "size");
+        let reads_elements = reads_elements(node);
         for (at, input) in node.inputs.iter().enumerate() {
             if class.size_operand() == Some(at) || ((all || is_metadata) && reads_elements) {
                 sizes.insert(*input);
