@@ -152,16 +152,7 @@ impl<F: Fetch> Callable<F> {
         let data = data.map(|((value, tensor), fact)| feeds::check_value(value, fact, tensor));
         let data: SmallVec<[FeedData<'_>; 4]> = data.collect::<Result<_>>()?;
         let (planned, recent) = (&*self.planned, Some(&self.recent));
-        let request = Request {
-            planned,
-            data: &data,
-            options,
-            start,
-            token: None,
-            recent,
-            puts: None,
-            tables: None,
-        };
+        let request = Request { recent, ..Request::new(planned, &data, options, start) };
         let mut metadata = RunMetadata::default();
         metadata.begin(&request);
         (metadata.plan_cached, metadata.graph_nodes) = (true, planned.n_nodes());

@@ -111,6 +111,19 @@ pub(crate) struct Request<'a> {
     pub tables: Option<&'a Tables>,
 }
 
+impl<'a> Request<'a> {
+    /// A run of a plan with these feeds, that nothing but its options cancels.
+    pub fn new(
+        planned: &'a Planned,
+        data: &'a [FeedData<'a>],
+        options: &'a RunOptions,
+        start: Instant,
+    ) -> Self {
+        let (token, recent, puts, tables) = (None, None, None, None);
+        Self { planned, data, options, start, token, recent, puts, tables }
+    }
+}
+
 impl Core {
     /// # Errors
     /// As `Session::with_options`.

@@ -416,16 +416,7 @@ impl PartialRun {
         let data = step.feeds.iter();
         let data = data.map(|given| Ok(FeedData::Tensor(self.value(*given, made)?)));
         let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-        let request = Request {
-            planned,
-            data: &data,
-            options,
-            start,
-            token: None,
-            recent: None,
-            puts: None,
-            tables: None,
-        };
+        let request = Request::new(planned, &data, options, start);
         metadata.begin(&request);
         let mut tensors = Vec::new();
         let outputs = &mut Outputs::Tensors(&mut tensors);

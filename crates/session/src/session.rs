@@ -224,16 +224,7 @@ impl Session {
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (list, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
         let data = planned.check_feeds(feeds)?;
-        let request = Request {
-            planned: &planned,
-            data: &data,
-            options: &options,
-            start,
-            token: None,
-            recent: None,
-            tables: None,
-            puts: None,
-        };
+        let request = Request::new(&planned, &data, &options, start);
         metadata.begin(&request);
         let mut values = Vec::new();
         self.core.run(&request, &mut Outputs::Tensors(&mut values), &mut metadata)?;

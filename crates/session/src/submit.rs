@@ -255,16 +255,8 @@ impl Submitted {
         mut attempt: Attempt,
     ) -> Result<Option<(Vec<Fetched>, RunMetadata)>> {
         let start = *self.begun.get_or_init(Instant::now);
-        let request = Request {
-            planned: &self.planned,
-            data: &self.data,
-            options: &self.options,
-            start,
-            token: Some(&self.token),
-            recent: None,
-            tables: None,
-            puts: None,
-        };
+        let request = Request::new(&self.planned, &self.data, &self.options, start);
+        let request = Request { token: Some(&self.token), ..request };
         let mut metadata = self.metadata.clone();
         metadata.begin(&request);
         let mut tensors = Vec::new();
