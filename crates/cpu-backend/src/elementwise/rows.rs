@@ -159,7 +159,7 @@ fn transcendental(name: &str) -> Option<BlockFn> {
 }
 
 /// Elements of which is known whether all are near zero.
-const RUN: usize = 256;
+const RUN: usize = 1024;
 
 /// `exp` of f32.
 fn exp(args: &[&[u8]], out: &mut [u8]) {
@@ -188,22 +188,33 @@ fn exp_sub(args: &[&[u8]], out: &mut [u8]) {
     );
 }
 
-/// `exp(f(x))`: where all of a run is near zero, without what large and small arguments need.
+/// `exp(f(x))`: where all of a run is near zero, without what large and small arguments need. A run is taken to be
+/// as the last one was, and computed again if it was near and this one is not.
 #[inline(always)]
 fn exp_of(xs: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
+    let mut is_near = true;
     for (out, xs) in out.chunks_mut(RUN).zip(xs.chunks(RUN)) {
-        // The bits of sizes are in the order of sizes, those of NaN above all.
-        let far = xs.iter().fold(0u32, |far, &x| far.max(f(x).abs().to_bits()));
-        if far <= math::NEAR.to_bits() {
-            for (out, &x) in out.iter_mut().zip(xs) {
-                *out = math::exp_near(f(x));
-            }
-        } else {
-            for (out, &x) in out.iter_mut().zip(xs) {
-                *out = math::exp(f(x));
-            }
+        let was_near = is_near;
+        if was_near {
+            is_near = exp_run(xs, out, &f, math::exp_near);
+        }
+        if !is_near {
+            is_near = exp_run(xs, out, &f, math::exp) && !was_near;
         }
     }
+}
+
+/// `exp(f(x))` by the given function, and whether all of `f(x)` is near zero.
+#[inline(always)]
+fn exp_run(xs: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32, exp: impl Fn(f32) -> f32) -> bool {
+    let mut far = 0u32;
+    for (out, &x) in out.iter_mut().zip(xs) {
+        let x = f(x);
+        // The bits of sizes are in the order of sizes, those of NaN above all.
+        far = far.max(x.abs().to_bits());
+        *out = exp(x);
+    }
+    far <= math::NEAR.to_bits()
 }
 
 /// The step of `exp(x - y)` for f32, where one of the two may be a single element.

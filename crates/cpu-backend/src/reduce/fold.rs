@@ -10,6 +10,10 @@ pub(super) trait Fold<W>: 'static {
     const START: Self::Acc;
     /// With one more element.
     fn step(acc: Self::Acc, x: W) -> Self::Acc;
+    /// As [`step`](Self::step), among elements of which none is odd.
+    fn quick(acc: Self::Acc, x: W) -> Self::Acc;
+    /// Whether any element is odd: needs care that costs.
+    fn has_odd(xs: &[W]) -> bool;
     /// Of two parts.
     fn merge(a: Self::Acc, b: Self::Acc) -> Self::Acc;
 }
@@ -29,6 +33,14 @@ macro_rules! folds {
             #[inline(always)]
             fn step(acc: $acc, x: $t) -> $acc {
                 <Self as Fold<$t>>::merge(acc, <$acc>::from(x))
+            }
+            #[inline(always)]
+            fn quick(acc: $acc, x: $t) -> $acc {
+                <Self as Fold<$t>>::step(acc, x)
+            }
+            #[inline(always)]
+            fn has_odd(_xs: &[$t]) -> bool {
+                false
             }
             #[inline(always)]
             fn merge($a: $acc, $b: $acc) -> $acc {
@@ -58,30 +70,47 @@ pub(super) trait Ordered: Pod + Send + Sync + PartialOrd {
     /// Not below any element.
     const GREATEST: Self;
     fn is_nan(self) -> bool;
+    fn has_nan(xs: &[Self]) -> bool;
 }
 
-macro_rules! ordered {
-    ($($t:ty, $least:expr, $greatest:expr, |$x:ident| $is_nan:expr;)*) => { $(
+macro_rules! ordered_ints {
+    ($($t:ty),*) => { $(
         impl Ordered for $t {
-            const LEAST: Self = $least;
-            const GREATEST: Self = $greatest;
+            const LEAST: Self = Self::MIN;
+            const GREATEST: Self = Self::MAX;
             #[inline(always)]
             fn is_nan(self) -> bool {
-                let $x = self;
-                $is_nan
+                false
+            }
+            #[inline(always)]
+            fn has_nan(_xs: &[Self]) -> bool {
+                false
             }
         }
     )* };
 }
 
-ordered! {
-    i32, i32::MIN, i32::MAX, |_x| false;
-    u32, u32::MIN, u32::MAX, |_x| false;
-    i64, i64::MIN, i64::MAX, |_x| false;
-    u64, u64::MIN, u64::MAX, |_x| false;
-    f32, f32::NEG_INFINITY, f32::INFINITY, |x| x.is_nan();
-    f64, f64::NEG_INFINITY, f64::INFINITY, |x| x.is_nan();
+macro_rules! ordered_floats {
+    ($($t:ty),*) => { $(
+        impl Ordered for $t {
+            const LEAST: Self = Self::NEG_INFINITY;
+            const GREATEST: Self = Self::INFINITY;
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                self.is_nan()
+            }
+            #[inline(always)]
+            fn has_nan(xs: &[Self]) -> bool {
+                // The bits of NaN are above those of any size.
+                let most = xs.iter().fold(0, |most, x| x.abs().to_bits().max(most));
+                most > Self::INFINITY.to_bits()
+            }
+        }
+    )* };
 }
+
+ordered_ints! { i32, u32, i64, u64 }
+ordered_floats! { f32, f64 }
 
 /// The greatest or the least: NaN comes before all.
 pub(super) trait Extremum<W: Ordered>: Fold<W, Acc = W> {
@@ -100,6 +129,14 @@ macro_rules! extremum {
                 if $better | $x.is_nan() { $x } else { $best }
             }
             #[inline(always)]
+            fn quick($best: W, $x: W) -> W {
+                if $better { $x } else { $best }
+            }
+            #[inline(always)]
+            fn has_odd(xs: &[W]) -> bool {
+                W::has_nan(xs)
+            }
+            #[inline(always)]
             fn merge(a: W, b: W) -> W {
                 <Self as Fold<W>>::step(a, b)
             }
@@ -114,5 +151,5 @@ macro_rules! extremum {
     };
 }
 
-extremum! { Max, LEAST, |x, best| (x > best) }
-extremum! { Min, GREATEST, |x, best| (x < best) }
+extremum! { Max, LEAST, |x, best| x > best }
+extremum! { Min, GREATEST, |x, best| x < best }

@@ -136,25 +136,32 @@ pub(super) fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
     }
     wide(
         #[inline(always)]
-        || {
-            // Arrays of vectors' sizes stay in registers.
-            let (mut even, mut odd) = ([F::START; FEW], [F::START; FEW]);
-            even.copy_from_slice(&acc[..FEW]);
-            odd.copy_from_slice(&acc[FEW..]);
-            let (chunks, rest) = xs.as_chunks::<LANES>();
-            for chunk in chunks {
-                for i in 0..FEW {
-                    even[i] = F::step(even[i], chunk[i]);
-                }
-                for i in 0..FEW {
-                    odd[i] = F::step(odd[i], chunk[FEW + i]);
-                }
-            }
-            acc[..FEW].copy_from_slice(&even);
-            acc[FEW..].copy_from_slice(&odd);
-            for (acc, &x) in acc.iter_mut().zip(rest) {
-                *acc = F::step(*acc, x);
-            }
+        || match F::has_odd(xs) {
+            false => steps(acc, xs, F::quick),
+            true => steps(acc, xs, F::step),
         },
     );
+}
+
+/// Adds a run by the given step.
+#[inline(always)]
+fn steps<W: Copy, A: Copy>(acc: &mut [A; LANES], xs: &[W], step: impl Fn(A, W) -> A) {
+    // Arrays of vectors' sizes stay in registers.
+    let (mut even, mut odd) = ([acc[0]; FEW], [acc[0]; FEW]);
+    even.copy_from_slice(&acc[..FEW]);
+    odd.copy_from_slice(&acc[FEW..]);
+    let (chunks, rest) = xs.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..FEW {
+            even[i] = step(even[i], chunk[i]);
+        }
+        for i in 0..FEW {
+            odd[i] = step(odd[i], chunk[FEW + i]);
+        }
+    }
+    acc[..FEW].copy_from_slice(&even);
+    acc[FEW..].copy_from_slice(&odd);
+    for (acc, &x) in acc.iter_mut().zip(rest) {
+        *acc = step(*acc, x);
+    }
 }

@@ -145,13 +145,16 @@ fn long_lanes_are_cut_into_chunks() {
 
 #[test]
 fn nan_passes_and_is_found_first() {
-    for dims in [vec![2, 77], vec![77, 2]] {
-        let mut xs = vec![1.0f32; 154];
-        (xs[40], xs[90], xs[91]) = (f32::NAN, f32::NAN, f32::INFINITY);
-        let rows = Layout::packed(shape(&dims));
-        let layout = if dims[0] == 2 { rows } else { rows.permute(&[1, 0]).unwrap() };
-        for kind in [ReduceKind::Max, ReduceKind::Min, ReduceKind::ArgMax, ReduceKind::ArgMin] {
-            check(kind, 1, HostTensor::from(xs.clone()), layout.clone());
+    // Rows of one run, of three, and of three with NaN in the last one only.
+    for (n, nan) in [(77, [40, 90]), (1500, [700, 1501]), (1500, [1499, 2999])] {
+        for dims in [vec![2, n], vec![n, 2]] {
+            let mut xs = vec![1.0f32; 2 * n];
+            (xs[nan[0]], xs[nan[1]], xs[nan[1] - 1]) = (-f32::NAN, f32::NAN, f32::INFINITY);
+            let rows = Layout::packed(shape(&dims));
+            let layout = if dims[0] == 2 { rows } else { rows.permute(&[1, 0]).unwrap() };
+            for kind in [ReduceKind::Max, ReduceKind::Min, ReduceKind::ArgMax, ReduceKind::ArgMin] {
+                check(kind, 1, HostTensor::from(xs.clone()), layout.clone());
+            }
         }
     }
 }
