@@ -61,6 +61,16 @@ fn a_call_into_memory_allocates_nothing() {
     };
     (0..3).for_each(|_| call());
     assert_eq!(allocations(|| (0..100).for_each(|_| call())), 0);
+    // Numbers that take the placeholder's dtype.
+    let a = g.placeholder("a", F32, dims![]);
+    let sum = session.callable(&[&a, &x], &a + &x).unwrap();
+    let mut add = || {
+        let view = TensorViewMut::new(F32, &shape, &mut memory).unwrap();
+        sum.call_into((1.5, &xs), &mut [view]).unwrap();
+    };
+    (0..3).for_each(|_| add());
+    assert_eq!(allocations(|| (0..100).for_each(|_| add())), 0);
+    assert_eq!(memory, [2.5f32, 3.5, 4.5].map(f32::to_ne_bytes).concat()[..]);
     // What comes back is a tensor, a list of them, and their places.
     let call = || drop(callable.call([&xs]).unwrap());
     (0..3).for_each(|_| call());

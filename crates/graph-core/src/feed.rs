@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ndarray::{ArrayBase, Data, Dimension};
 
-use crate::{DType, Element, Error, HostTensor, Result, Shape, Tensor, Variable};
+use crate::{DType, Element, Error, HostTensor, Number, Result, Shape, Tensor, Variable};
 
 /// A tensor and the value that it has in one run.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub enum FeedValue<'a> {
     /// Elements that the caller keeps: a dtype, a shape, and row-major bytes.
     Borrowed(DType, Shape, &'a [u8]),
     /// A Rust number, which takes a float placeholder's type by rounding.
-    Number(HostTensor),
+    Number(Number),
     /// A tensor whose elements may lie elsewhere.
     Resident(Arc<dyn Resident>),
 }
@@ -152,7 +152,7 @@ macro_rules! numbers {
     ($($t:ty),*) => {
         $(impl<'a> IntoFeed<'a> for $t {
             fn into_feed(self) -> Result<FeedValue<'a>> {
-                Ok(FeedValue::Number(self.into()))
+                Ok(FeedValue::Number(Number::new(self)))
             }
         })*
     };

@@ -27,6 +27,7 @@ mod graph;
 mod handles;
 mod host_tensor;
 mod node_list;
+mod number;
 mod op;
 pub mod ops;
 pub mod philox;
@@ -53,6 +54,7 @@ pub use graph::{
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};
 pub use node_list::NodeList;
+pub use number::Number;
 pub use op::{
     Class, Contract, Control, Distribution, Elementwise, Facts, Flow, Host, Move, Op, Random,
     Reduce, ReduceAxes, ReduceKind, State, Values, View, Window,

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    DType, Error, Fact, Feed, FeedValue, HostTensor, Resident, Result, Shape, Tensor,
+    DType, Error, Fact, Feed, FeedValue, HostTensor, Number, Resident, Result, Shape, Tensor,
 };
 
 use crate::device_tensor::DeviceTensor;
@@ -21,6 +21,8 @@ pub(crate) enum FeedData<'a> {
     Tensor(HostTensor),
     /// Kept by the caller.
     Borrowed(DType, Shape, &'a [u8]),
+    /// A number, and the shape of one.
+    Number(Number, Shape),
     /// On a GPU, and on the host as well once that is needed.
     Device(DeviceTensor, Option<HostTensor>),
     /// As `Device`, and the run's alone.
@@ -33,7 +35,7 @@ impl FeedData<'_> {
     pub(crate) fn shape(&self) -> &Shape {
         match self {
             Self::Tensor(tensor) => tensor.shape(),
-            Self::Borrowed(_, shape, _) => shape,
+            Self::Borrowed(_, shape, _) | Self::Number(_, shape) => shape,
             Self::Device(tensor, _) => tensor.shape(),
             Self::Given(given, _) => given.tensor.shape(),
             Self::Offered(donation) => donation.shape(),
@@ -49,6 +51,7 @@ impl FeedData<'_> {
             Self::Offered(_) => &[],
             Self::Tensor(tensor) => tensor.bytes(),
             Self::Borrowed(_, _, bytes) => bytes,
+            Self::Number(number, _) => number.bytes(),
         }
     }
 
@@ -87,6 +90,7 @@ impl FeedData<'_> {
     pub(crate) fn into_owned(self) -> Result<FeedData<'static>> {
         Ok(match self {
             Self::Tensor(tensor) => FeedData::Tensor(tensor),
+            Self::Number(number, shape) => FeedData::Number(number, shape),
             Self::Device(tensor, host) => FeedData::Device(tensor, host),
             Self::Given(given, host) => FeedData::Given(given, host),
             Self::Offered(donation) => FeedData::Offered(donation),
@@ -103,6 +107,7 @@ impl FeedData<'_> {
             Self::Device(tensor, None) => tensor.to_host(),
             Self::Given(given, None) => given.tensor.to_host(),
             Self::Offered(donation) => donation.to_host(),
+            Self::Number(number, _) => number.to_tensor(),
             Self::Borrowed(dtype, shape, bytes) => {
                 let copy = convoke_graph_core::AlignedBytes::copy_of(bytes)?;
                 HostTensor::from_bytes(*dtype, shape.clone(), copy)
@@ -133,7 +138,7 @@ pub(crate) fn check_value<'a>(
 }
 
 fn convert<'a>(value: &'a FeedValue<'_>, to: DType) -> Result<FeedData<'a>> {
-    let (tensor, is_number) = match value {
+    let tensor = match value {
         FeedValue::Resident(resident) => {
             let any: &dyn Any = &**resident;
             match any.downcast_ref::<DeviceTensor>() {
@@ -152,7 +157,7 @@ fn convert<'a>(value: &'a FeedValue<'_>, to: DType) -> Result<FeedData<'a>> {
             if tensor.dtype() == to {
                 return Ok(FeedData::Tensor(tensor));
             }
-            (Cow::Owned(tensor), false)
+            Cow::Owned(tensor)
         }
         FeedValue::Borrowed(dtype, shape, bytes) if *dtype == to => {
             return Ok(FeedData::Borrowed(to, shape.clone(), bytes));
@@ -160,23 +165,22 @@ fn convert<'a>(value: &'a FeedValue<'_>, to: DType) -> Result<FeedData<'a>> {
         FeedValue::Tensor(tensor) if tensor.dtype() == to => {
             return Ok(FeedData::Tensor(tensor.clone()));
         }
-        FeedValue::Number(tensor) if tensor.dtype() == to => {
-            return Ok(FeedData::Tensor(tensor.clone()));
-        }
         FeedValue::Borrowed(dtype, shape, bytes) => {
             let borrowed = FeedData::Borrowed(*dtype, shape.clone(), bytes);
-            (Cow::Owned(borrowed.to_tensor()?), false)
+            Cow::Owned(borrowed.to_tensor()?)
         }
-        FeedValue::Tensor(tensor) => (Cow::Borrowed(tensor), false),
-        FeedValue::Number(tensor) => (Cow::Borrowed(tensor), true),
+        FeedValue::Tensor(tensor) => Cow::Borrowed(tensor),
+        FeedValue::Number(number) => match number.as_dtype(to) {
+            Some(number) => return Ok(FeedData::Number(number, Shape::scalar())),
+            None => Cow::Owned(number.to_tensor()?),
+        },
     };
     let from = tensor.dtype();
     let shape = tensor.shape().clone();
     if from.is_int() && to.is_int() {
         return Ok(FeedData::Tensor(narrow(&tensor, to)?));
     }
-    let number = is_number && to.is_float() && from.is_number();
-    if always_fits(from, to) || number {
+    if always_fits(from, to) {
         let elements = tensor.to_f64s()?;
         return Ok(FeedData::Tensor(HostTensor::from_f64s(to, shape, &elements)?));
     }
