@@ -18,7 +18,7 @@ use convoke_graph_core::{
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
 
-use fold::{fold, splat};
+use fold::{fold, refined, splat};
 use identities::identity;
 use simplify::remove_dead;
 
@@ -176,19 +176,10 @@ impl Lowering<'_> {
             Some(folded) => folded,
             None => self.lower_class(node, &forms, &facts, &outputs)?,
         };
-        for (index, (mut fact, form)) in outputs.into_iter().zip(results).enumerate() {
+        for (index, (fact, form)) in outputs.into_iter().zip(results).enumerate() {
             self.check_form(&form, &fact)?;
-            match &form {
-                Form::Constant(tensor) => fact = Fact::of(tensor),
-                Form::Splat(scalar, shape) if shape.rank() == 0 => fact = Fact::of(scalar),
-                // A loop that is unrolled says less of its results than there is.
-                Form::Operand(operand) if fact.shape().is_none() => {
-                    fact = fact.with_dims(operand.layout.shape());
-                }
-                Form::Splat(_, shape) if fact.shape().is_none() => fact = fact.with_dims(shape),
-                _ => {}
-            }
-            self.forms.entry(Output { node: node.id, index: index as u32 }).or_insert((fact, form));
+            let output = Output { node: node.id, index: index as u32 };
+            self.forms.entry(output).or_insert((refined(fact, &form), form));
         }
         Ok(())
     }

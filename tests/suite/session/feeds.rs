@@ -111,6 +111,19 @@ fn shapes_can_be_computed_from_feeds() {
     refused(session.run(&misfit, &y), "cannot reshape [5], which has 5 elements, to [2, 3]");
 }
 
+/// Sizes of which each is the same: computed from equal elements, when compiling.
+#[test]
+fn shapes_can_be_computed_from_equal_elements() {
+    let g = Graph::new();
+    let sizes = g.constant([2i64, 2]) + 1;
+    let ones = g.constant(1.0f32).broadcast_to_sizes(&sizes);
+    let one = g.constant(2.0f32).broadcast_to_sizes(&(g.constant([3i64]) - 1));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let (ones, one) = session.run(&[], (&ones, &one)).unwrap();
+    assert_eq!((ones.dims(), ones.to_vec::<f32>().unwrap()), (&[3, 3][..], vec![1.0; 9]));
+    assert_eq!(one.to_vec::<f32>().unwrap(), [2.0, 2.0]);
+}
+
 #[test]
 fn more_than_the_memory_is_refused_before_it_runs() {
     let g = Graph::new();

@@ -1,6 +1,6 @@
 //! What is known when compiling: operations on constants, and elements that repeat.
 
-use convoke_graph_core::{Class, Contents, Fact, Host, HostTensor, Node, Shape};
+use convoke_graph_core::{AlignedBytes, Class, Contents, Fact, Host, HostTensor, Node, Shape};
 use smallvec::{SmallVec, smallvec};
 
 use super::Form;
@@ -18,6 +18,30 @@ pub(super) fn splat(form: &Form) -> Option<HostTensor> {
         Form::Constant(tensor) if tensor.len() == 1 => tensor.reshaped(Shape::scalar()).ok(),
         _ => None,
     }
+}
+
+/// What an operation says of an output, with what its form says.
+pub(super) fn refined(fact: Fact, form: &Form) -> Fact {
+    let shape = match form {
+        Form::Constant(tensor) => return Fact::of(tensor),
+        Form::Splat(scalar, shape) => match repeated(scalar, shape) {
+            Some(tensor) => return Fact::of(&tensor),
+            None => shape,
+        },
+        Form::Operand(operand) => operand.layout.shape(),
+        Form::Handle(_) => return fact,
+    };
+    // A loop that is unrolled says less of its results than there is.
+    if fact.shape().is_none() { fact.with_dims(shape) } else { fact }
+}
+
+/// The elements of which one is repeated, if shapes may be computed from them.
+fn repeated(scalar: &HostTensor, shape: &Shape) -> Option<HostTensor> {
+    if !scalar.dtype().is_int() || shape.len() > Fact::CONTENTS_MAX {
+        return None;
+    }
+    let bytes = AlignedBytes::copy_of(&scalar.bytes().repeat(shape.len())).ok()?;
+    HostTensor::from_bytes(scalar.dtype(), shape.clone(), bytes).ok()
 }
 
 /// The results of an operation on constants, if they are small or only the host computes them.
