@@ -1,7 +1,7 @@
 //! Memory budgets: a program that takes more than there may be computes what is cheap again instead of keeping it,
 //! and is refused before it runs if that does not suffice.
 
-use convoke_compiler::memory::host_slots;
+use convoke_compiler::memory::host_memory;
 use convoke_compiler::{HOST, Program, live_bytes, recompute};
 #[cfg(feature = "gpu")]
 use convoke_compiler::{Source, ValueId};
@@ -11,7 +11,7 @@ use crate::devices::Gpus;
 
 /// Makes a program fit the host's budget, and those of GPUs as far as that can be told before it is compiled.
 pub(crate) fn fit(program: &mut Program, host_budget: u64, gpus: &Gpus) -> Result<()> {
-    let on_host = |program: &Program| host_slots(program).n_bytes();
+    let on_host = |program: &Program| host_memory(program).n_bytes();
     for at in 0..program.segments.len() {
         if program.segments[at].device == HOST {
             recompute(program, at, |program| {

@@ -1,5 +1,6 @@
 //! Runs a compiled program: binds inputs, runs the segments in order, collects fetches, commits.
 
+mod arena;
 mod bind;
 mod commit;
 mod feeds;
@@ -13,7 +14,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use convoke_compiler::memory::{HostSlots, host_slots};
+use arena::Part;
+use convoke_compiler::memory::{HostMemory, HostPlace, host_memory};
 use convoke_compiler::{HOST, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, Threads};
 use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, NodeId, Output, Result};
@@ -50,7 +52,7 @@ pub(crate) struct Compiled {
     pub(crate) generations: Vec<Generation>,
     /// Its timed runs, where the session learns from them.
     pub(crate) tuning: Option<Tuning>,
-    slots: HostSlots,
+    memory: HostMemory,
     segments: Vec<SegmentWork>,
     places: Vec<Place>,
     /// The variables that are read, with their names.
@@ -105,12 +107,16 @@ struct CpuStep {
     group: u32,
     inputs: SmallVec<[ValueId; 4]>,
     outputs: SmallVec<[ValueId; 2]>,
+    /// Which outputs lie in the arena, by offset.
+    in_arena: SmallVec<[Part; 2]>,
 }
 
 /// Where the host finds a value's bytes.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Slot(u32),
+    /// At an offset in the arena.
+    Arena(usize),
     Feed(u32),
     Constant,
     Variable(u32),
@@ -161,12 +167,12 @@ impl Compiled {
         feeds: &[Output],
         gpus: &Gpus,
     ) -> std::result::Result<Self, Failure> {
-        let slots = host_slots(&program);
+        let memory = host_memory(&program);
         let mut compiled = Self {
             placed: None,
             generations: Vec::new(),
             tuning: None,
-            slots,
+            memory,
             segments: Vec::new(),
             places: Vec::new(),
             variables: Vec::new(),
@@ -200,8 +206,8 @@ impl Compiled {
     pub(crate) fn memory(&self) -> Vec<MemoryUse> {
         let host = MemoryUse {
             device: "CPU:0".to_owned(),
-            planned_bytes: self.slots.n_bytes(),
-            live_bytes: self.slots.live_bytes,
+            planned_bytes: self.memory.n_bytes(),
+            live_bytes: self.memory.live_bytes,
         };
         let segment = |work: &SegmentWork| match work {
             SegmentWork::Cpu(_) => None,
@@ -220,8 +226,9 @@ impl Compiled {
             if let Source::Variable(variable) = &value.source {
                 self.variables.push((*variable, graph.node(*variable).name.clone()));
             }
-            let place = match (&value.source, self.slots.of[i]) {
-                (_, Some(slot)) => Place::Slot(slot),
+            let place = match (&value.source, self.memory.of[i]) {
+                (_, Some(HostPlace::Slot(slot))) => Place::Slot(slot),
+                (_, Some(HostPlace::Arena(offset))) => Place::Arena(offset),
                 (Source::Computed, None) => Place::Device,
                 (Source::Constant(_), _) => Place::Constant,
                 (Source::Feed(output), _) => {
@@ -319,9 +326,19 @@ impl Compiled {
 
     fn cpu_step(&self, group: u32) -> Result<CpuStep> {
         let work = &self.program.groups[group as usize];
+        let part = |(output, id): (usize, &ValueId)| match self.places[id.0 as usize] {
+            Place::Arena(offset) => {
+                Some(Part { offset, n_bytes: self.program.value(*id).n_bytes(), output })
+            }
+            _ => None,
+        };
+        let mut in_arena: SmallVec<[Part; 2]> =
+            work.outputs.iter().enumerate().filter_map(part).collect();
+        in_arena.sort_unstable_by_key(|part| (part.offset, part.n_bytes));
         Ok(CpuStep {
             kernel: CpuKernel::compile(&self.program, work)?,
             group,
+            in_arena,
             inputs: work.inputs.iter().map(|input| input.value).collect(),
             outputs: work.outputs.iter().copied().collect(),
         })
@@ -379,9 +396,9 @@ impl Compiled {
         let start = metadata.now();
         self.commit(instance, bound, on)?;
         metadata.note(PhaseKind::Commit, start);
-        metadata.host_bytes = metadata.host_bytes.max(self.slots.n_bytes());
-        metadata.planned_bytes += self.slots.n_bytes();
-        metadata.live_bytes += self.slots.live_bytes;
+        metadata.host_bytes = metadata.host_bytes.max(self.memory.n_bytes());
+        metadata.planned_bytes += self.memory.n_bytes();
+        metadata.live_bytes += self.memory.live_bytes;
         metadata.kernel_bytes += self.kernel_bytes;
         Ok(())
     }
@@ -445,27 +462,23 @@ impl Compiled {
     ) -> Result<()> {
         let start = metadata.now();
         // The buffers that are written leave the instance while the others are read.
-        let mut outputs: SmallVec<[(usize, AlignedBytes); 2]> = SmallVec::new();
+        let mut arena = match step.in_arena.is_empty() {
+            true => AlignedBytes::default(),
+            false => std::mem::take(&mut instance.arena),
+        };
+        let mut slots: SmallVec<[(u32, AlignedBytes); 2]> = SmallVec::new();
         for output in &step.outputs {
             if let Place::Slot(slot) = self.places[output.0 as usize] {
-                let slot = slot as usize;
-                outputs.push((slot, std::mem::take(&mut instance.slots[slot])));
+                slots.push((slot, std::mem::take(&mut instance.slots[slot as usize])));
             }
         }
-        let result = (|| {
-            let inputs: SmallVec<[&[u8]; 4]> = step
-                .inputs
-                .iter()
-                .map(|&v| self.bytes(v, instance, bound))
-                .collect::<Result<_>>()?;
-            let mut written: SmallVec<[&mut [u8]; 2]> = SmallVec::new();
-            for ((_, buffer), &value) in outputs.iter_mut().zip(&step.outputs) {
-                written.push(&mut buffer[..self.program.value(value).n_bytes()]);
-            }
-            step.kernel.run(&inputs, &mut written, threads)
-        })();
-        for (slot, buffer) in outputs {
-            instance.slots[slot] = buffer;
+        let written = (&mut arena[..], slots.as_mut_slice());
+        let result = self.run_kernel(step, written, instance, bound, threads);
+        for (slot, buffer) in slots {
+            instance.slots[slot as usize] = buffer;
+        }
+        if !step.in_arena.is_empty() {
+            instance.arena = arena;
         }
         if let (Some(start), Some(end)) = (start, metadata.now()) {
             let (group, time) = (Some(step.group), end.saturating_sub(start));
@@ -478,6 +491,34 @@ impl Compiled {
         })
     }
 
+    /// Runs the kernel of a step into an arena and slots that are not the instance's just now.
+    fn run_kernel(
+        &self,
+        step: &CpuStep,
+        (arena, slots): (&mut [u8], &mut [(u32, AlignedBytes)]),
+        instance: &Instance,
+        bound: &Bound<'_>,
+        threads: &Threads,
+    ) -> Result<()> {
+        let mut written: SmallVec<[&mut [u8]; 2]> =
+            step.outputs.iter().map(|_| &mut [][..]).collect();
+        let rest = arena::carve(arena, &step.in_arena, &mut written)?;
+        let outside = step.outputs.iter().zip(&mut written);
+        let outside =
+            outside.filter(|(id, _)| !matches!(self.places[id.0 as usize], Place::Arena(_)));
+        for ((_, buffer), (&id, written)) in slots.iter_mut().zip(outside) {
+            *written = &mut buffer[..self.program.value(id).n_bytes()];
+        }
+        let input = |&id: &ValueId| match self.places[id.0 as usize] {
+            Place::Arena(offset) if !step.in_arena.is_empty() => {
+                arena::find(&rest, offset, self.program.value(id).n_bytes())
+            }
+            _ => self.bytes(id, instance, bound),
+        };
+        let inputs: SmallVec<[&[u8]; 4]> = step.inputs.iter().map(input).collect::<Result<_>>()?;
+        step.kernel.run(&inputs, &mut written, threads)
+    }
+
     /// The bytes of a value, exactly as long as it is.
     fn bytes<'b>(
         &'b self,
@@ -488,6 +529,7 @@ impl Compiled {
         let value = self.program.value(id);
         let bytes: &[u8] = match self.places[id.0 as usize] {
             Place::Slot(slot) => instance.slot(slot as usize),
+            Place::Arena(offset) => instance.arena.get(offset..).unwrap_or(&[]),
             Place::Feed(feed) => bound.feeds[feed as usize].bytes(),
             Place::Constant => match &value.source {
                 Source::Constant(tensor) => tensor.bytes(),
@@ -515,13 +557,13 @@ impl Compiled {
 
     fn lease(&self, metadata: &mut RunMetadata) -> Result<Instance> {
         let mut instance = self.instances.take().unwrap_or_default();
-        metadata.host_bytes_allocated += instance.prepare(&self.slots.sizes)?;
+        metadata.host_bytes_allocated += instance.prepare(&self.memory)?;
         Ok(instance)
     }
 
     /// Frees the memory that no run uses. True if there was any.
     pub(crate) fn shrink(&self) -> bool {
-        let is_freed = self.instances.clear() && self.slots.n_bytes() > 0;
+        let is_freed = self.instances.clear() && self.memory.n_bytes() > 0;
         #[cfg(feature = "gpu")]
         let is_freed = self.segments.iter().fold(is_freed, |is_freed, work| match work {
             SegmentWork::Gpu(work) => work.segment.shrink() || is_freed,

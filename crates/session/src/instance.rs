@@ -1,9 +1,10 @@
-//! The memory of one run of a program: its slots, some of which fetched tensors may still hold. Of those, what comes back
+//! The memory of one run of a program: its arena, and its slots, some of which fetched tensors may still hold. Of those, what comes back
 //! is used again, so that a state that goes round has two places in turn.
 
 use std::sync::Arc;
 
 use convoke_compiler::ValueId;
+use convoke_compiler::memory::HostMemory;
 use convoke_graph_core::{AlignedBytes, Result};
 
 use crate::device_tensor::DeviceTensor;
@@ -11,6 +12,8 @@ use crate::device_tensor::DeviceTensor;
 /// The memory of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Instance {
+    /// What values share that do not outlive the run.
+    pub arena: AlignedBytes,
     /// One for each slot of the program.
     pub slots: Vec<AlignedBytes>,
     /// What GPUs keep for tensors that are fetched and stay there.
@@ -28,7 +31,8 @@ pub(crate) const LEND_MIN: usize = 4096;
 impl Instance {
     /// Makes it ready for a run: slots that nobody holds any more come back, and what is missing is made. Gives
     /// the bytes that this took.
-    pub fn prepare(&mut self, sizes: &[usize]) -> Result<u64> {
+    pub fn prepare(&mut self, memory: &HostMemory) -> Result<u64> {
+        let sizes = &memory.slots;
         self.slots.resize_with(sizes.len(), AlignedBytes::default);
         self.lent.resize_with(sizes.len(), || None);
         self.parked.resize_with(sizes.len(), || None);
@@ -45,6 +49,10 @@ impl Instance {
             *slot = back.unwrap_or_default();
         }
         let mut made = 0;
+        if self.arena.len() < memory.arena {
+            self.arena = AlignedBytes::zeroed(memory.arena)?;
+            made += memory.arena as u64;
+        }
         for (slot, &size) in self.slots.iter_mut().zip(sizes) {
             if slot.len() < size {
                 *slot = AlignedBytes::zeroed(size)?;

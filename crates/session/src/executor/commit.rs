@@ -68,7 +68,7 @@ impl Compiled {
             let old = kept.store(variable, elements);
             if let Some(slot) = slot {
                 // The replaced buffer is the slot of the next run, if it is as large.
-                let size = self.slots.sizes[slot];
+                let size = self.memory.slots[slot];
                 instance.slots[slot] = old.filter(|old| old.len() >= size).unwrap_or_default();
             }
         }

@@ -230,8 +230,15 @@ impl Compiled {
             let place = value.map(|value| self.places[value.0 as usize]);
             metadata.downloads += u64::from(!bytes.is_empty());
             metadata.download_bytes += bytes.len() as u64;
-            if let Some(Place::Slot(slot)) = place {
-                instance.slots[slot as usize][..bytes.len()].copy_from_slice(bytes);
+            let own = match place {
+                Some(Place::Slot(slot)) => {
+                    instance.slots.get_mut(slot as usize).map(|own| &mut own[..])
+                }
+                Some(Place::Arena(offset)) => instance.arena.get_mut(offset..),
+                _ => None,
+            };
+            if let Some(own) = own.and_then(|own| own.get_mut(..bytes.len())) {
+                own.copy_from_slice(bytes);
             }
             if let (Some(value), Some(begun), false) = (value, begun, bytes.is_empty()) {
                 let (segment, n_bytes) = (work.at, bytes.len());

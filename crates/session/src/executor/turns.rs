@@ -42,7 +42,7 @@ impl Compiled {
         let instance = self.lease(metadata)?;
         let RunState { state, threads, journal } = run;
         let on = On { state, threads, journal, timings, stop };
-        metadata.host_bytes = metadata.host_bytes.max(self.slots.n_bytes());
+        metadata.host_bytes = metadata.host_bytes.max(self.memory.n_bytes());
         Ok(Some(Turns { compiled: self, instance, variables, on }))
     }
 }
