@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::uses::Uses;
 use super::{Inner, Queues};
-use crate::cancel::Stop;
+use crate::cancel::{Bell, Stop};
 
 /// Tables as they were when a run began.
 #[derive(Debug, Default)]
@@ -88,6 +88,8 @@ impl Queues {
         seen: &Tables,
         stop: &Stop<'_>,
     ) -> Result<Claimed> {
+        let bell: Arc<dyn Bell> = self.clone();
+        stop.ring(&bell);
         let mut inner = self.lock();
         loop {
             stop.check()?;
