@@ -208,7 +208,7 @@ impl Holding {
         }
         let is_other = entry.version != self.version;
         match (change, before) {
-            (Change::Changed, _) if is_other => {
+            (Change::Changed | Change::Counted, _) if is_other => {
                 let message = "others have stored into the variable meanwhile; run again";
                 Err(Error::new(ErrorKind::Aborted, message).with_node(&*variable.name))
             }

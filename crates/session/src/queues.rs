@@ -50,7 +50,7 @@ use readers::{KeptReader, Lease};
 use serve::Served;
 use tables::KeptTable;
 pub(crate) use tables::{Claimed, Tables};
-pub(crate) use uses::{Use, Uses, puts, puts_of, with_queues};
+pub(crate) use uses::{TableUse, Use, Uses, puts, puts_of, with_queues};
 use values::Draft;
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};

@@ -33,7 +33,10 @@ fn table_uses(action: TableAction, places: Vec<usize>) -> Uses {
     let (keys, values) = (DType::I32, DType::I32);
     let spec = TableSpec { name: "table".into(), container: None, keys, values };
     let (table, node) = (Arc::new(spec), Arc::from("node"));
-    Uses { tables: vec![TableUse { table, action, node, places }], ..Uses::default() }
+    Uses {
+        tables: vec![TableUse { id: NodeId(0), table, action, node, places }],
+        ..Uses::default()
+    }
 }
 
 /// A run that uses only tables wakes nobody who waits for a queue.

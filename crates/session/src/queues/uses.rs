@@ -55,6 +55,8 @@ pub(crate) struct ReaderUse {
 /// What a run does with a table.
 #[derive(Debug, Clone)]
 pub(crate) struct TableUse {
+    /// The node.
+    pub id: NodeId,
     pub table: Arc<TableSpec>,
     pub action: TableAction,
     /// The node's name, for errors.
@@ -204,7 +206,7 @@ pub(crate) fn with_queues(
             false => fetched(&node.inputs, &mut wider),
         };
         let (table, action, node) = (op.table.clone(), op.action, node.name.clone());
-        uses.tables.push(TableUse { table, action, node, places });
+        uses.tables.push(TableUse { id, table, action, node, places });
     }
     Ok((wider, uses))
 }

@@ -1,0 +1,593 @@
+//! Partial runs with all that a session keeps beside variables: counts, tables that change, accumulators, barriers, staging
+//! areas, computed numbers of elements and chosen queues.
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use convoke::prelude::*;
+use convoke::{AccumulatorOptions, Lack, PartialRun, Reduction, RunOptions, StagingOptions};
+use convoke_tests::{devices, ramp, slow_on_host};
+
+const A_WHILE: Duration = Duration::from_millis(15);
+
+fn scalar<T: convoke::Element>(tensor: HostTensor) -> T {
+    tensor.scalar().unwrap()
+}
+
+fn strings(all: &[&str]) -> HostTensor {
+    HostTensor::strings(&[all.len()], all.iter().copied()).unwrap()
+}
+
+fn at_once() -> RunOptions {
+    RunOptions { fail_if_blocked: true, ..RunOptions::default() }
+}
+
+/// Checks that a step lacks the feed of this name.
+#[track_caller]
+fn lacks<F: Fetch>(run: &mut PartialRun, feeds: &[Feed<'_>], fetch: F, name: &str) {
+    let error = run.run(feeds, fetch).err().expect("a step that is refused");
+    assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some(name)), "{error}");
+    assert!(error.message().contains("fed so far"), "{error}");
+}
+
+/// A number that is counted in a step is stored at the end, and is the variable's for later steps.
+#[test]
+fn a_number_is_taken_for_good_when_the_run_has_ended() {
+    for device in devices() {
+        let g = Graph::new();
+        let n = g.variable("n", Init::Constant(5.0), I64, []);
+        let x = g.placeholder("x", F32, dims![]);
+        let number = n.count_up_to(7);
+        let after = g.after(&[&number.operation()], || n.read());
+        let sum = number.cast(F32) + &x;
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        for expected in [5, 6] {
+            let mut run = session.partial_run(&[&x], (&number, &after, &sum)).unwrap();
+            assert_eq!(scalar::<i64>(run.run(&[], &number).unwrap()), expected, "{}", device.name);
+            assert_eq!(scalar::<i64>(session.run(&[], &n).unwrap()), expected);
+            assert_eq!(scalar::<i64>(run.run(&[], &after).unwrap()), expected + 1);
+            let last = scalar::<f32>(run.run(&[x.feed(0.5)], &sum).unwrap());
+            assert_eq!(last, expected as f32 + 0.5, "{}", device.name);
+            assert_eq!(scalar::<i64>(session.run(&[], &n).unwrap()), expected + 1);
+        }
+        // Where the limit is reached, the step fails, and others may be made.
+        let before = session.state_digest().unwrap();
+        let mut run = session.partial_run(&[&x], (&x, &number)).unwrap();
+        assert_eq!(run.run(&[], &number).unwrap_err().kind(), ErrorKind::OutOfRange);
+        run.run(&[x.feed(1.0)], &x).unwrap();
+        assert_eq!(run.run(&[], &number).unwrap_err().kind(), ErrorKind::OutOfRange);
+        drop(run);
+        assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
+    }
+}
+
+/// A run that is open keeps nobody from counting, on its own thread neither, and gives up where somebody has.
+#[test]
+fn who_counts_first_has_the_number() {
+    let g = Graph::new();
+    let n = g.variable("n", Init::Zeros, I32, []);
+    let x = g.placeholder("x", F32, dims![]);
+    let q = g.fifo_queue("q", 9, [(F32, dims![])]);
+    let table = g.mutable_table("table", I64, I64);
+    let number = n.count_up_to(100);
+    let put = q.enqueue(&[&x]);
+    let insert = table.insert(&g.constant([1i64]), &g.constant([2i64]));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let all = (&number, &put, &insert);
+    let mut one = session.partial_run(&[&x], all).unwrap();
+    let mut other = session.partial_run(&[&x], all).unwrap();
+    assert_eq!(scalar::<i32>(one.run(&[], &number).unwrap()), 0);
+    assert_eq!(scalar::<i32>(other.run(&[], &number).unwrap()), 0);
+    let soon = RunOptions { timeout: Some(Duration::from_secs(60)), ..RunOptions::default() };
+    assert_eq!(scalar::<i32>(session.run_with(&[], &number, soon).unwrap().0), 0);
+    let before = session.state_digest().unwrap();
+    one.run(&[x.feed(1.0)], &put).unwrap();
+    let error = one.run(&[], &insert).unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::Aborted, Some("n")), "{error}");
+    assert_eq!(one.finish().unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(session.state_digest().unwrap(), before);
+    let mut third = session.partial_run(&[&x], all).unwrap();
+    third.run(&[x.feed(1.0)], &put).unwrap();
+    let ((), third) = third.run(&[], (&insert, &number)).unwrap();
+    assert_eq!(scalar::<i32>(third), 1);
+    assert_eq!(other.finish().unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(scalar::<i32>(session.run(&[], &number).unwrap()), 2);
+    // It gives up too where it assigns the variable afterwards.
+    let set = g.after(&[&number.operation()], || n.assign(50));
+    let mut run = session.partial_run(&[&x], (&number, &set, &x)).unwrap();
+    let (got, _) = run.run(&[], (&number, &set)).unwrap();
+    assert_eq!(scalar::<i32>(got), 3);
+    assert_eq!(scalar::<i32>(session.run(&[], &number).unwrap()), 3);
+    assert_eq!(run.run(&[x.feed(1.0)], &x).unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(scalar::<i32>(session.run(&[], &n).unwrap()), 4);
+}
+
+/// Whole runs and partial runs of several threads: each number is given once, and none is left out.
+#[test]
+fn no_number_comes_twice_among_partial_and_whole_runs() {
+    const EACH: usize = 60;
+    let g = Graph::new();
+    let n = g.variable("n", Init::Zeros, I64, []);
+    let x = g.placeholder("x", I64, dims![]);
+    let number = n.count_up_to(1 << 40);
+    let sum = &number + &x;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let numbers = Mutex::new(Vec::new());
+    let in_steps = || {
+        let mut run = session.partial_run(&[&x], (&number, &sum)).unwrap();
+        let number = scalar::<i64>(run.run(&[], &number).unwrap());
+        match run.run(&[x.feed(3i64)], &sum) {
+            Ok(sum) => {
+                assert_eq!(scalar::<i64>(sum), number + 3);
+                Some(number)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+                None
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for at in 0..4 {
+            let (session, numbers, number, in_steps) = (&session, &numbers, &number, &in_steps);
+            scope.spawn(move || {
+                for i in 0..EACH {
+                    let got = match (i + at) % 2 {
+                        0 => Some(scalar::<i64>(session.run(&[], number).unwrap())),
+                        _ => in_steps(),
+                    };
+                    numbers.lock().unwrap().extend(got);
+                }
+            });
+        }
+    });
+    let mut numbers = numbers.into_inner().unwrap();
+    numbers.sort_unstable();
+    assert!(numbers.len() >= 2 * EACH);
+    assert_eq!(numbers, (0..numbers.len() as i64).collect::<Vec<_>>());
+    assert_eq!(scalar::<i64>(session.run(&[], &n).unwrap()), numbers.len() as i64);
+}
+
+/// A last step waits for a whole run that has looked at the number and not stored it yet, as its options say.
+#[test]
+fn a_last_step_that_counts_follows_who_counts() {
+    let g = Graph::new();
+    let n = g.variable("n", Init::Zeros, I32, []);
+    let x = g.placeholder("x", F32, dims![]);
+    let number = n.count_up_to(100);
+    let slow = slow_on_host(&number.cast(F32), A_WHILE * 10);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let (mut n_given, mut n_timeouts) = (0, 0);
+    for _ in 0..4 {
+        let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
+        let own = scalar::<i32>(run.run(&[], &number).unwrap());
+        let whole = session.submit(&[], (&number, &slow), RunOptions::default());
+        thread::sleep(A_WHILE * 3);
+        let soon = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
+        let ended = match run.run_with(&[x.feed(1.0)], &x, &soon) {
+            Err(error) if error.kind() == ErrorKind::DeadlineExceeded => {
+                n_timeouts += 1;
+                run.run(&[x.feed(1.0)], &x)
+            }
+            ended => ended.map(|(x, _)| x),
+        };
+        let (given, _) = whole.wait().unwrap();
+        let given = scalar::<i32>(given);
+        match ended {
+            // It came first.
+            Ok(_) => assert_eq!(given, own + 1),
+            Err(error) => assert_eq!((error.kind(), given), (ErrorKind::Aborted, own), "{error}"),
+        }
+        n_given = given + 1;
+    }
+    assert_eq!(scalar::<i32>(session.run(&[], &n).unwrap()), n_given);
+    assert!(n_timeouts > 0);
+}
+
+/// All steps see tables as they were when one first looked; what they put is there at the end.
+#[test]
+fn tables_are_seen_as_at_the_first_look_and_changed_at_the_end() {
+    for device in devices() {
+        let g = Graph::new();
+        let table = g.mutable_table("table", I64, F32);
+        let keys = g.placeholder("keys", I64, dims![None]);
+        let values = g.placeholder("values", F32, dims![None]);
+        let (insert, remove) = (table.insert(&keys, &values), table.remove(&keys));
+        let found = table.find(&g.constant([1i64, 2, 3]), -1.0f32);
+        let double = &found * 2.0;
+        let (size, (all, _)) = (table.size(), table.export());
+        let session = device.session(&g);
+        let feeds = |k: i64, v: f32| [keys.feed(vec![k]), values.feed(vec![v])];
+        session.run(&feeds(1, 10.0), &insert).unwrap();
+        // One that only looks.
+        let mut run = session.partial_run(&[&keys], (&keys, &size, &double, &all)).unwrap();
+        run.run(&[keys.feed([0i64])], &keys).unwrap();
+        session.run(&feeds(2, 20.0), &insert).unwrap();
+        assert_eq!(scalar::<i64>(run.run(&[], &size).unwrap()), 2, "{}", device.name);
+        session.run(&feeds(3, 30.0), &insert).unwrap();
+        let double = run.run(&[], &double).unwrap();
+        assert_eq!(double.to_vec::<f32>().unwrap(), [20.0, 40.0, -2.0], "{}", device.name);
+        assert_eq!(run.run(&[], &all).unwrap().to_vec::<i64>().unwrap(), [1, 2]);
+        assert!(run.is_done());
+        // One that only changes, whatever others do.
+        let mut run = session.partial_run(&[&keys], (&keys, &remove)).unwrap();
+        run.run(&[keys.feed([1i64])], &remove).unwrap();
+        session.run(&feeds(4, 40.0), &insert).unwrap();
+        assert_eq!(scalar::<i64>(session.run(&[], &size).unwrap()), 4);
+        run.run(&[], &keys).unwrap();
+        let now = session.run(&[], &all).unwrap();
+        assert_eq!(now.to_vec::<i64>().unwrap(), [2, 3, 4], "{}", device.name);
+    }
+}
+
+#[test]
+fn who_looks_at_a_table_and_changes_it_gives_up_where_another_has() {
+    let g = Graph::new();
+    let table = g.mutable_table("table", I64, I64);
+    let keys = g.placeholder("keys", I64, dims![None]);
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let q = g.fifo_queue("q", 9, [(F32, dims![])]);
+    let (size, insert) = (table.size(), table.insert(&keys, &keys));
+    let (add, put) = (v.assign_add(1.0), q.enqueue(&[&g.constant(1.0f32)]));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let add = add.operation();
+    let all = (&size, &insert, &add, &put);
+    let mut run = session.partial_run(&[&keys], all).unwrap();
+    assert_eq!(scalar::<i64>(run.run(&[], &size).unwrap()), 0);
+    run.run(&[keys.feed([1i64])], &insert).unwrap();
+    session.run(&[keys.feed([2i64, 3])], &insert).unwrap();
+    let before = session.state_digest().unwrap();
+    // The last step, twice, and an early end.
+    for _ in 0..2 {
+        let error = run.run(&[], (&add, &put)).unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::Aborted, Some("table_insert")));
+        assert!(error.message().contains("another run has changed the table"), "{error}");
+    }
+    assert!(!run.is_done());
+    assert_eq!(run.finish().unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(session.state_digest().unwrap(), before);
+    // One that is ended before it has come to change the table has nothing to give up.
+    let mut run = session.partial_run(&[&keys], all).unwrap();
+    run.run(&[], (&size, &put)).unwrap();
+    session.run(&[keys.feed([4i64])], &insert).unwrap();
+    run.finish().unwrap();
+    let sizes = session.run(&[], (&size, q.size())).unwrap();
+    assert_eq!((scalar::<i64>(sizes.0), scalar::<i32>(sizes.1)), (3, 1));
+    // Again, and alone.
+    let mut run = session.partial_run(&[&keys], all).unwrap();
+    run.run(&[], &size).unwrap();
+    run.run(&[keys.feed([5i64])], (&insert, &add, &put)).unwrap();
+    assert_eq!(scalar::<i64>(session.run(&[], &size).unwrap()), 4);
+}
+
+/// Keys and values that do not go together fail the step that makes them.
+#[test]
+fn a_step_that_puts_wrong_pairs_fails() {
+    let g = Graph::new();
+    let table = g.mutable_table("table", I64, I64);
+    let keys = g.placeholder("keys", I64, dims![None]);
+    let values = g.placeholder("values", I64, dims![None]);
+    let insert = table.insert(&keys, &values);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let mut run = session.partial_run(&[&keys, &values], (&keys, &insert)).unwrap();
+    let error = run.run(&[keys.feed([1i64]), values.feed([1i64, 2])], &insert).unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("table_insert")));
+    run.run(&[keys.feed([1i64]), values.feed([2i64])], &insert).unwrap();
+    run.finish().unwrap();
+    assert_eq!(scalar::<i64>(session.run(&[], table.size()).unwrap()), 1);
+}
+
+/// What tells how much the run takes is there with the first step that takes some, or before.
+#[test]
+fn a_number_of_elements_is_fed_before_anything_is_taken() {
+    for device in devices() {
+        let g = Graph::new();
+        let q = g.fifo_queue("q", 20, [(F32, dims![])]);
+        let fill = q.enqueue_many(&[&g.constant(ramp(&[8]))]);
+        let [n, x] = ["n", "x"].map(|name| g.placeholder(name, I32, dims![]));
+        let some = q.dequeue_many(&n).remove(0);
+        // Computed from two feeds.
+        let more = q.dequeue_up_to(&n * 2 - &x).remove(0);
+        let one = q.dequeue().remove(0);
+        let double = &x * 2;
+        let session = device.session(&g);
+        session.run(&[], &fill).unwrap();
+        let ramp = ramp(&[8]).to_vec::<f32>().unwrap();
+        let before = session.state_digest().unwrap();
+        let all = (&one, &some, &more, &double);
+        let mut run = session.partial_run(&[&n, &x], all).unwrap();
+        // The step itself needs none of them.
+        lacks(&mut run, &[], &one, "n");
+        lacks(&mut run, &[n.feed(2)], &one, "x");
+        let error = run.run(&[n.feed(-1), x.feed(1)], &one).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert_eq!(error.node(), Some(&*some.operation().name()), "{error}");
+        assert_eq!(scalar::<i32>(run.run(&[x.feed(1)], &double).unwrap()), 2);
+        assert_eq!(session.state_digest().unwrap(), before);
+        // They were fed before, and go where they are not needed any more.
+        let more_of = run.run(&[n.feed(2)], &more).unwrap();
+        assert_eq!(more_of.to_vec::<f32>().unwrap(), ramp[2..5], "{}", device.name);
+        drop(run);
+        assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
+        let mut run = session.partial_run(&[&n, &x], all).unwrap();
+        run.run(&[n.feed(2), x.feed(1)], &double).unwrap();
+        assert_eq!(scalar::<f32>(run.run(&[], &one).unwrap()), ramp[5]);
+        let (some, more) = run.run(&[], (&some, &more)).unwrap();
+        assert_eq!(some.to_vec::<f32>().unwrap(), ramp[..2], "{}", device.name);
+        assert_eq!(more.to_vec::<f32>().unwrap(), ramp[2..5], "{}", device.name);
+        assert!(run.is_done());
+        assert_eq!(scalar::<i32>(session.run(&[], q.size()).unwrap()), 2);
+    }
+}
+
+/// An operation that takes is run without what it takes being fetched, after the number has gone.
+#[test]
+fn what_takes_is_a_target_too() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 20, [(F32, dims![])]);
+    let fill = q.enqueue_many(&[&g.constant(ramp(&[8]))]);
+    let n = g.placeholder("n", I32, dims![]);
+    let taken = q.dequeue_many(&n * 2).remove(0);
+    let sum = taken.sum(0);
+    let after = g.after(&[&taken.operation()], || g.constant(1.0f32) * 3.0);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], &fill).unwrap();
+    let all = (&after, &sum, taken.operation());
+    let mut run = session.partial_run(&[&n], all).unwrap();
+    lacks(&mut run, &[], taken.operation(), "n");
+    lacks(&mut run, &[], &after, "n");
+    run.run(&[n.feed(2)], &sum).unwrap();
+    run.run(&[], taken.operation()).unwrap();
+    assert!(!run.is_done());
+    assert_eq!(scalar::<f32>(run.run(&[], &after).unwrap()), 3.0);
+    assert!(run.is_done());
+    assert_eq!(scalar::<i32>(session.run(&[], q.size()).unwrap()), 4);
+}
+
+/// What depends on variables is not known before, as in a whole run; what was not declared is told of at once.
+#[test]
+fn numbers_that_only_the_run_knows_are_refused() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 20, [(F32, dims![])]);
+    let v = g.variable("v", Init::Constant(1.0), I32, []);
+    let n = g.placeholder("n", I32, dims![]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let error = session.partial_run(&[], &q.dequeue_many(v.read())[0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
+    assert!(error.message().contains("unsupported"), "{error}");
+    let error = session.partial_run(&[], &q.dequeue_many(&n * 2)[0]).unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("n")), "{error}");
+}
+
+/// A step that waits is told of with the number that it has computed.
+#[test]
+fn a_step_that_waits_for_a_computed_number_says_so() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 20, [(F32, dims![])]);
+    let [n, x] = [g.placeholder("n", I32, dims![]), g.placeholder("x", F32, dims![])];
+    let (put, taken) = (q.enqueue(&[&x]), q.dequeue_many(&n + 1).remove(0));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let mut run = session.partial_run(&[&n], (&taken, taken.operation())).unwrap();
+    let error = run.run_with(&[n.feed(1)], &taken, &at_once()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+    let soon = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
+    let error = run.run_with(&[n.feed(1)], &taken, &soon).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while session.waiting().is_empty() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let waiting = session.waiting();
+            let lacks = &waiting[0].operations[0].lacks;
+            assert_eq!(*lacks, Lack::Elements { wanted: 2, there: 0 });
+            (0..2).for_each(|i| session.run(&[x.feed(i as f32)], &put).unwrap());
+        });
+        let taken = run.run(&[n.feed(1)], &taken).unwrap();
+        assert_eq!(taken.to_vec::<f32>().unwrap(), [0.0, 1.0]);
+    });
+}
+
+/// One of several queues, to be put into and taken from; room is kept in the one that was chosen.
+#[test]
+fn queues_are_chosen_by_what_is_fed() {
+    for device in devices() {
+        let g = Graph::new();
+        let queues = ["a", "b"].map(|name| g.fifo_queue(name, 1, [(F32, dims![])]));
+        let [a, b] = &queues;
+        let [at, x] = [g.placeholder("at", I32, dims![]), g.placeholder("x", F32, dims![])];
+        let chosen = g.select_queue(&at, &[a, b]);
+        let other = g.select_queue(&(&at * -1 + 1), &[a, b]);
+        let put = chosen.enqueue(&[&(&x * 2.0)]);
+        let taken = other.dequeue().remove(0);
+        let (put_a, put_b) = (a.enqueue(&[&x]), b.enqueue(&[&x]));
+        let session = device.session(&g);
+        session.run(&[x.feed(7.0)], &put_b).unwrap();
+        let mut run = session.partial_run(&[&at, &x], (&put, &taken)).unwrap();
+        lacks(&mut run, &[x.feed(3.0)], &put, "at");
+        let error = run.run(&[at.feed(2)], &taken).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains("index"), "{error}");
+        assert_eq!(scalar::<f32>(run.run(&[at.feed(0)], &taken).unwrap()), 7.0);
+        // Of `a` there is no room left, in `b` there is.
+        let full = session.run_with(&[x.feed(1.0)], &put_a, at_once()).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::FailedPrecondition, "{full}");
+        session.run_with(&[x.feed(1.0)], &put_b, at_once()).unwrap();
+        run.run(&[x.feed(3.0)], &put).unwrap();
+        let all = session.run(&[], (&a.dequeue()[0], &b.dequeue()[0])).unwrap();
+        assert_eq!((scalar::<f32>(all.0), scalar::<f32>(all.1)), (6.0, 1.0), "{}", device.name);
+    }
+}
+
+/// What is applied comes in at the end, and the step goes up then; what was taken is given back with its step.
+#[test]
+fn accumulators_count_when_the_run_has_ended() {
+    for device in devices() {
+        let g = Graph::new();
+        let options = AccumulatorOptions { reduction: Reduction::Sum, ..Default::default() };
+        let all = g.conditional_accumulator("all", F32, dims![2], options);
+        let x = g.placeholder("x", F32, dims![2]);
+        let step = g.placeholder("step", I64, dims![]);
+        let apply = all.apply_gradient(&(&x * 10.0), &step);
+        let (take, n) = (all.take_gradient(2), all.num_accumulated());
+        let (y, set) = (&take + 1.0, all.set_global_step(&step));
+        let session = device.session(&g);
+        let count = || scalar::<i32>(session.run(&[], &n).unwrap());
+        let put = |at: f32, of: i64| {
+            session.run(&[x.feed([at, 0.5]), step.feed(of)], &apply).unwrap();
+        };
+        put(1.0, 0);
+        put(2.0, 0);
+        let before = session.state_digest().unwrap();
+        let mut run = session.partial_run(&[&x, &step], (&n, &y, &take, &apply)).unwrap();
+        let got = run.run(&[], &y).unwrap();
+        assert_eq!(got.to_vec::<f32>().unwrap(), [31.0, 11.0], "{}", device.name);
+        assert_eq!(count(), 0);
+        drop(run);
+        assert_eq!(session.state_digest().unwrap(), before);
+        let mut run = session.partial_run(&[&x, &step], (&n, &y, &take, &apply)).unwrap();
+        run.run(&[x.feed([3.0f32, 3.0]), step.feed(1i64)], &apply).unwrap();
+        assert_eq!(scalar::<i32>(run.run(&[], &n).unwrap()), 2);
+        assert_eq!(count(), 0);
+        // The step is still 0 for others.
+        put(4.0, 0);
+        assert_eq!(count(), 1);
+        run.run(&[], (&y, &take)).unwrap();
+        assert_eq!(count(), 2);
+        put(9.0, 0);
+        assert_eq!(count(), 2, "{}: a gradient that is too old", device.name);
+        put(5.0, 1);
+        assert_eq!(count(), 3);
+        // Ended early: what was taken counts, what has not run does not.
+        let mut run = session.partial_run(&[&x, &step], (&take, &apply, &y)).unwrap();
+        run.run(&[], &take).unwrap();
+        run.finish().unwrap();
+        put(6.0, 1);
+        assert_eq!(count(), 0, "{}: a gradient that is too old", device.name);
+        // A step that is set is so at the end, or not at all.
+        let mut run = session.partial_run(&[&step], (&set, &step)).unwrap();
+        run.run(&[step.feed(9i64)], &set).unwrap();
+        put(7.0, 2);
+        assert_eq!(count(), 1);
+        run.run(&[], &step).unwrap();
+        put(8.0, 8);
+        assert_eq!(count(), 1);
+        let mut run = session.partial_run(&[&step], (&set, &n)).unwrap();
+        run.run(&[], &n).unwrap();
+        run.finish().unwrap();
+        put(8.0, 9);
+        assert_eq!(count(), 2, "{}", device.name);
+    }
+}
+
+/// Components come in at the end; their keys are promised meanwhile, and free again if the run is given up.
+#[test]
+fn barriers_get_what_steps_insert_at_the_end() {
+    let g = Graph::new();
+    let barrier = g.barrier("b", [(F32, dims![]), (F32, dims![])], None);
+    let keys = g.placeholder("keys", Strings, dims![None]);
+    let [first, second] = ["first", "second"].map(|name| g.placeholder(name, F32, dims![None]));
+    let insert = [0, 1].map(|i| barrier.insert_many(i, &keys, [&first, &second][i]));
+    let taken = barrier.take_many(1);
+    let (ready, incomplete) = (barrier.ready_size(), barrier.incomplete_size());
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let sizes = || {
+        let (ready, incomplete) = session.run(&[], (&ready, &incomplete)).unwrap();
+        [ready, incomplete].map(scalar::<i32>)
+    };
+    let two = || keys.feed(strings(&["one", "two"]));
+    let feeds = [&keys, &first, &second];
+    let all = (&insert[0], &insert[1]);
+    let mut run = session.partial_run(&feeds, all).unwrap();
+    lacks(&mut run, &[first.feed([1.0f32, 2.0])], &insert[0], "keys");
+    let error = run.run(&[two(), first.feed([1.0f32])], &insert[0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.message().contains("expected values [2]"), "{error}");
+    run.run(&[two(), first.feed([1.0f32, 2.0])], &insert[0]).unwrap();
+    assert_eq!(sizes(), [0, 0]);
+    // The keys are promised for both components.
+    let error = session.run(&[two(), second.feed([0.0f32, 0.0])], &insert[1]).unwrap_err();
+    assert!(error.message().contains("already has a value"), "{error}");
+    run.run(&[second.feed([10.0f32, 20.0])], &insert[1]).unwrap();
+    assert_eq!(sizes(), [2, 0]);
+    let fetches = (&taken.keys, &taken.components[1]);
+    let mut run = session.partial_run(&[], fetches).unwrap();
+    assert_eq!(run.run(&[], fetches.1).unwrap().to_vec::<f32>().unwrap(), [10.0]);
+    assert_eq!(sizes(), [1, 0]);
+    drop(run);
+    assert_eq!(sizes(), [2, 0]);
+    session.run(&[], &barrier.take_many(2).keys).unwrap();
+    // Ended early: what has not run is promised no longer.
+    let mut run = session.partial_run(&feeds, all).unwrap();
+    run.run(&[two(), first.feed([3.0f32, 4.0])], &insert[0]).unwrap();
+    run.finish().unwrap();
+    assert_eq!(sizes(), [0, 2]);
+    session.run(&[two(), second.feed([30.0f32, 40.0])], &insert[1]).unwrap();
+    assert_eq!(sizes(), [2, 0]);
+}
+
+#[test]
+fn staging_areas_in_steps() {
+    for device in devices() {
+        let g = Graph::new();
+        let area = g.staging_area("area", [(F32, dims![])], StagingOptions::default());
+        let [x, at] = [g.placeholder("x", F32, dims![]), g.placeholder("at", I32, dims![])];
+        let put = area.put(&[&(&x + 1.0)]);
+        let (got, seen, size) = (area.get().remove(0), area.peek(&at).remove(0), area.size());
+        let clear = area.clear();
+        let session = device.session(&g);
+        let count = || scalar::<i32>(session.run(&[], &size).unwrap());
+        (1..4).for_each(|i| session.run(&[x.feed(i as f32)], &put).unwrap());
+        let before = session.state_digest().unwrap();
+        let mut run = session.partial_run(&[&x, &at], (&size, &got, &seen, &put)).unwrap();
+        lacks(&mut run, &[], &size, "at");
+        // As the area was when the first step looked.
+        assert_eq!(scalar::<f32>(run.run(&[at.feed(2)], &seen).unwrap()), 4.0);
+        assert_eq!(count(), 2, "{}", device.name);
+        assert_eq!(scalar::<f32>(run.run(&[], &got).unwrap()), 2.0);
+        drop(run);
+        assert_eq!(session.state_digest().unwrap(), before);
+        let mut run = session.partial_run(&[&x, &at], (&size, &got, &seen, &put)).unwrap();
+        run.run(&[x.feed(8.0), at.feed(0)], &put).unwrap();
+        assert_eq!(scalar::<i32>(run.run(&[], &size).unwrap()), 3);
+        run.run(&[], (&got, &seen)).unwrap();
+        assert_eq!(count(), 3, "{}", device.name);
+        // Cleared at the end.
+        let mut run = session.partial_run(&[], (&size, &clear)).unwrap();
+        run.run(&[], &clear).unwrap();
+        assert_eq!(count(), 3);
+        run.run(&[], &size).unwrap();
+        assert_eq!(count(), 0, "{}", device.name);
+    }
+}
+
+/// A step is told from another by all that came before it, in whatever run.
+#[test]
+fn steps_with_other_steps_before_them_are_others() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let (a, b) = (&x * 2.0, &x * 3.0);
+    let c = &a + &b;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let options = RunOptions::default();
+    let mut runs = Vec::new();
+    for first in [&a, &b, &a, &b] {
+        let mut run = session.partial_run(&[&x], (&a, &b, &c)).unwrap();
+        let (_, one) = run.run_with(&[x.feed(1.0)], first, &options).unwrap();
+        // A step that fails is none of those before.
+        run.run(&[], &x).unwrap_err();
+        let (sum, two) = run.run_with(&[], &c, &options).unwrap();
+        assert_eq!(scalar::<f32>(sum), 5.0);
+        runs.push([one, two].map(|step| (step.plan_cached, step.graph_nodes)));
+    }
+    // The second has the other product to compute, and the sum.
+    let each = |cached: bool| [(cached, 2), (cached, 3)];
+    let [one, two] = each(false);
+    assert_eq!(runs, [[one, two], [one, two], each(true), each(true)]);
+}
