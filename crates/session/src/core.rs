@@ -263,7 +263,7 @@ impl Core {
         let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
         let claimed = puts.give_up();
         let items = puts.items(&values);
-        held.put(uses, items, &values);
+        held.put(uses, items, uses.changed_tables(), &values);
         drop(claimed);
         outputs.fill(tensors)
     }

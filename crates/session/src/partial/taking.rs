@@ -6,7 +6,7 @@ use convoke_graph_core::{HostTensor, NodeId, Result, Shape, TableAction};
 use smallvec::SmallVec;
 
 use crate::cancel::Stop;
-use crate::queues::{self, Claimed, Held, Item, TableUse, Tables, Uses};
+use crate::queues::{self, Claimed, Held, Item, Tables, Uses};
 
 /// What was taken, which is given back when this is dropped, and what is to be put.
 pub(super) struct Taking {
@@ -102,19 +102,18 @@ impl Taking {
     /// As [`Held::claim`].
     pub fn claim(&self, last: &[Put], stop: &Stop<'_>) -> Result<Option<Claimed>> {
         let is_last = |at: usize| last.iter().any(|put| put.of == Of::Table(at));
-        let tables = self.tables_where(|at| self.has_run[at] || is_last(at));
-        self.held.claim(&Uses { tables, ..Uses::default() }, stop)
+        let tables = self.uses.tables.iter().enumerate();
+        let changed = tables
+            .filter(|(at, used)| used.changes() && (self.has_run[*at] || is_last(*at)))
+            .map(|(_, used)| used);
+        self.held.claim(changed, stop)
     }
 
     /// Puts all that was noted: the run has succeeded.
     pub fn end(self) {
-        let tables = self.tables_where(|at| self.has_run[at]);
-        let uses = Uses { tables, ..(*self.uses).clone() };
-        self.held.put(&uses, self.items, &self.fetched);
-    }
-
-    fn tables_where(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<TableUse> {
-        let tables = self.uses.tables.iter().enumerate().filter(|(at, _)| is_wanted(*at));
-        tables.map(|(_, used)| used.clone()).collect()
+        let Self { uses, held, items, has_run, fetched } = self;
+        let tables = uses.tables.iter().zip(has_run);
+        let changed = tables.filter(|(used, has_run)| *has_run && used.changes());
+        held.put(&uses, items, changed.map(|(used, _)| used), &fetched);
     }
 }

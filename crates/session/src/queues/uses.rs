@@ -88,9 +88,8 @@ impl Uses {
     }
 
     /// What it does with tables that changes them.
-    pub fn changed_tables(&self) -> impl Iterator<Item = &TableUse> {
-        let changes = |action| matches!(action, TableAction::Insert | TableAction::Remove);
-        self.tables.iter().filter(move |used| changes(used.action))
+    pub fn changed_tables(&self) -> impl Iterator<Item = &TableUse> + Clone {
+        self.tables.iter().filter(|used| used.changes())
     }
 
     /// Whether it looks at what a table holds.
@@ -134,6 +133,13 @@ impl Uses {
 pub(crate) fn puts(action: QueueAction) -> bool {
     use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
     matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
+}
+
+impl TableUse {
+    /// Whether it changes the table.
+    pub fn changes(&self) -> bool {
+        matches!(self.action, TableAction::Insert | TableAction::Remove)
+    }
 }
 
 impl ReaderUse {
