@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::Signature;
 use crate::flow::{FlowPlan, Held, ancestors, is_flow, roots, variables};
-use crate::order::{Order, each_within};
+use crate::order::Order;
 use crate::plan::{check_feeds, check_nodes};
 
 /// What is asked for in steps.
@@ -30,7 +30,6 @@ pub struct Steps {
     order: Order,
     /// The nodes that others run after, or that run for their effect.
     run: FxHashSet<NodeId>,
-    counts: bool,
 }
 
 /// How far a run is.
@@ -134,12 +133,8 @@ impl Steps {
         check_nodes(&nodes, &fed)?;
         let order = Order::new(graph, &nodes, &fed)?;
         let mut run: FxHashSet<NodeId> = wider.targets.iter().copied().collect();
-        let mut counts = false;
         for node in &nodes {
             run.extend(&node.controls);
-            each_within(node, &mut |node| {
-                counts |= matches!(node.op.class(), Class::State(State::Count { .. }));
-            });
             let is_initial = matches!(node.op.class(), Class::State(State::ReadOr));
             let after = order.after.get(&node.id).filter(|_| is_initial);
             if after.is_some_and(|&assign| is_flow(graph.node(assign), &fed)) {
@@ -149,17 +144,12 @@ impl Steps {
             }
         }
         let graph = graph.clone();
-        Ok(Self { graph, signature, fed, taken, early, nodes, order, run, counts })
+        Ok(Self { graph, signature, fed, taken, early, nodes, order, run })
     }
 
     /// What is asked for in all.
     pub fn signature(&self) -> &Signature {
         &self.signature
-    }
-
-    /// Whether it takes the next number of a variable.
-    pub fn counts(&self) -> bool {
-        self.counts
     }
 
     /// Whether all that was asked for has been fetched and run.

@@ -454,7 +454,8 @@ impl Core {
     /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
     /// whose constants take memory too. True if there was anything.
     fn free_caches(&self) -> bool {
-        let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
+        let mut plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
+        plans.extend(self.partial.before());
         let steps = self.partial.steps();
         let steps = steps.iter().filter_map(|step| step.planned.as_ref());
         let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());

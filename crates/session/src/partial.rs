@@ -48,12 +48,15 @@ use taking::{Put, Taking};
 /// where they stood until then. A run that is dropped before gives back what it has taken. One that is ended by
 /// [`Self::finish`] puts what its steps have come to put; what it has taken is gone.
 ///
-/// Tables are seen as they were when the run took, whatever it or others put into them, and changed at the end. A run that
-/// looks at a table and changes it ends with [`ErrorKind::Aborted`] where another has changed the table meanwhile.
+/// Tables are seen as they were when the run took, whatever it or others put into them, and changed at the end. That may
+/// be later than when variables were read: where others change both in between, the run sees the variables of before and
+/// the tables of after. A run that looks at a table and changes it ends with [`ErrorKind::Aborted`] where another has
+/// changed the table since it took.
 ///
 /// A number of [`Variable::count_up_to`](convoke_graph_core::Variable::count_up_to) is the next one when the partial run is
 /// made, and taken at its end. A run that is open keeps nobody from counting, or its own caller could wait for ever; it
-/// ends with [`ErrorKind::Aborted`] where another has counted since it was made, so that no number counts twice.
+/// ends with [`ErrorKind::Aborted`] where another has counted since it was made, or the variable was reset, so that no number
+/// counts twice.
 ///
 /// A step that fails changes nothing, and may be made again. Each has its own options and so its own timeout. Between
 /// steps, what is kept is on the host: variables that live on GPUs are brought there when the run is made, as far as they
@@ -111,7 +114,7 @@ impl PartialRun {
             return Err(Error::invalid(message));
         }
         let declared = Declared::of(core, &signature)?;
-        let held = Holdings::take(core, &declared.steps.variables(), &[])?;
+        let held = Holdings::take(core, &declared.variables, &[])?;
         let initialized = held.initialized();
         let progress = Progress::starting(initialized.iter().copied());
         Ok(Self {
@@ -161,8 +164,7 @@ impl PartialRun {
         let core = self.session.core.clone();
         core.check_open()?;
         if self.has_ended {
-            let message =
-                "the partial run has ended: all that was declared has been fetched; make another";
+            let message = "the partial run has ended: all that was declared has been fetched, or it was finished; make another";
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
         let list = core.listed(feeds.iter().map(|feed| &feed.tensor), &fetch)?;
@@ -217,27 +219,42 @@ impl PartialRun {
         Ok((output, metadata))
     }
 
-    /// Whether all that was declared has been fetched and run, and stored.
+    /// Whether it has ended and is stored: all that was declared has been fetched and run, or it was finished before.
     pub fn is_done(&self) -> bool {
         self.has_ended
     }
 
-    /// Ends the run: stores what its steps have assigned. Not needed, and without effect, where all that was declared has
-    /// been fetched.
+    /// Ends the run: stores what its steps have assigned, and puts what they have come to put. Not needed, and without
+    /// effect, where all that was declared has been fetched.
+    ///
+    /// It waits where another run is about to change a table that this one changes, or is counting, if this one has
+    /// counted. Whether it ends or fails, the run is gone: [`Self::finish_with`] leaves one that fails as it was.
     ///
     /// # Errors
-    /// [`ErrorKind::Aborted`] if others have stored meanwhile what can't be brought together with it;
-    /// [`ErrorKind::FailedPrecondition`] for a closed session; a device without memory. Nothing has changed then.
+    /// [`ErrorKind::Aborted`] if others have stored or counted meanwhile what can't be brought together with it, or have
+    /// changed a table that it has looked at and changes; [`ErrorKind::DeadlineExceeded`] where it waits longer than
+    /// [`SessionOptions::timeout`](crate::SessionOptions::timeout); [`ErrorKind::Cancelled`] if the session is closed
+    /// meanwhile; [`ErrorKind::FailedPrecondition`] for a closed session; a device without memory. Nothing has changed
+    /// then, and what the run has taken is given back.
     pub fn finish(mut self) -> Result<()> {
+        self.finish_with(&RunOptions::default())
+    }
+
+    /// As [`Self::finish`], with options: how long it waits, and what cancels it. A run that fails to end goes on: it may
+    /// be finished again, make other steps, or be dropped.
+    ///
+    /// # Errors
+    /// As [`Self::finish`]; [`ErrorKind::Cancelled`] and [`ErrorKind::DeadlineExceeded`] as the options say.
+    pub fn finish_with(&mut self, options: &RunOptions) -> Result<()> {
         if self.has_ended {
             return Ok(());
         }
         let core = &self.session.core;
         core.check_open()?;
-        let options = RunOptions::default();
-        let stop = core.stop_of(&options, Instant::now());
+        let stop = core.stop_of(options, Instant::now());
         let claimed = self.store(&self.held, self.taken.as_ref(), &[], &stop);
         let claimed = claimed.map_err(|e| core.located(e))?;
+        self.has_ended = true;
         self.end(claimed);
         Ok(())
     }
@@ -255,9 +272,8 @@ impl PartialRun {
         }
         let mut computed = Vec::new();
         if let Some(before) = before {
-            let planned = core.planned_for(before, &mut RunMetadata::default())?;
             let data: Vec<FeedData<'_>> = early.iter().map(|&at| data[at].clone()).collect();
-            let request = Request::new(&planned, &data, options, start);
+            let request = Request::new(before, &data, options, start);
             let outputs = &mut Outputs::Tensors(&mut computed);
             core.run(&request, outputs, &mut RunMetadata::default())?;
         }
@@ -300,8 +316,7 @@ impl PartialRun {
     ) -> Result<Option<Claimed>> {
         let core = &self.session.core;
         stop.check()?;
-        let counts = self.declared.steps.counts();
-        let _turn = counts.then(|| core.turn.take(stop)).transpose()?;
+        let _turn = held.counts().then(|| core.turn.take(stop)).transpose()?;
         let claimed = taking.map(|taking| taking.claim(last, stop)).transpose()?;
         held.store(core)?;
         Ok(claimed.flatten())
@@ -317,7 +332,7 @@ impl PartialRun {
 
     /// Refuses what a step can't ask for.
     fn check(&self, asked: &Signature) -> Result<()> {
-        self.declared.check(asked)?;
+        self.declared.check(asked, &self.session.core.graph)?;
         let refused = |id: NodeId, message: &str| {
             Err(Error::invalid(message).with_node(&*self.declared.graph.node(id).name))
         };

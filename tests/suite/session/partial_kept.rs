@@ -2,14 +2,19 @@
 //! areas, computed numbers of elements and chosen queues.
 
 use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
-use convoke::{AccumulatorOptions, Lack, PartialRun, Reduction, RunOptions, StagingOptions};
-use convoke_tests::{devices, ramp, slow_on_host};
+use convoke::{
+    AccumulatorOptions, CancelToken, Error, Lack, PartialRun, Reduction, RunOptions, StagingOptions,
+};
+use convoke_tests::{devices, ramp};
 
 const A_WHILE: Duration = Duration::from_millis(15);
+/// What nothing here takes that goes well.
+const LONG: Duration = Duration::from_secs(30);
 
 fn scalar<T: convoke::Element>(tensor: HostTensor) -> T {
     tensor.scalar().unwrap()
@@ -146,47 +151,138 @@ fn no_number_comes_twice_among_partial_and_whole_runs() {
         }
     });
     let mut numbers = numbers.into_inner().unwrap();
+    // Alone, none of them gives up.
+    let alone: Vec<i64> = (0..EACH).filter_map(|_| in_steps()).collect();
+    assert_eq!(alone.len(), EACH);
+    numbers.extend(alone);
     numbers.sort_unstable();
-    assert!(numbers.len() >= 2 * EACH);
     assert_eq!(numbers, (0..numbers.len() as i64).collect::<Vec<_>>());
     assert_eq!(scalar::<i64>(session.run(&[], &n).unwrap()), numbers.len() as i64);
 }
 
-/// A last step waits for a whole run that has looked at the number and not stored it yet, as its options say.
+/// A tensor that a run comes to when it has told the receiver, and gets past when the sender says so; false fails it.
+fn gate(g: &Graph, x: &Tensor) -> (Tensor, Receiver<()>, Sender<bool>) {
+    let (tells, told) = mpsc::channel();
+    let (go, goes) = mpsc::channel();
+    let goes = Mutex::new(goes);
+    let y = g.host_function("gate", &[x], [(F32, dims![])], move |inputs| {
+        tells.send(()).unwrap();
+        match goes.lock().unwrap().recv_timeout(LONG) {
+            Ok(true) => Ok(inputs.to_vec()),
+            _ => Err(Error::invalid("the test wants this to fail")),
+        }
+    });
+    (y[0].clone(), told, go)
+}
+
+/// A last step and an early end wait for a whole run that counts, as their options say, and go on where they fail.
 #[test]
-fn a_last_step_that_counts_follows_who_counts() {
+fn the_end_of_a_run_that_counts_follows_who_counts() {
     let g = Graph::new();
     let n = g.variable("n", Init::Zeros, I32, []);
     let x = g.placeholder("x", F32, dims![]);
     let number = n.count_up_to(100);
-    let slow = slow_on_host(&number.cast(F32), A_WHILE * 10);
+    let (gated, told, go) = gate(&g, &number.cast(F32));
     let session = Session::new(&g, &Devices::cpu()).unwrap();
     session.run(&[], g.initializers()).unwrap();
-    let (mut n_given, mut n_timeouts) = (0, 0);
-    for _ in 0..4 {
+    let whole = || {
+        let whole = session.submit(&[], (&number, &gated), RunOptions::default());
+        told.recv_timeout(LONG).unwrap();
+        whole
+    };
+    let counted = || {
         let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
-        let own = scalar::<i32>(run.run(&[], &number).unwrap());
-        let whole = session.submit(&[], (&number, &slow), RunOptions::default());
-        thread::sleep(A_WHILE * 3);
-        let soon = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
-        let ended = match run.run_with(&[x.feed(1.0)], &x, &soon) {
-            Err(error) if error.kind() == ErrorKind::DeadlineExceeded => {
-                n_timeouts += 1;
-                run.run(&[x.feed(1.0)], &x)
+        assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 0);
+        run
+    };
+    let (mut run, mut other) = (counted(), counted());
+    let mut none = session.partial_run(&[&x], (&number, &x, &n)).unwrap();
+    let rival = whole();
+    let before = session.state_digest().unwrap();
+    let soon = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
+    let fed = || [x.feed(1.0)];
+    let error = run.run_with(&fed(), &x, &soon).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    let error = run.finish_with(&soon).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    for ends in [false, true] {
+        let token = CancelToken::new();
+        let cancel = Some(token.clone());
+        let options = RunOptions { cancel, timeout: Some(LONG), ..RunOptions::default() };
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(A_WHILE * 2);
+                token.cancel();
+            });
+            match ends {
+                true => run.finish_with(&options).unwrap_err(),
+                false => run.run_with(&fed(), &x, &options).err().unwrap(),
             }
-            ended => ended.map(|(x, _)| x),
-        };
-        let (given, _) = whole.wait().unwrap();
-        let given = scalar::<i32>(given);
-        match ended {
-            // It came first.
-            Ok(_) => assert_eq!(given, own + 1),
-            Err(error) => assert_eq!((error.kind(), given), (ErrorKind::Aborted, own), "{error}"),
-        }
-        n_given = given + 1;
+        });
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     }
-    assert_eq!(scalar::<i32>(session.run(&[], &n).unwrap()), n_given);
-    assert!(n_timeouts > 0);
+    // One that has not come to count waits for nobody.
+    none.run(&fed(), &x).unwrap();
+    none.finish_with(&soon).unwrap();
+    assert!(none.is_done() && !run.is_done());
+    none.finish_with(&soon).unwrap();
+    assert_eq!(none.run(&[], &n).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    assert_eq!(session.state_digest().unwrap(), before);
+    // The whole run gives the number back, and the same step has it.
+    go.send(false).unwrap();
+    assert_eq!(rival.wait().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    run.run(&fed(), &x).unwrap();
+    assert_eq!(scalar::<i32>(session.run(&[], &n).unwrap()), 1);
+    assert_eq!(other.finish_with(&soon).unwrap_err().kind(), ErrorKind::Aborted);
+    // It takes the number, and a last step that has waited for it gives up.
+    let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
+    assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 1);
+    let rival = whole();
+    let error = run.run_with(&fed(), &x, &soon).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    go.send(true).unwrap();
+    assert_eq!(run.run(&fed(), &x).unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(scalar::<i32>(rival.wait().unwrap().0), 1);
+    // It waits when the session is closed.
+    let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
+    assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 2);
+    let rival = whole();
+    let limit = RunOptions { timeout: Some(LONG), ..RunOptions::default() };
+    let error = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(A_WHILE * 2);
+            session.close();
+        });
+        run.run_with(&fed(), &x, &limit).err().unwrap()
+    });
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    go.send(false).unwrap();
+    rival.wait().unwrap_err();
+}
+
+/// The numbers of a variable that was reset count anew: one from before is not given once more.
+#[test]
+fn a_number_from_before_a_reset_is_not_taken() {
+    let g = Graph::new();
+    let n = g.variable("n", Init::Constant(5.0), I64, []);
+    let x = g.placeholder("x", F32, dims![]);
+    let number = n.count_up_to(100);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    for counts in [false, true] {
+        session.run(&[], g.initializers()).unwrap();
+        let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
+        assert_eq!(scalar::<i64>(run.run(&[], &number).unwrap()), 5);
+        session.reset(&[]).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        if counts {
+            assert_eq!(scalar::<i64>(session.run(&[], &number).unwrap()), 5);
+        }
+        let before = session.state_digest().unwrap();
+        let error = run.run(&[x.feed(1.0)], &x).unwrap_err();
+        assert_eq!((error.kind(), error.node()), (ErrorKind::Aborted, Some("n")), "{error}");
+        assert_eq!(run.finish().unwrap_err().kind(), ErrorKind::Aborted);
+        assert_eq!(session.state_digest().unwrap(), before);
+    }
 }
 
 /// All steps see tables as they were when one first looked; what they put is there at the end.
@@ -381,15 +477,17 @@ fn a_step_that_waits_for_a_computed_number_says_so() {
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
     thread::scope(|scope| {
         scope.spawn(|| {
-            while session.waiting().is_empty() {
+            let until = Instant::now() + LONG;
+            while session.waiting().is_empty() && Instant::now() < until {
                 thread::sleep(Duration::from_millis(1));
             }
             let waiting = session.waiting();
-            let lacks = &waiting[0].operations[0].lacks;
-            assert_eq!(*lacks, Lack::Elements { wanted: 2, there: 0 });
+            let lacks = waiting.first().map(|run| run.operations[0].lacks.clone());
+            assert_eq!(lacks, Some(Lack::Elements { wanted: 2, there: 0 }));
             (0..2).for_each(|i| session.run(&[x.feed(i as f32)], &put).unwrap());
         });
-        let taken = run.run(&[n.feed(1)], &taken).unwrap();
+        let limit = RunOptions { timeout: Some(LONG * 2), ..RunOptions::default() };
+        let (taken, _) = run.run_with(&[n.feed(1)], &taken, &limit).unwrap();
         assert_eq!(taken.to_vec::<f32>().unwrap(), [0.0, 1.0]);
     });
 }
@@ -484,6 +582,42 @@ fn accumulators_count_when_the_run_has_ended() {
         put(8.0, 9);
         assert_eq!(count(), 2, "{}", device.name);
     }
+}
+
+/// A gradient that a run gives back is too old if the step has gone beyond it meanwhile.
+#[test]
+fn gradients_that_are_given_back_too_late_are_dropped() {
+    let g = Graph::new();
+    let all = g.conditional_accumulator("all", F32, dims![], AccumulatorOptions::default());
+    let [x, step] = [g.placeholder("x", F32, dims![]), g.placeholder("step", I64, dims![])];
+    let (apply, take) = (all.apply_gradient(&x, &step), all.take_gradient(1));
+    let (n, set) = (all.num_accumulated(), all.set_global_step(&step));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let put = |at: f32, of: i64| {
+        session.run(&[x.feed(at), step.feed(of)], &apply).unwrap();
+    };
+    let count = || scalar::<i32>(session.run(&[], &n).unwrap());
+    let holds = || {
+        let mut run = session.partial_run(&[&x], (&take, &x)).unwrap();
+        run.run(&[], &take).unwrap();
+        assert_eq!(count(), 0);
+        run
+    };
+    put(1.0, 0);
+    put(3.0, 1);
+    let run = holds();
+    put(5.0, 0);
+    assert_eq!(scalar::<f32>(session.run(&[], &take).unwrap()), 5.0);
+    // Now at step 1.
+    drop(run);
+    assert_eq!(count(), 1);
+    assert_eq!(scalar::<f32>(session.run(&[], &take).unwrap()), 3.0);
+    // One that was there when the step was set is there until it is taken.
+    put(7.0, 2);
+    session.run(&[step.feed(9i64)], &set).unwrap();
+    let before = session.state_digest().unwrap();
+    drop(holds());
+    assert_eq!((count(), session.state_digest().unwrap()), (1, before));
 }
 
 /// Components come in at the end; their keys are promised meanwhile, and free again if the run is given up.
@@ -590,4 +724,32 @@ fn steps_with_other_steps_before_them_are_others() {
     let each = |cached: bool| [(cached, 2), (cached, 3)];
     let [one, two] = each(false);
     assert_eq!(runs, [[one, two], [one, two], each(true), each(true)]);
+}
+
+/// What was made after the plan, or after the run, was not declared.
+#[test]
+fn what_is_newer_than_the_run_was_not_declared() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let y = &x * 2.0;
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let mut old = session.partial_run(&[&x], &y).unwrap();
+    let z = &x + 1.0;
+    let w = g.placeholder("w", F32, dims![]);
+    // It has the plan of the first.
+    let mut new = session.partial_run(&[&x], &y).unwrap();
+    for run in [&mut old, &mut new] {
+        let refused = [
+            (run.run(&[x.feed(1.0)], &z).err(), &z),
+            (run.run(&[x.feed(1.0)], z.operation()).err(), &z),
+            (run.run(&[x.feed(1.0), w.feed(1.0)], &y).err(), &w),
+        ];
+        for (error, newer) in refused {
+            let (error, name) = (error.unwrap(), newer.operation().name());
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert_eq!(error.node(), Some(&*name), "{error}");
+            assert!(error.message().contains("not declared"), "{error}");
+        }
+        assert_eq!(scalar::<f32>(run.run(&[x.feed(1.5)], &y).unwrap()), 3.0);
+    }
 }

@@ -19,7 +19,8 @@ impl Variable {
     ///
     /// Runs that count follow one another in a session, so that no number comes twice and none is left out. What
     /// a run that does not count assigns in between is overwritten, as by any assignment. A run that is made in steps
-    /// keeps nobody from counting: it ends with `Aborted` if somebody has, or has assigned, since it began.
+    /// keeps nobody from counting: it ends with `Aborted` if somebody has, or has assigned, or if the variable was
+    /// reset, since it began.
     ///
     /// # Errors
     /// Recorded: a variable that is no scalar of i32 or i64. In a run: `OutOfRange` once the limit is reached;

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use convoke_compiler::Signature;
+use convoke_compiler::flow::Held;
 use convoke_compiler::steps::{StepPlan, Steps};
-use convoke_graph_core::{Error, GraphSnapshot, NodeId, Output, Result};
+use convoke_graph_core::{Error, Graph, GraphSnapshot, NodeId, Output, Result};
 use rustc_hash::FxHashSet;
 
 use crate::cache::{Cache, Lru};
@@ -35,7 +36,9 @@ pub(super) struct Declared {
     /// The places of those feeds that must be there before it takes anything.
     pub early: Vec<usize>,
     /// What computes what else must be known before.
-    pub before: Option<Signature>,
+    pub before: Option<Arc<Planned>>,
+    /// The variables that it uses, in order.
+    pub variables: Vec<Held>,
     feeds: FxHashSet<Output>,
     fetches: FxHashSet<Output>,
     targets: FxHashSet<NodeId>,
@@ -79,6 +82,11 @@ impl PartialPlans {
     /// The steps.
     pub fn steps(&self) -> Vec<Arc<PlannedStep>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// What computes what must be known before partial runs take anything.
+    pub fn before(&self) -> Vec<Arc<Planned>> {
+        self.declared.lock().values().filter_map(|declared| declared.before.clone()).collect()
     }
 
     /// Forgets all plans.
@@ -127,18 +135,17 @@ impl Declared {
         let early = uses.early_feeds(&graph, signature);
         let feeds = early.iter().filter_map(|&at| signature.feeds.get(at).copied());
         let feeds: Vec<Output> = feeds.collect();
-        let before = (!uses.wanted.is_empty()).then(|| Signature {
-            fetches: uses.wanted.clone(),
-            feeds: feeds.clone(),
-            ..Signature::default()
+        let before = (!uses.wanted.is_empty()).then(|| {
+            let (fetches, feeds) = (uses.wanted.clone(), feeds.clone());
+            let before = Signature { fetches, feeds, ..Signature::default() };
+            core.planned_for(&before, &mut RunMetadata::default())
         });
-        if let Some(before) = &before {
-            core.planned_for(before, &mut RunMetadata::default())?;
-        }
+        let before = before.transpose()?;
         let steps = Steps::new(&graph, signature.clone(), &wider, feeds).map_err(located)?;
         Ok(Self {
             id: core.partial.next_id(),
             graph,
+            variables: steps.variables(),
             steps,
             uses: Arc::new(uses),
             takes: wider.feeds[signature.feeds.len()..].to_vec(),
@@ -151,12 +158,14 @@ impl Declared {
         })
     }
 
+    /// `graph` is the graph as it is now: what is asked for may be newer than the plan.
+    ///
     /// # Errors
     /// A step asks for something that was not declared.
-    pub fn check(&self, asked: &Signature) -> Result<()> {
+    pub fn check(&self, asked: &Signature, graph: &Graph) -> Result<()> {
         let refused = |id: NodeId, what: &str| {
             let message = format!("{what} was not declared when the partial run was made");
-            Err(Error::invalid(message).with_node(&*self.graph.node(id).name))
+            Err(Error::invalid(message).with_node(&*graph.snapshot().node(id).name))
         };
         if let Some(feed) = asked.feeds.iter().find(|feed| !self.feeds.contains(feed)) {
             return refused(feed.node, "the feed");
