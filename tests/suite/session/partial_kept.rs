@@ -207,7 +207,7 @@ fn the_end_of_a_run_that_counts_follows_who_counts() {
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
     for ends in [false, true] {
         let token = CancelToken::new();
-        let cancel = Some(token.clone());
+        let (cancel, start) = (Some(token.clone()), Instant::now());
         let options = RunOptions { cancel, timeout: Some(LONG), ..RunOptions::default() };
         let error = thread::scope(|scope| {
             scope.spawn(|| {
@@ -220,6 +220,8 @@ fn the_end_of_a_run_that_counts_follows_who_counts() {
             }
         });
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        // It was woken, and did not come by itself in the end.
+        assert!(start.elapsed() < LONG / 2);
     }
     // One that has not come to count waits for nobody.
     none.run(&fed(), &x).unwrap();
@@ -247,7 +249,8 @@ fn the_end_of_a_run_that_counts_follows_who_counts() {
     let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
     assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 2);
     let rival = whole();
-    let limit = RunOptions { timeout: Some(LONG), ..RunOptions::default() };
+    let (start, timeout) = (Instant::now(), Some(LONG));
+    let limit = RunOptions { timeout, ..RunOptions::default() };
     let error = thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(A_WHILE * 2);
@@ -256,6 +259,7 @@ fn the_end_of_a_run_that_counts_follows_who_counts() {
         run.run_with(&fed(), &x, &limit).err().unwrap()
     });
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(start.elapsed() < LONG / 2);
     go.send(false).unwrap();
     rival.wait().unwrap_err();
 }

@@ -100,13 +100,17 @@ fn who_waits_for_a_table_ends_when_its_run_does() {
     let claimed = one.claim(uses.changed_tables(), &free).unwrap();
     assert!(claimed.is_some());
     let ended = |tokens, limit: Duration, end: &dyn Fn()| {
-        let deadline = Some((Instant::now() + limit, limit));
+        let start = Instant::now();
+        let deadline = Some((start + limit, limit));
         let stop = Stop { tokens, deadline, ..free };
         thread::scope(|scope| {
             let waits = scope.spawn(|| other.claim(uses.changed_tables(), &stop).err());
             thread::sleep(SOON);
             end();
-            waits.join().unwrap().unwrap().kind()
+            let kind = waits.join().unwrap().unwrap().kind();
+            // It was woken, and did not come by itself in the end.
+            assert!(start.elapsed() < LONG / 2, "{kind:?}");
+            kind
         })
     };
     let kind = ended([None, Some(&token)], LONG, &|| token.cancel());
