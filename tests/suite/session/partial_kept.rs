@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
 use convoke::{
-    AccumulatorOptions, CancelToken, Error, Lack, PartialRun, Reduction, RunOptions, StagingOptions,
+    AccumulatorOptions, CancelToken, Error, Lack, PartialRun, Reduction, RunHandle, RunOptions,
+    StagingOptions,
 };
 use convoke_tests::{devices, ramp};
 
@@ -175,93 +176,127 @@ fn gate(g: &Graph, x: &Tensor) -> (Tensor, Receiver<()>, Sender<bool>) {
     (y[0].clone(), told, go)
 }
 
+/// A variable that runs count, and a whole run that has the turn until it is let go.
+struct Counting {
+    session: Session,
+    n: Variable,
+    x: Tensor,
+    number: Tensor,
+    gated: Tensor,
+    told: Receiver<()>,
+    go: Sender<bool>,
+}
+
+impl Counting {
+    fn new() -> Self {
+        let g = Graph::new();
+        let n = g.variable("n", Init::Zeros, I32, []);
+        let x = g.placeholder("x", F32, dims![]);
+        let number = n.count_up_to(100);
+        let (gated, told, go) = gate(&g, &number.cast(F32));
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        Self { session, n, x, number, gated, told, go }
+    }
+
+    /// A whole run that has looked at the number and not stored it yet.
+    fn rival(&self) -> RunHandle<(&Tensor, &Tensor)> {
+        let fetches = (&self.number, &self.gated);
+        let rival = self.session.submit(&[], fetches, RunOptions::default());
+        self.told.recv_timeout(LONG).unwrap();
+        rival
+    }
+
+    /// A run that has counted this number, and has its last step before it.
+    fn counted(&self, number: i32) -> PartialRun {
+        let mut run = self.session.partial_run(&[&self.x], (&self.number, &self.x)).unwrap();
+        assert_eq!(scalar::<i32>(run.run(&[], &self.number).unwrap()), number);
+        run
+    }
+
+    fn last(&self, run: &mut PartialRun, options: &RunOptions) -> Option<ErrorKind> {
+        run.run_with(&[self.x.feed(1.0)], &self.x, options).err().map(|error| error.kind())
+    }
+}
+
+fn within(limit: Duration) -> RunOptions {
+    RunOptions { timeout: Some(limit), ..RunOptions::default() }
+}
+
+/// What `waits` gives where `ends` comes in between; it is woken, and does not come by itself in the end.
+fn ended<T>(waits: impl FnOnce() -> T, ends: impl FnOnce() + Send) -> T {
+    let start = Instant::now();
+    let ended = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(A_WHILE * 2);
+            ends();
+        });
+        waits()
+    });
+    assert!(start.elapsed() < LONG / 2);
+    ended
+}
+
 /// A last step and an early end wait for a whole run that counts, as their options say, and go on where they fail.
 #[test]
 fn the_end_of_a_run_that_counts_follows_who_counts() {
-    let g = Graph::new();
-    let n = g.variable("n", Init::Zeros, I32, []);
-    let x = g.placeholder("x", F32, dims![]);
-    let number = n.count_up_to(100);
-    let (gated, told, go) = gate(&g, &number.cast(F32));
-    let session = Session::new(&g, &Devices::cpu()).unwrap();
-    session.run(&[], g.initializers()).unwrap();
-    let whole = || {
-        let whole = session.submit(&[], (&number, &gated), RunOptions::default());
-        told.recv_timeout(LONG).unwrap();
-        whole
-    };
-    let counted = || {
-        let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
-        assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 0);
-        run
-    };
-    let (mut run, mut other) = (counted(), counted());
-    let mut none = session.partial_run(&[&x], (&number, &x, &n)).unwrap();
-    let rival = whole();
-    let before = session.state_digest().unwrap();
-    let soon = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
-    let fed = || [x.feed(1.0)];
-    let error = run.run_with(&fed(), &x, &soon).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    let error = run.finish_with(&soon).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    for ends in [false, true] {
-        let token = CancelToken::new();
-        let (cancel, start) = (Some(token.clone()), Instant::now());
-        let options = RunOptions { cancel, timeout: Some(LONG), ..RunOptions::default() };
-        let error = thread::scope(|scope| {
-            scope.spawn(|| {
-                thread::sleep(A_WHILE * 2);
-                token.cancel();
-            });
-            match ends {
-                true => run.finish_with(&options).unwrap_err(),
-                false => run.run_with(&fed(), &x, &options).err().unwrap(),
-            }
-        });
-        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
-        // It was woken, and did not come by itself in the end.
-        assert!(start.elapsed() < LONG / 2);
-    }
-    // One that has not come to count waits for nobody.
-    none.run(&fed(), &x).unwrap();
-    none.finish_with(&soon).unwrap();
-    assert!(none.is_done() && !run.is_done());
-    none.finish_with(&soon).unwrap();
-    assert_eq!(none.run(&[], &n).unwrap_err().kind(), ErrorKind::FailedPrecondition);
-    assert_eq!(session.state_digest().unwrap(), before);
+    let all = Counting::new();
+    let (mut run, mut other) = (all.counted(0), all.counted(0));
+    let rival = all.rival();
+    let before = all.session.state_digest().unwrap();
+    let soon = within(A_WHILE);
+    assert_eq!(all.last(&mut run, &soon), Some(ErrorKind::DeadlineExceeded));
+    assert_eq!(run.finish_with(&soon).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    let tokens = [(); 2].map(|()| CancelToken::new());
+    let until = |token: &CancelToken| RunOptions { cancel: Some(token.clone()), ..within(LONG) };
+    let kind = ended(|| all.last(&mut run, &until(&tokens[0])), || tokens[0].cancel());
+    assert_eq!(kind, Some(ErrorKind::Cancelled));
+    let finished = ended(|| run.finish_with(&until(&tokens[1])), || tokens[1].cancel());
+    assert_eq!(finished.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(!run.is_done());
+    assert_eq!(all.session.state_digest().unwrap(), before);
     // The whole run gives the number back, and the same step has it.
-    go.send(false).unwrap();
+    all.go.send(false).unwrap();
     assert_eq!(rival.wait().unwrap_err().kind(), ErrorKind::InvalidArgument);
-    run.run(&fed(), &x).unwrap();
-    assert_eq!(scalar::<i32>(session.run(&[], &n).unwrap()), 1);
+    assert_eq!(all.last(&mut run, &within(LONG)), None);
+    assert_eq!(scalar::<i32>(all.session.run(&[], &all.n).unwrap()), 1);
     assert_eq!(other.finish_with(&soon).unwrap_err().kind(), ErrorKind::Aborted);
     // It takes the number, and a last step that has waited for it gives up.
-    let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
-    assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 1);
-    let rival = whole();
-    let error = run.run_with(&fed(), &x, &soon).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    go.send(true).unwrap();
-    assert_eq!(run.run(&fed(), &x).unwrap_err().kind(), ErrorKind::Aborted);
+    let mut run = all.counted(1);
+    let rival = all.rival();
+    assert_eq!(all.last(&mut run, &soon), Some(ErrorKind::DeadlineExceeded));
+    all.go.send(true).unwrap();
+    assert_eq!(all.last(&mut run, &within(LONG)), Some(ErrorKind::Aborted));
     assert_eq!(scalar::<i32>(rival.wait().unwrap().0), 1);
-    // It waits when the session is closed.
-    let mut run = session.partial_run(&[&x], (&number, &x)).unwrap();
-    assert_eq!(scalar::<i32>(run.run(&[], &number).unwrap()), 2);
-    let rival = whole();
-    let (start, timeout) = (Instant::now(), Some(LONG));
-    let limit = RunOptions { timeout, ..RunOptions::default() };
-    let error = thread::scope(|scope| {
-        scope.spawn(|| {
-            thread::sleep(A_WHILE * 2);
-            session.close();
-        });
-        run.run_with(&fed(), &x, &limit).err().unwrap()
-    });
-    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
-    assert!(start.elapsed() < LONG / 2);
-    go.send(false).unwrap();
+}
+
+#[test]
+fn a_last_step_that_waits_to_count_ends_with_its_session() {
+    let all = Counting::new();
+    let mut run = all.counted(0);
+    let rival = all.rival();
+    let kind = ended(|| all.last(&mut run, &within(LONG)), || all.session.close());
+    assert_eq!(kind, Some(ErrorKind::Cancelled));
+    all.go.send(false).unwrap();
     rival.wait().unwrap_err();
+}
+
+/// One that is ended before it has come to count waits for nobody, and then has ended.
+#[test]
+fn who_has_not_counted_ends_while_another_counts() {
+    let all = Counting::new();
+    let Counting { session, n, x, number, .. } = &all;
+    let mut run = session.partial_run(&[x], (number, x, n)).unwrap();
+    let rival = all.rival();
+    run.run(&[x.feed(1.0)], x).unwrap();
+    run.finish_with(&within(LONG / 2)).unwrap();
+    assert!(run.is_done());
+    run.finish_with(&within(A_WHILE)).unwrap();
+    let error = run.run(&[], n).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+    run.finish().unwrap();
+    all.go.send(true).unwrap();
+    assert_eq!(scalar::<i32>(rival.wait().unwrap().0), 0);
 }
 
 /// The numbers of a variable that was reset count anew: one from before is not given once more.
@@ -486,7 +521,7 @@ fn a_step_that_waits_for_a_computed_number_says_so() {
                 thread::sleep(Duration::from_millis(1));
             }
             let waiting = session.waiting();
-            let lacks = waiting.first().map(|run| run.operations[0].lacks.clone());
+            let lacks = waiting.first().map(|run| run.operations[0].lacks);
             assert_eq!(lacks, Some(Lack::Elements { wanted: 2, there: 0 }));
             (0..2).for_each(|i| session.run(&[x.feed(i as f32)], &put).unwrap());
         });
