@@ -4,10 +4,16 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use convoke::prelude::*;
-use convoke::{Shape, TensorViewMut};
+use convoke::{SessionOptions, Shape, TensorViewMut};
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<u64> = const { Cell::new(0) };
+}
+
+fn note(n_bytes: usize) {
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+    let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + n_bytes as u64));
 }
 
 /// The system's, and counts.
@@ -17,7 +23,7 @@ struct Counting;
 // SAFETY: All calls go to the system's allocator as they are.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        note(layout.size());
         // SAFETY: The caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
@@ -28,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        note(size);
         // SAFETY: The caller's promises are passed on.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -76,4 +82,41 @@ fn a_call_into_memory_allocates_nothing() {
     (0..3).for_each(|_| call());
     let n = allocations(|| (0..100).for_each(|_| call()));
     assert!(n <= 400, "{n} allocations in 100 calls");
+}
+
+/// A step of a partial run that has been made before costs the same after however many others.
+#[test]
+fn a_step_allocates_as_much_after_many_steps_as_after_few() {
+    const STEPS: usize = 256;
+    let g = Graph::new();
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    let mut sum = g.constant(1.0f32);
+    for _ in 0..STEPS {
+        inputs.push(g.placeholder("x", F32, dims![]));
+        sum = sum + &inputs[inputs.len() - 1];
+        outputs.push(sum.clone());
+    }
+    let options = SessionOptions { plans: STEPS, ..SessionOptions::default() };
+    let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+    let feeds: Vec<&Tensor> = inputs.iter().collect();
+    let mut spent = Vec::new();
+    for _ in 0..2 {
+        let mut run = session.partial_run(&feeds, &outputs).unwrap();
+        spent = (0..STEPS)
+            .map(|i| {
+                let before = BYTES.get();
+                let n = allocations(|| drop(run.run(&[inputs[i].feed(1.0)], &outputs[i]).unwrap()));
+                (n, BYTES.get() - before)
+            })
+            .collect();
+        assert!(run.is_done());
+    }
+    // Sets of what was fed and fetched grow at times.
+    let of = |steps: &[(u64, u64)]| {
+        let mut steps = steps.to_vec();
+        steps.sort_unstable();
+        steps[steps.len() / 2]
+    };
+    let (few, many) = (of(&spent[8..40]), of(&spent[STEPS - 40..STEPS - 8]));
+    assert_eq!(few, many, "allocations and bytes of a step, after few and after many");
 }

@@ -51,13 +51,17 @@ pub enum Change {
     Moved,
     /// Its elements were changed in other ways.
     Changed,
+    /// Its next number was taken, which nobody else may have taken, whatever it was assigned afterwards.
+    Counted,
 }
 
 impl Change {
     /// Both, one after the other.
     pub fn then(self, next: Self) -> Self {
         match (self, next) {
-            (Self::Replaced, _) | (_, Self::Replaced) => Self::Replaced,
+            (Self::Replaced, _) => Self::Replaced,
+            (Self::Counted, _) | (_, Self::Counted) => Self::Counted,
+            (_, Self::Replaced) => Self::Replaced,
             (Self::Moved, Self::Moved) => Self::Moved,
             _ => Self::Changed,
         }

@@ -146,6 +146,7 @@ impl Plan {
             Class::State(
                 State::AssignAdd | State::AssignSub | State::Scatter(Scatter::Add | Scatter::Sub),
             ) => Some(Change::Moved),
+            Class::State(State::Count { .. }) => Some(Change::Counted),
             Class::State(_) => Some(Change::Changed),
             _ => None,
         });

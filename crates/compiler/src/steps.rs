@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Error, ErrorKind, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
+    BodyId, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::Signature;
 use crate::flow::{FlowPlan, Held, ancestors, is_flow, roots, variables};
-use crate::order::{Order, each_within};
+use crate::order::Order;
 use crate::plan::{check_feeds, check_nodes};
 
 /// What is asked for in steps.
@@ -22,8 +22,10 @@ pub struct Steps {
     signature: Signature,
     /// What is fed or taken.
     fed: FxHashSet<Output>,
-    /// What queues and readers give, which is known once the run has taken it.
+    /// What queues, readers and tables give, which is known once the run has taken it.
     taken: FxHashSet<Output>,
+    /// What must be fed before the run takes anything.
+    early: Vec<Output>,
     nodes: Vec<Arc<Node>>,
     order: Order,
     /// The nodes that others run after, or that run for their effect.
@@ -39,6 +41,7 @@ pub struct Progress {
     pub fetched: FxHashSet<Output>,
     initialized: FxHashSet<NodeId>,
     ran: FxHashSet<NodeId>,
+    has_taken: bool,
 }
 
 /// Where a value comes from.
@@ -63,10 +66,12 @@ pub struct StepPlan {
     pub results: Vec<Given>,
     /// The known values that later steps need.
     pub needed: FxHashSet<Output>,
-    /// Whether it does something with queues or readers, so that what the run takes has to be taken before.
+    /// Whether it does something with queues, readers or tables that change, so that what the run takes has to be taken
+    /// before.
     pub takes: bool,
-    /// What it has put into queues at the end of the run, and where that is afterwards.
-    pub puts: Vec<(Output, Given)>,
+    /// The operations that it runs of those that change queues and tables at the end of the run, in order, and where
+    /// what each puts is afterwards.
+    pub puts: Vec<(NodeId, Vec<Given>)>,
     ran: Vec<NodeId>,
     made: Vec<Output>,
 }
@@ -75,6 +80,8 @@ pub struct StepPlan {
 #[derive(Default)]
 struct Walk {
     nodes: FxHashSet<NodeId>,
+    /// Nodes that have nothing left to do, as what they give was taken.
+    sources: FxHashSet<NodeId>,
     /// What nodes are given.
     given: FxHashMap<Output, Given>,
     /// Nodes that run though nobody needs what they give.
@@ -85,25 +92,38 @@ struct Walk {
     stack: Vec<NodeId>,
 }
 
+impl Walk {
+    fn has(&self, node: NodeId) -> bool {
+        self.nodes.contains(&node) || self.sources.contains(&node)
+    }
+
+    /// Has what a node comes after run, though the node itself does not.
+    fn run_before(&mut self, progress: &Progress, node: &Node) {
+        let before = node.controls.iter().filter(|id| !progress.ran.contains(id));
+        self.targets.extend(before.clone());
+        self.stack.extend(before);
+    }
+}
+
 impl Progress {
     /// The beginning, where these variables have elements.
     pub fn starting(initialized: impl Iterator<Item = NodeId>) -> Self {
         Self { initialized: initialized.collect(), ..Self::default() }
     }
-
-    /// Whether a node has run.
-    pub fn has_run(&self, node: NodeId) -> bool {
-        self.ran.contains(&node)
-    }
 }
 
 impl Steps {
-    /// Plans the whole of a run that is made in steps. `wider` is the signature with what it takes from queues and readers
-    /// as more feeds, and what it puts as more fetches.
+    /// Plans the whole of a run that is made in steps. `wider` is the signature with what it takes from queues, readers and
+    /// tables as more feeds, and what it puts as more fetches; `early` is what must be fed before it takes anything.
     ///
     /// # Errors
-    /// As [`FlowPlan::new`]. Numbers that are given once, and initial values that follow a branch or loop.
-    pub fn new(graph: &GraphSnapshot, signature: Signature, wider: &Signature) -> Result<Self> {
+    /// As [`FlowPlan::new`]. Initial values that follow a branch or loop.
+    pub fn new(
+        graph: &GraphSnapshot,
+        signature: Signature,
+        wider: &Signature,
+        early: Vec<Output>,
+    ) -> Result<Self> {
         check_feeds(graph, wider)?;
         let fed: FxHashSet<Output> = wider.feeds.iter().copied().collect();
         let taken = wider.feeds.iter().filter(|feed| !signature.feeds.contains(feed));
@@ -115,13 +135,6 @@ impl Steps {
         let mut run: FxHashSet<NodeId> = wider.targets.iter().copied().collect();
         for node in &nodes {
             run.extend(&node.controls);
-            let mut counts = false;
-            each_within(node, &mut |node| {
-                counts |= matches!(node.op.class(), Class::State(State::Count { .. }));
-            });
-            if counts {
-                return Err(unsupported("counting up to a limit in a partial run", node));
-            }
             let is_initial = matches!(node.op.class(), Class::State(State::ReadOr));
             let after = order.after.get(&node.id).filter(|_| is_initial);
             if after.is_some_and(|&assign| is_flow(graph.node(assign), &fed)) {
@@ -130,7 +143,8 @@ impl Steps {
                 return Err(unsupported(what, node));
             }
         }
-        Ok(Self { graph: graph.clone(), signature, fed, taken, nodes, order, run })
+        let graph = graph.clone();
+        Ok(Self { graph, signature, fed, taken, early, nodes, order, run })
     }
 
     /// What is asked for in all.
@@ -181,12 +195,10 @@ impl Steps {
         let kept = |o: &&Output| self.is_made(&walk, o.node) && !self.fed.contains(o);
         wanted.extend(needed.iter().filter(kept));
         wanted.extend(&walk.early);
-        let puts = self.puts(&walk);
-        let made = puts.iter().filter(|(output, given)| *given == Given::Known(*output));
-        wanted.extend(made.map(|(output, _)| *output).filter(|o| !walk.given.contains_key(o)));
+        let puts = self.puts(&walk, &mut wanted);
         wanted.sort_unstable();
         wanted.dedup();
-        let mut ran: Vec<NodeId> = walk.nodes.iter().copied().collect();
+        let mut ran: Vec<NodeId> = walk.nodes.union(&walk.sources).copied().collect();
         ran.retain(|&id| !is_free(self.graph.node(id)));
         ran.sort_unstable();
         let (plan, feeds, made, takes) = (None, Vec::new(), Vec::new(), walk.takes);
@@ -210,10 +222,7 @@ impl Steps {
         let known = is_known.then_some(Given::Known(output));
         if let Some(given) = known.or_else(|| self.read(progress, node)) {
             if !progress.ran.contains(&node.id) {
-                // What it comes after runs all the same.
-                let controls = node.controls.iter().filter(|id| !progress.ran.contains(id));
-                walk.targets.extend(controls.clone());
-                walk.stack.extend(controls);
+                walk.run_before(progress, node);
             }
             return Ok(Some(given));
         }
@@ -253,11 +262,17 @@ impl Steps {
 
     /// Adds a node to a step, and what it needs.
     fn visit(&self, progress: &Progress, id: NodeId, walk: &mut Walk) -> Result<()> {
-        if progress.ran.contains(&id) || !walk.nodes.insert(id) {
+        if progress.ran.contains(&id) || walk.has(id) {
             return Ok(());
         }
         let node = self.graph.node(id);
-        walk.takes |= matches!(node.op.class(), Class::Queue(_) | Class::Reader(_));
+        walk.takes |= is_of_session(node);
+        if is_source(node) {
+            walk.sources.insert(id);
+            walk.run_before(progress, node);
+            return Ok(());
+        }
+        walk.nodes.insert(id);
         if is_placeholder(node) {
             let output = Output { node: id, index: 0 };
             if !progress.known.contains(&output) {
@@ -278,22 +293,23 @@ impl Steps {
         Ok(())
     }
 
-    /// What a step puts into queues.
-    fn puts(&self, walk: &Walk) -> Vec<(Output, Given)> {
-        let mut ids: Vec<NodeId> = walk.nodes.iter().copied().collect();
-        ids.sort_unstable();
-        let nodes = ids.into_iter().map(|id| self.graph.node(id));
-        let nodes =
-            nodes.filter(|node| matches!(node.op.class(), Class::Queue(op) if !op.is_source()));
-        let put = |&input: &Output| {
-            (input, walk.given.get(&input).copied().unwrap_or(Given::Known(input)))
-        };
-        nodes.flat_map(|node| node.inputs.iter().map(put)).collect()
+    /// What a step puts into queues and tables. What it makes of that is added to `wanted`.
+    fn puts(&self, walk: &Walk, wanted: &mut Vec<Output>) -> Vec<(NodeId, Vec<Given>)> {
+        let mut puts: Vec<(NodeId, Vec<Given>)> = Vec::new();
+        for &id in &walk.nodes {
+            let Some(inputs) = put_inputs(self.graph.node(id)) else { continue };
+            let given = |input: &Output| walk.given.get(input).copied();
+            wanted.extend(inputs.iter().filter(|input| given(input).is_none()));
+            let given = inputs.iter().map(|input| given(input).unwrap_or(Given::Known(*input)));
+            puts.push((id, given.collect()));
+        }
+        puts.sort_unstable_by_key(|(id, _)| *id);
+        puts
     }
 
     /// Has a step read what later ones will read of variables as its branches and loops leave them.
     fn take_early(&self, progress: &Progress, walk: &mut Walk) {
-        let is_later = |id: &NodeId| !progress.ran.contains(id) && !walk.nodes.contains(id);
+        let is_later = |id: &NodeId| !progress.ran.contains(id) && !walk.has(*id);
         let early = self.nodes.iter().filter(|node| is_later(&node.id)).filter(|node| {
             let after = self.order.after.get(&node.id);
             let after =
@@ -311,10 +327,10 @@ impl Steps {
     /// The values that later steps need: fed, known, or made by this one.
     fn needed(&self, progress: &Progress, fetches: &[Output], walk: &Walk) -> FxHashSet<Output> {
         let mut needed = FxHashSet::default();
-        let is_later = |id: &NodeId| !progress.ran.contains(id) && !walk.nodes.contains(id);
-        // What a reader is restored from.
-        let targets = self.signature().targets.iter().filter(|id| is_later(id));
-        needed.extend(targets.flat_map(|&target| &self.graph.node(target).inputs));
+        let is_later = |id: &NodeId| !progress.ran.contains(id) && !walk.has(*id);
+        if !progress.has_taken && !walk.takes {
+            needed.extend(&self.early);
+        }
         for node in self.nodes.iter().filter(|node| is_later(&node.id)) {
             let inputs = node.inputs.iter().filter(|input| !self.graph.fact(**input).is_variable());
             needed.extend(inputs);
@@ -334,6 +350,7 @@ impl Steps {
     }
 
     fn plan(&self, mut walk: Walk, wanted: Vec<Output>, step: &mut StepPlan) -> Result<()> {
+        walk.targets.retain(|target| !walk.sources.contains(target));
         walk.targets.sort_unstable();
         walk.targets.dedup();
         let mut signature =
@@ -358,9 +375,17 @@ impl Steps {
     }
 
     fn missing(&self, output: Output) -> Error {
+        self.lacking("what is fetched can't be computed", output)
+    }
+
+    /// What is said where something that must be fed before the run takes anything was not.
+    pub fn missing_early(&self, output: Output) -> Error {
+        self.lacking("what the run takes, all at one time, can't be told", output)
+    }
+
+    fn lacking(&self, what: &str, output: Output) -> Error {
         let message = format!(
-            "what is fetched can't be computed from what has been fed so far: it needs this {}; feed \
-             it in this step or in one before",
+            "{what} from what has been fed so far: it needs this {}; feed it in this step or in one before",
             self.graph.fact(output)
         );
         Error::invalid(message).with_node(&*self.graph.node(output.node).name)
@@ -372,6 +397,7 @@ impl StepPlan {
     pub fn done(&self, progress: &mut Progress, fetches: &[Output]) {
         progress.ran.extend(&self.ran);
         progress.fetched.extend(fetches);
+        progress.has_taken |= self.takes;
         progress.known.extend(&self.made);
         progress.known.retain(|output| self.needed.contains(output));
     }
@@ -385,6 +411,35 @@ fn used(node: &Node) -> Option<(State, NodeId)> {
 
 fn is_placeholder(node: &Node) -> bool {
     matches!(node.op.class(), Class::Host(Host::Placeholder)) && node.inputs.is_empty()
+}
+
+/// Whether a node does something with what a session keeps beside its variables.
+fn is_of_session(node: &Node) -> bool {
+    let class = node.op.class();
+    matches!(
+        class,
+        Class::Queue(_) | Class::Reader(_) | Class::Table(_) | Class::Flow(Flow::Find(_))
+    )
+}
+
+/// Whether all that a node does is done where the run takes what it takes.
+fn is_source(node: &Node) -> bool {
+    match node.op.class() {
+        Class::Queue(op) => op.is_source(),
+        Class::Reader(_) => true,
+        Class::Table(op) => op.is_source(),
+        _ => false,
+    }
+}
+
+/// What a node puts, if it changes a queue or table at the end of the run.
+fn put_inputs(node: &Node) -> Option<&[Output]> {
+    let n = match node.op.class() {
+        Class::Queue(op) if !op.is_source() => node.inputs.len().saturating_sub(op.n_early()),
+        Class::Table(op) if !op.is_source() => node.inputs.len(),
+        _ => return None,
+    };
+    node.inputs.get(..n)
 }
 
 /// Whether a node is the same in every step, at no cost.

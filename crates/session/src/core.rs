@@ -31,7 +31,7 @@ use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
 use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
-use crate::partial::{PlannedStep, StepKey};
+use crate::partial::PartialPlans;
 use crate::queues::{Puts, Queues, Tables, Taken, Uses};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
@@ -59,13 +59,13 @@ pub(crate) struct Core {
     known: Known,
     plans: Cache<Signature, Arc<Planned>>,
     /// Those of partial runs.
-    steps: Mutex<Lru<StepKey, Arc<PlannedStep>>>,
+    pub partial: PartialPlans,
     closed: AtomicBool,
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
     /// Runs that count follow one another.
-    turn: Arc<Turn>,
+    pub turn: Arc<Turn>,
     activity: Arc<Activity>,
     /// Ends with the session.
     _background: Option<Background>,
@@ -150,7 +150,7 @@ impl Core {
             gpus: Gpus::new(devices),
             known: Known::default(),
             plans: Cache::new(options.plans),
-            steps: Mutex::new(Lru::new(options.plans)),
+            partial: PartialPlans::new(options.plans),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
@@ -263,7 +263,7 @@ impl Core {
         let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
         let claimed = puts.give_up();
         let items = puts.items(&values);
-        held.put(uses, items, &values);
+        held.put(uses, items, uses.changed_tables(), &values);
         drop(claimed);
         outputs.fill(tensors)
     }
@@ -333,7 +333,9 @@ impl Core {
         let &Request { planned, data, options, start, recent, puts, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
-        let _turn = planned.counts.then(|| self.turn.take(&stop)).transpose()?;
+        // A part of a run stores nothing, and its whole has its turn when it does.
+        let counts = planned.counts && held.is_none();
+        let _turn = counts.then(|| self.turn.take(&stop)).transpose()?;
         let before = self.gpus.made();
         if let Some(flow) = &planned.flow {
             let check = |shapes: &[(DType, &Shape)]| {
@@ -452,8 +454,9 @@ impl Core {
     /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
     /// whose constants take memory too. True if there was anything.
     fn free_caches(&self) -> bool {
-        let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
-        let steps: Vec<Arc<PlannedStep>> = self.steps().values().cloned().collect();
+        let mut plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
+        plans.extend(self.partial.before());
+        let steps = self.partial.steps();
         let steps = steps.iter().filter_map(|step| step.planned.as_ref());
         let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
         let mut is_freed = self.gpus.shrink();
@@ -487,15 +490,10 @@ impl Core {
         self.plans.lock()
     }
 
-    /// The plans of the steps of partial runs.
-    pub fn steps(&self) -> MutexGuard<'_, Lru<StepKey, Arc<PlannedStep>>> {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Forgets all plans.
     fn forget_plans(&self) {
         self.plans().clear();
-        self.steps().clear();
+        self.partial.clear();
     }
 }
 

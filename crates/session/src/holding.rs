@@ -164,6 +164,12 @@ impl Holdings {
         self.variables.get(&variable).ok_or_else(missing)
     }
 
+    /// Whether the run has taken the next number of a variable.
+    pub fn counts(&self) -> bool {
+        let mut all = self.variables.values();
+        all.any(|holding| matches!(holding.now, Some((_, Change::Counted))))
+    }
+
     /// Stores what was assigned and drawn.
     ///
     /// # Errors
@@ -199,17 +205,22 @@ impl Holding {
     }
 
     /// What is stored into the variable, if anything is: what a run stores into one that was reset is lost.
+    ///
+    /// # Errors
+    /// Others have stored meanwhile what can't be brought together with it; the variable was reset, and counts anew.
     fn to_store(&self, core: &Core, kept: &mut Kept) -> Result<Option<AlignedBytes>> {
         let Self { variable, before, now, .. } = self;
         let Some((now, change)) = now else { return Ok(None) };
         let entry = kept.entry(variable, HOST);
-        if entry.generation().resets != self.resets {
+        let is_reset = entry.generation().resets != self.resets;
+        if is_reset && *change != Change::Counted {
             return Ok(None);
         }
-        let is_other = entry.version != self.version;
+        let is_other = is_reset || entry.version != self.version;
         match (change, before) {
-            (Change::Changed, _) if is_other => {
-                let message = "others have stored into the variable meanwhile; run again";
+            (Change::Changed | Change::Counted, _) if is_other => {
+                let message =
+                    "others have stored into the variable or reset it meanwhile; run again";
                 Err(Error::new(ErrorKind::Aborted, message).with_node(&*variable.name))
             }
             (Change::Moved, Some(before)) if is_other => {

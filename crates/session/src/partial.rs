@@ -1,14 +1,15 @@
 //! Runs in steps: some is fed and some is fetched, and then more.
 
+mod planned;
+mod taking;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use convoke_compiler::Signature;
-use convoke_compiler::steps::{Given, Progress, StepPlan, Steps};
-use convoke_graph_core::{
-    Error, ErrorKind, Feed, GraphSnapshot, HostTensor, NodeId, Output, QueueRole, Result, Tensor,
-};
+use convoke_compiler::steps::{Given, Progress};
+use convoke_graph_core::{Error, ErrorKind, Feed, HostTensor, NodeId, Output, Result, Tensor};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::cancel::Stop;
@@ -19,8 +20,11 @@ use crate::feeds::{self, FeedData};
 use crate::fetch::Fetch;
 use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
-use crate::queues::{self, Item, Use, Uses, with_queues};
+use crate::queues::{Claimed, Tables};
 use crate::session::{RunOptions, Session};
+pub(crate) use planned::PartialPlans;
+use planned::{Declared, PlannedStep, StepKey};
+use taking::{Put, Taking};
 
 /// A run that is made in steps: each feeds some of what was declared and fetches some, and keeps what later ones need.
 ///
@@ -35,11 +39,24 @@ use crate::session::{RunOptions, Session};
 /// Branches, loops, assertions and functions of the host run in the first step that needs them, with all that the whole run
 /// needs of them, and not again.
 ///
-/// The first step that needs anything of queues or readers takes all that the whole run takes from them, at one time, and
-/// keeps room for what the run puts; it waits for that as its options say. So a run never waits for one thing while it
-/// keeps another, and gets the elements that one run would get, in whatever order steps ask for them. What it puts comes
-/// into the queues at the end, and readers stand where they stood until then. A run that is dropped before gives back what
-/// it has taken. One that is ended by [`Self::finish`] puts what its steps have come to put; what it has taken is gone.
+/// The first step that needs anything of queues (staging areas, accumulators and barriers among them), readers or tables
+/// that change takes all that the whole run takes from them, at one time, and keeps room for what the run puts; it waits
+/// for that as its options say. So a run never waits for one thing while it keeps another, and gets the elements that one
+/// run would get, in whatever order steps ask for them. Numbers of elements, keys of a barrier and choices of a queue that
+/// are fed, or computed from what is fed, are known by then: what they depend on is fed with that step or before it, also
+/// where the step itself asks for something else. What the run puts comes into the queues at the end, and readers stand
+/// where they stood until then. A run that is dropped before gives back what it has taken. One that is ended by
+/// [`Self::finish`] puts what its steps have come to put; what it has taken is gone.
+///
+/// Tables are seen as they were when the run took, whatever it or others put into them, and changed at the end. That may
+/// be later than when variables were read: where others change both in between, the run sees the variables of before and
+/// the tables of after. A run that looks at a table and changes it ends with [`ErrorKind::Aborted`] where another has
+/// changed the table since it took.
+///
+/// A number of [`Variable::count_up_to`](convoke_graph_core::Variable::count_up_to) is the next one when the partial run is
+/// made, and taken at its end. A run that is open keeps nobody from counting, or its own caller could wait for ever; it
+/// ends with [`ErrorKind::Aborted`] where another has counted since it was made, or the variable was reset, so that no number
+/// counts twice.
 ///
 /// A step that fails changes nothing, and may be made again. Each has its own options and so its own timeout. Between
 /// steps, what is kept is on the host: variables that live on GPUs are brought there when the run is made, as far as they
@@ -67,11 +84,13 @@ use crate::session::{RunOptions, Session};
 /// effects happen as the operations run.
 pub struct PartialRun {
     // Given back before the session goes.
-    queues: PartialQueues,
+    taken: Option<Taking>,
     session: Session,
-    steps: Steps,
-    graph: GraphSnapshot,
-    key: StepKey,
+    declared: Arc<Declared>,
+    /// The step that was made last, or what was declared.
+    after: u64,
+    /// Before the first step, the variables that had elements at the start.
+    initialized: Vec<NodeId>,
     progress: Progress,
     fed: FxHashSet<Output>,
     /// The values that later steps need.
@@ -79,72 +98,6 @@ pub struct PartialRun {
     /// The variables that the run uses, and what it drew.
     held: Holdings,
     has_ended: bool,
-}
-
-/// What tells one step from others: what was asked for in all and in each step so far, and which variables had elements.
-pub(crate) type StepKey = (Vec<Signature>, Vec<NodeId>);
-
-/// A step and its programs.
-pub(crate) struct PlannedStep {
-    step: StepPlan,
-    pub planned: Option<Planned>,
-}
-
-/// What a partial run does with queues and readers.
-struct PartialQueues {
-    uses: Uses,
-    /// What it feeds because it takes it, in order.
-    takes: Vec<Output>,
-    /// What it fetches, that it may put.
-    fetches: Vec<Output>,
-    /// What it has taken, once a step has needed some of it.
-    taken: Option<queues::Held>,
-    /// What its steps have come to put.
-    puts: Known,
-}
-
-impl PartialQueues {
-    /// What its operations on queues put, as far as they have run: of what a step made, or what there was before.
-    ///
-    /// # Errors
-    /// No memory.
-    fn items(&self, progress: &Progress, made: &Known) -> Result<Vec<Option<Vec<Item>>>> {
-        let items = |used: &Use| {
-            if !progress.has_run(used.id) {
-                return Ok(None);
-            }
-            if !queues::puts(used.action) {
-                return Ok(Some(Vec::new()));
-            }
-            let outputs = used.places.iter().filter_map(|&place| self.fetches.get(place));
-            let values = outputs.filter_map(|o| made.get(o).or_else(|| self.puts.get(o)).cloned());
-            queues::items(used, values.collect()).map(Some)
-        };
-        self.uses.queues.iter().map(items).collect()
-    }
-
-    /// Puts these.
-    fn put(&mut self, items: Vec<Option<Vec<Item>>>) {
-        if let Some(taken) = self.taken.take() {
-            taken.put(&self.uses, items, &[]);
-        }
-    }
-}
-
-/// # Errors
-/// What partial runs do not do.
-fn check_uses(uses: &Uses) -> Result<()> {
-    let is_other = |used: &&Use| used.queue.role != QueueRole::Queue || !used.early.is_empty();
-    let node = uses.queues.iter().find(is_other).map(|used| &used.node);
-    let table = uses.tables.first().map(|used| &used.node);
-    let Some(node) = node.or(table).map(|node| &**node).or(uses.finds.first().map(|t| &*t.name))
-    else {
-        return Ok(());
-    };
-    let message = "unsupported: tables that change, staging areas, accumulators, barriers, computed numbers of elements, \
-                   and queues that are chosen in the run, in a partial run; do it in a run before, and feed what it \
-                   gives";
-    Err(Error::new(ErrorKind::Unimplemented, message).with_node(node))
 }
 
 /// Values that there are.
@@ -160,26 +113,19 @@ impl PartialRun {
                 "a partial run without fetches; specify at least one target to fetch or execute";
             return Err(Error::invalid(message));
         }
-        let graph = core.graph.snapshot();
-        let located = |e| core.located(e);
-        let (wider, uses) = with_queues(&graph, &signature).map_err(located)?;
-        check_uses(&uses).map_err(located)?;
-        let steps = Steps::new(&graph, signature.clone(), &wider).map_err(located)?;
-        let takes = wider.feeds[signature.feeds.len()..].to_vec();
-        let (fetches, puts) = (wider.fetches, Known::default());
-        let queues = PartialQueues { uses, takes, fetches, taken: None, puts };
-        let held = Holdings::take(core, &steps.variables(), &[])?;
+        let declared = Declared::of(core, &signature)?;
+        let held = Holdings::take(core, &declared.variables, &[])?;
         let initialized = held.initialized();
         let progress = Progress::starting(initialized.iter().copied());
         Ok(Self {
-            key: (vec![signature], initialized),
-            steps,
-            graph,
+            taken: None,
+            after: declared.id,
+            declared,
+            initialized,
             progress,
             fed: FxHashSet::default(),
             known: Known::default(),
             held,
-            queues,
             has_ended: false,
             session,
         })
@@ -218,187 +164,215 @@ impl PartialRun {
         let core = self.session.core.clone();
         core.check_open()?;
         if self.has_ended {
-            let message =
-                "the partial run has ended: all that was declared has been fetched; make another";
+            let message = "the partial run has ended: all that was declared has been fetched, or it was finished; make another";
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
         let list = core.listed(feeds.iter().map(|feed| &feed.tensor), &fetch)?;
-        self.check(&list.signature)?;
+        let asked = &list.signature;
+        self.check(asked)?;
         let mut made = Known::default();
         for feed in feeds {
             let output = feed.tensor.output();
-            let value = feeds::check(feed, self.graph.fact(output))?.to_tensor()?;
+            let value = feeds::check(feed, self.declared.graph.fact(output))?.to_tensor()?;
             made.insert(output, value);
         }
-        let mut progress = self.progress.clone();
-        progress.known.extend(made.keys());
         let mut metadata = RunMetadata::default();
-        let mut key = self.key.clone();
-        key.0.push(list.signature.clone());
-        let planned = self.planned(&key, &progress, &mut metadata)?;
+        let planned = self.planned(asked, &mut metadata)?;
+        let PlannedStep { step, ends, .. } = &*planned;
         // What is assigned and drawn counts only if all goes well.
         let mut held = self.held.clone();
         let stop = core.stop_of(options, start);
         stop.check()?;
-        let mut taken = None;
-        if planned.step.takes && self.queues.taken.is_none() {
-            taken = Some(self.take(&mut made, &stop)?);
-            progress.known.extend(&self.queues.takes);
-        }
-        self.compute(&planned, &mut made, &mut held, (options, start), &mut metadata)?;
-        let results = planned.step.results.iter();
+        let takes = step.takes && self.taken.is_none();
+        let taken = takes.then(|| self.take(&mut made, options, start)).transpose()?;
+        let taking = taken.as_ref().or(self.taken.as_ref());
+        let tables = taking.and_then(Taking::tables);
+        self.compute(&planned, &mut made, &mut held, tables, (options, start), &mut metadata)?;
+        let results = step.results.iter();
         let values = results.map(|given| self.value(*given, &made)).collect::<Result<_>>()?;
-        let puts = planned.step.puts.iter();
-        let puts = puts.map(|(output, given)| Ok((*output, self.value(*given, &made)?)));
-        let puts: Known = puts.collect::<Result<_>>()?;
-        planned.step.done(&mut progress, &list.signature.fetches);
-        self.check_puts(&progress, &puts)?;
-        let has_ended = self.steps.is_done(&progress);
-        let mut items = Vec::new();
-        if has_ended {
-            stop.check()?;
-            items = self.queues.items(&progress, &puts)?;
-            held.store(&core)?;
+        let puts = self.puts(&planned, taking, &made)?;
+        let claimed = match ends {
+            true => self.store(&held, taking, &puts, &stop)?,
+            false => None,
+        };
+        // Nothing fails any more that could change something.
+        self.taken = taken.or(self.taken.take());
+        if let Some(taken) = &mut self.taken {
+            taken.note(puts);
         }
-        self.queues.puts.extend(puts);
-        self.queues.taken = taken.or(self.queues.taken.take());
-        self.fed.extend(&list.signature.feeds);
+        self.fed.extend(&asked.feeds);
+        self.progress.known.extend(&asked.feeds);
+        if takes {
+            self.progress.known.extend(&self.declared.takes);
+        }
+        step.done(&mut self.progress, &asked.fetches);
         self.known.extend(made);
-        self.known.retain(|output, _| progress.known.contains(output));
-        self.has_ended = has_ended;
-        (self.progress, self.key, self.held) = (progress, key, held);
-        if has_ended {
-            self.queues.put(items);
+        self.known.retain(|output, _| self.progress.known.contains(output));
+        (self.held, self.has_ended, self.after) = (held, *ends, planned.id);
+        self.initialized.clear();
+        if *ends {
+            self.end(claimed);
         }
-        let values = Fetched::all(values, &list.signature.residents);
+        let values = Fetched::all(values, &asked.residents);
         let output = fetch.take(&mut list.results(values))?;
         metadata.wall = start.elapsed();
         Ok((output, metadata))
     }
 
-    /// Whether all that was declared has been fetched and run, and stored.
+    /// Whether it has ended and is stored: all that was declared has been fetched and run, or it was finished before.
     pub fn is_done(&self) -> bool {
         self.has_ended
     }
 
-    /// Ends the run: stores what its steps have assigned. Not needed, and without effect, where all that was declared has
-    /// been fetched.
+    /// Ends the run: stores what its steps have assigned, and puts what they have come to put. Not needed, and without
+    /// effect, where all that was declared has been fetched.
+    ///
+    /// It waits where another run is about to change a table that this one changes, or is counting, if this one has
+    /// counted. Whether it ends or fails, the run is gone: [`Self::finish_with`] leaves one that fails as it was.
     ///
     /// # Errors
-    /// [`ErrorKind::Aborted`] if others have stored meanwhile what can't be brought together with it;
-    /// [`ErrorKind::FailedPrecondition`] for a closed session; a device without memory. Nothing has changed then.
+    /// [`ErrorKind::Aborted`] if others have stored or counted meanwhile what can't be brought together with it, or have
+    /// changed a table that it has looked at and changes; [`ErrorKind::DeadlineExceeded`] where it waits longer than
+    /// [`SessionOptions::timeout`](crate::SessionOptions::timeout); [`ErrorKind::Cancelled`] if the session is closed
+    /// meanwhile; [`ErrorKind::FailedPrecondition`] for a closed session; a device without memory. Nothing has changed
+    /// then, and what the run has taken is given back.
     pub fn finish(mut self) -> Result<()> {
+        self.finish_with(&RunOptions::default())
+    }
+
+    /// As [`Self::finish`], with options: how long it waits, and what cancels it. A run that fails to end goes on: it may
+    /// be finished again, make other steps, or be dropped.
+    ///
+    /// # Errors
+    /// As [`Self::finish`]; [`ErrorKind::Cancelled`] and [`ErrorKind::DeadlineExceeded`] as the options say.
+    pub fn finish_with(&mut self, options: &RunOptions) -> Result<()> {
         if self.has_ended {
             return Ok(());
         }
-        self.session.core.check_open()?;
-        let items = self.queues.items(&self.progress, &Known::default())?;
-        self.held.store(&self.session.core)?;
-        self.queues.put(items);
-        Ok(())
-    }
-
-    /// Takes all that the run takes from queues and readers, or waits for it.
-    fn take(&self, made: &mut Known, stop: &Stop<'_>) -> Result<queues::Held> {
         let core = &self.session.core;
-        let PartialQueues { uses, takes, .. } = &self.queues;
-        let feeds = &self.steps.signature().feeds;
-        let mut data = vec![FeedData::Tensor(HostTensor::from(false)); feeds.len()];
-        for (at, used) in uses.fed_states() {
-            let state = feeds.get(at).and_then(|o| made.get(o).or_else(|| self.known.get(o)));
-            let missing = || {
-                let message = "the state that a reader is restored from is fed with the first step that takes \
-                               from queues or readers, or before";
-                Error::invalid(message).with_node(&*used.node)
-            };
-            data[at] = FeedData::Tensor(state.cloned().ok_or_else(missing)?);
-        }
-        let mut taken = core.queues.take(uses, &data, stop).map_err(|e| core.located(e))?;
-        made.extend(takes.iter().copied().zip(std::mem::take(&mut taken.values)));
-        Ok(core.queues.hold(taken))
+        core.check_open()?;
+        let stop = core.stop_of(options, Instant::now());
+        let claimed = self.store(&self.held, self.taken.as_ref(), &[], &stop);
+        let claimed = claimed.map_err(|e| core.located(e))?;
+        self.has_ended = true;
+        self.end(claimed);
+        Ok(())
     }
 
-    /// Checks the shapes of what it puts.
-    fn check_puts(&self, progress: &Progress, made: &Known) -> Result<()> {
-        let PartialQueues { uses, fetches, puts, .. } = &self.queues;
-        let put = uses.queues.iter().filter(|used| queues::puts(used.action));
-        for used in put.filter(|used| progress.has_run(used.id)) {
-            let outputs = used.places.iter().filter_map(|&place| fetches.get(place));
-            let values = outputs.filter_map(|o| made.get(o).or_else(|| puts.get(o)));
-            queues::check(used, &values.map(HostTensor::shape).collect::<Vec<_>>())?;
+    /// Takes all that the run takes from queues, readers and tables, or waits for it.
+    fn take(&self, made: &mut Known, options: &RunOptions, start: Instant) -> Result<Taking> {
+        let core = &self.session.core;
+        let Declared { steps, uses, takes, early, before, .. } = &*self.declared;
+        let feeds = &steps.signature().feeds;
+        let mut data = vec![FeedData::Tensor(HostTensor::from(false)); feeds.len()];
+        for &at in early {
+            let value = made.get(&feeds[at]).or_else(|| self.known.get(&feeds[at]));
+            let value = value.cloned().ok_or_else(|| steps.missing_early(feeds[at]))?;
+            data[at] = FeedData::Tensor(value);
         }
-        Ok(())
+        let mut computed = Vec::new();
+        if let Some(before) = before {
+            let data: Vec<FeedData<'_>> = early.iter().map(|&at| data[at].clone()).collect();
+            let request = Request::new(before, &data, options, start);
+            let outputs = &mut Outputs::Tensors(&mut computed);
+            core.run(&request, outputs, &mut RunMetadata::default())?;
+        }
+        let uses = match uses.is_open() {
+            true => {
+                let computed = computed.into_iter().map(Fetched::into_host);
+                Arc::new(uses.resolved(&data, &computed.collect::<Result<Vec<_>>>()?)?)
+            }
+            false => uses.clone(),
+        };
+        let mut taken = core.queues.take(&uses, &data, &core.stop_of(options, start))?;
+        made.extend(takes.iter().copied().zip(std::mem::take(&mut taken.values)));
+        Ok(Taking::new(uses, core.queues.hold(taken), self.declared.n_fetches))
+    }
+
+    /// What a step puts, of what it has made or what there was before.
+    fn puts(
+        &self,
+        planned: &PlannedStep,
+        taking: Option<&Taking>,
+        made: &Known,
+    ) -> Result<Vec<Put>> {
+        let Some(taking) = taking else { return Ok(Vec::new()) };
+        let mut puts = Vec::with_capacity(planned.step.puts.len());
+        for (node, put) in &planned.step.puts {
+            let values = put.iter().map(|given| self.value(*given, made));
+            puts.extend(taking.put(*node, values.collect::<Result<_>>()?)?);
+        }
+        Ok(puts)
+    }
+
+    /// Stores what was assigned and drawn, with the tables claimed that are changed next. Others that count don't store
+    /// meanwhile: what the run has counted is stored only if nobody has since it began.
+    fn store(
+        &self,
+        held: &Holdings,
+        taking: Option<&Taking>,
+        last: &[Put],
+        stop: &Stop<'_>,
+    ) -> Result<Option<Claimed>> {
+        let core = &self.session.core;
+        stop.check()?;
+        let _turn = true.then(|| core.turn.take(stop)).transpose()?;
+        let claimed = taking.map(|taking| taking.claim(last, stop)).transpose()?;
+        held.store(core)?;
+        Ok(claimed.flatten())
+    }
+
+    /// Puts what the run puts, now that all is stored.
+    fn end(&mut self, claimed: Option<Claimed>) {
+        if let Some(taken) = self.taken.take() {
+            taken.end();
+        }
+        drop(claimed);
     }
 
     /// Refuses what a step can't ask for.
     fn check(&self, asked: &Signature) -> Result<()> {
-        let whole = self.steps.signature();
+        self.declared.check(asked, &self.session.core.graph)?;
         let refused = |id: NodeId, message: &str| {
-            Err(Error::invalid(message).with_node(&*self.graph.node(id).name))
+            Err(Error::invalid(message).with_node(&*self.declared.graph.node(id).name))
         };
-        for feed in &asked.feeds {
-            if !whole.feeds.contains(feed) {
-                return refused(
-                    feed.node,
-                    "the feed was not declared when the partial run was made",
-                );
-            }
-            let twice = asked.feeds.iter().filter(|other| *other == feed).count() > 1;
-            if twice || self.fed.contains(feed) {
+        for (at, feed) in asked.feeds.iter().enumerate() {
+            if self.fed.contains(feed) || asked.feeds[..at].contains(feed) {
                 return refused(feed.node, "the tensor has already been fed to the partial run");
             }
         }
-        for fetch in &asked.fetches {
-            if !whole.fetches.contains(fetch) {
-                return refused(
-                    fetch.node,
-                    "the fetch was not declared when the partial run was made",
-                );
+        let fetched = &self.progress.fetched;
+        match asked.fetches.iter().find(|fetch| fetched.contains(fetch)) {
+            Some(fetch) => {
+                refused(fetch.node, "the tensor has already been fetched from the partial run")
             }
-            if self.progress.fetched.contains(fetch) {
-                return refused(
-                    fetch.node,
-                    "the tensor has already been fetched from the partial run",
-                );
-            }
+            None => Ok(()),
         }
-        for &target in &asked.targets {
-            if !whole.targets.contains(&target) {
-                return refused(
-                    target,
-                    "the operation was not declared when the partial run was made",
-                );
-            }
-        }
-        Ok(())
     }
 
-    fn planned(
-        &self,
-        key: &StepKey,
-        progress: &Progress,
-        metadata: &mut RunMetadata,
-    ) -> Result<Arc<PlannedStep>> {
+    fn planned(&self, asked: &Signature, metadata: &mut RunMetadata) -> Result<Arc<PlannedStep>> {
         let core = &self.session.core;
-        let n_nodes = |step: &PlannedStep| step.planned.as_ref().map_or(0, Planned::n_nodes);
-        if let Some(planned) = core.steps().get(key) {
+        let (after, initialized) = (self.after, self.initialized.clone());
+        let key = StepKey { after, initialized, asked: asked.clone() };
+        if let Some(planned) = core.partial.step(&key) {
             metadata.plan_cached = true;
-            metadata.graph_nodes = n_nodes(&planned);
+            metadata.graph_nodes = planned.n_nodes();
             return Ok(planned);
         }
         let start = Instant::now();
-        let Some(asked) = key.0.last() else {
-            return Err(Error::internal("a step without a signature"));
-        };
-        let mut step = self.steps.step(progress, &asked.fetches, &asked.targets)?;
+        let Declared { steps, graph, .. } = &*self.declared;
+        let mut progress = self.progress.clone();
+        progress.known.extend(&asked.feeds);
+        let mut step = steps.step(&progress, &asked.fetches, &asked.targets)?;
+        step.done(&mut progress, &asked.fetches);
+        let ends = steps.is_done(&progress);
         let n = core.options.plans;
         let planned = step
             .plan
             .take()
-            .map(|(plan, signature)| Planned::of_flow(plan, signature, self.graph.clone(), n));
-        let planned = Arc::new(PlannedStep { step, planned });
-        let planned = core.steps().insert(key.clone(), planned);
-        metadata.graph_nodes = n_nodes(&planned);
+            .map(|(plan, signature)| Planned::of_flow(plan, signature, graph.clone(), n));
+        let planned = core.partial.keep(key, step, planned, ends);
+        metadata.graph_nodes = planned.n_nodes();
         metadata.planning += start.elapsed();
         Ok(planned)
     }
@@ -406,9 +380,10 @@ impl PartialRun {
     /// Runs what a step runs.
     fn compute(
         &self,
-        PlannedStep { step, planned }: &PlannedStep,
+        PlannedStep { step, planned, .. }: &PlannedStep,
         made: &mut Known,
         held: &mut Holdings,
+        tables: Option<&Tables>,
         (options, start): (&RunOptions, Instant),
         metadata: &mut RunMetadata,
     ) -> Result<()> {
@@ -416,7 +391,7 @@ impl PartialRun {
         let data = step.feeds.iter();
         let data = data.map(|given| Ok(FeedData::Tensor(self.value(*given, made)?)));
         let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-        let request = Request::new(planned, &data, options, start);
+        let request = Request { tables, ..Request::new(planned, &data, options, start) };
         metadata.begin(&request);
         let mut tensors = Vec::new();
         let outputs = &mut Outputs::Tensors(&mut tensors);
@@ -433,7 +408,7 @@ impl PartialRun {
                 let value = made.get(&output).or_else(|| self.known.get(&output));
                 value.cloned().ok_or_else(|| {
                     let error = Error::internal("a value of the partial run is gone");
-                    error.with_node(&*self.graph.node(output.node).name)
+                    error.with_node(&*self.declared.graph.node(output.node).name)
                 })
             }
             Given::Start(variable) => self.held.start(variable),
@@ -444,7 +419,7 @@ impl PartialRun {
 
 impl fmt::Debug for PartialRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Signature { fetches, .. } = self.steps.signature();
+        let Signature { fetches, .. } = self.declared.steps.signature();
         let (n, fetched) = (fetches.len(), self.progress.fetched.len());
         write!(f, "PartialRun, {fetched} of {n} tensors fetched")
     }

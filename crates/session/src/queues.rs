@@ -50,7 +50,7 @@ use readers::{KeptReader, Lease};
 use serve::Served;
 use tables::KeptTable;
 pub(crate) use tables::{Claimed, Tables};
-pub(crate) use uses::{Use, Uses, puts, puts_of, with_queues};
+pub(crate) use uses::{TableUse, Use, Uses, puts, puts_of, with_queues};
 use values::Draft;
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
@@ -84,23 +84,39 @@ impl Held {
         self.taken.as_ref().map(|taken| &taken.tables)
     }
 
-    /// Has the tables that the run is about to change for it: see [`Queues::claim_tables`]. Nothing, if it changes none.
+    /// Has the tables for the run that it is about to change, by what is in `changed`: see [`Queues::claim_tables`].
+    /// Nothing, if it changes none.
     ///
     /// # Errors
     /// As [`Queues::claim_tables`].
-    pub fn claim(&self, uses: &Uses, stop: &Stop<'_>) -> Result<Option<Claimed>> {
-        let Some(tables) = self.tables().filter(|_| uses.changed_tables().next().is_some()) else {
+    pub fn claim<'u>(
+        &self,
+        changed: impl Iterator<Item = &'u TableUse> + Clone,
+        stop: &Stop<'_>,
+    ) -> Result<Option<Claimed>> {
+        let Some(tables) = self.tables().filter(|_| changed.clone().next().is_some()) else {
             return Ok(None);
         };
-        self.queues.claim_tables(uses, tables, stop).map(Some)
+        self.queues.claim_tables(changed, tables, stop).map(Some)
     }
 
     /// The run has succeeded: puts what it puts. `items` are those of each use of a queue; nothing, where its operation
-    /// has not run. `fetched` are the plan's fetches.
-    pub fn put(mut self, uses: &Uses, items: Vec<Option<Vec<Item>>>, fetched: &[HostTensor]) {
+    /// has not run. `changed` is what it does with tables that changes them. `fetched` are the plan's fetches.
+    pub fn put<'u>(
+        mut self,
+        uses: &Uses,
+        items: Vec<Option<Vec<Item>>>,
+        changed: impl Iterator<Item = &'u TableUse>,
+        fetched: &[HostTensor],
+    ) {
         // Nobody looks at the tables any more that it is to change.
         let leases = self.taken.take().map(|taken| taken.leases);
-        self.queues.put(uses, leases.unwrap_or_default(), items, fetched);
+        let mut inner = self.queues.lock();
+        inner.put_all(uses, leases.unwrap_or_default(), items, fetched);
+        inner.put_into_tables(changed, fetched);
+        if uses.has_lines() {
+            self.queues.wake(&mut inner);
+        }
     }
 }
 
@@ -121,6 +137,8 @@ enum Undo {
         made: u64,
         items: Vec<Popped>,
         draws: [u64; 2],
+        /// Of an accumulator, its step when they were taken.
+        step: i64,
     },
     Room {
         queue: String,
@@ -212,6 +230,26 @@ impl Inner {
 }
 
 impl Inner {
+    /// Puts what a run gives, closes what it closes, and moves the readers.
+    fn put_all(
+        &mut self,
+        uses: &Uses,
+        leases: Vec<Lease>,
+        items: Vec<Option<Vec<Item>>>,
+        fetched: &[HostTensor],
+    ) {
+        let mut items = items.into_iter();
+        for lease in leases {
+            if let Some(kept) = self.readers.get_mut(&lease.reader) {
+                kept.move_to(lease);
+            }
+        }
+        for used in &uses.queues {
+            let items = items.next().flatten();
+            self.put(used, items, fetched);
+        }
+    }
+
     /// Does what a run does with a queue once it has succeeded. `items` are what it puts; nothing, if it did not come to
     /// it.
     fn put(&mut self, used: &Use, items: Option<Vec<Item>>, fetched: &[HostTensor]) {
@@ -442,31 +480,6 @@ impl Queues {
     /// Keeps what was taken until the run has succeeded.
     pub fn hold(self: &Arc<Self>, taken: Taken) -> Held {
         Held { queues: self.clone(), taken: Some(taken) }
-    }
-
-    /// Puts what a run gives, closes what it closes, and moves the readers.
-    fn put(
-        &self,
-        uses: &Uses,
-        leases: Vec<Lease>,
-        items: Vec<Option<Vec<Item>>>,
-        fetched: &[HostTensor],
-    ) {
-        let mut items = items.into_iter();
-        let mut inner = self.lock();
-        for lease in leases {
-            if let Some(kept) = inner.readers.get_mut(&lease.reader) {
-                kept.move_to(lease);
-            }
-        }
-        for used in &uses.queues {
-            let items = items.next().flatten();
-            inner.put(used, items, fetched);
-        }
-        inner.put_into_tables(uses, fetched);
-        if uses.has_lines() {
-            self.wake(&mut inner);
-        }
     }
 
     /// What tables hold, in the order of the specs.

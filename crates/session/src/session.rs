@@ -257,13 +257,12 @@ impl Session {
     }
 
     /// Begins a run that is made in steps: of `feeds` and of what `fetch` asks for, each step takes some. What it takes from
-    /// queues and readers it takes with the first step that needs any of it, and what it puts comes in at its end. See
-    /// [`PartialRun`].
+    /// queues, readers and tables it takes with the first step that needs any of it, and what it puts comes in at its end.
+    /// See [`PartialRun`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] where nothing is asked for, and for a placeholder that is needed and not among
     /// `feeds`; [`ErrorKind::Unimplemented`] for
-    /// [`Variable::count_up_to`](convoke_graph_core::Variable::count_up_to), and for
     /// [`Variable::initialized_value`](convoke_graph_core::Variable::initialized_value) after a branch or loop that assigns
     /// the variable; as [`Self::run`], for what is found before feeds are known.
     pub fn partial_run<F: Fetch>(&self, feeds: &[&Tensor], fetch: F) -> Result<PartialRun> {

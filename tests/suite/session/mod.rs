@@ -44,6 +44,7 @@ mod overlap;
 mod padding_queue;
 mod partial;
 mod partial_flow;
+mod partial_kept;
 mod partial_queues;
 mod pipeline;
 mod priority_queue;

@@ -23,7 +23,8 @@ pub struct AccumulatorOptions {
 ///
 /// As with a [`Queue`], a run takes all that it needs before it begins, or waits for it, and puts all that it puts
 /// when it has succeeded. So a run that fails has neither applied a gradient nor taken any, and the step is as it was.
-/// All gradients are kept until they are taken.
+/// All gradients are kept until they are taken. What a run gives back that fails is dropped where it has become too old
+/// meanwhile, as if it had been applied only then.
 #[derive(Debug, Clone)]
 pub struct ConditionalAccumulator {
     queue: Queue,

@@ -18,7 +18,9 @@ impl Variable {
     /// The variable as it is, to which one is added: the numbers up to `limit`, which is left out, one for each run.
     ///
     /// Runs that count follow one another in a session, so that no number comes twice and none is left out. What
-    /// a run that does not count assigns in between is overwritten, as by any assignment.
+    /// a run that does not count assigns in between is overwritten, as by any assignment. A run that is made in steps
+    /// keeps nobody from counting: it ends with `Aborted` if somebody has, or has assigned, or if the variable was
+    /// reset, since it began.
     ///
     /// # Errors
     /// Recorded: a variable that is no scalar of i32 or i64. In a run: `OutOfRange` once the limit is reached;

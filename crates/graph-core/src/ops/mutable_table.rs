@@ -67,7 +67,8 @@ pub struct FindOp {
 
 /// A table of a graph that runs change. Each session has it with contents of its own, at first none.
 ///
-/// Everything that a run looks up, counts and exports is as it was when the run began, whatever the run inserts; what
+/// Everything that a run looks up, counts and exports is as it was when the run began, whatever the run inserts; in a
+/// run that is made in steps, as it was when the first step that needs anything of queues, readers or tables did. What
 /// it inserts and removes is done in the order in which the operations were built, when the run has succeeded. A run
 /// that looks at a table and changes it fails with [`ErrorKind::Aborted`](crate::ErrorKind::Aborted) if another run has
 /// changed it meanwhile: run again. A model has what the table holds. A checkpoint does not: export it, and insert what

@@ -459,16 +459,23 @@ impl Op for QueueOp {
     }
 }
 
-impl QueueOp {
-    /// Whether its outputs are there before a run begins.
-    pub fn is_source(&self) -> bool {
+impl QueueAction {
+    /// Whether what it gives is there before a run begins, so that nothing is left to do then.
+    pub fn is_source(self) -> bool {
         use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, Peek, TakeGradient, TakeMany};
         use QueueAction::{IncompleteSize, IsClosed, Size};
-        match self.action {
+        match self {
             Dequeue | DequeueMany(_) | DequeueUpTo(_) | Peek(_) => true,
             TakeGradient(_) | TakeMany { .. } => true,
             action => matches!(action, Size | IncompleteSize | IsClosed),
         }
+    }
+}
+
+impl QueueOp {
+    /// Whether its outputs are there before a run begins.
+    pub fn is_source(&self) -> bool {
+        self.action.is_source()
     }
 
     /// Whether its first input that must be known before a run is the number of elements.

@@ -80,11 +80,23 @@ impl Core {
         list: FetchList,
         metadata: &mut RunMetadata,
     ) -> Result<(FetchList, Arc<Planned>)> {
-        metadata.plan_cached = true;
-        let planned =
-            self.plans.get_or_make(&list.signature, || self.plan(&list.signature, metadata))?;
-        metadata.graph_nodes = planned.n_nodes();
+        let planned = self.planned_for(&list.signature, metadata)?;
         Ok((list, planned))
+    }
+
+    /// The plan of a signature.
+    ///
+    /// # Errors
+    /// What planning refuses.
+    pub fn planned_for(
+        &self,
+        signature: &Signature,
+        metadata: &mut RunMetadata,
+    ) -> Result<Arc<Planned>> {
+        metadata.plan_cached = true;
+        let planned = self.plans.get_or_make(signature, || self.plan(signature, metadata))?;
+        metadata.graph_nodes = planned.n_nodes();
+        Ok(planned)
     }
 
     /// A new plan.

@@ -36,6 +36,16 @@ impl Early {
         self.number.is_none() && self.keys.is_none() && self.queue.is_none()
     }
 
+    /// The places of feeds that tell it.
+    fn fed(&self) -> impl Iterator<Item = usize> {
+        let queue = self.queue.as_ref().map(|(index, _)| index);
+        let all = self.number.iter().chain(&self.keys).chain(queue);
+        all.filter_map(|given| match given {
+            Given::Fed(at) => Some(*at),
+            Given::Constant(_) | Given::Computed(_) => None,
+        })
+    }
+
     /// The queues that it may be about, if that is not known yet.
     pub fn among(&self) -> &[Arc<QueueSpec>] {
         self.queue.as_ref().map_or(&[], |(_, queues)| queues)
@@ -153,6 +163,32 @@ impl Uses {
     /// Whether something must be known first.
     pub fn is_open(&self) -> bool {
         self.queues.iter().any(|used| !used.early.is_empty())
+    }
+
+    /// The places of those feeds that must be there before the run takes anything, in order: what is told by them, or
+    /// computed from them. `signature` is what it was planned of.
+    pub fn early_feeds(&self, graph: &GraphSnapshot, signature: &Signature) -> Vec<usize> {
+        let states = self.fed_states().map(|(at, _)| at);
+        let told = self.queues.iter().flat_map(|used| used.early.fed());
+        let mut early: Vec<usize> = states.chain(told).collect();
+        let mut seen: FxHashSet<NodeId> = FxHashSet::default();
+        let mut stack: Vec<NodeId> = self.wanted.iter().map(|output| output.node).collect();
+        while let Some(id) = stack.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let node = graph.node(id);
+            stack.extend(&node.controls);
+            for input in &node.inputs {
+                match signature.feeds.iter().position(|feed| feed == input) {
+                    Some(at) => early.push(at),
+                    None => stack.push(input.node),
+                }
+            }
+        }
+        early.sort_unstable();
+        early.dedup();
+        early
     }
 
     /// The uses with all that must be known. `data` is what is fed, `computed` what was wanted.

@@ -100,11 +100,23 @@ impl Kept {
         self.reserved == 0 && self.parts.len() == 0 && (cancels || !waits)
     }
 
-    /// Puts a gradient of a step, unless it is too old.
-    pub fn apply(&mut self, mut item: Item) {
-        let is_current = |step: &HostTensor| step.scalar::<i64>().is_ok_and(|s| s >= self.step);
-        if item.pop().as_ref().is_some_and(is_current) {
+    /// Puts a gradient with its step after it, unless it is too old.
+    pub fn apply(&mut self, item: Item) {
+        if self.is_current(&item) {
             self.push(item);
+        }
+    }
+
+    /// Whether a gradient is not too old.
+    fn is_current(&self, item: &Item) -> bool {
+        let step = item.last().and_then(|step| step.scalar::<i64>().ok());
+        step.is_some_and(|step| step >= self.step)
+    }
+
+    /// Leaves out gradients that have become too old since they were taken, at this step.
+    pub fn leave_out_old(&self, popped: &mut Vec<Popped>, taken_at: i64) {
+        if self.step != taken_at {
+            popped.retain(|(.., item)| self.is_current(item));
         }
     }
 

@@ -110,7 +110,7 @@ impl<'a> Puts<'a> {
         let Some((held, stop)) = self.held.filter(|_| self.claimed.borrow().is_none()) else {
             return Ok(());
         };
-        let claimed = held.claim(self.uses, &stop);
+        let claimed = held.claim(self.uses.changed_tables(), &stop);
         self.is_outdated.set(matches!(&claimed, Err(e) if e.kind() == ErrorKind::Aborted));
         self.claimed.replace(claimed?);
         Ok(())

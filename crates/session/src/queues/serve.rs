@@ -284,9 +284,10 @@ impl Inner {
                         kept.parts.release(&keys, component);
                     }
                 }
-                Undo::Elements { queue, made, items, draws } => {
+                Undo::Elements { queue, made, mut items, draws, step } => {
                     let kept = self.queues.get_mut(&queue);
                     if let Some(kept) = kept.filter(|kept| kept.made == made) {
+                        kept.leave_out_old(&mut items, step);
                         kept.put_back(items, draws);
                     }
                 }
@@ -442,7 +443,7 @@ fn take_one(kept: &mut Kept, used: &Use, undo: &mut Vec<Undo>) -> Draft {
     let before = kept.draws;
     let items = kept.pop(n);
     let draws = [before, kept.draws];
-    undo.push(Undo::Elements { queue, made: kept.made, items, draws });
+    undo.push(Undo::Elements { queue, made: kept.made, items, draws, step: kept.step });
     Draft::Elements(undo.len() - 1)
 }
 

@@ -10,9 +10,9 @@ use convoke_graph_core::{
 };
 use smallvec::SmallVec;
 
-use super::uses::Uses;
+use super::uses::{TableUse, Uses};
 use super::{Inner, Queues};
-use crate::cancel::Stop;
+use crate::cancel::{Bell, Stop};
 
 /// Tables as they were when a run began.
 #[derive(Debug, Default)]
@@ -78,20 +78,22 @@ impl Drop for Claimed {
 
 impl Queues {
     /// Waits until nobody is about to change the tables that a run will change, if it must, and then has that for the
-    /// run. `seen` are the tables as it saw them.
+    /// run. `changed` is what it does with them, `seen` are the tables as it saw them.
     ///
     /// # Errors
     /// `Aborted` if another run has changed a table meanwhile that this one has looked at; what `stop` says.
-    pub fn claim_tables(
+    pub fn claim_tables<'u>(
         self: &Arc<Self>,
-        uses: &Uses,
+        changed: impl Iterator<Item = &'u TableUse> + Clone,
         seen: &Tables,
         stop: &Stop<'_>,
     ) -> Result<Claimed> {
+        let bell: Arc<dyn Bell> = self.clone();
+        stop.ring(&bell);
         let mut inner = self.lock();
         loop {
             stop.check()?;
-            if let Some(tables) = inner.try_claim(uses, seen)? {
+            if let Some(tables) = inner.try_claim(changed.clone(), seen)? {
                 return Ok(Claimed { queues: self.clone(), tables });
             }
             inner = match stop.deadline {
@@ -157,10 +159,14 @@ impl Inner {
     }
 
     /// Has the tables that a run changes for it; nothing, if another run is about to change one.
-    fn try_claim(&mut self, uses: &Uses, seen: &Tables) -> Result<Option<Claims>> {
+    fn try_claim<'u>(
+        &mut self,
+        changed: impl Iterator<Item = &'u TableUse>,
+        seen: &Tables,
+    ) -> Result<Option<Claims>> {
         let mut claimed = Claims::new();
         let mut is_free = true;
-        for used in uses.changed_tables() {
+        for used in changed {
             let (version, kept) = (seen.version(&used.table), self.table(&used.table));
             if version.is_some_and(|version| version != kept.version) {
                 let message = "another run has changed the table meanwhile; run again";
@@ -186,8 +192,12 @@ impl Inner {
     }
 
     /// Puts into tables and takes from them what a run has done. `fetched` are the plan's fetches.
-    pub fn put_into_tables(&mut self, uses: &Uses, fetched: &[HostTensor]) {
-        for used in uses.changed_tables() {
+    pub fn put_into_tables<'u>(
+        &mut self,
+        changed: impl Iterator<Item = &'u TableUse>,
+        fetched: &[HostTensor],
+    ) {
+        for used in changed {
             let inputs: SmallVec<[&HostTensor; 2]> =
                 used.places.iter().filter_map(|&place| fetched.get(place)).collect();
             self.n_table_changes += 1;

@@ -1,18 +1,21 @@
 //! Who is woken, and when.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use convoke_graph_core::{
-    DType, Graph, HostTensor, NodeId, QueueAction, QueueKind, QueueRole, QueueSpec, TableAction,
-    TableSpec, dims,
+    DType, ErrorKind, Graph, HostTensor, NodeId, QueueAction, QueueKind, QueueRole, QueueSpec,
+    TableAction, TableSpec, dims,
 };
 
 use super::early::Early;
 use super::uses::TableUse;
 use super::{Attempt, Parked, Puts, Queues, Use, Uses};
-use crate::cancel::Stop;
+use crate::cancel::{Bell, CancelToken, Stop};
 
 fn queue_uses(action: QueueAction) -> Uses {
     let queue = Arc::new(QueueSpec {
@@ -33,7 +36,10 @@ fn table_uses(action: TableAction, places: Vec<usize>) -> Uses {
     let (keys, values) = (DType::I32, DType::I32);
     let spec = TableSpec { name: "table".into(), container: None, keys, values };
     let (table, node) = (Arc::new(spec), Arc::from("node"));
-    Uses { tables: vec![TableUse { table, action, node, places }], ..Uses::default() }
+    Uses {
+        tables: vec![TableUse { id: NodeId(0), table, action, node, places }],
+        ..Uses::default()
+    }
 }
 
 /// A run that uses only tables wakes nobody who waits for a queue.
@@ -56,7 +62,8 @@ fn tables_wake_nobody() {
     assert!(waits.is_none());
     let run = |uses: &Uses, fetched: &[HostTensor]| {
         let taken = queues.take(uses, &[], &stop).unwrap();
-        queues.hold(taken).put(uses, Puts::new(uses).items(fetched), fetched);
+        let (items, changed) = (Puts::new(uses).items(fetched), uses.changed_tables());
+        queues.hold(taken).put(uses, items, changed, fetched);
     };
     let one = HostTensor::from(vec![1i32]);
     run(&table_uses(TableAction::Insert, vec![0, 0]), &[one]);
@@ -68,4 +75,61 @@ fn tables_wake_nobody() {
     assert_eq!(size[0].scalar::<i64>().unwrap(), 1);
     run(&queue_uses(QueueAction::Enqueue), &[HostTensor::from(5i32)]);
     assert_eq!(woken.load(Ordering::SeqCst), 1);
+}
+
+/// Who waits for a table that another is about to change is woken when its run is to end, and has the table afterwards.
+#[test]
+fn who_waits_for_a_table_ends_when_its_run_does() {
+    const SOON: Duration = Duration::from_millis(30);
+    const LONG: Duration = Duration::from_secs(20);
+    let queues = Queues::new(&Graph::new(), None, None);
+    // They look at it and change it.
+    let mut uses = table_uses(TableAction::Insert, vec![0, 0]);
+    uses.tables.extend(table_uses(TableAction::Size, vec![0]).tables);
+    let (closed, token) = (AtomicBool::new(false), CancelToken::new());
+    let (tokens, deadline) = ([None, None], None);
+    let free = Stop { closed: &closed, tokens, deadline, fails_if_blocked: false };
+    let hold = || queues.hold(queues.take(&uses, &[], &free).unwrap());
+    let digest = || {
+        let mut hasher = DefaultHasher::new();
+        queues.hash(&mut hasher);
+        hasher.finish()
+    };
+    let (one, other) = (hold(), hold());
+    let before = digest();
+    let claimed = one.claim(uses.changed_tables(), &free).unwrap();
+    assert!(claimed.is_some());
+    let ended = |tokens, limit: Duration, end: &dyn Fn()| {
+        let start = Instant::now();
+        let deadline = Some((start + limit, limit));
+        let stop = Stop { tokens, deadline, ..free };
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| other.claim(uses.changed_tables(), &stop).err());
+            thread::sleep(SOON);
+            end();
+            let kind = waits.join().unwrap().unwrap().kind();
+            // It was woken, and did not come by itself in the end.
+            assert!(start.elapsed() < LONG / 2, "{kind:?}");
+            kind
+        })
+    };
+    let kind = ended([None, Some(&token)], LONG, &|| token.cancel());
+    assert_eq!(kind, ErrorKind::Cancelled);
+    let close = || {
+        closed.store(true, Ordering::Release);
+        queues.ring();
+    };
+    assert_eq!(ended([None, None], LONG, &close), ErrorKind::Cancelled);
+    closed.store(false, Ordering::Release);
+    assert_eq!(ended([None, None], SOON, &|| ()), ErrorKind::DeadlineExceeded);
+    assert_eq!(digest(), before);
+    // The first gives it up, and the second has it as it has seen it.
+    drop(claimed);
+    let claimed = other.claim(uses.changed_tables(), &free).unwrap();
+    let fetched = [HostTensor::from(vec![1i32])];
+    other.put(&uses, Vec::new(), uses.changed_tables(), &fetched);
+    drop(claimed);
+    assert_ne!(digest(), before);
+    let late = one.claim(uses.changed_tables(), &free).err().unwrap();
+    assert_eq!(late.kind(), ErrorKind::Aborted, "{late}");
 }

@@ -55,6 +55,8 @@ pub(crate) struct ReaderUse {
 /// What a run does with a table.
 #[derive(Debug, Clone)]
 pub(crate) struct TableUse {
+    /// The node.
+    pub id: NodeId,
     pub table: Arc<TableSpec>,
     pub action: TableAction,
     /// The node's name, for errors.
@@ -86,9 +88,8 @@ impl Uses {
     }
 
     /// What it does with tables that changes them.
-    pub fn changed_tables(&self) -> impl Iterator<Item = &TableUse> {
-        let changes = |action| matches!(action, TableAction::Insert | TableAction::Remove);
-        self.tables.iter().filter(move |used| changes(used.action))
+    pub fn changed_tables(&self) -> impl Iterator<Item = &TableUse> + Clone {
+        self.tables.iter().filter(|used| used.changes())
     }
 
     /// Whether it looks at what a table holds.
@@ -132,6 +133,13 @@ impl Uses {
 pub(crate) fn puts(action: QueueAction) -> bool {
     use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
     matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
+}
+
+impl TableUse {
+    /// Whether it changes the table.
+    pub fn changes(&self) -> bool {
+        matches!(self.action, TableAction::Insert | TableAction::Remove)
+    }
 }
 
 impl ReaderUse {
@@ -204,7 +212,7 @@ pub(crate) fn with_queues(
             false => fetched(&node.inputs, &mut wider),
         };
         let (table, action, node) = (op.table.clone(), op.action, node.name.clone());
-        uses.tables.push(TableUse { table, action, node, places });
+        uses.tables.push(TableUse { id, table, action, node, places });
     }
     Ok((wider, uses))
 }
