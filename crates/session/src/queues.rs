@@ -5,13 +5,14 @@
 //! back when something has changed.
 
 mod ahead;
-mod barrier;
 mod clock;
 mod early;
 mod fillers;
 mod kept;
+mod keyed;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod parts;
 mod presence;
 mod puts;
 mod readers;
@@ -44,6 +45,7 @@ use clock::Clock;
 use fillers::Fillers;
 pub(crate) use kept::Item;
 use kept::{Kept, Popped};
+use parts::Key;
 pub(crate) use presence::{Handles, Presence};
 pub(crate) use puts::{Puts, check, items};
 use readers::{KeptReader, Lease};
@@ -99,8 +101,8 @@ impl Held {
     /// has not run. `fetched` are the plan's fetches.
     pub fn put(mut self, uses: &Uses, items: Vec<Option<Vec<Item>>>, fetched: &[HostTensor]) {
         // Nobody looks at the tables any more that it is to change.
-        let leases = self.taken.take().map(|taken| taken.leases);
-        self.queues.put(uses, leases.unwrap_or_default(), items, fetched);
+        let kept = self.taken.take().map(|taken| (taken.undo, taken.leases));
+        self.queues.put(uses, kept.unwrap_or_default(), items, fetched);
     }
 }
 
@@ -125,11 +127,11 @@ enum Undo {
     Room {
         queue: String,
     },
-    /// Keys that a component was to be inserted for.
+    /// Keys that components were to be put for.
     Keys {
         queue: String,
-        keys: Arc<[Vec<u8>]>,
-        component: usize,
+        keys: Arc<[Key]>,
+        action: QueueAction,
     },
 }
 
@@ -220,9 +222,7 @@ impl Inner {
         if puts(used.action) {
             kept.reserved -= 1;
         }
-        if let QueueAction::InsertMany { component } = used.action {
-            kept.parts.release(&used.keys, component);
-        }
+        kept.parts.release(&used.keys, used.action);
         let Some(items) = items else { return };
         match used.action {
             QueueAction::Enqueue | QueueAction::EnqueueMany => {
@@ -249,9 +249,11 @@ impl Inner {
                     kept.parts.clear();
                 }
             }
-            QueueAction::InsertMany { component } => {
+            QueueAction::InsertMany { .. } | QueueAction::Put { .. } => {
                 for (key, item) in used.keys.iter().zip(items) {
-                    item.into_iter().for_each(|value| kept.insert_part(key, component, value));
+                    for (place, value) in used.action.parts().zip(item) {
+                        kept.insert_part(key, place, value);
+                    }
                 }
                 // It was closed meanwhile, and nothing more becomes complete.
                 if kept.closed.is_some_and(|(_, cancels)| cancels) {
@@ -448,12 +450,13 @@ impl Queues {
     fn put(
         &self,
         uses: &Uses,
-        leases: Vec<Lease>,
+        (undo, leases): (Vec<Undo>, Vec<Lease>),
         items: Vec<Option<Vec<Item>>>,
         fetched: &[HostTensor],
     ) {
         let mut items = items.into_iter();
         let mut inner = self.lock();
+        undo.iter().for_each(|undo| inner.settle(undo));
         for lease in leases {
             if let Some(kept) = inner.readers.get_mut(&lease.reader) {
                 kept.move_to(lease);

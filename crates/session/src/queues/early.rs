@@ -6,10 +6,11 @@ use std::sync::Arc;
 use convoke_compiler::Signature;
 use convoke_graph_core::{
     Amount, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
-    QueueAction, QueueOp, QueueSpec, Result,
+    QueueAction, QueueOp, QueueRole, QueueSpec, Result,
 };
 use rustc_hash::FxHashSet;
 
+use super::parts::Key;
 use super::uses::{Use, Uses};
 use crate::feeds::FeedData;
 
@@ -184,12 +185,7 @@ impl Use {
             };
         }
         if let Some(keys) = &self.early.keys {
-            let keys = value(keys, data, computed)?;
-            if keys.dims().len() != 1 {
-                let message = format!("expected a vector of keys, got {}", keys.shape());
-                return Err(Error::invalid(message));
-            }
-            resolved.keys = keys.as_strings()?.into();
+            resolved.keys = self.keys_of(&*value(keys, data, computed)?)?;
         }
         if let Some((index, queues)) = &self.early.queue {
             let index = value(index, data, computed)?;
@@ -207,5 +203,28 @@ impl Use {
             resolved.queue = queue.clone();
         }
         Ok(resolved)
+    }
+
+    /// # Errors
+    /// No vector of keys, or of a map staging area no scalar.
+    fn keys_of(&self, keys: &HostTensor) -> Result<Arc<[Key]>> {
+        if self.queue.role != QueueRole::MapStaging {
+            if keys.dims().len() != 1 {
+                let message = format!("expected a vector of keys, got {}", keys.shape());
+                return Err(Error::invalid(message));
+            }
+            return Ok(keys.as_strings()?.iter().map(|key| Key::Text(key.clone())).collect());
+        }
+        match (keys.dims(), &keys.to_i128s()?[..]) {
+            ([], &[key]) => {
+                let key = i64::try_from(key);
+                let key = key.map_err(|_| Error::invalid("expected a key of i64"))?;
+                Ok([Key::Number(key)].into())
+            }
+            _ => {
+                let message = format!("expected a key that is a scalar, got {}", keys.shape());
+                Err(Error::invalid(message))
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use super::early::{Early, Given, known, value};
+use super::parts::Key;
 use crate::feeds::FeedData;
 
 /// What a run does with a queue.
@@ -30,8 +31,15 @@ pub(crate) struct Use {
     pub places: Vec<usize>,
     /// What must be known first.
     pub early: Early,
-    /// The keys of what it inserts.
-    pub keys: Arc<[Vec<u8>]>,
+    /// The keys of what it puts, takes or looks at.
+    pub keys: Arc<[Key]>,
+}
+
+impl Use {
+    /// What it puts of elements that come in parts: keys and places of components.
+    pub fn parts(&self) -> impl Iterator<Item = (&Key, usize)> {
+        self.keys.iter().flat_map(|key| self.action.parts().map(move |place| (key, place)))
+    }
 }
 
 /// What a run does with a reader.
@@ -130,8 +138,8 @@ impl Uses {
 
 /// Whether an action puts elements.
 pub(crate) fn puts(action: QueueAction) -> bool {
-    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
-    matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
+    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany, Put};
+    matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. } | Put { .. })
 }
 
 impl ReaderUse {

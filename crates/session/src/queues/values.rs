@@ -65,6 +65,21 @@ fn values_of(spec: &QueueSpec, action: QueueAction, items: &[Popped]) -> Result<
     if action == QueueAction::Dequeue {
         return Ok(items.first().map(|(.., item)| item.clone()).unwrap_or_default());
     }
+    if action == QueueAction::GetKey {
+        return Ok(items.first().and_then(|(.., item)| item.get(1..)).unwrap_or_default().into());
+    }
+    if let (QueueRole::SparseAccumulator(reduction), [(dtype, dims)]) =
+        (spec.role, &spec.components[..])
+    {
+        let slice: Option<Vec<usize>> =
+            dims.dims().and_then(|dims| dims.get(1..)?.iter().map(|dim| dim.known()).collect());
+        let slice = slice.ok_or_else(|| Error::internal("slices are of unknown sizes"))?;
+        let all: Vec<(&HostTensor, &HostTensor)> =
+            items.iter().filter_map(|(.., item)| Some((item.first()?, item.get(1)?))).collect();
+        let is_mean = reduction == Reduction::Mean;
+        let (indices, values) = batches::total_of_slices(*dtype, &slice, &all, is_mean)?;
+        return Ok([indices, values].into_iter().collect());
+    }
     if let (QueueRole::Accumulator(reduction), [(dtype, dims)]) = (spec.role, &spec.components[..])
     {
         let shape = dims.shape();
