@@ -43,7 +43,7 @@ pub use convoke_graph_core::{
     QueueOp, QueueOptions, QueueRole, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp,
     ReaderSource, ReaderSpec, Reduction, Result, Shape, SharedParts, SparseConditionalAccumulator,
     SparseTensor, StagedElement, StagingArea, StagingOptions, Structure, TableAction,
-    TableContents, TableOp, TableSpec, TakenElements, Tensor, TensorArray,
+    TableContents, TableOp, TableOptions, TableSpec, TakenElements, Tensor, TensorArray,
     TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.

@@ -65,7 +65,7 @@ pub use ops::{
     ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueRole, QueueSpec,
     Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Reduction, Row, Scatter,
     SparseConditionalAccumulator, SparseTensor, StagedElement, StagingArea, StagingOptions,
-    Structure, TableAction, TableContents, TableOp, TableSpec, TakenElements,
+    Structure, TableAction, TableContents, TableOp, TableOptions, TableSpec, TakenElements,
     TensorArray, index_of, init::Init,
 };
 pub use queue_runner::QueueRunner;

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{FindOp, MutableTable, OnDevice, RunOptions, Shape, TableAction, TableOp, TableSpec};
+use convoke::{
+    Dims, FindOp, MutableTable, OnDevice, RunOptions, Shape, TableAction, TableOp, TableOptions,
+    TableSpec,
+};
 use convoke_tests::{devices, fails_while, slow_on_host};
 
 fn strings(all: &[&str]) -> HostTensor {
@@ -115,7 +118,122 @@ fn mutable_hash_table_export_insert() {
     assert_eq!(found, [0.7, 2.0, f64::INFINITY]);
 }
 
-/// TensorFlow: `testMutableHashTableOfTensorsInvalidShape`, `testSignatureMismatch`.
+fn of_values(value_dims: Dims) -> TableOptions {
+    TableOptions { value_dims, ..TableOptions::default() }
+}
+
+/// TensorFlow: `testMutableHashTableOfTensors`, `testMutableHashTableOfTensorsFindHighRank`: values of several elements,
+/// of each way of keeping them.
+#[test]
+fn mutable_hash_table_of_tensors() {
+    for device in devices() {
+        let g = Graph::new();
+        let table = g.mutable_table_with("table", Strings, I64, of_values(dims![2]));
+        let keys = g.constant(strings(&["brain", "salad", "surgery", "tarkus"]));
+        let insert = table.insert(&keys, &g.constant([[0i64, 1], [2, 3], [4, 5], [6, 7]]));
+        let remove = table.remove(&g.constant(strings(&["tarkus", "tank"])));
+        let asked = strings(&["brain", "salad", "tank"]);
+        let asked = asked.reshaped(Shape::new(&[3, 1]).unwrap()).unwrap();
+        let found = table.find(&g.constant(asked), [-1i64, -2]);
+        assert_eq!(found.dims(), dims![3, 1, 2]);
+        let half = found.cast(F32) * 0.5;
+        let (n, (names, values)) = (table.size(), table.export());
+        assert_eq!(values.dims(), dims![None, 2]);
+        let session = device.session(&g);
+        let empty = session.state_digest().unwrap();
+        let (_, none) = session.run(&[], (&names, &values)).unwrap();
+        assert_eq!(none.dims(), [0, 2]);
+        session.run(&[], &insert).unwrap();
+        session.run(&[], &remove).unwrap();
+        assert_eq!(size(&session, &n), 3, "{}", device.name);
+        let (found, half) = session.run(&[], (&found, &half)).unwrap();
+        assert_eq!(found.dims(), [3, 1, 2]);
+        assert_eq!(found.to_vec::<i64>().unwrap(), [0, 1, 2, 3, -1, -2], "{}", device.name);
+        assert_eq!(half.to_vec::<f32>().unwrap(), [0.0, 0.5, 1.0, 1.5, -0.5, -1.0]);
+        let (names, values) = session.run(&[], (&names, &values)).unwrap();
+        assert_eq!(texts(&names), ["brain", "salad", "surgery"]);
+        assert_eq!(values.dims(), [3, 2]);
+        assert_eq!(values.to_vec::<i64>().unwrap(), [0, 1, 2, 3, 4, 5]);
+        assert_ne!(session.state_digest().unwrap(), empty);
+    }
+    let g = Graph::new();
+    let words = g.mutable_table_with("words", I64, Strings, of_values(dims![2, 1]));
+    let nothing = g.mutable_table_with("nothing", U8, F32, of_values(dims![0]));
+    let pairs = HostTensor::strings(&[2, 2, 1], ["a", "", "cc", "d"]).unwrap();
+    let default = HostTensor::strings(&[2, 1], ["x", "y"]).unwrap();
+    let insert = words.insert(&g.constant([7i64, 8]), &g.constant(pairs));
+    let found = words.find(&g.constant([8i64, 9, 7]), default);
+    let none = HostTensor::new(&[2, 0], Vec::<f32>::new()).unwrap();
+    let fill = nothing.insert(&g.constant([5u8, 6]), &g.constant(none));
+    let (bytes, empty) = nothing.export();
+    let session = session(&g);
+    session.run(&[], (&insert, &fill)).unwrap();
+    let found = session.run(&[], &found).unwrap();
+    assert_eq!(found.dims(), [3, 2, 1]);
+    assert_eq!(texts(&found), ["cc", "d", "x", "y", "a", ""]);
+    let (bytes, empty) = session.run(&[], (&bytes, &empty)).unwrap();
+    assert_eq!((bytes.to_vec::<u8>().unwrap(), empty.dims()), (vec![5, 6], &[2, 0][..]));
+}
+
+/// TensorFlow: `testMutableHashTableOfTensorsInvalidShape`: values of other sizes, also where only the run knows them.
+#[test]
+fn mutable_hash_table_of_tensors_invalid_shape() {
+    let g = Graph::new();
+    let table = g.mutable_table_with("table", Strings, I64, of_values(dims![2]));
+    let keys = g.constant(strings(&["a", "b"]));
+    let refused = |operation: Operation| operation.node().error().unwrap().to_string();
+    for values in [g.constant([0i64, 1]), g.constant([[0i64, 1]]), g.constant([[0i64], [1]])] {
+        assert!(refused(table.insert(&keys, &values)).contains("a value [2] for each key"));
+    }
+    let defaults: [HostTensor; 3] = [0i64.into(), [1i64, 2, 3].into(), [1.0f32, 2.0].into()];
+    for default in defaults {
+        let error = refused(table.find(&keys, default).operation());
+        assert!(error.contains("a default of one i64[2]"), "{error}");
+    }
+    for dims in [dims![None], Dims::UnknownRank, dims![usize::MAX, 3]] {
+        let open = g.mutable_table_with("open", I64, I64, of_values(dims));
+        assert!(refused(open.size().operation()).contains("values of specified sizes"));
+    }
+    let some = g.placeholder("some", I64, Dims::UnknownRank);
+    let insert = table.insert(&keys, &some);
+    let session = session(&g);
+    let before = session.state_digest().unwrap();
+    for values in [[[1i64, 2]].into(), HostTensor::from([1i64, 2])] {
+        let error = session.run(&[some.feed(values)], &insert).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    }
+    assert_eq!(session.state_digest().unwrap(), before);
+    session.run(&[some.feed([[1i64, 2], [3, 4]])], &insert).unwrap();
+    assert_ne!(session.state_digest().unwrap(), before);
+}
+
+/// TensorFlow's `shared_name` of tables: those of one shared name are one if they are alike.
+#[test]
+fn tables_of_a_shared_name_are_one() {
+    let g = Graph::new();
+    let shared = |value_dims| TableOptions { value_dims, shared_name: Some("s".into()) };
+    let table = |name: &str, dims| g.mutable_table_with(name, I64, F32, shared(dims));
+    let (one, other) = (table("one", dims![2]), table("other", dims![2]));
+    let unlike = table("unlike", dims![3]);
+    let elsewhere = g.container("c", || table("elsewhere", dims![2]));
+    let key = g.constant([4i64]);
+    let insert = one.insert(&key, &g.constant([[1.0f32, 2.0]]));
+    let (found, n) = (other.find(&key, [0.0f32, 0.0]), elsewhere.size());
+    assert_eq!(insert.name(), "one_insert");
+    let session = session(&g);
+    session.run(&[], &insert).unwrap();
+    let (found, n) = session.run(&[], (&found, &n)).unwrap();
+    assert_eq!((found.to_vec::<f32>().unwrap(), n.scalar::<i64>().unwrap()), (vec![1.0, 2.0], 0));
+    let error = session.run(&[], unlike.size()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.message().contains("of the name 'shared: s' differs"), "{error}");
+    session.reset(&["c"]).unwrap();
+    assert_eq!(size(&session, &other.size()), 1);
+    session.reset(&[""]).unwrap();
+    assert_eq!(size(&session, &other.size()), 0);
+}
+
+/// TensorFlow: `testSignatureMismatch`.
 #[test]
 fn wrong_keys_and_values_are_refused() {
     let g = Graph::new();
@@ -277,6 +395,83 @@ fn what_a_run_has_looked_at_must_not_have_changed() {
     session.run(&[keys.feed(vec![8i64])], &add).unwrap();
     run.wait().unwrap();
     assert_eq!(session.run(&[keys.feed(vec![8i64])], &now).unwrap().to_vec::<i64>().unwrap(), [8]);
+}
+
+/// A run that has looked at one table and changes another fails if the first has changed meanwhile: who has seen that
+/// change and not yet the other table's would have come both before and after it.
+#[test]
+fn what_a_run_has_looked_at_elsewhere_must_not_have_changed() {
+    let g = Graph::new();
+    let (a, b) = (g.mutable_table("a", I64, I64), g.mutable_table("b", I64, I64));
+    let key = g.constant([1i64]);
+    let x = g.placeholder("x", I64, dims![1]);
+    let (of_a, of_b) = (a.find(&key, 0i64), b.find(&key, 0i64));
+    let later = |given: &[HostTensor]| {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(given.to_vec())
+    };
+    let late = g.host_function("later", &[&of_a], [(I64, dims![1])], later).remove(0);
+    let copy = b.insert(&key, &(late + 100));
+    let (into_a, into_b) = (a.insert(&key, &x), b.insert(&key, &x));
+    let session = session(&g);
+    let both = || {
+        let (a, b) = session.run(&[], (&of_a, &of_b)).unwrap();
+        [a, b].map(|x| x.to_vec::<i64>().unwrap()[0])
+    };
+    session.run(&[x.feed([7i64])], &into_a).unwrap();
+    let run = session.submit(&[], &copy, RunOptions::default());
+    std::thread::sleep(Duration::from_millis(100));
+    session.run(&[x.feed([8i64])], &into_a).unwrap();
+    let error = run.wait().unwrap_err();
+    let found = (error.kind(), error.node());
+    assert_eq!(found, (ErrorKind::Aborted, Some("b_insert")), "{error}");
+    assert!(error.message().contains("has changed table 'a' meanwhile"), "{error}");
+    assert_eq!(both(), [8, 0]);
+    // It has not looked at what it changes, so that others may change that.
+    let run = session.submit(&[], &copy, RunOptions::default());
+    std::thread::sleep(Duration::from_millis(100));
+    session.run(&[x.feed([9i64])], &into_b).unwrap();
+    assert_eq!(both(), [8, 9]);
+    run.wait().unwrap();
+    assert_eq!(both(), [8, 108]);
+}
+
+/// One makes `a` one more than `b`, the other `b` one more than `a`: in whatever order, they are one apart.
+#[test]
+fn runs_over_two_tables_are_as_one_after_the_other() {
+    let g = Graph::new();
+    let (a, b) = (g.mutable_table("a", I64, I64), g.mutable_table("b", I64, I64));
+    let key = g.constant([1i64]);
+    let (of_a, of_b) = (a.find(&key, 0i64), b.find(&key, 0i64));
+    let later = |x: &Tensor| {
+        let all = |given: &[HostTensor]| {
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(given.to_vec())
+        };
+        g.host_function("later", &[x], [(I64, dims![1])], all).remove(0)
+    };
+    let steps = [a.insert(&key, &(later(&of_b) + 1)), b.insert(&key, &(later(&of_a) + 1))];
+    let session = session(&g);
+    session.run(&[], &steps[0]).unwrap();
+    let aborted = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (session, step, aborted) = (&session, &steps[thread % 2], &aborted);
+            let both = (&of_a, &of_b);
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    while let Err(error) = session.run(&[], step) {
+                        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+                        aborted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                    let (a, b) = session.run(&[], both).unwrap();
+                    let [a, b] = [a, b].map(|x| x.to_vec::<i64>().unwrap()[0]);
+                    assert_eq!((a - b).abs(), 1, "{a} and {b}");
+                }
+            });
+        }
+    });
+    assert!(aborted.into_inner() > 0);
 }
 
 /// Of many who count at the same time, beside others that only insert, none is lost.

@@ -57,7 +57,9 @@ pub use count::Counting;
 pub use flow::{Build, LoopOptions, Structure};
 pub use loops::LoopOp;
 pub use map_staging::{MapStagingArea, MapStagingOptions, StagedElement};
-pub use mutable_table::{FindOp, MutableTable, TableAction, TableContents, TableOp, TableSpec};
+pub use mutable_table::{
+    FindOp, MutableTable, TableAction, TableContents, TableOp, TableOptions, TableSpec,
+};
 pub use pool::Pool;
 pub use producer::ProducerOptions;
 pub use queue::{

@@ -18,7 +18,7 @@ use crate::cancel::Stop;
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     found: SmallVec<[(Arc<TableSpec>, Arc<TableContents>); 1]>,
-    /// The versions of those that the run both looks at and changes.
+    /// The versions of those that a run looks at which changes some.
     versions: SmallVec<[(Arc<TableSpec>, u64); 1]>,
 }
 
@@ -48,28 +48,56 @@ pub(super) struct KeptTable {
     version: u64,
     /// How many runs that do not look at it are about to change it.
     writers: usize,
-    /// Whether one that looks at it is, so that no other may.
+    /// How many runs that have looked at it are about to change others, so that none may change it.
+    lookers: usize,
+    /// Whether one that looks at it is about to change it, so that no other may.
     is_alone: bool,
 }
 
-/// The tables that a run is about to change, until this is dropped. Nobody changes those in between that it has looked
-/// at.
+/// How a run that is about to change tables uses one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// Changes it, and has not looked at it.
+    Changes,
+    /// Has looked at it.
+    Looks,
+    Both,
+}
+
+impl KeptTable {
+    /// Whether it can be had so beside those that have it.
+    fn is_free(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Changes => !self.is_alone && self.lookers == 0,
+            Claim::Looks => !self.is_alone && self.writers == 0,
+            Claim::Both => !self.is_alone && self.lookers == 0 && self.writers == 0,
+        }
+    }
+
+    fn is_claimed(&self) -> bool {
+        !self.is_free(Claim::Both)
+    }
+}
+
+/// The tables that a run is about to change or has looked at, until this is dropped. Nobody changes those in between
+/// that it has looked at.
 pub(crate) struct Claimed {
     queues: Arc<Queues>,
     tables: Claims,
 }
 
-/// Tables, with whether the run has looked at them.
-type Claims = SmallVec<[(Arc<TableSpec>, bool); 1]>;
+/// Tables, each once.
+type Claims = SmallVec<[(Arc<TableSpec>, Claim); 1]>;
 
 impl Drop for Claimed {
     fn drop(&mut self) {
         let mut inner = self.queues.lock();
-        for (spec, looks) in &self.tables {
+        for (spec, claim) in &self.tables {
             let Some(kept) = inner.tables.get_mut(&spec.name) else { continue };
-            match looks {
-                true => kept.is_alone = false,
-                false => kept.writers = kept.writers.saturating_sub(1),
+            match claim {
+                Claim::Changes => kept.writers = kept.writers.saturating_sub(1),
+                Claim::Looks => kept.lookers = kept.lookers.saturating_sub(1),
+                Claim::Both => kept.is_alone = false,
             }
         }
         self.queues.free_tables.notify_all();
@@ -77,8 +105,8 @@ impl Drop for Claimed {
 }
 
 impl Queues {
-    /// Waits until nobody is about to change the tables that a run will change, if it must, and then has that for the
-    /// run. `seen` are the tables as it saw them.
+    /// Waits until nobody is about to change the tables that a run has looked at, or has looked at those that it will
+    /// change, and then has that for the run. `seen` are the tables as it saw them.
     ///
     /// # Errors
     /// `Aborted` if another run has changed a table meanwhile that this one has looked at; what `stop` says.
@@ -116,6 +144,7 @@ impl Inner {
                 contents: Arc::new(TableContents::new(spec)),
                 version: *changes,
                 writers: 0,
+                lookers: 0,
                 is_alone: false,
             }
         })
@@ -148,38 +177,48 @@ impl Inner {
         for spec in &uses.finds {
             tables.found.push((spec.clone(), self.table(spec).contents.clone()));
         }
-        for used in uses.changed_tables().filter(|used| uses.looks_at(&used.table)) {
-            if tables.version(&used.table).is_none() {
-                tables.versions.push((used.table.clone(), self.table(&used.table).version));
+        if uses.changed_tables().next().is_some() {
+            for spec in uses.looked_at() {
+                if tables.version(spec).is_none() {
+                    tables.versions.push((spec.clone(), self.table(spec).version));
+                }
             }
         }
         (seen, tables)
     }
 
-    /// Has the tables that a run changes for it; nothing, if another run is about to change one.
+    /// Has the tables that a run changes or has looked at for it; nothing, if another run has one in its way.
     fn try_claim(&mut self, uses: &Uses, seen: &Tables) -> Result<Option<Claims>> {
         let mut claimed = Claims::new();
-        let mut is_free = true;
-        for used in uses.changed_tables() {
-            let (version, kept) = (seen.version(&used.table), self.table(&used.table));
-            if version.is_some_and(|version| version != kept.version) {
-                let message = "another run has changed the table meanwhile; run again";
-                return Err(Error::new(ErrorKind::Aborted, message).with_node(&*used.node));
+        for (spec, version) in &seen.versions {
+            let mut changing = uses.changed_tables();
+            let own = changing.find(|used| used.table.name == spec.name);
+            if *version != self.table(spec).version {
+                let message = format!(
+                    "another run has changed table '{}' meanwhile, which this one has looked at; run again",
+                    spec.name
+                );
+                let error = Error::new(ErrorKind::Aborted, message);
+                let node = own.or_else(|| uses.changed_tables().next()).map(|used| &*used.node);
+                return Err(node.map_or(error.clone(), |node| error.with_node(node)));
             }
-            let looks = version.is_some();
-            is_free &= !(kept.is_alone || looks && kept.writers > 0);
+            let claim = if own.is_some() { Claim::Both } else { Claim::Looks };
+            claimed.push((spec.clone(), claim));
+        }
+        for used in uses.changed_tables() {
             if !claimed.iter().any(|(spec, _)| spec.name == used.table.name) {
-                claimed.push((used.table.clone(), looks));
+                claimed.push((used.table.clone(), Claim::Changes));
             }
         }
-        if !is_free {
+        if !claimed.iter().all(|(spec, claim)| self.table(spec).is_free(*claim)) {
             return Ok(None);
         }
-        for (spec, looks) in &claimed {
+        for (spec, claim) in &claimed {
             let kept = self.table(spec);
-            match looks {
-                true => kept.is_alone = true,
-                false => kept.writers += 1,
+            match claim {
+                Claim::Changes => kept.writers += 1,
+                Claim::Looks => kept.lookers += 1,
+                Claim::Both => kept.is_alone = true,
             }
         }
         Ok(Some(claimed))
@@ -228,8 +267,7 @@ impl Inner {
             }
             *changes += 1;
             (kept.contents, kept.version) = (Arc::new(TableContents::new(&kept.spec)), *changes);
-            // Somebody is about to change it.
-            kept.writers > 0 || kept.is_alone
+            kept.is_claimed()
         });
     }
 

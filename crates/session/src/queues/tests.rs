@@ -31,7 +31,8 @@ fn queue_uses(action: QueueAction) -> Uses {
 
 fn table_uses(action: TableAction, places: Vec<usize>) -> Uses {
     let (keys, values) = (DType::I32, DType::I32);
-    let spec = TableSpec { name: "table".into(), container: None, keys, values };
+    let (name, value_dims) = ("table".into(), dims![]);
+    let spec = TableSpec { name, container: None, keys, values, value_dims };
     let (table, node) = (Arc::new(spec), Arc::from("node"));
     Uses { tables: vec![TableUse { table, action, node, places }], ..Uses::default() }
 }

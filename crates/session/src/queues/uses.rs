@@ -99,12 +99,11 @@ impl Uses {
         self.tables.iter().filter(move |used| changes(used.action))
     }
 
-    /// Whether it looks at what a table holds.
-    pub fn looks_at(&self, table: &TableSpec) -> bool {
+    /// The tables of which it looks at what they hold.
+    pub fn looked_at(&self) -> impl Iterator<Item = &Arc<TableSpec>> {
         let sees = |action| matches!(action, TableAction::Size | TableAction::Export);
-        let mut sources = self.tables.iter().filter(|used| sees(used.action));
-        sources.any(|used| used.table.name == table.name)
-            || self.finds.iter().any(|spec| spec.name == table.name)
+        let sources = self.tables.iter().filter(move |used| sees(used.action));
+        sources.map(|used| &used.table).chain(&self.finds)
     }
 
     /// Whether it uses queues or readers, for which others may wait.
