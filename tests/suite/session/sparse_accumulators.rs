@@ -286,6 +286,7 @@ fn wrong_gradients_fail_the_run() {
         let error = session.run(feeds, (apply, &count)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
         assert!(error.message().contains(message), "{error}");
+        assert!(error.location().unwrap().file().ends_with("sparse_accumulators.rs"), "{error}");
         assert_eq!(session.state_digest().unwrap(), before);
     };
     let one = [[1.0, 2.0]];

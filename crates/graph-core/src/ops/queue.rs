@@ -6,18 +6,18 @@
 
 mod amount;
 mod choice;
+mod infer;
 mod saved;
 mod spec;
 
+use std::panic::Location;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::arity;
-use crate::ops::{accumulator, barrier, sparse_accumulator};
 use crate::{
-    Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Op, OpError, Operation,
-    Tensor,
+    Attributes, Backward, Class, DType, Dims, Fact, Graph, HostTensor, Op, OpError, Operation,
+    Output, Tensor,
 };
 pub use amount::Amount;
 use choice::Choice;
@@ -290,19 +290,31 @@ impl Queue {
 
     #[track_caller]
     pub(crate) fn apply(&self, action: QueueAction, inputs: &[&Tensor]) -> Tensor {
-        let mut inputs: SmallVec<[&Tensor; 4]> = SmallVec::from_slice(inputs);
+        self.apply_at(action, inputs, Location::caller())
+    }
+
+    /// As [`Self::apply`], for the caller's line `at`.
+    pub(crate) fn apply_at(
+        &self,
+        action: QueueAction,
+        inputs: &[&Tensor],
+        at: &'static Location<'static>,
+    ) -> Tensor {
+        let mut inputs: SmallVec<[Tensor; 4]> = inputs.iter().copied().cloned().collect();
         let mut among = Arc::default();
+        let tensor = |node| Tensor::new(self.graph.clone(), Output { node, index: 0 });
         if let Some(choice) = &self.choice {
             if choice.queues.is_empty() {
-                return self.graph.apply_named(choice::refused(), &inputs, "selected");
+                let refused = Arc::new(choice::refused());
+                return tensor(self.graph.append(refused, &inputs, "selected", at));
             }
-            inputs.push(&choice.index);
+            inputs.push(choice.index.clone());
             among = choice.queues.clone();
         }
         let op = QueueOp { queue: self.spec.clone(), action, among };
         let name =
             format!("{}_{}", self.spec.name.rsplit('/').next().unwrap_or("queue"), op.name());
-        self.graph.apply_named(op, &inputs, &name)
+        tensor(self.graph.append(Arc::new(op), &inputs, &name, at))
     }
 
     /// An action on so many elements.
@@ -475,101 +487,6 @@ impl QueueOp {
     pub fn has_keys(&self) -> bool {
         use QueueAction::{GetKey, InsertMany, PeekKey, Put};
         matches!(self.action, InsertMany { .. } | Put { .. } | GetKey | PeekKey)
-    }
-
-    /// # Errors
-    /// Inputs that are not what the action puts, or early ones that are no numbers or keys.
-    fn expect_inputs(&self, inputs: &[Fact], early: &[Fact]) -> Result<(), OpError> {
-        if !matches!(self.action, QueueAction::InsertMany { .. }) {
-            early.iter().try_for_each(amount::expect)?;
-        }
-        match self.action {
-            QueueAction::InsertMany { component } => match (inputs, early) {
-                ([values], [keys]) => barrier::expect_rows(&self.queue, component, values, keys)?,
-                _ => return Err(OpError::Arity { expected: 2, found: inputs.len() + 1 }),
-            },
-            QueueAction::Enqueue => self.queue.expect_inputs(inputs, false)?,
-            QueueAction::EnqueueMany => self.queue.expect_inputs(inputs, true)?,
-            QueueAction::Put { .. } => self.queue.expect_parts(self.action, inputs)?,
-            QueueAction::ApplyGradient if self.is_sparse() => {
-                let [indices, values, step] = arity(inputs)?;
-                sparse_accumulator::expect_slices(&self.queue, indices, values)?;
-                accumulator::expect_step(step)?;
-            }
-            QueueAction::ApplyGradient => {
-                let [gradient, step] = arity(inputs)?;
-                self.queue.expect_inputs(std::slice::from_ref(gradient), false)?;
-                accumulator::expect_step(step)?;
-            }
-            QueueAction::SetStep => {
-                let [step] = arity(inputs)?;
-                accumulator::expect_step(step)?;
-            }
-            QueueAction::TakeGradient(Some(0)) => {
-                let message = "expected a number of gradients of at least 1, got 0";
-                return Err(OpError::Invalid(message.into()));
-            }
-            _ => {
-                let [] = arity(inputs)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the action gives.
-    fn outputs(&self, early: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
-        match self.action {
-            QueueAction::TakeGradient(_) if self.is_sparse() => {
-                sparse_accumulator::taken(&self.queue)
-            }
-            QueueAction::Dequeue | QueueAction::Peek(_) | QueueAction::TakeGradient(_) => {
-                self.queue.facts(None)
-            }
-            QueueAction::GetKey | QueueAction::PeekKey => {
-                Ok(self.queue.facts(None)?.into_iter().skip(1).collect())
-            }
-            QueueAction::DequeueMany(Some(n)) => self.queue.facts(Some(Dim::Known(n))),
-            QueueAction::DequeueMany(None) => {
-                let n = early.first().map_or(Ok(None), amount::known)?;
-                self.queue.facts(Some(n.map_or(Dim::Unknown, Dim::Known)))
-            }
-            QueueAction::DequeueUpTo(_) => self.queue.facts(Some(Dim::Unknown)),
-            QueueAction::TakeMany { n: Some(n), up_to: false } => {
-                barrier::taken(&self.queue, Dim::Known(n))
-            }
-            QueueAction::TakeMany { .. } => barrier::taken(&self.queue, Dim::Unknown),
-            QueueAction::Size | QueueAction::IncompleteSize => {
-                Ok([Fact::new(DType::I32, Vec::new())].into_iter().collect())
-            }
-            QueueAction::IsClosed => Ok([Fact::new(DType::Bool, Vec::new())].into_iter().collect()),
-            _ => Ok(SmallVec::new()),
-        }
-    }
-
-    fn is_sparse(&self) -> bool {
-        matches!(self.queue.role, QueueRole::SparseAccumulator(_))
-    }
-
-    /// # Errors
-    /// What this kind of queue does not do, or only another.
-    fn expect_own(&self) -> Result<(), OpError> {
-        use QueueAction::{ApplyGradient, Clear, Dequeue, GetKey, IncompleteSize, Make, PeekKey};
-        use QueueAction::{Put, SetStep, Size, TakeGradient};
-        let fits = match (self.queue.role, self.action) {
-            (_, Make | Size) => true,
-            (QueueRole::MapStaging, Put { .. } | GetKey | PeekKey) => true,
-            (QueueRole::MapStaging, Dequeue | IncompleteSize | Clear) => true,
-            (QueueRole::SparseAccumulator(_), ApplyGradient | TakeGradient(_) | SetStep) => true,
-            (QueueRole::MapStaging | QueueRole::SparseAccumulator(_), _) => false,
-            (_, action) => !matches!(action, Put { .. } | GetKey | PeekKey),
-        };
-        match fits {
-            true => Ok(()),
-            false => {
-                let (role, action) = (self.queue.role, self.action.name());
-                Err(OpError::Invalid(format!("there is no {action} of {role:?}")))
-            }
-        }
     }
 
     /// How many of its inputs, the last ones, must be known before a run.

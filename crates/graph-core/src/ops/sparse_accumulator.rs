@@ -3,6 +3,8 @@
 //! Source: TensorFlow's `python/ops/data_flow_ops.py`, `SparseConditionalAccumulator`. There, only the sum is kept, the
 //! indices of a gradient ascend and none comes twice, and gradients may have more axes than the accumulator says.
 
+use std::panic::Location;
+
 use smallvec::SmallVec;
 
 use crate::ops::accumulator;
@@ -92,8 +94,10 @@ impl SparseConditionalAccumulator {
             };
             checks.push(graph.assert(&inside.all(()), &message, &[indices]));
         }
-        let checks: SmallVec<[&Operation; 2]> = checks.iter().collect();
-        graph.after(&checks, || self.queue.apply(QueueAction::ApplyGradient, &inputs).operation())
+        let (checks, at): (SmallVec<[&Operation; 2]>, _) =
+            (checks.iter().collect(), Location::caller());
+        let apply = || self.queue.apply_at(QueueAction::ApplyGradient, &inputs, at);
+        graph.after(&checks, apply).operation()
     }
 
     /// The mean or sum of all gradients that were applied since the last take, once there are at least `n`: the run

@@ -135,7 +135,8 @@ impl Kept {
             QueueAction::Dequeue => {
                 let before = same(&uses[..at], &self.spec);
                 let before = before.filter(|other| other.action == used.action).count();
-                let there = self.unclaimed(uses, ticket).count().saturating_sub(before);
+                let there = self.unclaimed(uses, ticket).take(before.saturating_add(1)).count();
+                let there = there.saturating_sub(before);
                 self.can_take(used.action, 1, there, ticket)
             }
             _ => Can::Now,
