@@ -456,6 +456,43 @@ fn one_key_twice_in_a_run() {
     assert_ne!(session.state_digest().unwrap(), before);
 }
 
+/// Who takes an element and puts one under its key needs no room, and does not wait behind those that wait for some;
+/// what else it puts does.
+#[test]
+fn who_replaces_an_element_needs_no_room() {
+    let s = Scalars::of(1);
+    let at_once = || RunOptions { fail_if_blocked: true, ..RunOptions::default() };
+    let again = s.area.put(&s.key, &[&(&s.get + 1.0)]);
+    let session = s.session();
+    s.put(&session, 3, 1.0);
+    let waits = s.submit_put(&session, 4, 40.0);
+    while session.waiting().is_empty() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    session.run_with(&[s.key.feed(3i64)], &again, at_once()).unwrap();
+    assert!(!waits.is_done());
+    assert_eq!(s.get(&session, 3), 2.0);
+    waits.wait().unwrap();
+    assert_eq!(s.get(&session, 4), 40.0);
+    // Beside another key it has no more room than that of its own.
+    let s = Scalars::of(2);
+    let other = s.area.put(&s.g.constant(4i64), &[&s.x]);
+    let again = s.area.put(&s.key, &[&(&s.get + 1.0)]);
+    let session = s.session();
+    s.put(&session, 3, 1.0);
+    s.put(&session, 5, 1.0);
+    let both = |session: &Session| {
+        session.run_with(&s.feeds(3, 9.0), (&again, &other), at_once()).map(|_| ())
+    };
+    let error = both(&session).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+    let expected = "room in map staging area 'area' (capacity 2, there 2, promised 0)";
+    assert!(error.message().contains(expected), "{error}");
+    s.get(&session, 5);
+    both(&session).unwrap();
+    assert_eq!((s.get(&session, 3), s.get(&session, 4)), (2.0, 9.0));
+}
+
 /// What areas and operations there are not.
 #[test]
 fn wrong_areas_are_refused() {
@@ -491,6 +528,16 @@ fn wrong_areas_are_refused() {
     let refused = g.check();
     assert!(refused.iter().all(|e| e.kind() == ErrorKind::InvalidArgument), "{refused:?}");
     assert_eq!(refused.len(), 20, "{refused:?}");
+    // An area among queues to choose from, also one that is like them.
+    let single = g.map_staging_area("single", [(F32, dims![])], MapStagingOptions::default());
+    let pairs = g.fifo_queue("pairs", 1, [(I64, dims![]), (F32, dims![])]);
+    let index = g.constant(0i64);
+    for (queue, among) in [(pairs.spec(), single.spec()), (single.spec(), pairs.spec())] {
+        let (queue, among) = (Arc::new(queue.clone()), [Arc::new(among.clone())].into());
+        let op = QueueOp { queue, action: QueueAction::Dequeue, among };
+        let error = g.apply(op, &[&index]).operation().node().error().unwrap().to_string();
+        assert!(error.contains("expected queues to choose from"), "{error}");
+    }
     // A key that is not known before the run.
     let v = g.variable("v", Init::Zeros, I64, []);
     let late = fine.put_some(v.value(), &[(0, &one)]);

@@ -10,7 +10,7 @@ use convoke_graph_core::{
 };
 use rustc_hash::FxHashSet;
 
-use super::parts::Key;
+use super::parts::{Key, check_once};
 use super::uses::{Use, Uses};
 use crate::feeds::FeedData;
 
@@ -159,13 +159,14 @@ impl Uses {
     /// The uses with all that must be known. `data` is what is fed, `computed` what was wanted.
     ///
     /// # Errors
-    /// A number below 0, an index out of range.
+    /// A number below 0, an index out of range, a component that is put twice under one key.
     pub fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
         let resolve = |used: &Use| {
             let resolved = used.resolved(data, computed);
             resolved.map_err(|e| e.with_node(&*used.node))
         };
-        let queues = self.queues.iter().map(resolve).collect::<Result<_>>()?;
+        let queues: Vec<Use> = self.queues.iter().map(resolve).collect::<Result<_>>()?;
+        check_once(&queues)?;
         Ok(Self { queues, wanted: Vec::new(), ..self.clone() })
     }
 }

@@ -133,7 +133,8 @@ impl Kept {
     }
 
     pub fn insert(&mut self, number: u64, item: Item) {
-        let first = item.first().and_then(|first| first.scalar().ok());
+        let by_priority = self.spec.kind == QueueKind::Priority;
+        let first = item.first().filter(|_| by_priority).and_then(|first| first.scalar().ok());
         let at = self.place_for(number, first);
         self.note(number, &item);
         self.items.insert(at, (number, item));

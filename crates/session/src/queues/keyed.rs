@@ -62,7 +62,10 @@ impl Kept {
 
     /// Notes an element that has come.
     pub fn note(&mut self, number: u64, item: &Item) {
-        if let Some(key) = key_of(item).filter(|_| self.is_keyed()) {
+        if !self.is_keyed() {
+            return;
+        }
+        if let Some(key) = key_of(item) {
             self.keyed.numbers.insert(key, number);
         }
     }
@@ -78,6 +81,9 @@ impl Kept {
 
     /// Elements that a run had taken are its own, or about to come back.
     pub fn settle(&mut self, items: &[Popped]) {
+        if !self.is_keyed() {
+            return;
+        }
         for key in items.iter().filter_map(|(.., item)| key_of(item)) {
             self.keyed.lent.remove(&key);
         }
@@ -163,19 +169,26 @@ impl Kept {
     }
 
     fn can_put_parts(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
-        let (used, before) = (&uses[at], || same(&uses[..at], &self.spec));
+        let used = &uses[at];
         let Some(key) = used.number() else { return Can::Now };
         let taken = self.taken_keys(uses, ticket);
-        if let Err(error) = self.check_parts(used, before(), &taken) {
+        if let Err(error) = self.check_parts(used, &taken) {
             return Can::Never(error);
+        }
+        // It has the room of the element that the run takes, for which it waits elsewhere if it must.
+        let replaces = |key: &i64| taken.contains(key);
+        if replaces(&key) {
+            return Can::Now;
         }
         if self.keyed.lent.contains(&key) {
             return Can::Later(Lack::Turn);
         }
         // An element that was begun has its room.
         let begins = |key: &i64| !self.parts.is_open(&Key::Number(*key));
-        let begun = before().filter(|other| puts(other.action)).filter_map(Use::number);
-        let begun: FxHashSet<i64> = begun.filter(begins).collect();
+        let put = |uses| same(uses, &self.spec).filter(|other| puts(other.action));
+        let before = put(&uses[..at]).filter_map(Use::number);
+        let later = put(&uses[at..]).filter_map(Use::number).filter(replaces);
+        let begun: FxHashSet<i64> = before.chain(later).filter(begins).collect();
         if !begins(&key) || begun.contains(&key) {
             return Can::Now;
         }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, Result};
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueSpec, Result};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use super::kept::{Item, Kept};
+use super::kept::{Item, Kept, label};
 use super::uses::Use;
 
 /// What an element is found by.
@@ -99,31 +99,41 @@ impl Parts {
     }
 }
 
+fn is_there(queue: &QueueSpec, key: &Key, component: usize) -> Error {
+    let label = label(queue);
+    Error::invalid(format!("{label}: key {key} already has a value for component {component}"))
+}
+
+/// # Errors
+/// Uses of one run of which two put the same component under the same key.
+pub(super) fn check_once(uses: &[Use]) -> Result<()> {
+    let mut all: FxHashSet<(&str, &Key, usize)> = FxHashSet::default();
+    for used in uses {
+        let mut parts = used.parts();
+        if let Some((key, component)) =
+            parts.find(|(key, component)| !all.insert((&used.queue.name, key, *component)))
+        {
+            return Err(is_there(&used.queue, key, component).with_node(&*used.node));
+        }
+    }
+    Ok(())
+}
+
 impl Kept {
     /// # Errors
-    /// What `used` puts of these keys cannot be put. `before` are the uses of the queue that come before it in its run,
-    /// and of `taken` keys the run takes the elements.
-    pub fn check_parts<'u>(
-        &self,
-        used: &'u Use,
-        before: impl Iterator<Item = &'u Use>,
-        taken: &[i64],
-    ) -> Result<()> {
+    /// What `used` puts of these keys cannot be put. Of `taken` keys the run takes the elements.
+    pub fn check_parts(&self, used: &Use, taken: &[i64]) -> Result<()> {
         let is_new = |key: &Key| !self.parts.incomplete.contains_key(key);
         if self.closed.is_some_and(|(_, cancels)| cancels || used.keys.iter().any(is_new)) {
             let message = format!("{} is closed", self.label());
             return Err(Error::new(ErrorKind::Cancelled, message));
         }
-        let mut own: FxHashSet<(&Key, usize)> = before.flat_map(Use::parts).collect();
         for (key, component) in used.parts() {
             let there = self.parts.incomplete.get(key);
             let has = there.is_some_and(|(_, all)| all.get(component).is_some_and(Option::is_some));
             let will = self.parts.promised.get(key).is_some_and(|all| all.contains(&component));
-            if has || will || self.has_whole(key, taken) || !own.insert((key, component)) {
-                let label = self.label();
-                let message =
-                    format!("{label}: key {key} already has a value for component {component}");
-                return Err(Error::invalid(message));
+            if has || will || self.has_whole(key, taken) {
+                return Err(is_there(&self.spec, key, component));
             }
         }
         Ok(())

@@ -230,8 +230,7 @@ impl Inner {
         match used.action {
             _ if kept.is_keyed() => kept.can_keyed(uses, at, ticket),
             QueueAction::InsertMany { .. } => {
-                let check = kept.check_parts(used, same(&uses[..at], &used.queue), &[]);
-                check.map_or_else(Can::Never, |()| Can::Now)
+                kept.check_parts(used, &[]).map_or_else(Can::Never, |()| Can::Now)
             }
             QueueAction::Close { cancel_pending } => kept.can_close(cancel_pending),
             QueueAction::Peek(index) => kept.can_peek(index.unwrap_or(0)),

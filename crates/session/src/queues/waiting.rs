@@ -59,7 +59,8 @@ pub enum Lack {
         capacity: usize,
         /// How many are there.
         there: usize,
-        /// For how many runs that are under way room is kept.
+        /// For how many other elements room is kept: those that runs under way will put, and of a map staging area
+        /// those that lack components.
         promised: usize,
     },
     /// The element of this key of a map staging area.
