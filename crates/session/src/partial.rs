@@ -126,7 +126,7 @@ impl PartialQueues {
     /// Puts these.
     fn put(&mut self, items: Vec<Option<Vec<Item>>>) {
         if let Some(taken) = self.taken.take() {
-            taken.put(&self.uses, items, &[]);
+            taken.put(&self.uses, items, &[], None);
         }
     }
 }

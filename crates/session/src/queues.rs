@@ -98,11 +98,30 @@ impl Held {
     }
 
     /// The run has succeeded: puts what it puts. `items` are those of each use of a queue; nothing, where its operation
-    /// has not run. `fetched` are the plan's fetches.
-    pub fn put(mut self, uses: &Uses, items: Vec<Option<Vec<Item>>>, fetched: &[HostTensor]) {
+    /// has not run. `fetched` are the plan's fetches, and `claimed` the tables that it changes.
+    pub fn put(
+        mut self,
+        uses: &Uses,
+        items: Vec<Option<Vec<Item>>>,
+        fetched: &[HostTensor],
+        claimed: Option<&Claimed>,
+    ) {
         // Nobody looks at the tables any more that it is to change.
         let kept = self.taken.take().map(|taken| (taken.undo, taken.leases));
-        self.queues.put(uses, kept.unwrap_or_default(), items, fetched);
+        self.queues.put(uses, kept.unwrap_or_default(), items, fetched, claimed);
+    }
+
+    /// Has the run look at its tables anew, and gives what is fed of them: the last of what was fed.
+    ///
+    /// # Errors
+    /// Another table of one of the names since a reset; no memory.
+    pub fn look_again(&mut self, uses: &Uses) -> Result<Vec<HostTensor>> {
+        let Some(taken) = &mut self.taken else { return Ok(Vec::new()) };
+        let mut inner = self.queues.lock();
+        inner.check_tables(uses)?;
+        (taken.of_tables, taken.tables) = inner.look_at_tables(uses);
+        drop(inner);
+        taken.values_of_tables(uses)
     }
 }
 
@@ -453,6 +472,7 @@ impl Queues {
         (undo, leases): (Vec<Undo>, Vec<Lease>),
         items: Vec<Option<Vec<Item>>>,
         fetched: &[HostTensor],
+        claimed: Option<&Claimed>,
     ) {
         let mut items = items.into_iter();
         let mut inner = self.lock();
@@ -466,7 +486,7 @@ impl Queues {
             let items = items.next().flatten();
             inner.put(used, items, fetched);
         }
-        inner.put_into_tables(uses, fetched);
+        inner.put_into_tables(uses, fetched, claimed);
         if uses.has_lines() {
             self.wake(&mut inner);
         }

@@ -87,10 +87,11 @@ pub struct FindOp {
 /// A table of a graph that runs change. Each session has it with contents of its own, at first none.
 ///
 /// Everything that a run looks up, counts and exports is as it was when the run began, whatever the run inserts; what
-/// it inserts and removes is done in the order in which the operations were built, when the run has succeeded. A run
-/// that changes tables fails with [`ErrorKind::Aborted`](crate::ErrorKind::Aborted) if another run has changed one
-/// meanwhile that it has looked at: run again. A model has what the table holds. A checkpoint does not: export it, and insert what
-/// was exported.
+/// it inserts and removes is done in the order in which the operations were built, when the run has succeeded. If
+/// another run has changed a table meanwhile that a run has looked at which changes some, that run is made again as a
+/// whole, functions of the host too, with what it took from queues; after 16 times it fails with
+/// [`ErrorKind::Aborted`](crate::ErrorKind::Aborted): run again. What a run puts into a table that is reset meanwhile is
+/// lost. A model has what the table holds. A checkpoint does not: export it, and insert what was exported.
 #[derive(Debug, Clone)]
 pub struct MutableTable {
     graph: Graph,

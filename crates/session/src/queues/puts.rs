@@ -66,7 +66,7 @@ impl<'a> Puts<'a> {
         Self { held: Some((held, stop)), ..Self::new(uses) }
     }
 
-    /// Whether a table has changed that the run has looked at and is to change, so that it can't succeed.
+    /// Whether a table has changed that the run has looked at, and it is to change some, so that it can't succeed.
     pub fn is_outdated(&self) -> bool {
         self.is_outdated.get()
     }

@@ -44,6 +44,8 @@ impl Tables {
 pub(super) struct KeptTable {
     spec: Arc<TableSpec>,
     contents: Arc<TableContents>,
+    /// When it was made or reset last.
+    made: u64,
     /// Another one after each change.
     version: u64,
     /// How many runs that do not look at it are about to change it.
@@ -86,15 +88,30 @@ pub(crate) struct Claimed {
     tables: Claims,
 }
 
+impl Claimed {
+    /// When a table was made or reset last as it was claimed.
+    fn made(&self, table: &TableSpec) -> Option<u64> {
+        let own = self.tables.iter().find(|own| own.spec.name == table.name);
+        own.map(|own| own.made)
+    }
+}
+
 /// Tables, each once.
-type Claims = SmallVec<[(Arc<TableSpec>, Claim); 1]>;
+type Claims = SmallVec<[ClaimedTable; 1]>;
+
+struct ClaimedTable {
+    spec: Arc<TableSpec>,
+    claim: Claim,
+    /// When it was made or reset last.
+    made: u64,
+}
 
 impl Drop for Claimed {
     fn drop(&mut self) {
         let mut inner = self.queues.lock();
-        for (spec, claim) in &self.tables {
-            let Some(kept) = inner.tables.get_mut(&spec.name) else { continue };
-            match claim {
+        for own in &self.tables {
+            let Some(kept) = inner.tables.get_mut(&own.spec.name) else { continue };
+            match own.claim {
                 Claim::Changes => kept.writers = kept.writers.saturating_sub(1),
                 Claim::Looks => kept.lookers = kept.lookers.saturating_sub(1),
                 Claim::Both => kept.is_alone = false,
@@ -136,11 +153,12 @@ impl Queues {
 
 impl Inner {
     fn table(&mut self, spec: &Arc<TableSpec>) -> &mut KeptTable {
-        let changes = &mut self.n_table_changes;
+        let (changes, made) = (&mut self.n_table_changes, self.n_resets);
         self.tables.entry(spec.name.clone()).or_insert_with(|| {
             *changes += 1;
             KeptTable {
                 spec: spec.clone(),
+                made,
                 contents: Arc::new(TableContents::new(spec)),
                 version: *changes,
                 writers: 0,
@@ -189,6 +207,8 @@ impl Inner {
 
     /// Has the tables that a run changes or has looked at for it; nothing, if another run has one in its way.
     fn try_claim(&mut self, uses: &Uses, seen: &Tables) -> Result<Option<Claims>> {
+        // It may be another one since a reset.
+        self.check_tables(uses)?;
         let mut claimed = Claims::new();
         for (spec, version) in &seen.versions {
             let mut changing = uses.changed_tables();
@@ -203,19 +223,21 @@ impl Inner {
                 return Err(node.map_or(error.clone(), |node| error.with_node(node)));
             }
             let claim = if own.is_some() { Claim::Both } else { Claim::Looks };
-            claimed.push((spec.clone(), claim));
+            let (spec, made) = (spec.clone(), self.table(spec).made);
+            claimed.push(ClaimedTable { spec, claim, made });
         }
         for used in uses.changed_tables() {
-            if !claimed.iter().any(|(spec, _)| spec.name == used.table.name) {
-                claimed.push((used.table.clone(), Claim::Changes));
+            if !claimed.iter().any(|own| own.spec.name == used.table.name) {
+                let (spec, made) = (used.table.clone(), self.table(&used.table).made);
+                claimed.push(ClaimedTable { spec, claim: Claim::Changes, made });
             }
         }
-        if !claimed.iter().all(|(spec, claim)| self.table(spec).is_free(*claim)) {
+        if !claimed.iter().all(|own| self.table(&own.spec).is_free(own.claim)) {
             return Ok(None);
         }
-        for (spec, claim) in &claimed {
-            let kept = self.table(spec);
-            match claim {
+        for own in &claimed {
+            let kept = self.table(&own.spec);
+            match own.claim {
                 Claim::Changes => kept.writers += 1,
                 Claim::Looks => kept.lookers += 1,
                 Claim::Both => kept.is_alone = true,
@@ -224,9 +246,19 @@ impl Inner {
         Ok(Some(claimed))
     }
 
-    /// Puts into tables and takes from them what a run has done. `fetched` are the plan's fetches.
-    pub fn put_into_tables(&mut self, uses: &Uses, fetched: &[HostTensor]) {
+    /// Puts into tables and takes from them what a run has done. `fetched` are the plan's fetches, `claimed` are the
+    /// tables. Of one that was reset since it was claimed, what the run has done is lost.
+    pub fn put_into_tables(
+        &mut self,
+        uses: &Uses,
+        fetched: &[HostTensor],
+        claimed: Option<&Claimed>,
+    ) {
         for used in uses.changed_tables() {
+            let made = claimed.and_then(|claimed| claimed.made(&used.table));
+            if made.is_some_and(|made| made != self.table(&used.table).made) {
+                continue;
+            }
             let inputs: SmallVec<[&HostTensor; 2]> =
                 used.places.iter().filter_map(|&place| fetched.get(place)).collect();
             self.n_table_changes += 1;
@@ -260,13 +292,14 @@ impl Inner {
 
     /// Empties the tables of containers that are named.
     pub fn reset_tables(&mut self, is_named: impl Fn(Option<&str>) -> bool) {
-        let changes = &mut self.n_table_changes;
+        let (changes, made) = (&mut self.n_table_changes, self.n_resets);
         self.tables.retain(|_, kept| {
             if !is_named(kept.spec.container.as_deref()) {
                 return true;
             }
             *changes += 1;
             (kept.contents, kept.version) = (Arc::new(TableContents::new(&kept.spec)), *changes);
+            kept.made = made;
             kept.is_claimed()
         });
     }

@@ -57,7 +57,7 @@ fn tables_wake_nobody() {
     assert!(waits.is_none());
     let run = |uses: &Uses, fetched: &[HostTensor]| {
         let taken = queues.take(uses, &[], &stop).unwrap();
-        queues.hold(taken).put(uses, Puts::new(uses).items(fetched), fetched);
+        queues.hold(taken).put(uses, Puts::new(uses).items(fetched), fetched, None);
     };
     let one = HostTensor::from(vec![1i32]);
     run(&table_uses(TableAction::Insert, vec![0, 0]), &[one]);

@@ -44,6 +44,17 @@ impl Taken {
             let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
             self.values.extend(wanted);
         }
+        let of_tables = self.values_of_tables(uses)?;
+        self.values.extend(of_tables);
+        Ok(())
+    }
+
+    /// What is fed of tables.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(super) fn values_of_tables(&mut self, uses: &Uses) -> Result<Vec<HostTensor>> {
+        let mut all = Vec::new();
         for (used, contents) in uses.tables.iter().zip(std::mem::take(&mut self.of_tables)) {
             let Some(contents) = contents else { continue };
             let values = match used.action {
@@ -53,10 +64,9 @@ impl Taken {
                 }
                 _ => vec![HostTensor::from(i64::try_from(contents.len()).unwrap_or(i64::MAX))],
             };
-            let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
-            self.values.extend(wanted);
+            all.extend(used.places.iter().filter_map(|&place| values.get(place).cloned()));
         }
-        Ok(())
+        Ok(all)
     }
 }
 
