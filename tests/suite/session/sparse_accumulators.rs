@@ -312,6 +312,39 @@ fn wrong_gradients_fail_the_run() {
     session.run(&feeds, (&apply_shaped, &count)).unwrap();
     session.run(&fed([[3.0f32, 4.0]].into()), &apply_open).unwrap();
     assert_eq!(s.take(&session, 2), (vec![0], vec![2.0, 3.0]));
+    // Dense shapes of other lengths, also of a size that all of it equals.
+    let before = session.state_digest().unwrap();
+    let any = g.placeholder("any", I64, dims![None]);
+    let of_any = IndexedSlices { dense_shape: Some(any.clone()), ..s.gradient.clone() };
+    let flat = g.placeholder("flat", F32, dims![None]);
+    let of_flat = IndexedSlices { values: flat.clone(), ..of_any.clone() };
+    let line =
+        g.sparse_conditional_accumulator("line", F32, dims![4], AccumulatorOptions::default());
+    let [apply_any, apply_flat] =
+        [s.all.apply_gradient(&of_any, &s.step), line.apply_gradient(&of_flat, &s.step)];
+    let with = |sizes: &[i64]| {
+        let mut feeds = s.feeds(&[0], &one, 1);
+        feeds.push(any.feed(sizes.to_vec()));
+        feeds.push(flat.feed([7.0f32]));
+        feeds
+    };
+    let refused = |sizes: &[i64], apply: &Operation, expected: &str| {
+        let error = session.run(&with(sizes), apply).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{sizes:?}: {error}");
+        assert!(error.message().contains(expected), "{sizes:?}: {error}");
+        assert_eq!(session.state_digest().unwrap(), before);
+    };
+    for sizes in [&[2][..], &[], &[2, 2, 2], &[2, 3]] {
+        refused(sizes, &apply_any, "expected a gradient of dense shape [2, 2]");
+    }
+    for sizes in [&[2][..], &[4, 4, 4], &[]] {
+        refused(sizes, &apply_flat, "expected a gradient of dense shape [4]");
+    }
+    session.run(&with(&[2, 2]), &apply_any).unwrap();
+    session.run(&with(&[4]), &apply_flat).unwrap();
+    assert_eq!(s.take(&session, 1), (vec![0], vec![1.0, 2.0]));
+    let taken = session.run(&[], line.take_gradient(1)).unwrap();
+    assert_eq!(taken.values.to_vec::<f32>().unwrap(), [7.0]);
     // Without a number of rows, an index is at least 0.
     let s = Rows::new(None, Reduction::Mean);
     let session = s.session();
@@ -332,11 +365,13 @@ fn wrong_gradients_are_refused() {
     let fine = all("fine", F32, dims![2, 2]);
     let zero = g.constant(0i64);
     let apply = |indices: Tensor, values: Tensor, shape: Option<Tensor>| {
-        fine.apply_gradient(&IndexedSlices { values, indices, dense_shape: shape }, &zero);
+        fine.apply_gradient(&IndexedSlices { values, indices, dense_shape: shape }, &zero)
     };
     let (indices, values) = (|| g.constant([1i64]), || g.constant([[1.0f32, 2.0]]));
-    apply(indices(), values(), None);
-    apply(indices(), values(), Some(g.constant([2i64, 2])));
+    // What is known is looked at while building, and needs no assertion in the run.
+    for shape in [None, Some(g.constant([2i64, 2]))] {
+        assert!(apply(indices(), values(), shape).node().controls.is_empty());
+    }
     assert!(g.check().is_empty(), "{:?}", g.check());
     apply(g.constant([[0i64, 1], [1, 0]]), values(), None);
     apply(g.constant(1i64), values(), None);
@@ -349,13 +384,16 @@ fn wrong_gradients_are_refused() {
     apply(indices(), values(), Some(g.constant([2i64, 3])));
     apply(indices(), values(), Some(g.constant([2i64])));
     apply(indices(), values(), Some(g.constant([2.0f32, 2.0])));
+    apply(indices(), values(), Some(g.placeholder("shape", I64, Dims::UnknownRank)));
+    apply(g.constant([2i64]), values(), None);
+    apply(g.constant([-1i32]), values(), None);
     let gradient = IndexedSlices { values: values(), indices: indices(), dense_shape: None };
     fine.apply_gradient(&gradient, &g.constant(0i32));
     fine.take_gradient(0);
     fine.set_global_step(&g.constant([0i64]));
     let refused = g.check();
     assert!(refused.iter().all(|e| e.kind() == ErrorKind::InvalidArgument), "{refused:?}");
-    assert_eq!(refused.len(), 14, "{refused:#?}");
+    assert_eq!(refused.len(), 17, "{refused:#?}");
     for (name, dtype, dims) in [
         ("int", I32, dims![2, 2]),
         ("scalar", F32, dims![]),

@@ -55,10 +55,15 @@ impl SparseConditionalAccumulator {
     /// Applies a gradient when the run has succeeded, unless `local_step`, a scalar of i64, is below the accumulator's
     /// step by then: the gradient is dropped. The indices may come in any order; slices of one index are added.
     ///
+    /// Indices and dense shapes that are not known when this is built, as small constants are, are looked at by
+    /// assertions, so that a run with it is one of several programs, as one with branches is. They fail also the run of
+    /// a gradient that would be dropped. What is fed in the place of a constant is not looked at.
+    ///
     /// # Errors
     /// Recorded: values of another dtype or slices of other sizes than the accumulator's, indices that are no vector of
-    /// i32 or i64, another number of them than of slices, a dense shape that is not the accumulator's, a step that is no
-    /// scalar of i64. In a run: `InvalidArgument` for an index out of range, and for what was not known before.
+    /// i32 or i64 or are out of range, another number of them than of slices, a dense shape that is no vector of integers
+    /// or not the accumulator's, a step that is no scalar of i64. In a run: `InvalidArgument` for an index out of range,
+    /// and for what was not known before.
     #[track_caller]
     pub fn apply_gradient(&self, gradient: &IndexedSlices, local_step: &Tensor) -> Operation {
         let IndexedSlices { values, indices, dense_shape } = gradient;
@@ -71,28 +76,27 @@ impl SparseConditionalAccumulator {
         };
         // What no infer sees is looked at before the run stores anything.
         let mut checks: SmallVec<[Operation; 2]> = SmallVec::new();
-        if let Some(shape) = dense_shape {
-            match expected_shape(shape, &dims) {
-                Ok(None) => {}
-                Ok(Some(fits)) => {
-                    let message = format!("expected a gradient of dense shape {dims}");
-                    checks.push(graph.assert(&fits, &message, &[shape]));
+        let (about_shape, about_indices) = (
+            format!("expected a gradient of dense shape {dims}"),
+            match first.known() {
+                None => "expected indices of slices of at least 0".to_owned(),
+                Some(n) => format!("expected indices of slices in [0, {n})"),
+            },
+        );
+        let fits = match dense_shape {
+            Some(shape) => fits(shape, &dims, &about_shape),
+            None => Ok(None),
+        };
+        match fits.and_then(|fits| Ok((fits, are_inside(indices, *first, &about_indices)?))) {
+            Ok((fits, inside)) => {
+                if let (Some(fits), Some(shape)) = (fits, dense_shape) {
+                    checks.push(graph.assert(&fits, &about_shape, &[shape]));
                 }
-                Err(reason) => return graph.apply(Refused(reason), &inputs).operation(),
+                if let Some(inside) = inside {
+                    checks.push(graph.assert(&inside, &about_indices, &[indices]));
+                }
             }
-        }
-        if matches!(indices.fact().dtype, DType::I32 | DType::I64) {
-            let wide = indices.cast(DType::I64);
-            let positive = wide.greater_equal(graph.constant(0i64));
-            let (inside, message) = match first.known() {
-                None => (positive, "expected indices of slices of at least 0".to_owned()),
-                Some(n) => {
-                    let limit = graph.constant(i64::try_from(n).unwrap_or(i64::MAX));
-                    let message = format!("expected indices of slices in [0, {n})");
-                    (positive & wide.less(limit), message)
-                }
-            };
-            checks.push(graph.assert(&inside.all(()), &message, &[indices]));
+            Err(reason) => return graph.apply(Refused(reason), &inputs).operation(),
         }
         let (checks, at): (SmallVec<[&Operation; 2]>, _) =
             (checks.iter().collect(), Location::caller());
@@ -110,10 +114,9 @@ impl SparseConditionalAccumulator {
     /// and for two takes from one accumulator; `Unimplemented` for an `n` that is not known before the run.
     #[track_caller]
     pub fn take_gradient(&self, n: impl Into<Amount>) -> IndexedSlices {
-        let mut outputs = self.queue.apply_to(n.into(), QueueAction::TakeGradient).into_iter();
+        let outputs = self.queue.apply_to(n.into(), QueueAction::TakeGradient);
         // One that was refused has one output.
-        let indices = outputs.next().unwrap_or_else(|| self.queue.size());
-        let values = outputs.next().unwrap_or_else(|| indices.clone());
+        let (indices, values) = (outputs[0].clone(), outputs.get(1).unwrap_or(&outputs[0]).clone());
         let shape = self.spec().components.first().and_then(|(_, dims)| dims.shape());
         let dense_shape = shape.map(|shape| {
             let sizes = shape.dims().iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX));
@@ -142,20 +145,24 @@ impl SparseConditionalAccumulator {
 /// not say may be any.
 ///
 /// # Errors
-/// It is not.
-fn expected_shape(shape: &Tensor, dims: &Dims) -> Result<Option<Tensor>, OpError> {
+/// It is not, or no vector.
+#[track_caller]
+fn fits(shape: &Tensor, dims: &Dims, expected: &str) -> Result<Option<Tensor>, OpError> {
     let fact = shape.fact();
     let all = dims.dims().unwrap_or_default();
-    let refuse = |found: String| {
-        Err(OpError::Invalid(format!("expected a gradient of dense shape {dims}, got {found}")))
-    };
-    if !fact.dtype.is_int() || dims![all.len()].unify(&fact.dims).is_err() {
+    let refuse = |found: String| Err(OpError::Invalid(format!("{expected}, got {found}")));
+    if let Contents::Invalid(_) = fact.contents {
+        // The assertion is invalid for its sake.
+        return Ok(Some(shape.clone()));
+    }
+    let is_vector = fact.dims.rank() == Some(1) && dims![all.len()].unify(&fact.dims).is_ok();
+    if !fact.dtype.is_int() || !is_vector {
         return refuse(format!("{}{}", fact.dtype, fact.dims));
     }
     if let Contents::Known(value) = &fact.contents {
         let sizes = value.to_i128s().unwrap_or_default();
-        let fits = |(dim, n): (&Dim, &i128)| dim.known().is_none_or(|own| own as i128 == *n);
-        return match sizes.len() == all.len() && all.iter().zip(&sizes).all(fits) {
+        let is_size = |(dim, n): (&Dim, &i128)| dim.known().is_none_or(|own| own as i128 == *n);
+        return match sizes.len() == all.len() && all.iter().zip(&sizes).all(is_size) {
             true => Ok(None),
             false => refuse(format!("{sizes:?}")),
         };
@@ -164,7 +171,45 @@ fn expected_shape(shape: &Tensor, dims: &Dims) -> Result<Option<Tensor>, OpError
     let graph = shape.graph();
     let sizes = graph.constant(all.iter().map(size).collect::<Vec<i64>>());
     let any = graph.constant(all.iter().map(|dim| dim.known().is_none()).collect::<Vec<bool>>());
-    Ok(Some((shape.cast(DType::I64).equal(sizes) | any).all(())))
+    let n = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    let wide = shape.cast(DType::I64);
+    if fact.dims.shape().is_some() {
+        return Ok(Some((wide.equal(sizes) | any).all(())));
+    }
+    // Of another length it would be compared as if it were repeated, or not at all.
+    let more = graph.constant(vec![-1i64; all.len()]);
+    let first = graph.concat(&[&wide, &more], 0).slice(&[0], &[Some(all.len())]);
+    let is_long = shape.shape().equal(graph.constant([n]));
+    Ok(Some((first.equal(sizes) | any).all(()) & is_long.all(())))
+}
+
+/// Whether indices are those of slices of a whole of `n`, as a tensor unless that is known. Of another dtype, an infer
+/// refuses them.
+///
+/// # Errors
+/// They are not.
+#[track_caller]
+fn are_inside(indices: &Tensor, n: Dim, expected: &str) -> Result<Option<Tensor>, OpError> {
+    let fact = indices.fact();
+    if !matches!(fact.dtype, DType::I32 | DType::I64) {
+        return Ok(None);
+    }
+    let n = n.known().map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    if let Contents::Known(value) = &fact.contents {
+        let all = value.to_i128s().unwrap_or_default();
+        let is_outside = |i: &&i128| **i < 0 || n.is_some_and(|n| **i >= i128::from(n));
+        return match all.iter().find(is_outside) {
+            None => Ok(None),
+            Some(outside) => Err(OpError::Invalid(format!("{expected}, got {outside}"))),
+        };
+    }
+    let (graph, wide) = (indices.graph(), indices.cast(DType::I64));
+    let positive = wide.greater_equal(graph.constant(0i64));
+    let inside = match n {
+        None => positive,
+        Some(n) => positive & wide.less(graph.constant(n)),
+    };
+    Ok(Some(inside.all(())))
 }
 
 /// The sizes of one slice.
