@@ -449,8 +449,6 @@ fn tables_of_several_elements_are_kept() {
     let words = TableOptions { value_dims: dims![2], ..TableOptions::default() };
     let words = g.mutable_table_with("words", I64, Strings, words);
     let single = g.mutable_table("single", I64, F32);
-    let grids = TableOptions { value_dims: dims![2, 3], ..TableOptions::default() };
-    let grids = g.mutable_table_with("grids", I64, F32, grids);
     let x = g.placeholder("x", I64, dims![None]);
     let keys = g.constant([1i64, 2]);
     let texts = HostTensor::strings(&[2, 2], ["a", "b", "c", "d"]).unwrap();
@@ -458,15 +456,13 @@ fn tables_of_several_elements_are_kept() {
         numbers.insert(&keys, &g.constant([[1.0f32, 2.0], [3.0, 4.0]])),
         words.insert(&keys, &g.constant(texts)),
         single.insert(&keys, &g.constant([5.0f32, 6.0])),
-        grids.insert(&g.constant([1i64]), &g.constant(vec![1.0f32; 6]).reshape(&[1, 2, 3])),
     ];
-    let grid = grids.find(&x, HostTensor::new(&[2, 3], vec![0.0f32; 6]).unwrap());
     let none = HostTensor::strings(&[2], ["-", "-"]).unwrap();
     let (found, word) = (same.find(&x, [0.0f32, 0.0]), words.find(&x, none));
     let one = single.find(&x, 0.0f32);
     let session = Session::new(&g, &Devices::cpu()).unwrap();
     session.run(&[], &fill).unwrap();
-    let outputs = [("found", &found), ("word", &word), ("one", &one), ("grid", &grid)];
+    let outputs = [("found", &found), ("word", &word), ("one", &one)];
     session.save_model(file(&folder), &ModelSpec::frozen(&[("x", &x)], &outputs)).unwrap();
     let model = SavedModel::load(file(&folder), &Devices::cpu()).unwrap();
     let feeds = [model.input("x").unwrap().feed([2i64, 9])];
@@ -494,7 +490,24 @@ fn tables_of_several_elements_are_kept() {
         });
         SavedModel::load(file(&folder), &Devices::cpu()).map(|_| ()).unwrap_err();
     }
-    // As many elements, but of values of other sizes.
+}
+
+/// As many elements, but of values of other sizes than the table's.
+#[test]
+fn values_of_other_sizes_are_no_tables() {
+    use serde_json::json;
+    let folder = Folder::new("tables_of_other_sizes");
+    let g = Graph::new();
+    let options = TableOptions { value_dims: dims![2, 3], ..TableOptions::default() };
+    let grids = g.mutable_table_with("grids", I64, F32, options);
+    let one = g.constant([1i64]);
+    let fill = grids.insert(&one, &g.constant(vec![1.0f32; 6]).reshape(&[1, 2, 3]));
+    let grid = grids.find(&one, HostTensor::new(&[2, 3], vec![0.0f32; 6]).unwrap());
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], &fill).unwrap();
+    session.save_model(file(&folder), &ModelSpec::frozen(&[], &[("grid", &grid)])).unwrap();
+    let whole = std::fs::read(file(&folder)).unwrap();
+    SavedModel::load(file(&folder), &Devices::cpu()).unwrap();
     with_text(&folder, &whole, |m| {
         let tables = m["tables"].as_array_mut().unwrap();
         let grids = tables.iter_mut().find(|table| table["name"] == "grids").unwrap();

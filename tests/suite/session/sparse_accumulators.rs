@@ -312,18 +312,32 @@ fn wrong_gradients_fail_the_run() {
     session.run(&feeds, (&apply_shaped, &count)).unwrap();
     session.run(&fed([[3.0f32, 4.0]].into()), &apply_open).unwrap();
     assert_eq!(s.take(&session, 2), (vec![0], vec![2.0, 3.0]));
-    // Dense shapes of other lengths, also of a size that all of it equals.
-    let before = session.state_digest().unwrap();
-    let any = g.placeholder("any", I64, dims![None]);
+    // Without a number of rows, an index is at least 0.
+    let s = Rows::new(None, Reduction::Mean);
+    let session = s.session();
+    let error = s.apply(&session, &[-1], &one, 0).unwrap_err();
+    assert!(error.message().contains("indices of slices of at least 0"), "{error}");
+    s.apply(&session, &[i64::MAX], &one, 0).unwrap();
+    assert_eq!(s.take(&session, 1), (vec![i64::MAX], vec![1.0, 2.0]));
+}
+
+/// A dense shape of another length than the accumulator's fails the run, also one that would fit if it were repeated.
+#[test]
+fn dense_shapes_of_other_lengths_fail_the_run() {
+    let s = Rows::new(Some(2), Reduction::Mean);
+    let one = [[1.0, 2.0]];
+    let any = s.g.placeholder("any", I64, dims![None]);
     let of_any = IndexedSlices { dense_shape: Some(any.clone()), ..s.gradient.clone() };
-    let flat = g.placeholder("flat", F32, dims![None]);
+    let flat = s.g.placeholder("flat", F32, dims![None]);
     let of_flat = IndexedSlices { values: flat.clone(), ..of_any.clone() };
     let line =
-        g.sparse_conditional_accumulator("line", F32, dims![4], AccumulatorOptions::default());
+        s.g.sparse_conditional_accumulator("line", F32, dims![4], AccumulatorOptions::default());
     let [apply_any, apply_flat] =
         [s.all.apply_gradient(&of_any, &s.step), line.apply_gradient(&of_flat, &s.step)];
+    let session = s.session();
+    let before = session.state_digest().unwrap();
     let with = |sizes: &[i64]| {
-        let mut feeds = s.feeds(&[0], &one, 1);
+        let mut feeds = s.feeds(&[0], &one, 0);
         feeds.push(any.feed(sizes.to_vec()));
         feeds.push(flat.feed([7.0f32]));
         feeds
@@ -345,13 +359,6 @@ fn wrong_gradients_fail_the_run() {
     assert_eq!(s.take(&session, 1), (vec![0], vec![1.0, 2.0]));
     let taken = session.run(&[], line.take_gradient(1)).unwrap();
     assert_eq!(taken.values.to_vec::<f32>().unwrap(), [7.0]);
-    // Without a number of rows, an index is at least 0.
-    let s = Rows::new(None, Reduction::Mean);
-    let session = s.session();
-    let error = s.apply(&session, &[-1], &one, 0).unwrap_err();
-    assert!(error.message().contains("indices of slices of at least 0"), "{error}");
-    s.apply(&session, &[i64::MAX], &one, 0).unwrap();
-    assert_eq!(s.take(&session, 1), (vec![i64::MAX], vec![1.0, 2.0]));
 }
 
 /// `testNonVectorIndices`, `testZeroDimensionValues`, `testEmptyShapeApply`, `testValidateShape`, and what accumulators
