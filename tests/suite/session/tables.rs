@@ -664,12 +664,12 @@ fn what_is_put_into_a_table_that_is_reset_is_lost() {
     let [a, b, c] =
         ["a", "b", "c"].map(|name| g.container(name, || g.mutable_table(name, I64, I64)));
     let key = g.constant([1i64]);
-    let slow = slow_on_host(&a.find(&key, 5i64).cast(F32), Duration::from_millis(300)).cast(I64);
+    let slow = slow_on_host(&a.find(&key, 5i64).cast(F32), Duration::from_millis(1000)).cast(I64);
     let all = [a.insert(&key, &slow), b.insert(&key, &slow), c.insert(&key, &slow)];
     let sizes = [a.size(), b.size(), c.size()];
     let session = session(&g);
     let run = session.submit(&[], &all, RunOptions::default());
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(400));
     session.reset(&["a", "b"]).unwrap();
     run.wait().unwrap();
     assert_eq!(sizes.each_ref().map(|n| size(&session, n)), [0, 0, 1]);
