@@ -38,12 +38,13 @@ pub use convoke_graph_core::{
     DType, Dim, Dims, Element, Error, ErrorKind, Fact, Facts, Feed, FindOp, Flow, Frozen, Graph,
     GraphParts, GraphSnapshot, HostCall, HostFunction, HostTensor, ImageLayout, IndexedSlices,
     Init, IntoFeed, IntoTensor, KernelShapes, Layout, LookupTable, LoopOp, LoopOptions,
-    MutableTable, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError, Operation, Output,
-    Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions,
-    QueueRole, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec,
-    Reduction, Result, Shape, SharedParts, SparseTensor, StagingArea, StagingOptions, Structure,
-    TableAction, TableContents, TableOp, TableSpec, TakenElements, Tensor, TensorArray, TensorView,
-    TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    MapStagingArea, MapStagingOptions, MutableTable, NameList, Node, NodeId, NodeList, NodeParts,
+    Op, OpError, Operation, Output, Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind,
+    QueueOp, QueueOptions, QueueRole, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp,
+    ReaderSource, ReaderSpec, Reduction, Result, Shape, SharedParts, SparseConditionalAccumulator,
+    SparseTensor, StagedElement, StagingArea, StagingOptions, Structure, TableAction,
+    TableContents, TableOp, TableOptions, TableSpec, TakenElements, Tensor, TensorArray,
+    TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;

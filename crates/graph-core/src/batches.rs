@@ -141,6 +141,69 @@ pub fn total(
     HostTensor::from_f64s(dtype, shape.clone(), &sums)
 }
 
+/// The sum of slices at indices, or for each index the mean of the gradients that have it: added in f64, in order, and
+/// rounded once. A gradient is a vector of indices of integers, and a slice of these sizes for each. The indices that
+/// come out ascend, each once, as i64; of one gradient, slices of the same index are added.
+///
+/// # Errors
+/// Slices of another dtype or other sizes, or another number of them than of indices; no memory.
+pub fn total_of_slices(
+    dtype: DType,
+    sizes: &[usize],
+    gradients: &[(&HostTensor, &HostTensor)],
+    mean: bool,
+) -> Result<(HostTensor, HostTensor)> {
+    let no_memory = |_| {
+        let message = format!("no memory for a sum of slices {dtype}{sizes:?}");
+        Error::new(ErrorKind::ResourceExhausted, message)
+    };
+    let slices = |n: usize| -> Result<Shape> {
+        let all: Vec<usize> = std::iter::once(n).chain(sizes.iter().copied()).collect();
+        Ok(Shape::new(&all)?)
+    };
+    let mut unique: Vec<i128> = Vec::new();
+    for (indices, values) in gradients {
+        let (found, own) = (values.dtype(), values.shape());
+        if found != dtype || indices.dims().len() != 1 || *own != slices(indices.len())? {
+            return Err(Error::invalid(format!(
+                "expected slices {dtype}{sizes:?} for indices {}, got {found}{own}",
+                indices.shape()
+            )));
+        }
+        unique.try_reserve(indices.len()).map_err(no_memory)?;
+        unique.extend(indices.to_i128s()?);
+    }
+    unique.sort_unstable();
+    unique.dedup();
+    let shape = slices(unique.len())?;
+    let len = Shape::new(sizes)?.len();
+    let mut sums: Vec<f64> = Vec::new();
+    sums.try_reserve_exact(shape.len()).map_err(no_memory)?;
+    sums.resize(shape.len(), 0.0);
+    // For each index, how many gradients have it, and the last of those.
+    let mut counts: Vec<(usize, usize)> = Vec::new();
+    counts.try_reserve_exact(unique.len()).map_err(no_memory)?;
+    counts.resize(unique.len(), (0, usize::MAX));
+    for (g, (indices, values)) in gradients.iter().enumerate() {
+        let values = values.to_f64s()?;
+        for (i, index) in indices.to_i128s()?.into_iter().enumerate() {
+            let Ok(at) = unique.binary_search(&index) else { continue };
+            let to = sums[at * len..][..len].iter_mut();
+            to.zip(&values[i * len..][..len]).for_each(|(sum, x)| *sum += x);
+            if counts[at].1 != g {
+                counts[at] = (counts[at].0 + 1, g);
+            }
+        }
+    }
+    if mean && len > 0 {
+        for (slice, (n, _)) in sums.chunks_exact_mut(len).zip(&counts) {
+            slice.iter_mut().for_each(|sum| *sum /= *n as f64);
+        }
+    }
+    let indices = HostTensor::from_i128s(DType::I64, Shape::new(&[unique.len()])?, &unique)?;
+    Ok((indices, HostTensor::from_f64s(dtype, shape, &sums)?))
+}
+
 /// Calls `copy` with the places and the length of each run of elements of a tensor in a larger one.
 fn copy_runs(small: &[usize], large: &[usize], mut copy: impl FnMut(usize, usize, usize)) {
     let len: usize = small.iter().product();

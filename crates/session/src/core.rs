@@ -43,6 +43,9 @@ use crate::turn::Turn;
 /// How often a run with branches or loops begins anew where other runs move its variables.
 const FLOW_ATTEMPTS: usize = 16;
 
+/// How often a run that changes tables begins where other runs change those that it has looked at.
+const TABLE_ATTEMPTS: usize = 16;
+
 /// A session, without the handle.
 pub(crate) struct Core {
     pub graph: Graph,
@@ -234,7 +237,8 @@ impl Core {
         resolved.map(Cow::Owned).map_err(|e| self.located(e))
     }
 
-    /// Runs with what was taken from queues, and gives it back if that fails.
+    /// Runs with what was taken from queues, and gives it back if that fails. Anew, if other runs have changed tables
+    /// meanwhile that it has looked at.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -249,21 +253,34 @@ impl Core {
         let values = std::mem::take(&mut taken.values).into_iter();
         let mut data = request.data.to_vec();
         data.extend(values.map(FeedData::Tensor));
-        let held = self.queues.hold(taken);
+        let mut held = self.queues.hold(taken);
         let mut tensors = Vec::new();
-        let own = &mut Outputs::Tensors(&mut tensors);
-        let puts = Puts::of(uses, &held, self.stop(request));
-        let (puts_of_run, tables) = (Some(&puts), held.tables());
-        let request = &Request { data: &data, puts: puts_of_run, tables, ..*request };
-        self.settled(request, |request| {
-            self.run_once(request, own, Some(outputs), None, metadata)
-        })?;
+        let mut n_attempts = 1;
+        let puts = loop {
+            let puts = Puts::of(uses, &held, self.stop(request));
+            let (puts_of_run, tables) = (Some(&puts), held.tables());
+            let own = &Request { data: &data, puts: puts_of_run, tables, ..*request };
+            let run = self.settled(own, |request| {
+                let own = &mut Outputs::Tensors(&mut tensors);
+                self.run_once(request, own, Some(outputs), None, metadata)
+            });
+            let Err(error) = run else { break puts };
+            if !puts.is_outdated() || metadata.stores || n_attempts == TABLE_ATTEMPTS {
+                return Err(error);
+            }
+            drop(puts);
+            let seen = held.look_again(uses)?;
+            data.truncate(data.len().saturating_sub(seen.len()));
+            data.extend(seen.into_iter().map(FeedData::Tensor));
+            metadata.begin_again(request);
+            n_attempts += 1;
+        };
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
         let claimed = puts.give_up();
         let items = puts.items(&values);
-        held.put(uses, items, uses.changed_tables(), &values);
+        held.put(uses, items, uses.changed_tables(), &values, claimed.as_ref());
         drop(claimed);
         outputs.fill(tensors)
     }
@@ -292,7 +309,6 @@ impl Core {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
-        let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
         match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
@@ -302,9 +318,7 @@ impl Core {
             {
                 // Others that hold what this waits for may wait for these tables.
                 drop(request.puts.and_then(Puts::give_up));
-                *metadata = RunMetadata::default();
-                metadata.begin(request);
-                (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
+                metadata.begin_again(request);
                 let run = self.attempt(request, outputs, others, held, metadata);
                 run.map_err(|e| self.located(e))
             }
@@ -403,10 +417,7 @@ impl Core {
                         && !metadata.stores
                         && !request.puts.is_some_and(Puts::is_outdated) =>
                 {
-                    let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
-                    *metadata = RunMetadata::default();
-                    metadata.begin(request);
-                    (metadata.plan_cached, metadata.graph_nodes, metadata.planning) = planned;
+                    metadata.begin_again(request);
                 }
                 run => return run,
             }

@@ -249,6 +249,14 @@ impl RunMetadata {
         self.begun = records.then_some(request.start);
     }
 
+    /// Begins anew, for a run that is made again. How it was planned stays.
+    pub(crate) fn begin_again(&mut self, request: &Request<'_>) {
+        let planned = (self.plan_cached, self.graph_nodes, self.planning);
+        *self = Self::default();
+        self.begin(request);
+        (self.plan_cached, self.graph_nodes, self.planning) = planned;
+    }
+
     /// Forgets what only [`Timings::Nodes`](crate::Timings::Nodes) asks for.
     pub(crate) fn forget_times(&mut self) {
         self.begun = None;

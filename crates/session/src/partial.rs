@@ -316,7 +316,7 @@ impl PartialRun {
     ) -> Result<Option<Claimed>> {
         let core = &self.session.core;
         stop.check()?;
-        let _turn = true.then(|| core.turn.take(stop)).transpose()?;
+        let _turn = held.counts().then(|| core.turn.take(stop)).transpose()?;
         let claimed = taking.map(|taking| taking.claim(last, stop)).transpose()?;
         held.store(core)?;
         Ok(claimed.flatten())
@@ -325,7 +325,7 @@ impl PartialRun {
     /// Puts what the run puts, now that all is stored.
     fn end(&mut self, claimed: Option<Claimed>) {
         if let Some(taken) = self.taken.take() {
-            taken.end();
+            taken.end(claimed.as_ref());
         }
         drop(claimed);
     }

@@ -5,13 +5,14 @@
 //! back when something has changed.
 
 mod ahead;
-mod barrier;
 mod clock;
 mod early;
 mod fillers;
 mod kept;
+mod keyed;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod parts;
 mod presence;
 mod puts;
 mod readers;
@@ -44,6 +45,7 @@ use clock::Clock;
 use fillers::Fillers;
 pub(crate) use kept::Item;
 use kept::{Kept, Popped};
+use parts::Key;
 pub(crate) use presence::{Handles, Presence};
 pub(crate) use puts::{Puts, check, items};
 use readers::{KeptReader, Lease};
@@ -101,22 +103,37 @@ impl Held {
     }
 
     /// The run has succeeded: puts what it puts. `items` are those of each use of a queue; nothing, where its operation
-    /// has not run. `changed` is what it does with tables that changes them. `fetched` are the plan's fetches.
+    /// has not run. `changed` is what it does with tables that changes them, and `claimed` are those tables. `fetched` are
+    /// the plan's fetches.
     pub fn put<'u>(
         mut self,
         uses: &Uses,
         items: Vec<Option<Vec<Item>>>,
         changed: impl Iterator<Item = &'u TableUse>,
         fetched: &[HostTensor],
+        claimed: Option<&Claimed>,
     ) {
         // Nobody looks at the tables any more that it is to change.
-        let leases = self.taken.take().map(|taken| taken.leases);
+        let kept = self.taken.take().map(|taken| (taken.undo, taken.leases));
         let mut inner = self.queues.lock();
-        inner.put_all(uses, leases.unwrap_or_default(), items, fetched);
-        inner.put_into_tables(changed, fetched);
+        inner.put_all(uses, kept.unwrap_or_default(), items, fetched);
+        inner.put_into_tables(changed, fetched, claimed);
         if uses.has_lines() {
             self.queues.wake(&mut inner);
         }
+    }
+
+    /// Has the run look at its tables anew, and gives what is fed of them: the last of what was fed.
+    ///
+    /// # Errors
+    /// Another table of one of the names since a reset; no memory.
+    pub fn look_again(&mut self, uses: &Uses) -> Result<Vec<HostTensor>> {
+        let Some(taken) = &mut self.taken else { return Ok(Vec::new()) };
+        let mut inner = self.queues.lock();
+        inner.check_tables(uses)?;
+        (taken.of_tables, taken.tables) = inner.look_at_tables(uses);
+        drop(inner);
+        taken.values_of_tables(uses)
     }
 }
 
@@ -143,11 +160,11 @@ enum Undo {
     Room {
         queue: String,
     },
-    /// Keys that a component was to be inserted for.
+    /// Keys that components were to be put for.
     Keys {
         queue: String,
-        keys: Arc<[Vec<u8>]>,
-        component: usize,
+        keys: Arc<[Key]>,
+        action: QueueAction,
     },
 }
 
@@ -234,11 +251,12 @@ impl Inner {
     fn put_all(
         &mut self,
         uses: &Uses,
-        leases: Vec<Lease>,
+        (undo, leases): (Vec<Undo>, Vec<Lease>),
         items: Vec<Option<Vec<Item>>>,
         fetched: &[HostTensor],
     ) {
         let mut items = items.into_iter();
+        undo.iter().for_each(|undo| self.settle(undo));
         for lease in leases {
             if let Some(kept) = self.readers.get_mut(&lease.reader) {
                 kept.move_to(lease);
@@ -258,9 +276,7 @@ impl Inner {
         if puts(used.action) {
             kept.reserved -= 1;
         }
-        if let QueueAction::InsertMany { component } = used.action {
-            kept.parts.release(&used.keys, component);
-        }
+        kept.parts.release(&used.keys, used.action);
         let Some(items) = items else { return };
         match used.action {
             QueueAction::Enqueue | QueueAction::EnqueueMany => {
@@ -287,9 +303,11 @@ impl Inner {
                     kept.parts.clear();
                 }
             }
-            QueueAction::InsertMany { component } => {
+            QueueAction::InsertMany { .. } | QueueAction::Put { .. } => {
                 for (key, item) in used.keys.iter().zip(items) {
-                    item.into_iter().for_each(|value| kept.insert_part(key, component, value));
+                    for (place, value) in used.action.parts().zip(item) {
+                        kept.insert_part(key, place, value);
+                    }
                 }
                 // It was closed meanwhile, and nothing more becomes complete.
                 if kept.closed.is_some_and(|(_, cancels)| cancels) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use convoke::cases::{Case, NAMES};
 use convoke::prelude::*;
-use convoke::{BatchNorm, LoadOptions, ModelForm, QueueKind, QueueOptions};
+use convoke::{BatchNorm, LoadOptions, ModelForm, QueueKind, QueueOptions, TableOptions};
 use convoke_tests::{Folder, TestDevice, compare, devices};
 
 fn options(device: &TestDevice) -> LoadOptions {
@@ -434,6 +434,89 @@ fn tables_keep_what_they_hold() {
             }
         }
     }
+}
+
+/// Values of several elements and shared tables, too. A table of one element for each key is written as before there
+/// were others.
+#[test]
+fn tables_of_several_elements_are_kept() {
+    use serde_json::json;
+    let folder = Folder::new("tables_of_tensors");
+    let g = Graph::new();
+    let options = || TableOptions { value_dims: dims![2], shared_name: Some("s".into()) };
+    let numbers = g.mutable_table_with("numbers", I64, F32, options());
+    let same = g.mutable_table_with("same", I64, F32, options());
+    let words = TableOptions { value_dims: dims![2], ..TableOptions::default() };
+    let words = g.mutable_table_with("words", I64, Strings, words);
+    let single = g.mutable_table("single", I64, F32);
+    let x = g.placeholder("x", I64, dims![None]);
+    let keys = g.constant([1i64, 2]);
+    let texts = HostTensor::strings(&[2, 2], ["a", "b", "c", "d"]).unwrap();
+    let fill = [
+        numbers.insert(&keys, &g.constant([[1.0f32, 2.0], [3.0, 4.0]])),
+        words.insert(&keys, &g.constant(texts)),
+        single.insert(&keys, &g.constant([5.0f32, 6.0])),
+    ];
+    let none = HostTensor::strings(&[2], ["-", "-"]).unwrap();
+    let (found, word) = (same.find(&x, [0.0f32, 0.0]), words.find(&x, none));
+    let one = single.find(&x, 0.0f32);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], &fill).unwrap();
+    let outputs = [("found", &found), ("word", &word), ("one", &one)];
+    session.save_model(file(&folder), &ModelSpec::frozen(&[("x", &x)], &outputs)).unwrap();
+    let model = SavedModel::load(file(&folder), &Devices::cpu()).unwrap();
+    let feeds = [model.input("x").unwrap().feed([2i64, 9])];
+    let output = |name| model.output(name).unwrap();
+    let fetch = (output("found"), output("word"), output("one"));
+    let (found, word, one) = model.session().run(&feeds, fetch).unwrap();
+    assert_eq!(found.to_vec::<f32>().unwrap(), [3.0, 4.0, 0.0, 0.0]);
+    assert_eq!(word.as_strings().unwrap(), [b"c", b"d", b"-", b"-"]);
+    assert_eq!(one.to_vec::<f32>().unwrap(), [6.0, 0.0]);
+    let whole = std::fs::read(file(&folder)).unwrap();
+    with_text(&folder, &whole, |m| {
+        for node in m["nodes"].as_array().unwrap().iter().filter(|n| n["op"] == "table_find") {
+            let attributes = node["attributes"].as_object().unwrap();
+            let is_single = attributes["name"] == "single";
+            assert_eq!(attributes.contains_key("value_dims"), !is_single, "{node}");
+        }
+    });
+    for value_dims in [json!({ "dims": [3] }), json!({ "dims": [null] })] {
+        with_text(&folder, &whole, |m| {
+            for node in m["nodes"].as_array_mut().unwrap() {
+                if node["attributes"]["name"] == "shared: s" {
+                    node["attributes"]["value_dims"] = value_dims.clone();
+                }
+            }
+        });
+        SavedModel::load(file(&folder), &Devices::cpu()).map(|_| ()).unwrap_err();
+    }
+}
+
+/// As many elements, but of values of other sizes than the table's.
+#[test]
+fn values_of_other_sizes_are_no_tables() {
+    use serde_json::json;
+    let folder = Folder::new("tables_of_other_sizes");
+    let g = Graph::new();
+    let options = TableOptions { value_dims: dims![2, 3], ..TableOptions::default() };
+    let grids = g.mutable_table_with("grids", I64, F32, options);
+    let one = g.constant([1i64]);
+    let fill = grids.insert(&one, &g.constant(vec![1.0f32; 6]).reshape(&[1, 2, 3]));
+    let grid = grids.find(&one, HostTensor::new(&[2, 3], vec![0.0f32; 6]).unwrap());
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], &fill).unwrap();
+    session.save_model(file(&folder), &ModelSpec::frozen(&[], &[("grid", &grid)])).unwrap();
+    let whole = std::fs::read(file(&folder)).unwrap();
+    SavedModel::load(file(&folder), &Devices::cpu()).unwrap();
+    with_text(&folder, &whole, |m| {
+        let tables = m["tables"].as_array_mut().unwrap();
+        let grids = tables.iter_mut().find(|table| table["name"] == "grids").unwrap();
+        grids["values"] = json!({ "dtype": "f32", "dims": [1, 3, 2], "bytes": "0".repeat(48) });
+    });
+    let error = SavedModel::load(file(&folder), &Devices::cpu()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
+    let expected = "f32[2, 3] has keys i64[1] and values f32[1, 3, 2]";
+    assert!(error.message().contains(expected), "{error}");
 }
 
 /// A small model of some operations, as bytes.

@@ -96,9 +96,11 @@ impl ConditionalAccumulator {
     }
 }
 
+/// What its gradients are.
+///
 /// # Errors
 /// What is no accumulator's.
-pub(super) fn check(spec: &QueueSpec) -> Result<(), OpError> {
+pub(super) fn only(spec: &QueueSpec) -> Result<(DType, &Dims), OpError> {
     let [(dtype, dims)] = &spec.components[..] else {
         return Err(OpError::Invalid("an accumulator has gradients of one kind".into()));
     };
@@ -106,6 +108,13 @@ pub(super) fn check(spec: &QueueSpec) -> Result<(), OpError> {
         let message = format!("expected gradients of a float dtype, got {dtype}");
         return Err(OpError::Invalid(message));
     }
+    Ok((*dtype, dims))
+}
+
+/// # Errors
+/// What is no dense accumulator's.
+pub(super) fn check(spec: &QueueSpec) -> Result<(), OpError> {
+    let (dtype, dims) = only(spec)?;
     if dims.shape().is_none() {
         let message = format!("expected gradients of specified sizes, got {dtype}{dims}");
         return Err(OpError::Invalid(message));

@@ -20,6 +20,7 @@ pub(crate) mod host;
 pub mod init;
 pub(crate) mod loops;
 pub(crate) mod loss;
+pub(crate) mod map_staging;
 pub(crate) mod matmul;
 pub(crate) mod mutable_table;
 pub(crate) mod nn;
@@ -35,6 +36,7 @@ pub(crate) mod row;
 pub(crate) mod scatter;
 pub(crate) mod select;
 pub(crate) mod sparse;
+pub(crate) mod sparse_accumulator;
 pub(crate) mod staging;
 pub(crate) mod state;
 pub(crate) mod table;
@@ -54,7 +56,10 @@ pub use conv::Conv2d;
 pub use count::Counting;
 pub use flow::{Build, LoopOptions, Structure};
 pub use loops::LoopOp;
-pub use mutable_table::{FindOp, MutableTable, TableAction, TableContents, TableOp, TableSpec};
+pub use map_staging::{MapStagingArea, MapStagingOptions, StagedElement};
+pub use mutable_table::{
+    FindOp, MutableTable, TableAction, TableContents, TableOp, TableOptions, TableSpec,
+};
 pub use pool::Pool;
 pub use producer::ProducerOptions;
 pub use queue::{
@@ -65,6 +70,7 @@ pub use registry::{Decode, decode, saved_names};
 pub use row::{Block, BoolFns, FloatFns, IntFns, Row};
 pub use scatter::Scatter;
 pub use sparse::{IndexedSlices, SparseTensor};
+pub use sparse_accumulator::SparseConditionalAccumulator;
 pub use staging::{StagingArea, StagingOptions};
 pub use table::LookupTable;
 pub use tensor_array::TensorArray;

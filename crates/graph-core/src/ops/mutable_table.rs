@@ -13,16 +13,17 @@ pub use contents::TableContents;
 
 use crate::op::{SharedOp, arity, one};
 use crate::ops::control::Refused;
+use crate::ops::queue::name_of_shared;
 use crate::ops::registry::Decode;
 use crate::{
-    Attributes, Backward, Class, DType, Error, Fact, Flow, Graph, HostTensor, Op, OpError,
+    Attributes, Backward, Class, DType, Dims, Error, Fact, Flow, Graph, HostTensor, Op, OpError,
     Operation, Output, Result, Shape, Tensor, dims,
 };
 
 /// A table: its name, and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSpec {
-    /// The name of the table's node.
+    /// The name of the table's node, or the shared one.
     pub name: String,
     /// The container that it is in; none is the default one.
     pub container: Option<Arc<str>>,
@@ -30,6 +31,24 @@ pub struct TableSpec {
     pub keys: DType,
     /// The dtype of the values.
     pub values: DType,
+    /// The sizes of one value, all of them specified.
+    pub value_dims: Dims,
+}
+
+/// What a table has for a key, and who shares it.
+#[derive(Debug, Clone)]
+pub struct TableOptions {
+    /// The sizes of one value, all of them specified.
+    pub value_dims: Dims,
+    /// Tables of the same shared name and container are one table in a session. They must be alike.
+    pub shared_name: Option<String>,
+}
+
+impl Default for TableOptions {
+    /// One element for each key, of its own.
+    fn default() -> Self {
+        Self { value_dims: dims![], shared_name: None }
+    }
 }
 
 /// What an operation does with a table.
@@ -61,7 +80,7 @@ pub struct TableOp {
 pub struct FindOp {
     /// The table.
     pub table: Arc<TableSpec>,
-    /// What stands for keys that it does not have.
+    /// What stands for keys that it does not have: one value.
     pub default: HostTensor,
 }
 
@@ -69,14 +88,17 @@ pub struct FindOp {
 ///
 /// Everything that a run looks up, counts and exports is as it was when the run began, whatever the run inserts; in a
 /// run that is made in steps, as it was when the first step that needs anything of queues, readers or tables did. What
-/// it inserts and removes is done in the order in which the operations were built, when the run has succeeded. A run
-/// that looks at a table and changes it fails with [`ErrorKind::Aborted`](crate::ErrorKind::Aborted) if another run has
-/// changed it meanwhile: run again. A model has what the table holds. A checkpoint does not: export it, and insert what
-/// was exported.
+/// it inserts and removes is done in the order in which the operations were built, when the run has succeeded. If
+/// another run has changed a table meanwhile that a run has looked at which changes some, that run is made again as a
+/// whole, functions of the host too, with what it took from queues; after 16 times, and if it is made in steps, it fails
+/// with [`ErrorKind::Aborted`](crate::ErrorKind::Aborted): run again. What a run puts into a table that is reset
+/// meanwhile is lost. A model has what the table holds. A checkpoint does not: export it, and insert what was exported.
 #[derive(Debug, Clone)]
 pub struct MutableTable {
     graph: Graph,
     spec: Arc<TableSpec>,
+    /// What its operations' names begin with.
+    label: Arc<str>,
 }
 
 impl Graph {
@@ -86,11 +108,32 @@ impl Graph {
     /// Recorded: keys of another dtype.
     #[track_caller]
     pub fn mutable_table(&self, name: &str, keys: DType, values: DType) -> MutableTable {
+        self.mutable_table_with(name, keys, values, TableOptions::default())
+    }
+
+    /// An empty table of keys, integers or strings, and for each a value of any dtype and of specified sizes.
+    ///
+    /// # Errors
+    /// Recorded: keys of another dtype, or sizes of values that are not specified.
+    #[track_caller]
+    pub fn mutable_table_with(
+        &self,
+        name: &str,
+        keys: DType,
+        values: DType,
+        options: TableOptions,
+    ) -> MutableTable {
+        let TableOptions { value_dims, shared_name } = options;
         let container = self.container_now();
-        let mut spec = TableSpec { name: name.to_owned(), container, keys, values };
+        let mut spec = TableSpec { name: name.to_owned(), container, keys, values, value_dims };
         let op = TableOp { table: Arc::new(spec.clone()), action: TableAction::Make };
-        spec.name = self.apply_named(op, &[], name).node().name.to_string();
-        MutableTable { graph: self.clone(), spec: Arc::new(spec) }
+        let node = self.apply_named(op, &[], name).node();
+        spec.name = match shared_name {
+            Some(shared) => name_of_shared(spec.container.as_deref(), &shared),
+            None => node.name.to_string(),
+        };
+        let label = node.name.rsplit('/').next().unwrap_or("table").into();
+        MutableTable { graph: self.clone(), spec: Arc::new(spec), label }
     }
 }
 
@@ -108,16 +151,18 @@ impl MutableTable {
     }
 
     fn name_of(&self, action: &str) -> String {
-        let own = self.spec.name.rsplit('/').next().unwrap_or("table");
-        format!("{own}_{}", action.trim_start_matches("table_"))
+        format!("{}_{}", self.label, action.trim_start_matches("table_"))
     }
 
     /// Puts each of `values` under the key at its place, in place of the value that is there. Of equal keys the last
     /// counts.
     ///
+    /// # Shapes
+    /// `keys [k..]`, `values [k.., v..]`, where `[v..]` are the sizes of one value.
+    ///
     /// # Errors
-    /// Recorded: other dtypes than the table's, or shapes that differ. In a run: `InvalidArgument` for shapes that
-    /// differ.
+    /// Recorded: other dtypes than the table's, or shapes that do not go together. In a run: `InvalidArgument` for
+    /// shapes that do not.
     #[track_caller]
     pub fn insert(&self, keys: &Tensor, values: &Tensor) -> Operation {
         self.apply(TableAction::Insert, &[keys, values])
@@ -134,8 +179,11 @@ impl MutableTable {
 
     /// The values of `keys`, a tensor of any shape, with `default` where there is no such key when the run begins.
     ///
+    /// # Shapes
+    /// `keys [k..]`, `default [v..]` → `[k.., v..]`, where `[v..]` are the sizes of one value.
+    ///
     /// # Errors
-    /// Recorded: keys or a default of other dtypes than the table's, or a default of more than one element.
+    /// Recorded: keys or a default of other dtypes than the table's, or a default that is no value of it.
     #[track_caller]
     pub fn find(&self, keys: &Tensor, default: impl Into<HostTensor>) -> Tensor {
         let default = default.into();
@@ -155,7 +203,7 @@ impl MutableTable {
         Tensor::new(self.graph.clone(), Output { node, index: 0 })
     }
 
-    /// All keys when the run begins and their values, `[n]` both, in the order of the keys.
+    /// All keys when the run begins, `[n]`, and their values, `[n, v..]`, in the order of the keys.
     #[track_caller]
     pub fn export(&self) -> (Tensor, Tensor) {
         let export = self.apply(TableAction::Export, &[]);
@@ -167,17 +215,25 @@ impl MutableTable {
 }
 
 fn check_default(table: &TableSpec, default: &HostTensor) -> Result<(), OpError> {
-    if default.dtype() == table.values && default.len() == 1 {
+    let TableSpec { values, value_dims, .. } = table;
+    let is_one = value_dims.rank() == Some(0) && default.len() == 1;
+    if default.dtype() == *values && (is_one || value_dims.admits(default.shape())) {
         return Ok(());
     }
-    let (values, dtype, shape) = (table.values, default.dtype(), default.shape());
-    let message =
-        format!("expected a default of one {values}, as the table has, got {dtype}{shape}");
+    let (dtype, shape) = (default.dtype(), default.shape());
+    let message = format!(
+        "expected a default of one {values}{value_dims}, as the table has, got {dtype}{shape}"
+    );
     Err(OpError::Invalid(message))
 }
 
 impl TableSpec {
     fn check(&self) -> Result<(), OpError> {
+        if self.value_dims.shape().is_none() {
+            let (values, dims) = (self.values, &self.value_dims);
+            let message = format!("expected values of specified sizes, got {values}{dims}");
+            return Err(OpError::Invalid(message));
+        }
         match self.keys {
             DType::String => Ok(()),
             dtype if dtype.is_int() => Ok(()),
@@ -203,10 +259,27 @@ impl TableSpec {
             let message = format!("expected values of {expected}, as the table has, got {found}");
             return Err(OpError::Invalid(message));
         }
-        keys.dims.unify(&values.dims).map(|_| ()).map_err(|_| {
-            let (keys, values) = (&keys.dims, &values.dims);
-            OpError::Invalid(format!("expected a value for each key, got {keys} and {values}"))
-        })
+        self.with_value(&keys.dims)
+            .unify(&values.dims)
+            .map(|_| ())
+            .map_err(|_| OpError::Invalid(self.apart(&keys.dims, &values.dims)))
+    }
+
+    /// The sizes of values for keys of these.
+    fn with_value(&self, keys: &Dims) -> Dims {
+        match (keys.dims(), self.value_dims.dims()) {
+            (Some(keys), Some(value)) => Dims::Known(keys.iter().chain(value).copied().collect()),
+            _ => Dims::UnknownRank,
+        }
+    }
+
+    /// What is said of keys and values that do not go together.
+    fn apart(&self, keys: &Dims, values: &Dims) -> String {
+        let value = match self.value_dims.rank() {
+            Some(0) => "a value".to_owned(),
+            _ => format!("a value {}", self.value_dims),
+        };
+        format!("expected {value} for each key, got {keys} and {values}")
     }
 
     /// Whether keys and values of these shapes go together.
@@ -214,12 +287,11 @@ impl TableSpec {
     /// # Errors
     /// They do not.
     pub fn check_shapes(&self, keys: &Shape, values: &Shape) -> Result<()> {
-        match keys == values {
+        let known = |shape: &Shape| Dims::Known(shape.dims().iter().map(|&n| n.into()).collect());
+        let (keys, values): (Dims, Dims) = (known(keys), known(values));
+        match self.with_value(&keys) == values {
             true => Ok(()),
-            false => {
-                let message = format!("expected a value for each key, got {keys} and {values}");
-                Err(Error::invalid(message))
-            }
+            false => Err(Error::invalid(self.apart(&keys, &values))),
         }
     }
 
@@ -229,6 +301,12 @@ impl TableSpec {
             .with_some("container", self.container.as_deref())
             .with("keys", self.keys)
             .with("values", self.values)
+            // Files from before values had sizes have none of one element.
+            .with_some("value_dims", self.value_dims_unless_one())
+    }
+
+    fn value_dims_unless_one(&self) -> Option<Dims> {
+        Some(self.value_dims.clone()).filter(|dims| dims.rank() != Some(0))
     }
 
     fn decode(a: &Attributes) -> Result<Arc<Self>, OpError> {
@@ -238,6 +316,10 @@ impl TableSpec {
             container: container.map(Arc::from),
             keys: a.dtype("keys")?,
             values: a.dtype("values")?,
+            value_dims: match a.get("value_dims") {
+                Some(_) => a.dims("value_dims")?,
+                None => dims![],
+            },
         };
         spec.check()?;
         Ok(Arc::new(spec))
@@ -263,7 +345,7 @@ impl Op for TableOp {
     }
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
-        let TableSpec { keys, values, .. } = *self.table;
+        let TableSpec { keys, values, .. } = &*self.table;
         self.table.check()?;
         match self.action {
             TableAction::Make => {
@@ -287,7 +369,9 @@ impl Op for TableOp {
             }
             TableAction::Export => {
                 let [] = arity(inputs)?;
-                Ok([keys, values].into_iter().map(|d| Fact::new(d, dims![None])).collect())
+                let n = dims![None];
+                let all = self.table.with_value(&n).checked()?;
+                Ok([Fact::new(*keys, n), Fact::new(*values, all)].into_iter().collect())
             }
         }
     }
@@ -318,7 +402,7 @@ impl Op for FindOp {
         let [keys] = arity(inputs)?;
         self.table.check()?;
         self.table.check_keys(keys)?;
-        one(Fact::new(self.table.values, keys.dims.clone()))
+        one(Fact::new(self.table.values, self.table.with_value(&keys.dims).checked()?))
     }
 
     fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {

@@ -6,18 +6,18 @@
 
 mod amount;
 mod choice;
+mod infer;
 mod saved;
 mod spec;
 
+use std::panic::Location;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::arity;
-use crate::ops::{accumulator, barrier};
 use crate::{
-    Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Op, OpError, Operation,
-    Tensor,
+    Attributes, Backward, Class, DType, Dims, Fact, Graph, HostTensor, Op, OpError, Operation,
+    Output, Tensor,
 };
 pub use amount::Amount;
 use choice::Choice;
@@ -72,6 +72,11 @@ pub enum QueueRole {
     Accumulator(Reduction),
     /// A [`Barrier`](crate::Barrier).
     Barrier,
+    /// A [`MapStagingArea`](crate::MapStagingArea): the first component is the key.
+    MapStaging,
+    /// A [`SparseConditionalAccumulator`](crate::SparseConditionalAccumulator): the component is the whole that
+    /// gradients are slices of.
+    SparseAccumulator(Reduction),
 }
 
 /// What becomes of gradients that are taken together.
@@ -113,7 +118,8 @@ pub enum QueueAction {
     Peek(Option<usize>),
     /// Takes all elements out.
     Clear,
-    /// Puts a gradient, of the step that is the second input.
+    /// Puts a gradient, of the step that is the last input: the others are the gradient, or of a sparse one its indices
+    /// and values.
     ApplyGradient,
     /// Takes all gradients, once there are so many. `None` is as many as an input says.
     TakeGradient(Option<usize>),
@@ -133,10 +139,32 @@ pub enum QueueAction {
     },
     /// Gives the number of elements that lack a component.
     IncompleteSize,
+    /// Puts components of the element of a key: the inputs.
+    Put {
+        /// Which: a bit for each.
+        places: u64,
+    },
+    /// Takes the element of a key: its components are the outputs.
+    GetKey,
+    /// Gives the element of a key, and leaves it there.
+    PeekKey,
+}
+
+impl QueueAction {
+    /// The places of the components that it puts of elements that come in parts.
+    pub fn parts(self) -> impl Iterator<Item = usize> + Clone {
+        let (places, component) = match self {
+            Self::InsertMany { component } => (0, Some(component)),
+            Self::Put { places } => (places, None),
+            _ => (0, None),
+        };
+        let own = (0..u64::BITS as usize).filter(move |place| places >> place & 1 == 1);
+        component.into_iter().chain(own)
+    }
 }
 
 /// An operation on a queue. After the components, its inputs are what must be known before a run: the number of
-/// elements, unless it is fixed, keys, and the index of the queue, if it is one of several.
+/// elements, unless it is fixed, a key or several, and the index of the queue, if it is one of several.
 #[derive(Debug, Clone)]
 pub struct QueueOp {
     /// The queue; of several, what they have in common.
@@ -221,14 +249,18 @@ impl Graph {
         let op = QueueOp { queue, action: QueueAction::Make, among };
         let node = self.apply_named(op, &[], &spec.name).node();
         spec.name = match shared_name {
-            // No node has a name like that.
-            Some(shared) => match &spec.container {
-                Some(container) => format!("shared in {container}: {shared}"),
-                None => format!("shared: {shared}"),
-            },
+            Some(shared) => name_of_shared(spec.container.as_deref(), &shared),
             None => node.name.to_string(),
         };
         Queue::new(self.clone(), Arc::new(spec))
+    }
+}
+
+/// The name of what is shared in a container. No node has a name like that.
+pub(crate) fn name_of_shared(container: Option<&str>, shared: &str) -> String {
+    match container {
+        Some(container) => format!("shared in {container}: {shared}"),
+        None => format!("shared: {shared}"),
     }
 }
 
@@ -258,19 +290,31 @@ impl Queue {
 
     #[track_caller]
     pub(crate) fn apply(&self, action: QueueAction, inputs: &[&Tensor]) -> Tensor {
-        let mut inputs: SmallVec<[&Tensor; 4]> = SmallVec::from_slice(inputs);
+        self.apply_at(action, inputs, Location::caller())
+    }
+
+    /// As [`Self::apply`], for the caller's line `at`.
+    pub(crate) fn apply_at(
+        &self,
+        action: QueueAction,
+        inputs: &[&Tensor],
+        at: &'static Location<'static>,
+    ) -> Tensor {
+        let mut inputs: SmallVec<[Tensor; 4]> = inputs.iter().copied().cloned().collect();
         let mut among = Arc::default();
+        let tensor = |node| Tensor::new(self.graph.clone(), Output { node, index: 0 });
         if let Some(choice) = &self.choice {
             if choice.queues.is_empty() {
-                return self.graph.apply_named(choice::refused(), &inputs, "selected");
+                let refused = Arc::new(choice::refused());
+                return tensor(self.graph.append(refused, &inputs, "selected", at));
             }
-            inputs.push(&choice.index);
+            inputs.push(choice.index.clone());
             among = choice.queues.clone();
         }
         let op = QueueOp { queue: self.spec.clone(), action, among };
         let name =
             format!("{}_{}", self.spec.name.rsplit('/').next().unwrap_or("queue"), op.name());
-        self.graph.apply_named(op, &inputs, &name)
+        tensor(self.graph.append(Arc::new(op), &inputs, &name, at))
     }
 
     /// An action on so many elements.
@@ -379,67 +423,25 @@ impl Op for QueueOp {
             (QueueRole::Accumulator(_), QueueAction::Size) => "num_accumulated",
             (QueueRole::Barrier, QueueAction::Make) => "barrier",
             (QueueRole::Barrier, QueueAction::Size) => "ready_size",
+            (QueueRole::MapStaging, QueueAction::Make) => "map_staging_area",
+            (QueueRole::MapStaging, QueueAction::Dequeue) => "get_any",
+            (QueueRole::SparseAccumulator(_), QueueAction::Make) => "sparse_accumulator",
+            (QueueRole::SparseAccumulator(_), QueueAction::Size) => "num_accumulated",
             (_, action) => action.name(),
         }
     }
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         self.queue.check()?;
+        self.expect_own()?;
         self.expect_alike()?;
         let n_early = self.n_early();
         let Some(n_components) = inputs.len().checked_sub(n_early) else {
             return Err(OpError::Arity { expected: n_early, found: inputs.len() });
         };
         let (inputs, early) = inputs.split_at(n_components);
-        if !self.has_keys() {
-            early.iter().try_for_each(amount::expect)?;
-        }
-        match self.action {
-            QueueAction::InsertMany { component } => match (inputs, early) {
-                ([values], [keys]) => barrier::expect_rows(&self.queue, component, values, keys)?,
-                _ => return Err(OpError::Arity { expected: 2, found: inputs.len() + 1 }),
-            },
-            QueueAction::Enqueue => self.queue.expect_inputs(inputs, false)?,
-            QueueAction::EnqueueMany => self.queue.expect_inputs(inputs, true)?,
-            QueueAction::ApplyGradient => match inputs {
-                [gradient, step] => {
-                    self.queue.expect_inputs(std::slice::from_ref(gradient), false)?;
-                    accumulator::expect_step(step)?;
-                }
-                _ => return Err(OpError::Arity { expected: 2, found: inputs.len() }),
-            },
-            QueueAction::SetStep => {
-                let [step] = arity(inputs)?;
-                accumulator::expect_step(step)?;
-            }
-            QueueAction::TakeGradient(Some(0)) => {
-                let message = "expected a number of gradients of at least 1, got 0";
-                return Err(OpError::Invalid(message.into()));
-            }
-            _ => {
-                let [] = arity(inputs)?;
-            }
-        }
-        match self.action {
-            QueueAction::Dequeue | QueueAction::Peek(_) | QueueAction::TakeGradient(_) => {
-                self.queue.facts(None)
-            }
-            QueueAction::DequeueMany(Some(n)) => self.queue.facts(Some(Dim::Known(n))),
-            QueueAction::DequeueMany(None) => {
-                let n = early.first().map_or(Ok(None), amount::known)?;
-                self.queue.facts(Some(n.map_or(Dim::Unknown, Dim::Known)))
-            }
-            QueueAction::DequeueUpTo(_) => self.queue.facts(Some(Dim::Unknown)),
-            QueueAction::TakeMany { n: Some(n), up_to: false } => {
-                barrier::taken(&self.queue, Dim::Known(n))
-            }
-            QueueAction::TakeMany { .. } => barrier::taken(&self.queue, Dim::Unknown),
-            QueueAction::Size | QueueAction::IncompleteSize => {
-                Ok([Fact::new(DType::I32, Vec::new())].into_iter().collect())
-            }
-            QueueAction::IsClosed => Ok([Fact::new(DType::Bool, Vec::new())].into_iter().collect()),
-            _ => Ok(SmallVec::new()),
-        }
+        self.expect_inputs(inputs, early)?;
+        self.outputs(early)
     }
 
     fn eval(&self, _: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
@@ -463,9 +465,9 @@ impl QueueAction {
     /// Whether what it gives is there before a run begins, so that nothing is left to do then.
     pub fn is_source(self) -> bool {
         use QueueAction::{Dequeue, DequeueMany, DequeueUpTo, Peek, TakeGradient, TakeMany};
-        use QueueAction::{IncompleteSize, IsClosed, Size};
+        use QueueAction::{GetKey, IncompleteSize, IsClosed, PeekKey, Size};
         match self {
-            Dequeue | DequeueMany(_) | DequeueUpTo(_) | Peek(_) => true,
+            Dequeue | DequeueMany(_) | DequeueUpTo(_) | Peek(_) | GetKey | PeekKey => true,
             TakeGradient(_) | TakeMany { .. } => true,
             action => matches!(action, Size | IncompleteSize | IsClosed),
         }
@@ -488,9 +490,10 @@ impl QueueOp {
         number.is_none()
     }
 
-    /// Whether its last input are keys, which must be known before a run.
+    /// Whether its last input is a key or several, which must be known before a run.
     pub fn has_keys(&self) -> bool {
-        matches!(self.action, QueueAction::InsertMany { .. })
+        use QueueAction::{GetKey, InsertMany, PeekKey, Put};
+        matches!(self.action, InsertMany { .. } | Put { .. } | GetKey | PeekKey)
     }
 
     /// How many of its inputs, the last ones, must be known before a run.

@@ -44,14 +44,23 @@ impl Graph {
         let StagingOptions { capacity, memory_limit, shared_name } = options;
         let components: Vec<(DType, Dims)> =
             components.into_iter().map(|(dtype, dims)| (dtype, dims.into())).collect();
-        // An area of no room is refused, and so is one where it is not known whether there is some.
-        let fits = memory_limit.map(|limit| n_bytes(&components).map_or(0, |n| limit / n.max(1)));
-        let capacity = capacity.into_iter().chain(fits).min();
+        let capacity = room(capacity, memory_limit, &components);
         let (name, container) = (name.to_owned(), self.container_now());
         let (kind, role) = (QueueKind::Fifo, QueueRole::Staging);
         let spec = QueueSpec { name, container, kind, capacity, components, role };
         StagingArea { queue: self.kept(spec, shared_name) }
     }
+}
+
+/// How many elements of these components there is room for. Where it is not known whether there is some it is none, and
+/// an area of no room is refused.
+pub(super) fn room(
+    capacity: Option<usize>,
+    memory_limit: Option<usize>,
+    components: &[(DType, Dims)],
+) -> Option<usize> {
+    let fits = memory_limit.map(|limit| n_bytes(components).map_or(0, |n| limit / n.max(1)));
+    capacity.into_iter().chain(fits).min()
 }
 
 /// The bytes of an element, where they are known.

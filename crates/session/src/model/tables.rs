@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, DType, Flow, GraphSnapshot, HostTensor, Node, Result, TableContents, TableSpec,
+    Class, DType, Dims, Flow, GraphSnapshot, HostTensor, Node, Result, Shape, TableContents,
+    TableSpec, dims,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ pub(super) struct StoredTable {
     pub name: String,
     /// `[n]`, each once.
     pub keys: HostTensor,
-    /// `[n]`
+    /// `[n, v..]`, where `[v..]` are the sizes of one value.
     pub values: HostTensor,
 }
 
@@ -93,14 +94,17 @@ pub(super) fn contents(
         // Each once.
         let spec = specs.remove(name.as_str());
         let spec = spec.ok_or_else(|| damaged(format!("there is no table {name:?} to fill")))?;
-        let is_like = |tensor: &HostTensor, dtype: DType| {
-            tensor.dtype() == dtype && matches!(tensor.dims(), [n] if *n == keys.len())
+        let is_like = |tensor: &HostTensor, dtype: DType, row: &Dims| {
+            let fits = |rest: &[usize]| Shape::new(rest).is_ok_and(|shape| row.admits(&shape));
+            let rows = tensor.dims().split_first();
+            tensor.dtype() == dtype && rows.is_some_and(|(n, rest)| *n == keys.len() && fits(rest))
         };
-        if !is_like(keys, spec.keys) || !is_like(values, spec.values) {
+        if !is_like(keys, spec.keys, &dims![]) || !is_like(values, spec.values, &spec.value_dims) {
             let message = format!(
-                "table {name:?} of {} and {} has keys {}{} and values {}{}",
+                "table {name:?} of {} and {}{} has keys {}{} and values {}{}",
                 spec.keys,
                 spec.values,
+                spec.value_dims,
                 keys.dtype(),
                 keys.shape(),
                 values.dtype(),

@@ -110,10 +110,10 @@ impl Taking {
     }
 
     /// Puts all that was noted: the run has succeeded.
-    pub fn end(self) {
+    pub fn end(self, claimed: Option<&Claimed>) {
         let Self { uses, held, items, has_run, fetched } = self;
         let tables = uses.tables.iter().zip(has_run);
         let changed = tables.filter(|(used, has_run)| *has_run && used.changes());
-        held.put(&uses, items, changed.map(|(used, _)| used), &fetched);
+        held.put(&uses, items, changed.map(|(used, _)| used), &fetched, claimed);
     }
 }

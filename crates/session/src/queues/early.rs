@@ -6,10 +6,11 @@ use std::sync::Arc;
 use convoke_compiler::Signature;
 use convoke_graph_core::{
     Amount, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
-    QueueAction, QueueOp, QueueSpec, Result,
+    QueueAction, QueueOp, QueueRole, QueueSpec, Result,
 };
 use rustc_hash::FxHashSet;
 
+use super::parts::{Key, check_once};
 use super::uses::{Use, Uses};
 use crate::feeds::FeedData;
 
@@ -194,13 +195,14 @@ impl Uses {
     /// The uses with all that must be known. `data` is what is fed, `computed` what was wanted.
     ///
     /// # Errors
-    /// A number below 0, an index out of range.
+    /// A number below 0, an index out of range, a component that is put twice under one key.
     pub fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
         let resolve = |used: &Use| {
             let resolved = used.resolved(data, computed);
             resolved.map_err(|e| e.with_node(&*used.node))
         };
-        let queues = self.queues.iter().map(resolve).collect::<Result<_>>()?;
+        let queues: Vec<Use> = self.queues.iter().map(resolve).collect::<Result<_>>()?;
+        check_once(&queues)?;
         Ok(Self { queues, wanted: Vec::new(), ..self.clone() })
     }
 }
@@ -220,12 +222,7 @@ impl Use {
             };
         }
         if let Some(keys) = &self.early.keys {
-            let keys = value(keys, data, computed)?;
-            if keys.dims().len() != 1 {
-                let message = format!("expected a vector of keys, got {}", keys.shape());
-                return Err(Error::invalid(message));
-            }
-            resolved.keys = keys.as_strings()?.into();
+            resolved.keys = self.keys_of(&*value(keys, data, computed)?)?;
         }
         if let Some((index, queues)) = &self.early.queue {
             let index = value(index, data, computed)?;
@@ -243,5 +240,28 @@ impl Use {
             resolved.queue = queue.clone();
         }
         Ok(resolved)
+    }
+
+    /// # Errors
+    /// No vector of keys, or of a map staging area no scalar.
+    fn keys_of(&self, keys: &HostTensor) -> Result<Arc<[Key]>> {
+        if self.queue.role != QueueRole::MapStaging {
+            if keys.dims().len() != 1 {
+                let message = format!("expected a vector of keys, got {}", keys.shape());
+                return Err(Error::invalid(message));
+            }
+            return Ok(keys.as_strings()?.iter().map(|key| Key::Text(key.clone())).collect());
+        }
+        match (keys.dims(), &keys.to_i128s()?[..]) {
+            ([], &[key]) => {
+                let key = i64::try_from(key);
+                let key = key.map_err(|_| Error::invalid("expected a key of i64"))?;
+                Ok([Key::Number(key)].into())
+            }
+            _ => {
+                let message = format!("expected a key that is a scalar, got {}", keys.shape());
+                Err(Error::invalid(message))
+            }
+        }
     }
 }

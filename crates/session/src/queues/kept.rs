@@ -6,7 +6,8 @@ use std::sync::Arc;
 use convoke_graph_core::{HostTensor, QueueKind, QueueRole, QueueSpec, philox};
 use smallvec::SmallVec;
 
-use super::barrier::Parts;
+use super::keyed::Keyed;
+use super::parts::Parts;
 
 /// The components of an element.
 pub(crate) type Item = SmallVec<[HostTensor; 2]>;
@@ -26,8 +27,10 @@ pub(super) struct Kept {
     pub closed: Option<(u64, bool)>,
     /// How often an element was drawn at random.
     pub draws: u64,
-    /// Of a barrier, what is not complete.
+    /// Of a barrier or a map staging area, what is not complete.
     pub parts: Parts,
+    /// Of a map staging area, what is.
+    pub keyed: Keyed,
     /// Of an accumulator, the step below which gradients are too old.
     pub step: i64,
     /// Tickets that wait for elements, and for how many.
@@ -45,6 +48,8 @@ pub(super) fn label(spec: &QueueSpec) -> String {
         (QueueRole::Staging, _) => "staging area",
         (QueueRole::Accumulator(_), _) => "accumulator",
         (QueueRole::Barrier, _) => "barrier",
+        (QueueRole::MapStaging, _) => "map staging area",
+        (QueueRole::SparseAccumulator(_), _) => "sparse accumulator",
         (QueueRole::Queue, QueueKind::Fifo) => "FIFO queue",
         (QueueRole::Queue, QueueKind::PaddingFifo) => "padding FIFO queue",
         (QueueRole::Queue, QueueKind::RandomShuffle { .. }) => "shuffling queue",
@@ -72,8 +77,14 @@ impl Kept {
         let first = self.takers.front().map(|(ticket, _)| *ticket);
         let own = self.takers.iter().take_while(|(ticket, _)| Some(*ticket) == first);
         let wanted = own.fold(self.kept_back(), |sum, (_, n)| sum.saturating_add(*n));
-        let left = self.items.len().saturating_sub(taken).saturating_add(self.reserved);
+        let wanted = wanted.max(self.keyed.seekers.front().map_or(0, |first| first.n));
+        let left = self.items.len().saturating_sub(taken).saturating_add(self.promised());
         left.saturating_add(before) < capacity.max(wanted).max(before.saturating_add(1))
+    }
+
+    /// How many elements have room besides those that are complete.
+    pub fn promised(&self) -> usize {
+        if self.is_keyed() { self.parts.n_open() } else { self.reserved }
     }
 
     /// How many elements a random choice is made among besides those that are taken.
@@ -123,6 +134,7 @@ impl Kept {
     /// Takes all elements out. `now` tells those who have taken some that they give none back.
     pub fn clear(&mut self, now: u64) {
         (self.items, self.made) = (VecDeque::new(), now);
+        self.forget_keys();
     }
 
     /// Puts an element.
@@ -134,13 +146,21 @@ impl Kept {
 
     pub fn insert(&mut self, number: u64, item: Item) {
         let by_priority = self.spec.kind == QueueKind::Priority;
-        let key = |number: u64, item: &Item| {
-            let first = item.first().filter(|_| by_priority);
-            (first.and_then(|first| first.scalar::<i64>().ok()), number)
-        };
-        let own = key(number, &item);
-        let at = self.items.partition_point(|(number, other)| key(*number, other) < own);
+        let first = item.first().filter(|_| by_priority).and_then(|first| first.scalar().ok());
+        let at = self.place_for(number, first);
+        self.note(number, &item);
         self.items.insert(at, (number, item));
+    }
+
+    /// The place of an element of this number in the order of the elements. `first` is its first component, by which
+    /// they are ordered if they are by priority.
+    pub fn place_for(&self, number: u64, first: Option<i64>) -> usize {
+        let by_priority = self.spec.kind == QueueKind::Priority;
+        let own = (first.filter(|_| by_priority), number);
+        self.items.partition_point(|(number, item)| {
+            let first = item.first().filter(|_| by_priority);
+            (first.and_then(|first| first.scalar::<i64>().ok()), *number) < own
+        })
     }
 
     /// Puts elements back that were taken, as if they had not been.

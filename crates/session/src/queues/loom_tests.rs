@@ -61,7 +61,7 @@ impl One {
         let mut taken = self.queues.take(&uses, &[], &self.stop(token))?;
         let values = std::mem::take(&mut taken.values);
         let items = Puts::new(&uses).items(&[HostTensor::from(put)]);
-        self.queues.hold(taken).put(&uses, items, &[HostTensor::from(put)]);
+        self.queues.hold(taken).put(&uses, items, &[HostTensor::from(put)], None);
         values.first().map_or(Ok(Vec::new()), HostTensor::to_vec)
     }
 
@@ -226,7 +226,7 @@ fn submitted(one: &One, uses: &Uses, presence: &mut Option<Presence>) -> Result<
         if let Some(mut taken) = taken? {
             let values = std::mem::take(&mut taken.values);
             let items = Puts::new(uses).items(&[HostTensor::from(7)]);
-            one.queues.hold(taken).put(uses, items, std::iter::empty(), &[HostTensor::from(7)]);
+            one.queues.hold(taken).put(uses, items, std::iter::empty(), &[HostTensor::from(7)], None);
             return Ok(values);
         }
         let mut waits = again.0.lock().unwrap();

@@ -66,7 +66,7 @@ impl<'a> Puts<'a> {
         Self { held: Some((held, stop)), ..Self::new(uses) }
     }
 
-    /// Whether a table has changed that the run has looked at and is to change, so that it can't succeed.
+    /// Whether a table has changed that the run has looked at, and it is to change some, so that it can't succeed.
     pub fn is_outdated(&self) -> bool {
         self.is_outdated.get()
     }
@@ -141,8 +141,9 @@ impl<'a> Puts<'a> {
 /// Sizes that a queue does not take, or rows of different numbers.
 pub(crate) fn check(used: &Use, shapes: &[&Shape]) -> Result<()> {
     let checked = match used.action {
+        action @ QueueAction::Put { .. } => used.queue.check_parts(action, shapes),
         action if is_one(action) => used.queue.check_element(shapes),
-        QueueAction::InsertMany { component } => check_parts(used, component, shapes),
+        QueueAction::InsertMany { component } => check_rows_of_keys(used, component, shapes),
         _ => check_rows(&used.queue, shapes),
     };
     checked.map_err(|e| e.with_node(&*used.node))
@@ -160,7 +161,8 @@ pub(crate) fn items(used: &Use, components: Item) -> Result<Vec<Item>> {
 
 /// Whether an action puts one element.
 fn is_one(action: QueueAction) -> bool {
-    matches!(action, QueueAction::Enqueue | QueueAction::ApplyGradient)
+    use QueueAction::{ApplyGradient, Enqueue, Put};
+    matches!(action, Enqueue | ApplyGradient | Put { .. })
 }
 
 /// The elements that a use puts: rows in the memory that was seen to.
@@ -183,7 +185,7 @@ fn items_in(used: &Use, rows: Rows, components: Item) -> Result<Vec<Item>> {
 }
 
 /// Whether there is a row of the component for each key.
-fn check_parts(used: &Use, component: usize, shapes: &[&Shape]) -> Result<()> {
+fn check_rows_of_keys(used: &Use, component: usize, shapes: &[&Shape]) -> Result<()> {
     let (Some((_, dims)), [shape]) = (used.queue.components.get(component), shapes) else {
         return Err(Error::internal("a component has no values"));
     };

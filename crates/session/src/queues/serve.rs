@@ -7,8 +7,9 @@ use std::sync::Arc;
 use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueRole, QueueSpec, Result};
 
 use super::ahead::Job;
-use super::barrier::Parts;
 use super::kept::Kept;
+use super::keyed::Keyed;
+use super::parts::Parts;
 use super::readers::Reads;
 use super::uses::{Use, Uses, puts};
 use super::values::Draft;
@@ -31,7 +32,7 @@ pub(super) enum Served {
 type Lacks = (SmallVec<[usize; 4]>, SmallVec<[Lack; 4]>);
 
 /// Whether a use can be had.
-enum Can {
+pub(super) enum Can {
     Now,
     Later(Lack),
     Never(Error),
@@ -69,7 +70,7 @@ impl Inner {
         let is_ready = lacks.is_empty() && reads.busy.is_empty();
         if is_ready && reads.wanted.is_none() {
             let (of_tables, tables) = self.look_at_tables(uses);
-            let taken = self.take_all(&all, reads);
+            let taken = self.take_all(&all, reads, ticket);
             return Ok(Served::Taken(Taken { of_tables, tables, ..taken }));
         }
         self.number(attempt, ticket);
@@ -158,11 +159,18 @@ impl Inner {
 
     /// Stands in line where something is lacking, and nowhere else: what could be had is for others meanwhile.
     fn stand(&mut self, uses: &[Use], lacks: &[usize], ticket: u64) {
+        use QueueAction::{GetKey, Peek, PeekKey};
         let mut lines: SmallVec<[(&str, Option<usize>); 4]> = SmallVec::new();
-        // Who looks at an element takes none, and does not keep others from it.
-        let stands = lacks.iter().filter(|&&i| !matches!(uses[i].action, QueueAction::Peek(_)));
-        lines.extend(stands.map(|&i| (&*uses[i].queue.name, demand(uses[i].action))));
+        // Who looks at an element takes none, and does not keep others from it. Who takes one by its key keeps others from
+        // that.
+        let (peeks, gets) = (|a| matches!(a, Peek(_) | PeekKey), |a| a == GetKey);
+        let lacking = lacks.iter().map(|&i| &uses[i]);
+        let stands = lacking.clone().filter(|used| !peeks(used.action) && !gets(used.action));
+        lines.extend(stands.map(|used| (&*used.queue.name, demand(used.action))));
         for (name, kept) in &mut self.queues {
+            let mut here = lacking.clone().filter(|used| used.queue.name == *name);
+            let seeks = here.any(|used| gets(used.action));
+            self.moved |= kept.seek(ticket, if seeks { uses } else { &[] });
             let own = lines.iter().filter(|(other, _)| other == name);
             // Room is made for all that it takes there, also for what it could have already.
             let takes_here = own.clone().any(|(_, n)| n.is_some());
@@ -198,6 +206,7 @@ impl Inner {
             closed: None,
             draws: 0,
             parts: Parts::default(),
+            keyed: Keyed::default(),
             step: 0,
             takers: VecDeque::new(),
             putters: VecDeque::new(),
@@ -219,11 +228,9 @@ impl Inner {
             return Can::Later(Lack::Turn);
         };
         match used.action {
-            QueueAction::InsertMany { component } => {
-                let before = same(&uses[..at], used).filter(|other| other.action == used.action);
-                let before = before.flat_map(|other| other.keys.iter());
-                let check = kept.check_insert(&used.keys, component, before);
-                check.map_or_else(Can::Never, |()| Can::Now)
+            _ if kept.is_keyed() => kept.can_keyed(uses, at, ticket),
+            QueueAction::InsertMany { .. } => {
+                kept.check_parts(used, &[]).map_or_else(Can::Never, |()| Can::Now)
             }
             QueueAction::Close { cancel_pending } => kept.can_close(cancel_pending),
             QueueAction::Peek(index) => kept.can_peek(index.unwrap_or(0)),
@@ -234,8 +241,10 @@ impl Inner {
             }
             action => match demand(action) {
                 Some(n) => {
-                    let before = same(&uses[..at], used).filter_map(|other| demand(other.action));
-                    kept.can_take(action, n, before.fold(0, usize::saturating_add), ticket)
+                    let before = same(&uses[..at], &used.queue);
+                    let before = before.filter_map(|other| demand(other.action));
+                    let before = before.fold(0, usize::saturating_add);
+                    kept.can_take(action, n, kept.available().saturating_sub(before), ticket)
                 }
                 None => Can::Now,
             },
@@ -243,15 +252,15 @@ impl Inner {
     }
 
     /// `all` are the uses of queues, with the names that readers take.
-    fn take_all(&mut self, all: &[Use], reads: Reads) -> Taken {
+    fn take_all(&mut self, all: &[Use], reads: Reads, ticket: u64) -> Taken {
         let mut taken = Taken::default();
         // As they are when the run begins, whatever it takes.
-        let seen = |used: &Use| self.queues.get(&used.queue.name)?.seen(used.action);
+        let seen = |used: &Use| self.queues.get(&used.queue.name)?.seen(used);
         let seen: SmallVec<[Option<Draft>; 4]> = all.iter().map(seen).collect();
         for (used, seen) in all.iter().zip(seen) {
             let draft = match (seen, self.queues.get_mut(&used.queue.name)) {
                 (Some(seen), _) => seen,
-                (None, Some(kept)) => take_one(kept, used, &mut taken.undo),
+                (None, Some(kept)) => take_one(kept, all, used, ticket, &mut taken.undo),
                 (None, None) => Draft::Nothing,
             };
             taken.drafts.push(draft);
@@ -279,19 +288,28 @@ impl Inner {
                         kept.reserved -= 1;
                     }
                 }
-                Undo::Keys { queue, keys, component } => {
+                Undo::Keys { queue, keys, action } => {
                     if let Some(kept) = self.queues.get_mut(&queue) {
-                        kept.parts.release(&keys, component);
+                        kept.parts.release(&keys, action);
                     }
                 }
                 Undo::Elements { queue, made, mut items, draws, step } => {
                     let kept = self.queues.get_mut(&queue);
                     if let Some(kept) = kept.filter(|kept| kept.made == made) {
+                        kept.settle(&items);
                         kept.leave_out_old(&mut items, step);
                         kept.put_back(items, draws);
                     }
                 }
             }
+        }
+    }
+
+    /// What this would give back is the run's for good.
+    pub fn settle(&mut self, undo: &Undo) {
+        let Undo::Elements { queue, made, items, .. } = undo else { return };
+        if let Some(kept) = self.queues.get_mut(queue).filter(|kept| kept.made == *made) {
+            kept.settle(items);
         }
     }
 
@@ -303,10 +321,11 @@ impl Inner {
             if !is_named(kept.spec.container.as_deref()) {
                 return true;
             }
-            kept.items = VecDeque::new();
+            kept.clear(made);
             kept.parts.clear();
-            (kept.closed, kept.draws, kept.made, kept.step) = (None, 0, made, 0);
-            kept.reserved > 0 || !kept.takers.is_empty() || !kept.putters.is_empty()
+            (kept.closed, kept.draws, kept.step) = (None, 0, 0);
+            let waits = !kept.takers.is_empty() || !kept.putters.is_empty();
+            kept.reserved > 0 || waits || !kept.keyed.seekers.is_empty()
         });
     }
 
@@ -318,6 +337,7 @@ impl Inner {
         for kept in self.queues.values_mut() {
             kept.takers.retain(|(other, _)| *other != ticket);
             kept.putters.retain(|other| *other != ticket);
+            kept.seek(ticket, &[]);
         }
         for kept in self.readers.values_mut() {
             kept.line.retain(|other| *other != ticket);
@@ -325,13 +345,13 @@ impl Inner {
     }
 }
 
-/// Those of some uses that are of the same queue.
-fn same<'u>(uses: &'u [Use], used: &Use) -> impl Iterator<Item = &'u Use> {
-    uses.iter().filter(move |other| other.queue.name == used.queue.name)
+/// Those of some uses that are of this queue.
+pub(super) fn same<'u>(uses: &'u [Use], queue: &QueueSpec) -> impl Iterator<Item = &'u Use> {
+    uses.iter().filter(move |other| other.queue.name == queue.name)
 }
 
 /// Whether this ticket is the first of a line, or before it.
-fn is_first(first: Option<u64>, ticket: u64) -> bool {
+pub(super) fn is_first(first: Option<u64>, ticket: u64) -> bool {
     first.is_none_or(|first| first >= ticket)
 }
 
@@ -347,26 +367,31 @@ impl Kept {
 
     /// Whether use `at` of a run can put an element.
     fn can_put(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
-        let before = same(&uses[..at], &uses[at]).filter(|other| puts(other.action)).count();
-        let takes = same(uses, &uses[at]).filter_map(|other| demand(other.action));
+        let before = same(&uses[..at], &self.spec).filter(|other| puts(other.action)).count();
+        let takes = same(uses, &self.spec).filter_map(|other| demand(other.action));
         let taken = takes.fold(0, usize::saturating_add);
         match self.closed {
             Some((closed, cancels)) if cancels || ticket >= closed => {
                 Can::Never(cancelled(format!("{} is closed", self.label())))
             }
-            _ if !is_first(self.putters.front().copied(), ticket) => Can::Later(Lack::Turn),
-            _ if self.has_room(before, taken) => Can::Now,
-            _ => Can::Later(Lack::Room {
-                capacity: self.spec.capacity.unwrap_or(usize::MAX),
-                there: self.items.len(),
-                promised: self.reserved,
-            }),
+            _ => self.can_have_room(before, taken, ticket),
         }
     }
 
-    /// Whether a run can take `n` elements besides `before` others.
-    fn can_take(&self, action: QueueAction, n: usize, before: usize, ticket: u64) -> Can {
-        let there = self.available().saturating_sub(before);
+    /// Whether a run that takes so many can have room for an element besides `before` others.
+    pub fn can_have_room(&self, before: usize, taken: usize, ticket: u64) -> Can {
+        match self.spec.capacity {
+            _ if !is_first(self.putters.front().copied(), ticket) => Can::Later(Lack::Turn),
+            Some(capacity) if !self.has_room(before, taken) => {
+                let (there, promised) = (self.items.len(), self.promised());
+                Can::Later(Lack::Room { capacity, there, promised })
+            }
+            _ => Can::Now,
+        }
+    }
+
+    /// Whether a run can take `n` elements, of which so many are there for it.
+    pub fn can_take(&self, action: QueueAction, n: usize, there: usize, ticket: u64) -> Can {
         let is_turn = is_first(self.takers.front().map(|(ticket, _)| *ticket), ticket);
         if n == 0 || (there >= n && is_turn) {
             return Can::Now;
@@ -388,8 +413,8 @@ impl Kept {
     }
 
     /// What an action that only looks gives.
-    fn seen(&self, action: QueueAction) -> Option<Draft> {
-        Some(Draft::Values(match action {
+    fn seen(&self, used: &Use) -> Option<Draft> {
+        Some(Draft::Values(match used.action {
             QueueAction::Size => {
                 let size = i32::try_from(self.items.len()).unwrap_or(i32::MAX);
                 [HostTensor::from(size)].into_iter().collect()
@@ -402,6 +427,7 @@ impl Kept {
                 [HostTensor::from(self.closed.is_some())].into_iter().collect()
             }
             QueueAction::Peek(index) => self.items.get(index?)?.1.clone(),
+            QueueAction::PeekKey => self.element(used.number()?)?.get(1..)?.into(),
             _ => return None,
         }))
     }
@@ -421,13 +447,14 @@ impl Kept {
 }
 
 /// Takes or reserves what a use says.
-fn take_one(kept: &mut Kept, used: &Use, undo: &mut Vec<Undo>) -> Draft {
+fn take_one(kept: &mut Kept, all: &[Use], used: &Use, ticket: u64, undo: &mut Vec<Undo>) -> Draft {
     let queue = used.queue.name.clone();
     if puts(used.action) {
         kept.reserved += 1;
-        if let QueueAction::InsertMany { component } = used.action {
-            kept.parts.promise(&used.keys, component);
-            undo.push(Undo::Keys { queue: queue.clone(), keys: used.keys.clone(), component });
+        let (keys, action) = (used.keys.clone(), used.action);
+        if !keys.is_empty() {
+            kept.parts.promise(&keys, action);
+            undo.push(Undo::Keys { queue: queue.clone(), keys, action });
         }
         undo.push(Undo::Room { queue });
         return Draft::Nothing;
@@ -441,7 +468,7 @@ fn take_one(kept: &mut Kept, used: &Use, undo: &mut Vec<Undo>) -> Draft {
         },
     };
     let before = kept.draws;
-    let items = kept.pop(n);
+    let items = if kept.is_keyed() { kept.take_keyed(all, used, ticket) } else { kept.pop(n) };
     let draws = [before, kept.draws];
     undo.push(Undo::Elements { queue, made: kept.made, items, draws, step: kept.step });
     Draft::Elements(undo.len() - 1)
@@ -450,7 +477,7 @@ fn take_one(kept: &mut Kept, used: &Use, undo: &mut Vec<Undo>) -> Draft {
 /// How many elements an action takes, if it takes any.
 pub(super) fn demand(action: QueueAction) -> Option<usize> {
     match action {
-        QueueAction::Dequeue => Some(1),
+        QueueAction::Dequeue | QueueAction::GetKey => Some(1),
         // It is known by now.
         QueueAction::DequeueMany(n)
         | QueueAction::DequeueUpTo(n)

@@ -18,7 +18,7 @@ use crate::cancel::{Bell, Stop};
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     found: SmallVec<[(Arc<TableSpec>, Arc<TableContents>); 1]>,
-    /// The versions of those that the run both looks at and changes.
+    /// The versions of those that a run looks at which changes some.
     versions: SmallVec<[(Arc<TableSpec>, u64); 1]>,
 }
 
@@ -44,32 +44,77 @@ impl Tables {
 pub(super) struct KeptTable {
     spec: Arc<TableSpec>,
     contents: Arc<TableContents>,
+    /// When it was made or reset last.
+    made: u64,
     /// Another one after each change.
     version: u64,
     /// How many runs that do not look at it are about to change it.
     writers: usize,
-    /// Whether one that looks at it is, so that no other may.
+    /// How many runs that have looked at it are about to change others, so that none may change it.
+    lookers: usize,
+    /// Whether one that looks at it is about to change it, so that no other may.
     is_alone: bool,
 }
 
-/// The tables that a run is about to change, until this is dropped. Nobody changes those in between that it has looked
-/// at.
+/// How a run that is about to change tables uses one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// Changes it, and has not looked at it.
+    Changes,
+    /// Has looked at it.
+    Looks,
+    Both,
+}
+
+impl KeptTable {
+    /// Whether it can be had so beside those that have it.
+    fn is_free(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::Changes => !self.is_alone && self.lookers == 0,
+            Claim::Looks => !self.is_alone && self.writers == 0,
+            Claim::Both => !self.is_alone && self.lookers == 0 && self.writers == 0,
+        }
+    }
+
+    fn is_claimed(&self) -> bool {
+        !self.is_free(Claim::Both)
+    }
+}
+
+/// The tables that a run is about to change or has looked at, until this is dropped. Nobody changes those in between
+/// that it has looked at.
 pub(crate) struct Claimed {
     queues: Arc<Queues>,
     tables: Claims,
 }
 
-/// Tables, with whether the run has looked at them.
-type Claims = SmallVec<[(Arc<TableSpec>, bool); 1]>;
+impl Claimed {
+    /// When a table was made or reset last as it was claimed.
+    fn made(&self, table: &TableSpec) -> Option<u64> {
+        let own = self.tables.iter().find(|own| own.spec.name == table.name);
+        own.map(|own| own.made)
+    }
+}
+
+/// Tables, each once.
+type Claims = SmallVec<[ClaimedTable; 1]>;
+
+struct ClaimedTable {
+    spec: Arc<TableSpec>,
+    claim: Claim,
+    /// When it was made or reset last.
+    made: u64,
+}
 
 impl Drop for Claimed {
     fn drop(&mut self) {
         let mut inner = self.queues.lock();
-        for (spec, looks) in &self.tables {
-            let Some(kept) = inner.tables.get_mut(&spec.name) else { continue };
-            match looks {
-                true => kept.is_alone = false,
-                false => kept.writers = kept.writers.saturating_sub(1),
+        for own in &self.tables {
+            let Some(kept) = inner.tables.get_mut(&own.spec.name) else { continue };
+            match own.claim {
+                Claim::Changes => kept.writers = kept.writers.saturating_sub(1),
+                Claim::Looks => kept.lookers = kept.lookers.saturating_sub(1),
+                Claim::Both => kept.is_alone = false,
             }
         }
         self.queues.free_tables.notify_all();
@@ -77,8 +122,8 @@ impl Drop for Claimed {
 }
 
 impl Queues {
-    /// Waits until nobody is about to change the tables that a run will change, if it must, and then has that for the
-    /// run. `changed` is what it does with them, `seen` are the tables as it saw them.
+    /// Waits until nobody is about to change the tables that a run has looked at, or has looked at those that it will
+    /// change, and then has that for the run. `changed` is what it does with them, `seen` are the tables as it saw them.
     ///
     /// # Errors
     /// `Aborted` if another run has changed a table meanwhile that this one has looked at; what `stop` says.
@@ -110,14 +155,16 @@ impl Queues {
 
 impl Inner {
     fn table(&mut self, spec: &Arc<TableSpec>) -> &mut KeptTable {
-        let changes = &mut self.n_table_changes;
+        let (changes, made) = (&mut self.n_table_changes, self.n_resets);
         self.tables.entry(spec.name.clone()).or_insert_with(|| {
             *changes += 1;
             KeptTable {
                 spec: spec.clone(),
+                made,
                 contents: Arc::new(TableContents::new(spec)),
                 version: *changes,
                 writers: 0,
+                lookers: 0,
                 is_alone: false,
             }
         })
@@ -126,7 +173,13 @@ impl Inner {
     /// # Errors
     /// Two tables of one name that are not alike, in the run or in the session.
     pub fn check_tables(&mut self, uses: &Uses) -> Result<()> {
-        for spec in uses.tables.iter().map(|used| &used.table).chain(&uses.finds) {
+        self.check_specs(uses.tables.iter().map(|used| &used.table).chain(&uses.finds))
+    }
+
+    /// # Errors
+    /// As [`Self::check_tables`].
+    fn check_specs<'u>(&mut self, specs: impl Iterator<Item = &'u Arc<TableSpec>>) -> Result<()> {
+        for spec in specs {
             let kept = &self.table(spec).spec;
             if **kept != **spec {
                 let message = format!(
@@ -150,54 +203,75 @@ impl Inner {
         for spec in &uses.finds {
             tables.found.push((spec.clone(), self.table(spec).contents.clone()));
         }
-        for used in uses.changed_tables().filter(|used| uses.looks_at(&used.table)) {
-            if tables.version(&used.table).is_none() {
-                tables.versions.push((used.table.clone(), self.table(&used.table).version));
+        if uses.changed_tables().next().is_some() {
+            for spec in uses.looked_at() {
+                if tables.version(spec).is_none() {
+                    tables.versions.push((spec.clone(), self.table(spec).version));
+                }
             }
         }
         (seen, tables)
     }
 
-    /// Has the tables that a run changes for it; nothing, if another run is about to change one.
+    /// Has the tables that a run changes or has looked at for it; nothing, if another run has one in its way.
     fn try_claim<'u>(
         &mut self,
-        changed: impl Iterator<Item = &'u TableUse>,
+        changed: impl Iterator<Item = &'u TableUse> + Clone,
         seen: &Tables,
     ) -> Result<Option<Claims>> {
+        // They may be others since a reset.
+        let looked_at = seen.versions.iter().map(|(spec, _)| spec);
+        self.check_specs(looked_at.chain(changed.clone().map(|used| &used.table)))?;
         let mut claimed = Claims::new();
-        let mut is_free = true;
-        for used in changed {
-            let (version, kept) = (seen.version(&used.table), self.table(&used.table));
-            if version.is_some_and(|version| version != kept.version) {
-                let message = "another run has changed the table meanwhile; run again";
-                return Err(Error::new(ErrorKind::Aborted, message).with_node(&*used.node));
+        for (spec, version) in &seen.versions {
+            let mut changing = changed.clone();
+            let own = changing.find(|used| used.table.name == spec.name);
+            if *version != self.table(spec).version {
+                let message = format!(
+                    "another run has changed table '{}' meanwhile, which this one has looked at; run again",
+                    spec.name
+                );
+                let error = Error::new(ErrorKind::Aborted, message);
+                let node = own.or_else(|| changed.clone().next()).map(|used| &*used.node);
+                return Err(node.map_or(error.clone(), |node| error.with_node(node)));
             }
-            let looks = version.is_some();
-            is_free &= !(kept.is_alone || looks && kept.writers > 0);
-            if !claimed.iter().any(|(spec, _)| spec.name == used.table.name) {
-                claimed.push((used.table.clone(), looks));
+            let claim = if own.is_some() { Claim::Both } else { Claim::Looks };
+            let (spec, made) = (spec.clone(), self.table(spec).made);
+            claimed.push(ClaimedTable { spec, claim, made });
+        }
+        for used in changed {
+            if !claimed.iter().any(|own| own.spec.name == used.table.name) {
+                let (spec, made) = (used.table.clone(), self.table(&used.table).made);
+                claimed.push(ClaimedTable { spec, claim: Claim::Changes, made });
             }
         }
-        if !is_free {
+        if !claimed.iter().all(|own| self.table(&own.spec).is_free(own.claim)) {
             return Ok(None);
         }
-        for (spec, looks) in &claimed {
-            let kept = self.table(spec);
-            match looks {
-                true => kept.is_alone = true,
-                false => kept.writers += 1,
+        for own in &claimed {
+            let kept = self.table(&own.spec);
+            match own.claim {
+                Claim::Changes => kept.writers += 1,
+                Claim::Looks => kept.lookers += 1,
+                Claim::Both => kept.is_alone = true,
             }
         }
         Ok(Some(claimed))
     }
 
-    /// Puts into tables and takes from them what a run has done. `fetched` are the plan's fetches.
+    /// Puts into tables and takes from them what a run has done. `fetched` are the plan's fetches, `claimed` are the
+    /// tables. Of one that was reset since it was claimed, what the run has done is lost.
     pub fn put_into_tables<'u>(
         &mut self,
         changed: impl Iterator<Item = &'u TableUse>,
         fetched: &[HostTensor],
+        claimed: Option<&Claimed>,
     ) {
         for used in changed {
+            let made = claimed.and_then(|claimed| claimed.made(&used.table));
+            if made.is_some_and(|made| made != self.table(&used.table).made) {
+                continue;
+            }
             let inputs: SmallVec<[&HostTensor; 2]> =
                 used.places.iter().filter_map(|&place| fetched.get(place)).collect();
             self.n_table_changes += 1;
@@ -231,15 +305,15 @@ impl Inner {
 
     /// Empties the tables of containers that are named.
     pub fn reset_tables(&mut self, is_named: impl Fn(Option<&str>) -> bool) {
-        let changes = &mut self.n_table_changes;
+        let (changes, made) = (&mut self.n_table_changes, self.n_resets);
         self.tables.retain(|_, kept| {
             if !is_named(kept.spec.container.as_deref()) {
                 return true;
             }
             *changes += 1;
             (kept.contents, kept.version) = (Arc::new(TableContents::new(&kept.spec)), *changes);
-            // Somebody is about to change it.
-            kept.writers > 0 || kept.is_alone
+            kept.made = made;
+            kept.is_claimed()
         });
     }
 

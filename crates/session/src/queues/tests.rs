@@ -34,7 +34,8 @@ fn queue_uses(action: QueueAction) -> Uses {
 
 fn table_uses(action: TableAction, places: Vec<usize>) -> Uses {
     let (keys, values) = (DType::I32, DType::I32);
-    let spec = TableSpec { name: "table".into(), container: None, keys, values };
+    let (name, value_dims) = ("table".into(), dims![]);
+    let spec = TableSpec { name, container: None, keys, values, value_dims };
     let (table, node) = (Arc::new(spec), Arc::from("node"));
     Uses {
         tables: vec![TableUse { id: NodeId(0), table, action, node, places }],
@@ -63,7 +64,7 @@ fn tables_wake_nobody() {
     let run = |uses: &Uses, fetched: &[HostTensor]| {
         let taken = queues.take(uses, &[], &stop).unwrap();
         let (items, changed) = (Puts::new(uses).items(fetched), uses.changed_tables());
-        queues.hold(taken).put(uses, items, changed, fetched);
+        queues.hold(taken).put(uses, items, changed, fetched, None);
     };
     let one = HostTensor::from(vec![1i32]);
     run(&table_uses(TableAction::Insert, vec![0, 0]), &[one]);
@@ -127,7 +128,7 @@ fn who_waits_for_a_table_ends_when_its_run_does() {
     drop(claimed);
     let claimed = other.claim(uses.changed_tables(), &free).unwrap();
     let fetched = [HostTensor::from(vec![1i32])];
-    other.put(&uses, Vec::new(), uses.changed_tables(), &fetched);
+    other.put(&uses, Vec::new(), uses.changed_tables(), &fetched, claimed.as_ref());
     drop(claimed);
     assert_ne!(digest(), before);
     let late = one.claim(uses.changed_tables(), &free).err().unwrap();

@@ -13,6 +13,7 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use super::early::{Early, Given, known, value};
+use super::parts::Key;
 use crate::feeds::FeedData;
 
 /// What a run does with a queue.
@@ -30,8 +31,15 @@ pub(crate) struct Use {
     pub places: Vec<usize>,
     /// What must be known first.
     pub early: Early,
-    /// The keys of what it inserts.
-    pub keys: Arc<[Vec<u8>]>,
+    /// The keys of what it puts, takes or looks at.
+    pub keys: Arc<[Key]>,
+}
+
+impl Use {
+    /// What it puts of elements that come in parts: keys and places of components.
+    pub fn parts(&self) -> impl Iterator<Item = (&Key, usize)> {
+        self.keys.iter().flat_map(|key| self.action.parts().map(move |place| (key, place)))
+    }
 }
 
 /// What a run does with a reader.
@@ -92,12 +100,11 @@ impl Uses {
         self.tables.iter().filter(|used| used.changes())
     }
 
-    /// Whether it looks at what a table holds.
-    pub fn looks_at(&self, table: &TableSpec) -> bool {
+    /// The tables of which it looks at what they hold.
+    pub fn looked_at(&self) -> impl Iterator<Item = &Arc<TableSpec>> {
         let sees = |action| matches!(action, TableAction::Size | TableAction::Export);
-        let mut sources = self.tables.iter().filter(|used| sees(used.action));
-        sources.any(|used| used.table.name == table.name)
-            || self.finds.iter().any(|spec| spec.name == table.name)
+        let sources = self.tables.iter().filter(move |used| sees(used.action));
+        sources.map(|used| &used.table).chain(&self.finds)
     }
 
     /// Whether it uses queues or readers, for which others may wait.
@@ -131,8 +138,8 @@ impl Uses {
 
 /// Whether an action puts elements.
 pub(crate) fn puts(action: QueueAction) -> bool {
-    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany};
-    matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. })
+    use QueueAction::{ApplyGradient, Enqueue, EnqueueMany, InsertMany, Put};
+    matches!(action, Enqueue | EnqueueMany | ApplyGradient | InsertMany { .. } | Put { .. })
 }
 
 impl TableUse {

@@ -44,6 +44,17 @@ impl Taken {
             let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
             self.values.extend(wanted);
         }
+        let of_tables = self.values_of_tables(uses)?;
+        self.values.extend(of_tables);
+        Ok(())
+    }
+
+    /// What is fed of tables.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(super) fn values_of_tables(&mut self, uses: &Uses) -> Result<Vec<HostTensor>> {
+        let mut all = Vec::new();
         for (used, contents) in uses.tables.iter().zip(std::mem::take(&mut self.of_tables)) {
             let Some(contents) = contents else { continue };
             let values = match used.action {
@@ -53,10 +64,9 @@ impl Taken {
                 }
                 _ => vec![HostTensor::from(i64::try_from(contents.len()).unwrap_or(i64::MAX))],
             };
-            let wanted = used.places.iter().filter_map(|&place| values.get(place).cloned());
-            self.values.extend(wanted);
+            all.extend(used.places.iter().filter_map(|&place| values.get(place).cloned()));
         }
-        Ok(())
+        Ok(all)
     }
 }
 
@@ -64,6 +74,21 @@ impl Taken {
 fn values_of(spec: &QueueSpec, action: QueueAction, items: &[Popped]) -> Result<Item> {
     if action == QueueAction::Dequeue {
         return Ok(items.first().map(|(.., item)| item.clone()).unwrap_or_default());
+    }
+    if action == QueueAction::GetKey {
+        return Ok(items.first().and_then(|(.., item)| item.get(1..)).unwrap_or_default().into());
+    }
+    if let (QueueRole::SparseAccumulator(reduction), [(dtype, dims)]) =
+        (spec.role, &spec.components[..])
+    {
+        let slice: Option<Vec<usize>> =
+            dims.dims().and_then(|dims| dims.get(1..)?.iter().map(|dim| dim.known()).collect());
+        let slice = slice.ok_or_else(|| Error::internal("slices are of unknown sizes"))?;
+        let all: Vec<(&HostTensor, &HostTensor)> =
+            items.iter().filter_map(|(.., item)| Some((item.first()?, item.get(1)?))).collect();
+        let is_mean = reduction == Reduction::Mean;
+        let (indices, values) = batches::total_of_slices(*dtype, &slice, &all, is_mean)?;
+        return Ok([indices, values].into_iter().collect());
     }
     if let (QueueRole::Accumulator(reduction), [(dtype, dims)]) = (spec.role, &spec.components[..])
     {

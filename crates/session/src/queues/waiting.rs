@@ -59,10 +59,16 @@ pub enum Lack {
         capacity: usize,
         /// How many are there.
         there: usize,
-        /// For how many runs that are under way room is kept.
+        /// For how many other elements room is kept: those that runs under way will put, and of a map staging area
+        /// those that lack components.
         promised: usize,
     },
-    /// Its turn: a run that came before it waits for the same queue.
+    /// The element of this key of a map staging area.
+    Key {
+        /// The key.
+        key: i64,
+    },
+    /// Its turn: a run that came before it waits for the same queue, or has taken the element of the key that it puts.
     Turn,
     /// The reader, which another run has.
     Reader,
@@ -192,7 +198,7 @@ impl Inner {
         }
         let waiter = self.waiting.get(&ticket)?;
         let lacking = waiter.lacks.iter().filter_map(|lacking| match (&lacking.of, lacking.lack) {
-            (Of::Queue(spec), Lack::Elements { .. }) => Some(spec.clone()),
+            (Of::Queue(spec), Lack::Elements { .. } | Lack::Key { .. }) => Some(spec.clone()),
             _ => None,
         });
         let lacking: SmallVec<[Arc<QueueSpec>; 2]> = lacking.collect();
@@ -275,6 +281,7 @@ impl fmt::Display for WaitingOperation {
                     "room in {label} (capacity {capacity}, there {there}, promised {promised})"
                 )
             }
+            Lack::Key { key } => write!(f, "the element of key {key} of {label}"),
             Lack::Turn => write!(f, "its turn at {label}"),
             Lack::Reader => write!(f, "{label}, which another run has"),
         }

@@ -73,9 +73,16 @@ fn common(queues: &[Arc<QueueSpec>]) -> QueueSpec {
 }
 
 impl QueueOp {
-    /// Whether the queues that it chooses from are alike.
+    /// Whether the queues that it chooses from are queues, and alike.
     pub(super) fn expect_alike(&self) -> Result<(), OpError> {
         for queue in self.among.iter() {
+            if [queue.role, self.queue.role].iter().any(|role| *role != QueueRole::Queue) {
+                let (own, role) = (&queue.name, queue.role);
+                return Err(OpError::Invalid(format!(
+                    "expected queues to choose from, and '{own}' is {role:?}, among those for {:?}",
+                    self.queue.role
+                )));
+            }
             let dtypes = |spec: &QueueSpec| -> Vec<_> {
                 spec.components.iter().map(|(dtype, _)| *dtype).collect()
             };

@@ -38,6 +38,9 @@ impl QueueAction {
             Self::InsertMany { .. } => "insert_many",
             Self::TakeMany { .. } => "take_many",
             Self::IncompleteSize => "incomplete_size",
+            Self::Put { .. } => "put",
+            Self::GetKey => "get",
+            Self::PeekKey => "peek_key",
         }
     }
 }
@@ -69,12 +72,17 @@ impl QueueOp {
             QueueAction::TakeMany { up_to, .. } => Some(up_to),
             _ => None,
         };
+        let places = match self.action {
+            QueueAction::Put { places } => Some(places),
+            _ => None,
+        };
         let attributes = Attributes::of("queue")
             .with("action", self.action.name())
             .with_some("number", number)
             .with_some("cancel_pending", cancels)
             .with_some("component", component)
-            .with_some("up_to", up_to);
+            .with_some("up_to", up_to)
+            .with_some("places", places);
         let attributes = self.queue.encoded(attributes, "");
         if self.among.is_empty() {
             return attributes;
@@ -103,6 +111,9 @@ impl QueueSpec {
             QueueRole::Barrier => Some("barrier"),
             QueueRole::Accumulator(Reduction::Mean) => Some("mean"),
             QueueRole::Accumulator(Reduction::Sum) => Some("sum"),
+            QueueRole::MapStaging => Some("map_staging"),
+            QueueRole::SparseAccumulator(Reduction::Mean) => Some("sparse_mean"),
+            QueueRole::SparseAccumulator(Reduction::Sum) => Some("sparse_sum"),
         };
         let dtypes: Attribute = components.iter().map(|(dtype, _)| *dtype).collect();
         let dims: Attribute = components.iter().map(|(_, dims)| dims.clone()).collect();
@@ -139,6 +150,9 @@ impl QueueSpec {
             Some("barrier") => QueueRole::Barrier,
             Some("mean") => QueueRole::Accumulator(Reduction::Mean),
             Some("sum") => QueueRole::Accumulator(Reduction::Sum),
+            Some("map_staging") => QueueRole::MapStaging,
+            Some("sparse_mean") => QueueRole::SparseAccumulator(Reduction::Mean),
+            Some("sparse_sum") => QueueRole::SparseAccumulator(Reduction::Sum),
             Some(other) => return Err(OpError::Invalid(format!("no queue is for {other:?}"))),
         };
         let component = |pair: (&Attribute, &Attribute)| match pair {
@@ -185,6 +199,9 @@ fn action(a: &Attributes) -> Result<QueueAction, OpError> {
         "insert_many" => QueueAction::InsertMany { component: a.int("component")? },
         "take_many" => QueueAction::TakeMany { n: number(a)?, up_to: a.bool("up_to")? },
         "incomplete_size" => QueueAction::IncompleteSize,
+        "put" => QueueAction::Put { places: a.int("places")? },
+        "get" => QueueAction::GetKey,
+        "peek_key" => QueueAction::PeekKey,
         other => return Err(OpError::Invalid(format!("a queue does not {other:?}"))),
     })
 }

@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use super::{QueueKind, QueueRole, QueueSpec};
-use crate::ops::{accumulator, barrier};
+use super::{QueueAction, QueueKind, QueueRole, QueueSpec};
+use crate::ops::{accumulator, barrier, map_staging, sparse_accumulator};
 use crate::{DType, Dim, Dims, Error, Fact, OpError, Result, Shape};
 
 impl QueueSpec {
@@ -12,7 +12,8 @@ impl QueueSpec {
         if self.components.is_empty() {
             return refuse("a queue has at least one component".into());
         }
-        if self.capacity == Some(0) && self.role == QueueRole::Staging {
+        let is_area = matches!(self.role, QueueRole::Staging | QueueRole::MapStaging);
+        if self.capacity == Some(0) && is_area {
             return refuse(
                 "the staging area has no room; give a capacity of at least 1, and a memory limit of at least the \
                  bytes of one element, whose components are of specified sizes and no strings"
@@ -27,6 +28,12 @@ impl QueueSpec {
             QueueRole::Staging if self.kind == QueueKind::Fifo => {}
             QueueRole::Accumulator(_) if self.kind == QueueKind::Fifo => accumulator::check(self)?,
             QueueRole::Barrier if self.kind == QueueKind::Fifo => barrier::check(self)?,
+            QueueRole::SparseAccumulator(_) if self.kind == QueueKind::Fifo => {
+                sparse_accumulator::check(self)?;
+            }
+            QueueRole::MapStaging if matches!(self.kind, QueueKind::Fifo | QueueKind::Priority) => {
+                map_staging::check(self)?;
+            }
             role => {
                 return refuse(format!("{role:?} gives in order, and this is {:?}", self.kind));
             }
@@ -69,11 +76,46 @@ impl QueueSpec {
     }
 
     pub(super) fn expect_inputs(&self, inputs: &[Fact], many: bool) -> Result<(), OpError> {
-        if inputs.len() != self.components.len() {
-            return Err(OpError::Arity { expected: self.components.len(), found: inputs.len() });
+        self.expect(self.components.iter().enumerate(), inputs, many)
+    }
+
+    /// As [`Self::expect_inputs`], of those components that the action puts.
+    pub(super) fn expect_parts(&self, action: QueueAction, inputs: &[Fact]) -> Result<(), OpError> {
+        let n = self.parts().len();
+        if action.parts().next().is_none() || action.parts().any(|place| place >= n) {
+            return Err(OpError::Invalid(format!(
+                "expected at least one of {n} components to put"
+            )));
+        }
+        self.expect(self.parts_of(action), inputs, false)
+    }
+
+    /// What an element consists of beside its key, if that is among its components.
+    pub fn parts(&self) -> &[(DType, Dims)] {
+        let n_keys = usize::from(self.role == QueueRole::MapStaging);
+        self.components.get(n_keys..).unwrap_or_default()
+    }
+
+    /// The components that an action puts, with their places.
+    fn parts_of(
+        &self,
+        action: QueueAction,
+    ) -> impl Iterator<Item = (usize, &(DType, Dims))> + Clone {
+        action.parts().filter_map(|place| Some((place, self.parts().get(place)?)))
+    }
+
+    fn expect<'a>(
+        &self,
+        components: impl Iterator<Item = (usize, &'a (DType, Dims))> + Clone,
+        inputs: &[Fact],
+        many: bool,
+    ) -> Result<(), OpError> {
+        let n = components.clone().count();
+        if inputs.len() != n {
+            return Err(OpError::Arity { expected: n, found: inputs.len() });
         }
         let mut rows = Dim::Unknown;
-        for (i, (fact, (dtype, dims))) in inputs.iter().zip(&self.components).enumerate() {
+        for (fact, (i, (dtype, dims))) in inputs.iter().zip(components) {
             let own = match (many, fact.dims.dims()) {
                 (false, _) => fact.dims.clone(),
                 (true, None) => Dims::UnknownRank,
@@ -104,12 +146,33 @@ impl QueueSpec {
         Ok(())
     }
 
-    /// Checks the components of an element.
+    /// Checks the components of an element, or a gradient and its step.
     ///
     /// # Errors
     /// One that has sizes that the queue does not take.
     pub fn check_element(&self, shapes: &[&Shape]) -> Result<()> {
-        for (i, (shape, (_, dims))) in shapes.iter().zip(&self.components).enumerate() {
+        match (self.role, shapes) {
+            (QueueRole::SparseAccumulator(_), [indices, values, _]) => {
+                sparse_accumulator::check_shapes(self, indices, values)
+            }
+            _ => self.check_shapes(self.components.iter().enumerate(), shapes),
+        }
+    }
+
+    /// Checks the components of an element that an action puts.
+    ///
+    /// # Errors
+    /// As [`Self::check_element`].
+    pub fn check_parts(&self, action: QueueAction, shapes: &[&Shape]) -> Result<()> {
+        self.check_shapes(self.parts_of(action), shapes)
+    }
+
+    fn check_shapes<'a>(
+        &self,
+        components: impl Iterator<Item = (usize, &'a (DType, Dims))>,
+        shapes: &[&Shape],
+    ) -> Result<()> {
+        for (shape, (i, (_, dims))) in shapes.iter().zip(components) {
             if !dims.admits(shape) {
                 let message = format!(
                     "shape mismatch in component {i} of queue '{}': expected {dims}, got {shape}",
