@@ -24,6 +24,8 @@ impl Turn {
     /// # Errors
     /// What `stop` says.
     pub fn take(self: &Arc<Self>, stop: &Stop<'_>) -> Result<Taken<'_>> {
+        let bell: Arc<dyn Bell> = self.clone();
+        stop.ring(&bell);
         let mut is_taken = self.lock();
         loop {
             stop.check()?;
