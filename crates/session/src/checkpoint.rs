@@ -11,8 +11,9 @@ mod restore;
 
 use std::path::Path;
 
-use convoke_graph_core::{Result, Variable};
+use convoke_graph_core::{Error, NodeId, Result, Variable};
 
+use crate::core::Moment;
 use crate::session::Session;
 use contents::Contents;
 pub(crate) use contents::{INDEX_SUFFIX, Named, write_sharded, write_single};
@@ -27,7 +28,8 @@ pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
 pub const CHECKPOINT_MAX_BYTES: u64 = 64 << 30;
 
 impl Session {
-    /// Writes all variables of the graph, and the state of its random operations, to `path`.
+    /// Writes all variables of the graph, and the state of its random operations, to `path`: as they are between two
+    /// runs, whatever runs meanwhile.
     ///
     /// # Errors
     /// [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::InvalidArgument`] if `path` is
@@ -38,8 +40,8 @@ impl Session {
     /// [`ErrorKind::FailedPrecondition`]: convoke_graph_core::ErrorKind::FailedPrecondition
     /// [`ErrorKind::Unavailable`]: convoke_graph_core::ErrorKind::Unavailable
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let values = self.values(&self.graph().global_variables())?;
-        write_single(path.as_ref(), values, self.draws_text())
+        let (values, draws) = self.kept(&self.graph().global_variables())?;
+        write_single(path.as_ref(), values, draws)
     }
 
     /// Gives every variable of the graph the elements that `path` has under its name, or changes nothing. The file
@@ -87,21 +89,23 @@ impl Session {
         Ok(matching.report)
     }
 
-    /// The elements of variables, by name, all of the same moment.
-    pub(crate) fn values(&self, variables: &[Variable]) -> Result<Vec<Named>> {
-        let values = self.run(&[], variables)?;
-        Ok(variables.iter().map(Variable::name).zip(values).collect())
-    }
-
-    /// How often random nodes were drawn, a line for each.
-    pub(crate) fn draws_text(&self) -> String {
-        let kept = self.state().lock();
-        let mut lines: Vec<String> = kept
-            .draws
-            .iter()
-            .map(|(node, count)| format!("{count} {}", self.graph().node(*node).name))
-            .collect();
+    /// The elements of variables, by name, and how often random nodes were drawn, a line for each; all of one moment.
+    pub(crate) fn kept(&self, variables: &[Variable]) -> Result<(Vec<Named>, String)> {
+        let graph = self.graph();
+        if let Some(foreign) = variables.iter().find(|v| v.graph().id() != graph.id()) {
+            let message = "the variable to save belongs to another graph than the session's";
+            return Err(Error::invalid(message).with_node(foreign.name()));
+        }
+        let Moment { variables: mut values, draws, .. } =
+            self.core.moment(variables, &[], |_| false)?;
+        let named = variables.iter().filter_map(|variable| {
+            let value = values.remove(&variable.handle().output().node)?;
+            Some((variable.name(), value))
+        });
+        let named = named.collect();
+        let line = |(node, count): &(NodeId, u32)| format!("{count} {}", graph.node(*node).name);
+        let mut lines: Vec<String> = draws.iter().map(line).collect();
         lines.sort();
-        lines.join("\n")
+        Ok((named, lines.join("\n")))
     }
 }

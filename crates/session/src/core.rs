@@ -31,6 +31,7 @@ use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
 use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
+use crate::moment::{Moments, Storing};
 use crate::partial::{PlannedStep, StepKey};
 use crate::queues::{Puts, Queues, Tables, Taken, Uses};
 use crate::recent::Recent;
@@ -39,6 +40,7 @@ use crate::state::State;
 use crate::submit::Runners;
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::turn::Turn;
+pub(crate) use kept::Moment;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
 const FLOW_ATTEMPTS: usize = 16;
@@ -64,6 +66,8 @@ pub(crate) struct Core {
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
+    /// When nobody is half through with storing.
+    pub moments: Moments,
     /// Runs that count follow one another.
     turn: Arc<Turn>,
     activity: Arc<Activity>,
@@ -109,6 +113,8 @@ pub(crate) struct Request<'a> {
     pub puts: Option<&'a Puts<'a>>,
     /// The tables that it looks keys up in.
     pub tables: Option<&'a Tables>,
+    /// Where it notes that it has begun to store.
+    pub storing: Option<&'a Storing<'a>>,
 }
 
 impl<'a> Request<'a> {
@@ -119,8 +125,8 @@ impl<'a> Request<'a> {
         options: &'a RunOptions,
         start: Instant,
     ) -> Self {
-        let (token, recent, puts, tables) = (None, None, None, None);
-        Self { planned, data, options, start, token, recent, puts, tables }
+        let (token, recent, puts, tables, storing) = (None, None, None, None, None);
+        Self { planned, data, options, start, token, recent, puts, tables, storing }
     }
 }
 
@@ -154,6 +160,7 @@ impl Core {
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
+            moments: Moments::default(),
             turn: Arc::default(),
             queues: Queues::new(graph, options.stall_after, metadata),
             identity,
@@ -254,7 +261,9 @@ impl Core {
         let own = &mut Outputs::Tensors(&mut tensors);
         let puts = Puts::of(uses, &held, self.stop(request));
         let (puts_of_run, tables) = (Some(&puts), held.tables());
-        let request = &Request { data: &data, puts: puts_of_run, tables, ..*request };
+        let storing = self.moments.storing(uses.changed_tables().next().is_some());
+        let request = Request { data: &data, puts: puts_of_run, tables, ..*request };
+        let request = &Request { storing: Some(&storing), ..request };
         self.settled(request, |request| {
             self.run_once(request, own, Some(outputs), None, metadata)
         })?;
@@ -264,6 +273,7 @@ impl Core {
         let claimed = puts.give_up();
         let items = puts.items(&values);
         held.put(uses, items, &values);
+        storing.end();
         drop(claimed);
         outputs.fill(tensors)
     }
@@ -292,6 +302,8 @@ impl Core {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
+        let own = self.moments.storing(false);
+        let request = &Request { storing: request.storing.or(Some(&own)), ..*request };
         let planned = (metadata.plan_cached, metadata.graph_nodes, metadata.planning);
         match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
             // What a GPU has stored already would be stored twice.
@@ -361,7 +373,7 @@ impl Core {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
         loop {
-            let run = self.run_state(None);
+            let run = self.run_state(request, None);
             match compiled.run(data, run, timings, stop, outputs, metadata) {
                 // A variable has moved or was reset between looking at it and the run.
                 Err(e)
@@ -422,8 +434,13 @@ impl Core {
     }
 
     /// What programs run on.
-    pub fn run_state<'a>(&'a self, journal: Option<&'a RefCell<Journal>>) -> RunState<'a> {
-        RunState { state: &self.state, threads: &self.threads, journal }
+    pub fn run_state<'a>(
+        &'a self,
+        request: &Request<'a>,
+        journal: Option<&'a RefCell<Journal>>,
+    ) -> RunState<'a> {
+        let storing = request.storing;
+        RunState { state: &self.state, threads: &self.threads, journal, storing }
     }
 
     /// Whether a run that has failed is to be made with another program, if nothing is stored yet.

@@ -32,6 +32,7 @@ mod identity;
 mod instance;
 mod metadata;
 mod model;
+mod moment;
 mod monitored;
 mod partial;
 mod place;

@@ -115,7 +115,7 @@ struct Stored {
 
 impl Session {
     /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables and the contents
-    /// of tables as they are now. See [`SavedModel`].
+    /// of tables as they are between two runs, whatever runs meanwhile. See [`SavedModel`].
     ///
     /// Names, devices that were asked for, containers, control edges, colocations, collections and seeds are kept.
     /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are not kept; an
@@ -134,23 +134,13 @@ impl Session {
         let selected = select::Selected::new(&graph, &whole, spec)?;
         let graph = self.graph();
         let all = graph.global_variables().into_iter().chain(graph.local_variables());
-        let kept: Vec<Variable> = {
-            let state = self.state().lock();
-            let is_kept = |variable: &Variable| {
-                let id = variable.handle().output().node;
-                selected.has(id) && (state.is_initialized(id) || !selected.may_lack(id))
-            };
-            all.filter(is_kept).collect()
-        };
-        let handles = kept.iter().map(|variable| variable.handle().output().node);
-        let values = self.values(&kept)?.into_iter().map(|(_, value)| value);
-        let values: BTreeMap<NodeId, HostTensor> = handles.zip(values).collect();
-        let draws: Vec<(NodeId, u32)> =
-            self.state().lock().draws.iter().map(|(&node, &count)| (node, count)).collect();
+        let kept: Vec<Variable> =
+            all.filter(|variable| selected.has(variable.handle().output().node)).collect();
         let specs = selected.tables();
-        let contents = self.core.queues.table_contents(&specs)?;
-        let tables = tables::stored(&specs, &contents)?;
-        let stored = Stored { tables, ..selected.stored(whole, spec, &values, &draws)? };
+        let moment = self.core.moment(&kept, &specs, |id| selected.may_lack(id))?;
+        let values: BTreeMap<NodeId, HostTensor> = moment.variables.into_iter().collect();
+        let tables = tables::stored(&specs, &moment.tables)?;
+        let stored = Stored { tables, ..selected.stored(whole, spec, &values, &moment.draws)? };
         // What is written can be read.
         Graph::from_parts(stored.parts.clone())?;
         text::write(path.as_ref(), &stored)

@@ -258,7 +258,7 @@ impl PartialRun {
         if has_ended {
             stop.check()?;
             items = self.queues.items(&progress, &puts)?;
-            held.store(&core)?;
+            held.store(&core, &core.moments.storing(false))?;
         }
         self.queues.puts.extend(puts);
         self.queues.taken = taken.or(self.queues.taken.take());
@@ -293,7 +293,8 @@ impl PartialRun {
         }
         self.session.core.check_open()?;
         let items = self.queues.items(&self.progress, &Known::default())?;
-        self.held.store(&self.session.core)?;
+        let core = &self.session.core;
+        self.held.store(core, &core.moments.storing(false))?;
         self.queues.put(items);
         Ok(())
     }

@@ -102,7 +102,7 @@ impl Saver {
         Self { variables: variables.into_iter().collect(), ..self }
     }
 
-    /// Writes the checkpoint of `step`, in place of one of the same step, and deletes what is no longer kept. What
+    /// Writes the checkpoint of `step`, in place of one of the same step, as [`Session::save`] does, and deletes what is no longer kept. What
     /// cannot be deleted is left, with a warning.
     ///
     /// # Errors
@@ -117,8 +117,8 @@ impl Saver {
         let all = session.graph().global_variables();
         let variables = if is_all { &all } else { &self.variables };
         check_names(variables)?;
-        let values = session.values(variables)?;
-        let draws = if is_all { session.draws_text() } else { String::new() };
+        let (values, draws) = session.kept(variables)?;
+        let draws = if is_all { draws } else { String::new() };
         let _saving = SAVING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut list = folder.list_to_extend()?;
         let files = match divide(&values, self.sharding) {

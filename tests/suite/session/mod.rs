@@ -37,6 +37,7 @@ mod lifecycle;
 mod lost;
 mod metadata;
 mod models;
+mod moments;
 mod monitored;
 mod optimizers;
 mod options;
