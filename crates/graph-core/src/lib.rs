@@ -67,7 +67,7 @@ pub use ops::{
     TableAction, TableContents, TableOp, TableSpec, TakenElements, TensorArray, index_of,
     init::Init,
 };
-pub use queue_runner::QueueRunner;
+pub use queue_runner::{QueueRunner, RunnerParts};
 pub use records::{
     Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,
 };

@@ -4,7 +4,14 @@
 
 use std::sync::Arc;
 
-use crate::{Graph, NodeId, Operation, Queue, QueueSpec};
+use crate::graph::GraphState;
+use crate::{
+    BodyId, Class, Graph, Node, NodeId, OpError, Operation, Queue, QueueAction, QueueRole,
+    QueueSpec,
+};
+
+/// How many threads the runners of a graph that is made of parts have at most.
+const THREADS_MAX: usize = 4096;
 
 /// Operations that put elements into a queue, each run again and again on a thread of its own, and what ends them.
 ///
@@ -18,13 +25,22 @@ pub struct QueueRunner {
     cancel: Operation,
 }
 
+/// The nodes of a queue runner: see [`QueueRunner`].
+#[derive(Debug, Clone)]
+pub struct RunnerParts {
+    /// What it runs, one thread for each.
+    pub enqueues: Vec<NodeId>,
+    /// What closes the queue when all threads have ended by themselves.
+    pub close: NodeId,
+    /// What closes the queue when a stop was requested or a thread has failed.
+    pub cancel: NodeId,
+}
+
 /// A runner as its graph keeps it, without handles to the graph.
 #[derive(Debug)]
-pub(crate) struct RunnerParts {
+pub(crate) struct KeptRunner {
     queue: Arc<QueueSpec>,
-    enqueues: Vec<NodeId>,
-    close: NodeId,
-    cancel: NodeId,
+    pub(crate) parts: RunnerParts,
 }
 
 impl QueueRunner {
@@ -76,23 +92,72 @@ impl Graph {
             return;
         }
         let parts = RunnerParts {
-            queue: runner.queue.shared_spec(),
             enqueues: runner.enqueues.iter().map(Operation::id).collect(),
             close: runner.close.id(),
             cancel: runner.cancel.id(),
         };
-        self.write().queue_runners.push(parts);
+        self.write().queue_runners.push(KeptRunner { queue: runner.queue.shared_spec(), parts });
     }
 
     /// The runners that were added, in order.
     pub fn queue_runners(&self) -> Vec<QueueRunner> {
         let operation = |&id: &NodeId| Operation::new(self.clone(), id);
-        let runner = |parts: &RunnerParts| QueueRunner {
-            queue: Queue::new(self.clone(), parts.queue.clone()),
+        let runner = |KeptRunner { queue, parts }: &KeptRunner| QueueRunner {
+            queue: Queue::new(self.clone(), queue.clone()),
             enqueues: parts.enqueues.iter().map(operation).collect(),
             close: operation(&parts.close),
             cancel: operation(&parts.cancel),
         };
         self.read().queue_runners.iter().map(runner).collect()
+    }
+}
+
+impl GraphState {
+    /// Adds runners of another graph, or of a file.
+    pub(crate) fn restore_runners(&mut self, runners: Vec<RunnerParts>) -> Result<(), OpError> {
+        let mut n_threads = 0usize;
+        for parts in runners {
+            n_threads = n_threads.saturating_add(parts.enqueues.len());
+            if n_threads > THREADS_MAX {
+                let message = format!("queue runners of more than {THREADS_MAX} threads in all");
+                return Err(OpError::Invalid(message));
+            }
+            for &enqueue in &parts.enqueues {
+                let node = self.expect_node(enqueue)?;
+                if node.body != BodyId::GRAPH {
+                    let message =
+                        format!("{} is run by a queue runner, and lies in a body", node.name);
+                    return Err(OpError::Invalid(message));
+                }
+            }
+            let queue = closed_by(self.expect_node(parts.close)?, false)?;
+            let cancelled = closed_by(self.expect_node(parts.cancel)?, true)?;
+            if *queue != *cancelled {
+                let (closed, cancelled) = (&queue.name, &cancelled.name);
+                let message = format!("a queue runner closes queue '{closed}' or '{cancelled}'");
+                return Err(OpError::Invalid(message));
+            }
+            let queue = queue.clone();
+            self.queue_runners.push(KeptRunner { queue, parts });
+        }
+        Ok(())
+    }
+}
+
+/// The queue that a node closes, as it is to.
+fn closed_by(node: &Node, cancel_pending: bool) -> Result<&Arc<QueueSpec>, OpError> {
+    match node.op.class() {
+        Class::Queue(op)
+            if op.action == QueueAction::Close { cancel_pending }
+                && op.queue.role == QueueRole::Queue
+                && node.body == BodyId::GRAPH =>
+        {
+            Ok(&op.queue)
+        }
+        _ => {
+            let how = if cancel_pending { " and cancels who waits" } else { "" };
+            let message = format!("expected what closes a queue{how}, got {}", node.name);
+            Err(OpError::Invalid(message))
+        }
     }
 }

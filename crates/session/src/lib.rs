@@ -74,7 +74,9 @@ pub use explain::{
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use identity::SessionMetadata;
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
-pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
+pub use model::{
+    DEFAULT_SIGNATURE, LoadOptions, ModelForm, ModelSignature, ModelSpec, SavedModel, SignatureSpec,
+};
 pub use monitored::{
     AfterRun, BeforeRun, CheckpointSaver, FeedFn, FinalOps, Hook, LoggingTensor, Monitor,
     MonitoredSession, NanTensor, Profiler, Saved, StepCounter, StopAtStep, Wanted,

@@ -45,7 +45,8 @@ impl Built {
         };
         let operations = self.step.iter().map(|step| ("step".to_owned(), step.clone()));
         let operations = operations.filter(|_| form == ModelForm::Trainable).collect();
-        ModelSpec { inputs: named(&self.inputs), outputs: named(&self.outputs), operations, form }
+        let (inputs, outputs) = (named(&self.inputs), named(&self.outputs));
+        ModelSpec { inputs, outputs, operations, form, signatures: Vec::new() }
     }
 
     fn run(&self, session: &Session, fed: &Fed) -> convoke::Result<Vec<HostTensor>> {
@@ -111,6 +112,7 @@ fn check_trainable(what: &str, build: impl Fn() -> Built, fed: impl Fn(usize) ->
             outputs: again.outputs().clone().into_iter().collect(),
             operations: again.operations().clone().into_iter().collect(),
             form: ModelForm::Trainable,
+            signatures: Vec::new(),
         };
         again.session().save_model(file(&folder), &spec).unwrap();
         assert!(fs::read(file(&folder)).unwrap() == first, "{what} on {}", device.name);

@@ -36,6 +36,8 @@ mod initial;
 mod lifecycle;
 mod lost;
 mod metadata;
+mod model_runners;
+mod model_signatures;
 mod models;
 mod moments;
 mod monitored;

@@ -8,7 +8,7 @@ use convoke_graph_core::{
 };
 use serde_json::{Value, json};
 
-use super::text::{list_of, text_of};
+use super::text::{optional_list, text_of};
 use super::value::{self, damaged};
 
 /// What a table holds.
@@ -61,10 +61,7 @@ pub(super) fn to_json(table: &StoredTable, put: value::Put<'_>) -> Value {
 /// # Errors
 /// What is no table.
 pub(super) fn from_json(model: &Value, take: value::Take<'_>) -> Result<Vec<StoredTable>> {
-    let tables = match model.get("tables") {
-        None => &[][..],
-        Some(_) => list_of(model, "tables")?,
-    };
+    let tables = optional_list(model, "tables")?;
     let table = |table: &Value| {
         let name = text_of(table, "name")?.to_owned();
         let mut tensor = |what: &str| {
