@@ -8,6 +8,7 @@ mod contents;
 mod file;
 mod report;
 mod restore;
+mod tables;
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use convoke_graph_core::{Error, NodeId, Result, Variable};
 use crate::core::Moment;
 use crate::session::Session;
 use contents::Contents;
-pub(crate) use contents::{INDEX_SUFFIX, Named, write_sharded, write_single};
+pub(crate) use contents::{INDEX_SUFFIX, Named, Notes, write_sharded, write_single};
 pub(crate) use file::{
     RESERVED, TensorFile, dtype_of, folder_of, io, read_text, write as write_tensors, write_whole,
 };
@@ -28,8 +29,8 @@ pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
 pub const CHECKPOINT_MAX_BYTES: u64 = 64 << 30;
 
 impl Session {
-    /// Writes all variables of the graph, and the state of its random operations, to `path`: as they are between two
-    /// runs, whatever runs meanwhile.
+    /// Writes all variables of the graph, what its mutable tables hold, and the state of its random operations, to
+    /// `path`: as they are between two runs, whatever runs meanwhile.
     ///
     /// # Errors
     /// [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::InvalidArgument`] if `path` is
@@ -40,12 +41,13 @@ impl Session {
     /// [`ErrorKind::FailedPrecondition`]: convoke_graph_core::ErrorKind::FailedPrecondition
     /// [`ErrorKind::Unavailable`]: convoke_graph_core::ErrorKind::Unavailable
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let (values, draws) = self.kept(&self.graph().global_variables())?;
-        write_single(path.as_ref(), values, draws)
+        let (values, notes) = self.kept(&self.graph().global_variables(), true)?;
+        write_single(path.as_ref(), values, notes)
     }
 
-    /// Gives every variable of the graph the elements that `path` has under its name, or changes nothing. The file
-    /// is one that [`Self::save`] wrote, or the index of shards.
+    /// Gives every variable of the graph the elements that `path` has under its name, and every mutable table what it
+    /// held, or changes nothing. The file is one that [`Self::save`] wrote, or the index of shards; if its graph had no
+    /// tables, those of this one stay as they are.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no file; [`ErrorKind::DataLoss`] if it is damaged or a shard is missing;
@@ -81,7 +83,17 @@ impl Session {
             [] => Some(matching.draws(self.graph(), &file, options.unknown)?),
             _ => None,
         };
-        self.core.set_variables(matching.read(&file)?, draws)?;
+        let graph = self.graph().snapshot();
+        let tables = match options.only[..] {
+            [] => matching.tables(&graph, &file, options)?,
+            _ => Vec::new(),
+        };
+        let values = matching.read(&file)?;
+        let storing = self.core.moments.storing(true);
+        storing.begin();
+        self.core.set_variables(values, draws)?;
+        self.core.queues.set_tables(tables);
+        storing.end();
         let state = self.state().lock();
         for (report, variable) in matching.report.kept.iter_mut().zip(&matching.kept) {
             report.is_initialized = state.is_initialized(variable.handle().node().id);
@@ -89,23 +101,29 @@ impl Session {
         Ok(matching.report)
     }
 
-    /// The elements of variables, by name, and how often random nodes were drawn, a line for each; all of one moment.
-    pub(crate) fn kept(&self, variables: &[Variable]) -> Result<(Vec<Named>, String)> {
+    /// The elements of variables, by name; and, if `is_all` that is to be kept, what tables hold, and how often random
+    /// nodes were drawn. All is of one moment.
+    pub(crate) fn kept(&self, variables: &[Variable], is_all: bool) -> Result<(Vec<Named>, Notes)> {
         let graph = self.graph();
         if let Some(foreign) = variables.iter().find(|v| v.graph().id() != graph.id()) {
             let message = "the variable to save belongs to another graph than the session's";
             return Err(Error::invalid(message).with_node(foreign.name()));
         }
-        let Moment { variables: mut values, draws, .. } =
-            self.core.moment(variables, &[], |_| false)?;
+        let specs = if is_all { tables::tables_of(&graph.snapshot()) } else { Vec::new() };
+        let Moment { variables: mut values, draws, tables } =
+            self.core.moment(variables, &specs, |_| false)?;
         let named = variables.iter().filter_map(|variable| {
             let value = values.remove(&variable.handle().output().node)?;
             Some((variable.name(), value))
         });
-        let named = named.collect();
+        let mut named: Vec<Named> = named.collect();
+        if !is_all {
+            return Ok((named, Notes::default()));
+        }
+        let tables = tables::add(&specs, &tables, &mut named)?;
         let line = |(node, count): &(NodeId, u32)| format!("{count} {}", graph.node(*node).name);
         let mut lines: Vec<String> = draws.iter().map(line).collect();
         lines.sort();
-        Ok((named, lines.join("\n")))
+        Ok((named, Notes { draws: lines.join("\n"), tables }))
     }
 }

@@ -20,6 +20,7 @@ use convoke_graph_core::{
 pub use signature::ModelSignature;
 use signature::find;
 pub use spec::{ModelForm, ModelSpec, SignatureSpec};
+pub(crate) use tables::{StoredTable, contents as table_contents, table_of};
 
 use crate::devices::Devices;
 use crate::session::{Session, SessionOptions};
@@ -35,7 +36,7 @@ struct Stored {
     signature: StoredSignature,
     signatures: Vec<(String, StoredSignature)>,
     variables: Vec<(NodeId, HostTensor)>,
-    tables: Vec<tables::StoredTable>,
+    tables: Vec<StoredTable>,
     draws: Vec<(NodeId, u32)>,
 }
 

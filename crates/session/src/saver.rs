@@ -58,7 +58,7 @@ enum Sharding {
 }
 
 impl Saver {
-    /// A saver of all variables, of which the five newest checkpoints stay, each in one file. The folder must exist
+    /// A saver of all variables and of tables that runs change, of which the five newest checkpoints stay, each in one file. The folder must exist
     /// when it saves.
     pub fn new(prefix: impl Into<PathBuf>) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl Saver {
         Self { sharding: Sharding::Bytes(max), ..self }
     }
 
-    /// Saves and restores only these variables, and not the state of random operations.
+    /// Saves and restores only these variables, and neither tables nor the state of random operations.
     #[must_use]
     pub fn variables(self, variables: impl IntoIterator<Item = Variable>) -> Self {
         Self { variables: variables.into_iter().collect(), ..self }
@@ -117,13 +117,12 @@ impl Saver {
         let all = session.graph().global_variables();
         let variables = if is_all { &all } else { &self.variables };
         check_names(variables)?;
-        let (values, draws) = session.kept(variables)?;
-        let draws = if is_all { draws } else { String::new() };
+        let (values, notes) = session.kept(variables, is_all)?;
         let _saving = SAVING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut list = folder.list_to_extend()?;
         let files = match divide(&values, self.sharding) {
-            None => folder.write_single(step, values, draws)?,
-            Some(shards) => folder.write_sharded(step, values, &shards, &draws)?,
+            None => folder.write_single(step, values, notes)?,
+            Some(shards) => folder.write_sharded(step, values, &shards, &notes)?,
         };
         list.add(step, files.first.clone(), now_ms());
         let dropped = list.drop_old(self.max_to_keep, self.keep_every);

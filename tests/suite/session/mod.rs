@@ -62,6 +62,7 @@ mod small_devices;
 mod splits;
 mod staging_areas;
 mod submitted;
+mod table_checkpoints;
 mod tables;
 mod threads;
 mod variables;

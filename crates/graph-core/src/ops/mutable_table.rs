@@ -70,8 +70,7 @@ pub struct FindOp {
 /// Everything that a run looks up, counts and exports is as it was when the run began, whatever the run inserts; what
 /// it inserts and removes is done in the order in which the operations were built, when the run has succeeded. A run
 /// that looks at a table and changes it fails with [`ErrorKind::Aborted`](crate::ErrorKind::Aborted) if another run has
-/// changed it meanwhile: run again. A model has what the table holds. A checkpoint does not: export it, and insert what
-/// was exported.
+/// changed it meanwhile: run again. Models and checkpoints have what the table holds.
 #[derive(Debug, Clone)]
 pub struct MutableTable {
     graph: Graph,

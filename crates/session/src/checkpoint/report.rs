@@ -19,7 +19,12 @@ pub struct RestoreReport {
     pub mapped: Vec<(String, String)>,
     /// The variables that stayed as they were.
     pub kept: Vec<KeptVariable>,
-    /// What the file has and nothing was done with: variables, and random operations that the graph does not have.
+    /// The mutable tables that hold what the checkpoint has now.
+    pub tables: Vec<String>,
+    /// The mutable tables that stayed as they were, each with the reason.
+    pub kept_tables: Vec<(String, String)>,
+    /// What the file has and nothing was done with: variables, and tables and random operations that the graph does not
+    /// have.
     pub ignored: Vec<String>,
 }
 
@@ -37,8 +42,16 @@ pub struct KeptVariable {
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (n, all) = (self.restored.len(), self.restored.len() + self.kept.len());
-        write!(f, "restored {n} of {all} variables from {}", self.path.display())?;
+        write!(f, "restored {n} of {all} variables")?;
+        match (self.tables.len(), self.tables.len() + self.kept_tables.len()) {
+            (_, 0) => {}
+            (n, all) => write!(f, " and {n} of {all} tables")?,
+        }
+        write!(f, " from {}", self.path.display())?;
         let kept = self.kept.iter().map(|kept| format!("  kept {kept}"));
+        let tables = self.kept_tables.iter();
+        let kept =
+            kept.chain(tables.map(|(name, reason)| format!("  kept table {name}: {reason}")));
         let mapped = self.mapped.iter().map(|(name, stored)| format!("  {name} from {stored}"));
         let ignored = self.ignored.iter().map(|name| format!("  ignored {name}"));
         let lines: Vec<String> = kept.chain(mapped).chain(ignored).collect();

@@ -12,7 +12,7 @@ use super::text::{optional_list, text_of};
 use super::value::{self, damaged};
 
 /// What a table holds.
-pub(super) struct StoredTable {
+pub(crate) struct StoredTable {
     /// Its name.
     pub name: String,
     /// `[n]`, each once.
@@ -22,7 +22,7 @@ pub(super) struct StoredTable {
 }
 
 /// The table that a node uses.
-pub(super) fn table_of(node: &Node) -> Option<&Arc<TableSpec>> {
+pub(crate) fn table_of(node: &Node) -> Option<&Arc<TableSpec>> {
     match node.op.class() {
         Class::Table(op) => Some(&op.table),
         Class::Flow(Flow::Find(op)) => Some(&op.table),
@@ -78,7 +78,7 @@ pub(super) fn from_json(model: &Value, take: value::Take<'_>) -> Result<Vec<Stor
 ///
 /// # Errors
 /// A table that the graph does not have or that is there twice; keys and values that are not a table's.
-pub(super) fn contents(
+pub(crate) fn contents(
     graph: &GraphSnapshot,
     stored: &[StoredTable],
 ) -> Result<Vec<(Arc<TableSpec>, TableContents)>> {
