@@ -49,6 +49,9 @@ impl Session {
     /// held, or changes nothing. The file is one that [`Self::save`] wrote, or the index of shards; if its graph had no
     /// tables, those of this one stay as they are.
     ///
+    /// It happens between two runs, as far as these store: no run stores one thing before and another after. What a run
+    /// that is under way has read before, it does not read again, and what it computes from that it stores later.
+    ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no file; [`ErrorKind::DataLoss`] if it is damaged or a shard is missing;
     /// [`ErrorKind::InvalidArgument`] if a name is missing or unknown, or a shape or dtype differs.
@@ -89,11 +92,7 @@ impl Session {
             _ => Vec::new(),
         };
         let values = matching.read(&file)?;
-        let storing = self.core.moments.storing(true);
-        storing.begin();
-        self.core.set_variables(values, draws)?;
-        self.core.queues.set_tables(tables);
-        storing.end();
+        self.core.set(values, draws, tables)?;
         let state = self.state().lock();
         for (report, variable) in matching.report.kept.iter_mut().zip(&matching.kept) {
             report.is_initialized = state.is_initialized(variable.handle().node().id);

@@ -184,9 +184,9 @@ impl Holdings {
         if changed.clone().next().is_none() && journal.draws.is_empty() {
             return Ok(());
         }
-        core.make_room(changed.clone().map(|holding| &holding.variable))?;
         storing.begin_if_it_goes_on();
         let mut kept = core.state.lock();
+        core.make_room(&mut kept, changed.clone().map(|holding| &holding.variable))?;
         let mut ready = Vec::new();
         for holding in changed {
             if let Some(elements) = holding.to_store(core, &mut kept)? {

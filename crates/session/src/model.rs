@@ -147,8 +147,7 @@ impl SavedModel {
         text::check(&graph, &stored).map_err(of_file)?;
         let tables = tables::contents(&graph.snapshot(), &stored.tables).map_err(of_file)?;
         let session = Session::with_options(&graph, devices, options.session)?;
-        session.core.set_variables(stored.variables, Some(stored.draws))?;
-        session.core.queues.set_tables(tables);
+        session.core.set(stored.variables, Some(stored.draws), tables)?;
         let others = stored.signatures.into_iter();
         let others = others.map(|(name, stored)| Ok((name, ModelSignature::of(&graph, stored)?)));
         Ok(Self {

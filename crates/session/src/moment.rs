@@ -1,11 +1,15 @@
 //! Moments: when what a session keeps fits together, as it lies between two runs.
 //!
-//! Most runs store all that they store under the lock of the state. One that stores on a GPU, by several programs, or into
-//! variables and tables stores step by step: it begins before the first, and nobody looks until it has ended. Who
-//! looks goes first, so that it waits only for runs that have begun.
+//! Most runs store all that they store under the lock of the state. One that stores on a GPU, by several programs, or
+//! into variables and tables stores step by step: it begins before the first, and nobody looks until it has ended. Who
+//! looks goes first, so that it waits only for runs that have begun. Who restores or resets looks, too, and does all of
+//! it under one lock of the state, so that no two of those who look mix.
 //!
-//! A run that has begun waits for its devices only, never for other runs, as these may wait for who looks. It takes this
-//! before the lock of the state, and so does who looks.
+//! A run that has begun waits for its devices only, never for other runs, as these may wait for who looks. It takes
+//! this before the lock of the state, and so does who looks; the lock of queues and tables comes last.
+
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

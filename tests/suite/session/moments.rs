@@ -170,3 +170,52 @@ fn a_model_is_of_one_moment() {
         }
     }
 }
+
+/// What a restore puts in place, no run mixes with what it stores.
+#[test]
+fn a_restore_is_between_two_runs() {
+    for device in devices() {
+        let folder = Folder::new("moments");
+        let path = |name: &str| folder.path().join(name);
+        let (kept, saved) = (path("kept.safetensors"), path("saved.safetensors"));
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, [LEN]);
+        let variable = |name: &str| g.untrained_variable(name, Init::Zeros, F32, [LEN]);
+        let (a, b) = (variable("a"), g.device("CPU:0", || variable("b")));
+        let table = g.mutable_table("table", I64, F32);
+        let host = g.device("CPU:0", || b.assign(&x * 1.0));
+        let insert = table.insert(&g.constant([7i64]), &x.slice(&[0], &[Some(1)]));
+        let twice = &a * 2.0;
+        let step = g.group(&[a.assign(&x * 1.0).operation(), host.operation(), insert]);
+        let session = device.session(&g);
+        let run = |n: u32| session.run(&[x.feed(vec![n as f32; LEN])], &step).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[], &twice).unwrap();
+        run(0);
+        session.save(&kept).unwrap();
+        let has_ended = AtomicBool::new(false);
+        let found = thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 1.. {
+                    run(n);
+                    if has_ended.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            let found: Vec<Vec<f32>> = (0..SAVES)
+                .map(|_| {
+                    session.restore(&kept).unwrap();
+                    session.save(&saved).unwrap();
+                    read(&saved).1
+                })
+                .collect();
+            has_ended.store(true, Ordering::Relaxed);
+            found
+        });
+        for (at, numbers) in found.iter().enumerate() {
+            assert_eq!(numbers.len(), 6);
+            assert!(numbers.iter().all(|n| *n == numbers[0]), "{}, {at}: {numbers:?}", device.name);
+        }
+    }
+}

@@ -146,7 +146,8 @@ impl Core {
     /// out if they `may_lack` them.
     ///
     /// # Errors
-    /// The session is closed, a variable was refused or has no elements, a device does not give them, or two tables of one name differ.
+    /// The session is closed, a variable was refused or has no elements, a device does not give them, or two tables of
+    /// one name differ.
     pub fn moment(
         &self,
         variables: &[Variable],
@@ -176,8 +177,11 @@ impl Core {
     ///
     /// # Errors
     /// A device has none.
-    pub fn make_room<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> Result<()> {
-        let mut kept = self.state.lock();
+    pub fn make_room<'a>(
+        &self,
+        kept: &mut Kept,
+        nodes: impl Iterator<Item = &'a Arc<Node>>,
+    ) -> Result<()> {
         for node in nodes {
             let entry = kept.entry(node, HOST);
             #[cfg(feature = "gpu")]
@@ -188,23 +192,6 @@ impl Core {
             #[cfg(not(feature = "gpu"))]
             let _ = entry;
         }
-        Ok(())
-    }
-
-    /// Stores elements of a variable where it lives.
-    ///
-    /// # Errors
-    /// Its device does not take them.
-    pub fn store(&self, kept: &mut Kept, variable: NodeId, elements: AlignedBytes) -> Result<()> {
-        let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
-        #[cfg(feature = "gpu")]
-        if device != HOST {
-            self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
-            kept.stored_on_device(variable);
-            return Ok(());
-        }
-        let _ = device;
-        kept.store(variable, elements);
         Ok(())
     }
 
@@ -268,34 +255,37 @@ impl Core {
         Ok(())
     }
 
-    /// Stores elements of variables, and draws of random nodes if there are any to store.
+    /// Stores elements of variables, what tables hold, and draws of random nodes if there are any to store: between two
+    /// runs, all of it or nothing.
     ///
     /// # Errors
-    /// The session is closed, or a device has no memory.
-    pub fn set_variables(
+    /// The session is closed, a device has no memory, or a device is lost.
+    pub fn set(
         &self,
         values: Vec<(NodeId, HostTensor)>,
         draws: Option<Vec<(NodeId, u32)>>,
+        tables: Vec<(Arc<TableSpec>, TableContents)>,
     ) -> Result<()> {
         self.check_open()?;
         let nodes: Vec<Arc<Node>> =
             values.iter().map(|(variable, _)| self.graph.node(*variable)).collect();
-        // What there is no memory for is found before anything is stored.
-        self.make_room(nodes.iter())?;
-        let copies = values.iter().map(|(_, value)| AlignedBytes::copy_of(value.bytes()));
-        let copies: Vec<AlignedBytes> = copies.collect::<Result<_>>()?;
+        let copies =
+            values.iter().map(|(id, value)| Ok((*id, AlignedBytes::copy_of(value.bytes())?)));
+        let copies: Vec<(NodeId, AlignedBytes)> = copies.collect::<Result<_>>()?;
+        let _looking = self.moments.look();
         let mut kept = self.state.lock();
-        for (node, elements) in nodes.iter().zip(copies) {
-            self.store(&mut kept, node.id, elements)?;
-        }
+        // What there is no memory for is found before anything is stored.
+        self.make_room(&mut kept, nodes.iter())?;
+        self.store_all(&mut kept, copies)?;
         if let Some(draws) = draws {
             kept.draws = draws.into_iter().collect();
         }
+        self.queues.set_tables(tables);
         Ok(())
     }
 
-    /// Drops what is kept for the variables, queues, readers and tables of these containers; of all, if none is named. The default
-    /// container has the empty name.
+    /// Drops what is kept for the variables, queues, readers and tables of these containers, between two runs; of all,
+    /// if none is named. The default container has the empty name.
     ///
     /// # Errors
     /// The session is closed, or a device is lost. Nothing has changed then.
@@ -308,8 +298,7 @@ impl Core {
         let is_named = |container: Option<&str>| {
             containers.is_empty() || containers.contains(&container.unwrap_or_default())
         };
-        let storing = self.moments.storing(true);
-        storing.begin();
+        let _looking = self.moments.look();
         let mut kept = self.state.lock();
         let graph = self.graph.snapshot();
         let entries = kept.variables.iter_mut();
@@ -327,9 +316,8 @@ impl Core {
         for (_, entry) in named {
             entry.reset();
         }
-        drop(kept);
         self.queues.reset(is_named);
-        storing.end();
+        drop(kept);
         // Programs hold the memory of variables.
         self.forget_plans();
         Ok(())
