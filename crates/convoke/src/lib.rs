@@ -41,9 +41,9 @@ pub use convoke_graph_core::{
     MutableTable, NameList, Node, NodeId, NodeList, NodeParts, Op, OpError, Operation, Output,
     Padding, Pool, ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions,
     QueueRole, QueueRunner, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec,
-    Reduction, Result, Shape, SharedParts, SparseTensor, StagingArea, StagingOptions, Structure,
-    TableAction, TableContents, TableOp, TableSpec, TakenElements, Tensor, TensorArray, TensorView,
-    TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
+    Reduction, Result, RunnerParts, Shape, SharedParts, SparseTensor, StagingArea, StagingOptions,
+    Structure, TableAction, TableContents, TableOp, TableSpec, TakenElements, Tensor, TensorArray,
+    TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;
@@ -53,8 +53,8 @@ pub use convoke_session::{
     Curve, DEFAULT_SIGNATURE, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions,
     DevicePolicy, DeviceTensor, DeviceTotal, Devices, Donation, ExplainedPart, ExplainedParts,
     ExplainedProgram, ExplainedStep, Explanation, Family, FeedFn, Fetch, FetchList, FetchResults,
-    FinalOps, Gap, Hook, ItemKind, KeptVariable, Lack, Link, LoadOptions, LoggingTensor, Measured,
-    MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
+    FinalOps, Gap, Hook, ItemKind, KeptTable, KeptVariable, Lack, Link, LoadOptions, LoggingTensor,
+    Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
     ModelSignature, ModelSpec, Monitor, MonitoredSession, NanTensor, NextBest, NodeName,
     NodeReport, NodeTime, Objective, OnDevice, Origin, PartValue, PartialRun, Phase, PhaseKind,
     PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Profiler, Progress, Reason,

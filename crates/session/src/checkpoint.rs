@@ -21,7 +21,7 @@ pub(crate) use contents::{INDEX_SUFFIX, Named, Notes, write_sharded, write_singl
 pub(crate) use file::{
     RESERVED, TensorFile, dtype_of, folder_of, io, read_text, write as write_tensors, write_whole,
 };
-pub use report::{KeptVariable, RestoreReport};
+pub use report::{KeptTable, KeptVariable, RestoreReport};
 use restore::Matching;
 pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
 

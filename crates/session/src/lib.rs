@@ -55,7 +55,8 @@ pub use calibrate::{
 pub use callable::{Arguments, Callable, CallableOptions};
 pub use cancel::CancelToken;
 pub use checkpoint::{
-    CHECKPOINT_MAX_BYTES, KeptVariable, Mismatch, Missing, RestoreOptions, RestoreReport, Unknown,
+    CHECKPOINT_MAX_BYTES, KeptTable, KeptVariable, Mismatch, Missing, RestoreOptions,
+    RestoreReport, Unknown,
 };
 pub use convoke_placement::{
     Candidate, Curve, Decision, DeviceKind as ModelKind, DeviceModel, DeviceTotal, Family, Link,

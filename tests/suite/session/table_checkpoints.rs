@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use convoke::prelude::*;
-use convoke::{Mismatch, Missing, MutableTable, RestoreOptions, Unknown};
+use convoke::{KeptTable, Mismatch, Missing, Monitor, MutableTable, RestoreOptions, Unknown};
 use convoke_tests::{Folder, devices};
 use serde_json::{Value, json};
 
@@ -122,15 +122,22 @@ fn what_is_said_of_variables_is_so_of_tables() {
     refused(&other, ignore(), "other: the file has no table \"other\"");
     let (report, size) =
         restore(&other, RestoreOptions { missing: Missing::Keep, ..ignore() }).unwrap();
-    assert_eq!((report.kept_tables[0].0.as_str(), size), ("other", 0));
+    assert_eq!((report.kept_tables[0].name.as_str(), size), ("other", 0));
     assert!(report.to_string().contains("1 of 1 variables and 0 of 1 tables"), "{report}");
     refused(&wrong, ignore(), "ids: expected a table of string and f32, and the file has one of");
     let (report, size) =
         restore(&wrong, RestoreOptions { mismatch: Mismatch::Keep, ..ignore() }).unwrap();
-    assert_eq!((report.kept_tables[0].0.as_str(), size), ("ids", 0));
+    assert_eq!((report.kept_tables[0].name.as_str(), size), ("ids", 0));
     let prefixes = vec![("other".to_owned(), "ids".to_owned())];
     let (report, size) = restore(&other, RestoreOptions { prefixes, ..ignore() }).unwrap();
     assert_eq!((report.tables, size), (vec!["other".to_owned()], 3));
+    let two = |g: &Graph| {
+        other(g);
+        ids(g)
+    };
+    let names = vec![("other".to_owned(), "ids".to_owned())];
+    let options = RestoreOptions { names, ..ignore() };
+    refused(&two, options, "ids and other would both be restored from \"ids\"");
     // Only some variables: the tables stay.
     let only = vec![saved.w.clone()];
     saved.insert(0, strings(&["more"]), [5i64]);
@@ -159,11 +166,41 @@ fn tables_alone_and_variables_alone() {
     session.restore(&path).unwrap();
     let found = || session.run(&[], &found).unwrap().to_vec::<f32>().unwrap();
     assert_eq!(found(), [0.25, -1.0]);
-    let without = Graph::new();
-    Session::new(&without, &Devices::cpu()).unwrap().save(&path).unwrap();
+    let without = Session::new(&Graph::new(), &Devices::cpu()).unwrap();
+    without.save(&path).unwrap();
     session.run(&[], &fill).unwrap();
-    session.restore(&path).unwrap();
+    let report = session.restore_with(&path, &RestoreOptions::default()).unwrap();
+    let kept = KeptTable { name: "table".into(), reason: "the file tells of no tables".into() };
+    assert_eq!((&report.kept_tables[..], report.tables.len()), (&[kept][..], 0));
+    assert!(report.to_string().contains("0 of 1 tables"), "{report}");
     assert_eq!(found(), [0.25, -1.0]);
+    let error = Saver::new(folder.path().join("none")).save(&without, 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.message().contains("no variables and no tables to save"), "{error}");
+}
+
+/// `testSaveRestoreOnlyTable`, of a training that goes on.
+#[test]
+fn a_training_of_tables_alone_is_saved() {
+    for shards in [1, 2] {
+        let folder = Folder::new("only");
+        let saver = Saver::new(folder.path().join("model"));
+        let saver = if shards > 1 { saver.shards(shards) } else { saver };
+        let build = || {
+            let g = Graph::new();
+            let table = g.mutable_table("table", I64, F32);
+            let fill = table.insert(&g.constant([1i64, 2]), &g.constant([0.5f32, 0.25]));
+            let found = table.find(&g.constant([2i64, 3]), -1.0f32);
+            (g, fill, found)
+        };
+        let (g, fill, _) = build();
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        session.run(&[], &fill).unwrap();
+        saver.save(&session, 1).unwrap();
+        let (g, _, found) = build();
+        let mut session = Monitor::new(&g, &Devices::cpu()).saver(saver).start().unwrap();
+        assert_eq!(session.run(&[], &found).unwrap().to_vec::<f32>().unwrap(), [0.25, -1.0]);
+    }
 }
 
 /// A variable may be called as the tensors of a table would be.
@@ -245,6 +282,28 @@ fn no_damage_makes_it_panic_or_half_restored() {
         last = now;
     }
     assert!(refused > whole.len(), "{refused} of {} bits", whole.len() * 8);
+}
+
+/// The note of tables of an index is a text.
+#[test]
+fn a_damaged_index_is_refused() {
+    let folder = Folder::new("index");
+    let saver = Saver::new(folder.path().join("model")).shards(2);
+    let saved = Tables::new().filled();
+    let path = saver.save(&saved.session, 1).unwrap();
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for key in ["convoke.tables", "convoke.draws"] {
+        let whole = index["metadata"][key].take();
+        assert!(whole.is_string());
+        for wrong in [json!(1), json!(null), json!({ "version": 1, "tables": [] })] {
+            index["metadata"][key] = wrong;
+            fs::write(&path, index.to_string()).unwrap();
+            let error = saved.session.restore(&path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DataLoss, "{error}");
+            assert!(error.message().contains(&format!("note \"{key}\" is no text")), "{error}");
+        }
+        index["metadata"][key] = whole;
+    }
 }
 
 #[test]

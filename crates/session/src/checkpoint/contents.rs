@@ -192,8 +192,12 @@ impl Index {
             ))),
         };
         let shards = map.iter().map(entry).collect::<Result<_>>()?;
-        let note = |key: &str| Some(index.get("metadata")?.get(key)?.as_str()?.to_owned());
-        let notes = Notes { draws: note(DRAWS).unwrap_or_default(), tables: note(TABLES) };
+        let note = |key: &str| match index.get("metadata").and_then(|notes| notes.get(key)) {
+            None => Ok(None),
+            Some(Value::String(note)) => Ok(Some(note.clone())),
+            Some(_) => Err(damaged(path, &format!("its note {key:?} is no text"))),
+        };
+        let notes = Notes { draws: note(DRAWS)?.unwrap_or_default(), tables: note(TABLES)? };
         Ok(Self { shards, notes })
     }
 }

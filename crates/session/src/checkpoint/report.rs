@@ -21,8 +21,8 @@ pub struct RestoreReport {
     pub kept: Vec<KeptVariable>,
     /// The mutable tables that hold what the checkpoint has now.
     pub tables: Vec<String>,
-    /// The mutable tables that stayed as they were, each with the reason.
-    pub kept_tables: Vec<(String, String)>,
+    /// The mutable tables that stayed as they were.
+    pub kept_tables: Vec<KeptTable>,
     /// What the file has and nothing was done with: variables, and tables and random operations that the graph does not
     /// have.
     pub ignored: Vec<String>,
@@ -39,6 +39,15 @@ pub struct KeptVariable {
     pub is_initialized: bool,
 }
 
+/// A mutable table that a restore left as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptTable {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (n, all) = (self.restored.len(), self.restored.len() + self.kept.len());
@@ -49,9 +58,7 @@ impl fmt::Display for RestoreReport {
         }
         write!(f, " from {}", self.path.display())?;
         let kept = self.kept.iter().map(|kept| format!("  kept {kept}"));
-        let tables = self.kept_tables.iter();
-        let kept =
-            kept.chain(tables.map(|(name, reason)| format!("  kept table {name}: {reason}")));
+        let kept = kept.chain(self.kept_tables.iter().map(|kept| format!("  kept table {kept}")));
         let mapped = self.mapped.iter().map(|(name, stored)| format!("  {name} from {stored}"));
         let ignored = self.ignored.iter().map(|name| format!("  ignored {name}"));
         let lines: Vec<String> = kept.chain(mapped).chain(ignored).collect();
@@ -72,6 +79,12 @@ impl fmt::Display for KeptVariable {
         let without =
             if self.is_initialized { "" } else { ", without elements; run its initializer" };
         write!(f, "{}{without}: {}", self.name, self.reason)
+    }
+}
+
+impl fmt::Display for KeptTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
     }
 }
 

@@ -13,7 +13,7 @@ use convoke_graph_core::{
 
 use super::contents::Contents;
 use super::file::{damaged, dtype_of};
-use super::report::{KeptVariable, RestoreReport, listed};
+use super::report::{KeptTable, KeptVariable, RestoreReport, listed};
 use super::tables::{Entry, tables_of};
 use crate::model;
 
@@ -151,18 +151,26 @@ impl Matching {
         self.chosen.iter().map(read).collect()
     }
 
-    /// What tables are to hold. None, if the file tells of no tables.
+    /// What tables are to hold. If the file tells of no tables, all stay as they are.
     pub(super) fn tables(
         &mut self,
         graph: &GraphSnapshot,
         file: &Contents,
         options: &RestoreOptions,
     ) -> Result<Vec<(Arc<TableSpec>, TableContents)>> {
-        let Some(entries) = &file.tables else { return Ok(Vec::new()) };
+        let specs = tables_of(graph);
+        let Some(entries) = &file.tables else {
+            let kept = |spec: &Arc<TableSpec>| KeptTable {
+                name: spec.name.clone(),
+                reason: "the file tells of no tables".to_owned(),
+            };
+            self.report.kept_tables = specs.iter().map(kept).collect();
+            return Ok(Vec::new());
+        };
         let mut left: BTreeMap<&str, &Entry> =
             entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
         let mut stored = Vec::new();
-        for spec in tables_of(graph) {
+        for spec in specs {
             let name = stored_name(&spec.name, options);
             let entry = left.remove(name.as_str());
             let reason = match entry {
@@ -177,7 +185,7 @@ impl Matching {
             match (entry, reason) {
                 (Some(entry), None) => stored.push(entry.read(file, &spec.name)?),
                 (_, Some((reason, true))) => {
-                    self.report.kept_tables.push((spec.name.clone(), reason));
+                    self.report.kept_tables.push(KeptTable { name: spec.name.clone(), reason });
                 }
                 (_, reason) => {
                     let reason = reason.map(|(reason, _)| reason).unwrap_or_default();
@@ -240,21 +248,33 @@ fn stored_names(graph: &Graph, options: &RestoreOptions) -> Result<Vec<(Variable
     };
     let stored: Vec<(Variable, String)> = variables.into_iter().map(map).collect();
     let mut names: Vec<String> = stored.iter().map(|(variable, _)| variable.name()).collect();
+    let mut tables = Vec::new();
     if options.only.is_empty() {
-        names.extend(tables_of(&graph.snapshot()).iter().map(|table| table.name.clone()));
+        tables = tables_of(&graph.snapshot()).iter().map(|table| table.name.clone()).collect();
+        names.extend_from_slice(&tables);
     }
     refuse_unused(&names, options)?;
-    let mut owners: BTreeMap<&str, String> = BTreeMap::new();
-    for (variable, name) in &stored {
-        let variable = variable.name();
-        if let Some(other) = owners.insert(name, variable.clone()).filter(|o| *o != variable) {
+    let own = stored.iter().map(|(variable, stored)| (variable.name(), stored.clone()));
+    refuse_twice(own, "restore them one after the other with RestoreOptions::only")?;
+    let own = tables.into_iter().map(|table| {
+        let stored = stored_name(&table, options);
+        (table, stored)
+    });
+    refuse_twice(own, "give one of them a name that the file lacks, and Missing::Keep")?;
+    Ok(stored)
+}
+
+/// What is stored under one name is for one variable or table only.
+fn refuse_twice(all: impl Iterator<Item = (String, String)>, help: &str) -> Result<()> {
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    for (own, stored) in all {
+        if let Some(other) = owners.insert(stored.clone(), own.clone()).filter(|o| *o != own) {
             return Err(Error::invalid(format!(
-                "{other} and {variable} would both be restored from {name:?}; restore them one after the other \
-                 with RestoreOptions::only"
+                "{other} and {own} would both be restored from {stored:?}; {help}"
             )));
         }
     }
-    Ok(stored)
+    Ok(())
 }
 
 fn stored_name(name: &str, options: &RestoreOptions) -> String {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    AlignedBytes, DType, Error, GraphSnapshot, HostTensor, Result, Shape, TableContents, TableSpec,
+    AlignedBytes, DType, Error, ErrorKind, GraphSnapshot, HostTensor, Result, Shape, TableContents,
+    TableSpec,
 };
 use serde_json::{Value, json};
 
@@ -130,7 +131,11 @@ impl Place {
             }
         };
         let wrong = || damaged(file.path(), "the strings of a table end where they do not");
-        let mut strings = Vec::with_capacity(ends.len());
+        let mut strings: Vec<Vec<u8>> = Vec::new();
+        strings.try_reserve_exact(ends.len()).map_err(|_| {
+            let message = format!("no memory for a table of {} strings", ends.len());
+            Error::new(ErrorKind::ResourceExhausted, message)
+        })?;
         let mut begin = 0;
         for end in ends.bytes().chunks_exact(size_of::<u64>()) {
             let end = u64::from_ne_bytes(end.try_into().map_err(|_| wrong())?);
@@ -201,7 +206,7 @@ pub(super) fn from_note(file: &std::path::Path, note: Option<&str>) -> Result<Op
                 "unsupported: {} has version {other} of tables; this reads {VERSION}",
                 file.display()
             );
-            return Err(Error::new(convoke_graph_core::ErrorKind::Unimplemented, message));
+            return Err(Error::new(ErrorKind::Unimplemented, message));
         }
         None => return Err(damaged(file, "its note of tables has no version")),
     }
