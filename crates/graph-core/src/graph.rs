@@ -56,7 +56,7 @@ type SharedVariables = FxHashMap<(Option<Arc<str>>, String), SharedVariable>;
 
 #[derive(Default)]
 pub(crate) struct GraphState {
-    nodes: NodeList,
+    pub(crate) nodes: NodeList,
     names: FxHashMap<Arc<str>, NodeId>,
     /// How often a base name was asked for, so that finding a unique one does not begin at 1.
     counts: FxHashMap<String, u32>,

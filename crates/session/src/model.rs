@@ -15,7 +15,7 @@ use std::path::Path;
 
 use convoke_graph_core::ops::Decode;
 use convoke_graph_core::{
-    Graph, GraphParts, HostTensor, NodeId, Operation, Output, Result, Tensor, Variable,
+    Error, Graph, GraphParts, HostTensor, NodeId, Operation, Output, Result, Tensor, Variable,
 };
 pub use signature::ModelSignature;
 use signature::find;
@@ -25,8 +25,7 @@ pub(crate) use tables::{StoredTable, contents as table_contents, table_of};
 use crate::devices::Devices;
 use crate::session::{Session, SessionOptions};
 
-/// The name of the signature that every model has: of the inputs, outputs and operations that stand in its
-/// [`ModelSpec`] itself.
+/// The name of the signature that every model has: [`ModelSpec::signature`].
 pub const DEFAULT_SIGNATURE: &str = "serving_default";
 
 /// A model in parts, as it is written and read.
@@ -49,20 +48,22 @@ struct StoredSignature {
 }
 
 impl Session {
-    /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables and the contents
-    /// of tables as they are between two runs, whatever runs meanwhile. See [`SavedModel`].
+    /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables and the
+    /// contents of tables as they are between two runs, whatever runs meanwhile. See [`SavedModel`].
     ///
     /// Names, devices that were asked for, containers, control edges, colocations, collections and seeds are kept.
     /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are kept whose queue
-    /// the model uses, so that [`Session::start_queue_runners`] fills it; but not, with a warning, one that no model can
-    /// have: what it runs needs an input that a frozen model has as a placeholder, changes a variable of a frozen model,
-    /// was refused, or is an operation that no file can keep. Local variables that have no elements stay without.
+    /// the model uses, so that [`Session::start_queue_runners`] fills it; but not, with a warning, one that no model
+    /// can have: what it runs needs an input that a frozen model has as a placeholder, or a variable without elements
+    /// that nothing else needs; changes a variable of a frozen model, was refused, puts nothing into the queue, or is
+    /// an operation that no file can keep; or runs choose its queue. Local variables that have no elements stay so.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for handles of another graph or of a branch's or loop's inside, names that are given
-    /// twice, another signature of the name [`DEFAULT_SIGNATURE`], an operation that was refused, or a frozen model that would change a variable; [`ErrorKind::Unimplemented`] with the name of a node
-    /// whose operation no file can keep; [`ErrorKind::FailedPrecondition`] for a variable without elements;
-    /// [`ErrorKind::Unavailable`] if the file cannot be written. The old file is whole then.
+    /// [`ErrorKind::InvalidArgument`] for handles of another graph or of a branch's or loop's inside, names that are
+    /// given twice, another signature of the name [`DEFAULT_SIGNATURE`], an operation that was refused, a frozen model
+    /// that would change a variable, or queue runners of more than 4096 threads in all; [`ErrorKind::Unimplemented`]
+    /// with the name of a node whose operation no file can keep; [`ErrorKind::FailedPrecondition`] for a variable
+    /// without elements; [`ErrorKind::Unavailable`] if the file cannot be written. The old file is whole then.
     ///
     /// [`ErrorKind::InvalidArgument`]: convoke_graph_core::ErrorKind::InvalidArgument
     /// [`ErrorKind::Unimplemented`]: convoke_graph_core::ErrorKind::Unimplemented
@@ -73,7 +74,8 @@ impl Session {
         spec.check(self.graph())?;
         let whole = self.graph().parts();
         let graph = self.graph().snapshot();
-        let selected = select::Selected::new(&graph, &whole, spec)?;
+        let is_initialized = |id| self.state().lock().is_initialized(id);
+        let selected = select::Selected::new(&graph, &whole, spec, is_initialized)?;
         let graph = self.graph();
         let all = graph.global_variables().into_iter().chain(graph.local_variables());
         let kept: Vec<Variable> =
@@ -186,28 +188,33 @@ impl SavedModel {
     ///
     /// [`ErrorKind::NotFound`]: convoke_graph_core::ErrorKind::NotFound
     pub fn signature(&self, name: &str) -> Result<&ModelSignature> {
-        match name {
-            DEFAULT_SIGNATURE => Ok(&self.signature),
-            _ => find(self.signatures(), "signature", name),
-        }
+        find(self.signatures(), "signature", name)
     }
 
     /// Feeds what is given by the names of a signature's inputs, and gives all of its outputs by their names. Its
     /// operations are not run.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a signature or an input that there is not; as [`Session::run`].
+    /// [`ErrorKind::NotFound`] for a signature or an input that there is not; [`ErrorKind::InvalidArgument`] for a
+    /// signature without outputs, whose operations are for [`Session::run`]; as that.
     ///
     /// # Source
     /// TensorFlow's `tf.contrib.predictor.from_saved_model`.
     ///
+    /// [`ErrorKind::InvalidArgument`]: convoke_graph_core::ErrorKind::InvalidArgument
     /// [`ErrorKind::NotFound`]: convoke_graph_core::ErrorKind::NotFound
     pub fn run(
         &self,
         signature: &str,
         feeds: &[(&str, HostTensor)],
     ) -> Result<BTreeMap<String, HostTensor>> {
-        let signature = self.signature(signature)?;
+        let (name, signature) = (signature, self.signature(signature)?);
+        if signature.outputs().is_empty() {
+            let operations: Vec<&String> = signature.operations().keys().collect();
+            return Err(Error::invalid(format!(
+                "signature {name:?} has no outputs to give; run its operations {operations:?} by the model's session"
+            )));
+        }
         let feeds = feeds.iter().map(|(name, value)| Ok(signature.input(name)?.feed(value)));
         let feeds: Vec<_> = feeds.collect::<Result<_>>()?;
         self.session.run(&feeds, signature.outputs())

@@ -110,6 +110,57 @@ fn runners_that_cannot_be_kept_are_left_out() {
     assert_eq!(names(model.graph()), ["counted", "fed"]);
     let model = kept(&session, ModelForm::Frozen, spec());
     assert!(names(model.graph()).is_empty());
-    let model = kept(&session, ModelForm::Frozen, ModelSpec { inputs: Vec::new(), ..spec() });
+    let model = kept(&session, ModelForm::Frozen, ModelSpec::frozen(&[], &[("sum", &sum)]));
     assert_eq!(names(model.graph()), ["fed"]);
+}
+
+/// What the model keeps for its outputs may need an input, and a runner has none.
+#[test]
+fn a_runner_that_needs_an_input_through_an_output_is_left_out() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let features = &x * 2.0;
+    let y = &features + 1.0;
+    let queue = g.fifo_queue("q", 4, [(F32, dims![])]);
+    g.add_queue_runner(&QueueRunner::new(&queue, [queue.enqueue(&[&y])]));
+    let z = queue.dequeue().remove(0);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let spec =
+        |name: &str, input: &Tensor| ModelSpec::frozen(&[(name, input)], &[("y", &y), ("z", &z)]);
+    let model = kept(&session, ModelForm::Frozen, spec("f", &features));
+    assert!(names(model.graph()).is_empty());
+    // There it feeds nobody: the runner has what it needs, as in the graph itself.
+    let model = kept(&session, ModelForm::Trainable, spec("f", &features));
+    assert_eq!(names(model.graph()), ["q"]);
+    let model = kept(&session, ModelForm::Frozen, spec("x", &x));
+    assert_eq!(names(model.graph()), ["q"]);
+}
+
+/// A runner does not keep a model from being saved that has no use for what the runner lacks.
+#[test]
+fn a_runner_that_lacks_what_it_needs_is_left_out() {
+    let g = Graph::new();
+    let queue = |name: &str| g.fifo_queue(name, 4, [(F32, dims![])]);
+    let (empty, idle, own) = (queue("empty"), queue("idle"), queue("own"));
+    let v = g.untrained_variable("v", Init::Constant(1.0), F32, []);
+    g.add_queue_runner(&QueueRunner::new(&empty, [empty.enqueue(&[v.value()])]));
+    // It fills another queue than the one it closes.
+    let one = g.constant(1.0f32);
+    g.add_queue_runner(&QueueRunner::new(&idle, [own.enqueue(&[&one]), idle.enqueue(&[&one])]));
+    let both = g.group(&[own.enqueue(&[&one]), idle.enqueue(&[&one])]);
+    g.add_queue_runner(&QueueRunner::new(&own, [both]));
+    // Runs choose the queue, and what closes it does not say which.
+    let chosen = g.select_queue(&g.constant(0i32), &[&own]);
+    g.add_queue_runner(&QueueRunner::new(&chosen, [chosen.enqueue(&[&one])]));
+    let all = [&empty, &idle, &own].map(|queue| queue.dequeue().remove(0));
+    let sum = &all[0] + &all[1] + &all[2];
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let spec = || ModelSpec::frozen(&[], &[("sum", &sum)]);
+    let model = kept(&session, ModelForm::Frozen, spec());
+    assert_eq!(names(model.graph()), ["own"]);
+    session.run(&[], g.initializers()).unwrap();
+    for form in FORMS {
+        let model = kept(&session, form, spec());
+        assert_eq!(names(model.graph()), ["empty", "own"]);
+    }
 }

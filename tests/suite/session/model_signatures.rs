@@ -78,6 +78,9 @@ fn each_signature_has_names_of_its_own() {
             assert_eq!(run("features", "in", "f"), [2.0, 20.0], "{}", device.name);
             assert!(model.signature(DEFAULT_SIGNATURE).unwrap().input("x").is_ok());
             if form == ModelForm::Trainable {
+                let error = model.run("train", &[("by", [1.0f32, 1.0].into())]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+                assert!(error.message().contains("run its operations [\"step\"]"), "{error}");
                 let train = model.signature("train").unwrap();
                 let feed = train.input("by").unwrap().feed([1.0f32, 1.0]);
                 model.session().run(&[feed], train.operation("step").unwrap()).unwrap();

@@ -7,6 +7,7 @@ use convoke::cases::{Case, NAMES};
 use convoke::prelude::*;
 use convoke::{
     BatchNorm, LoadOptions, ModelForm, QueueKind, QueueOptions, QueueRunner, RunOptions,
+    SignatureSpec,
 };
 use convoke_tests::{Folder, TestDevice, compare, devices};
 
@@ -41,13 +42,12 @@ fn spec_of(case: &Case, form: ModelForm) -> ModelSpec {
     let graph = case.graph();
     let inputs = case.feeds().map(|(name, _)| (name.clone(), graph.tensor(&name).unwrap()));
     let operations = case.step().filter(|_| form == ModelForm::Trainable);
-    ModelSpec {
+    let signature = SignatureSpec {
         inputs: inputs.collect(),
         outputs: vec![("value".into(), case.fetch().clone())],
         operations: operations.map(|step| ("step".into(), step.clone())).into_iter().collect(),
-        form,
-        signatures: Vec::new(),
-    }
+    };
+    ModelSpec { signature, form, signatures: Vec::new() }
 }
 
 #[test]
@@ -639,7 +639,7 @@ fn hostile_runners_and_signatures_are_refused() {
         assert!(error.to_string().contains(text), "{error}");
     };
     let runner = |m: &Value, what: &str| m["queue_runners"][0][what].clone();
-    refused(InvalidArgument, "node 4000000000 does not", &|m| {
+    refused(InvalidArgument, "uses node 4000000000, and there are", &|m| {
         m["queue_runners"][0]["enqueues"] = json!([4_000_000_000u32]);
     });
     refused(InvalidArgument, "more than 4096 threads", &|m| {
@@ -651,6 +651,17 @@ fn hostile_runners_and_signatures_are_refused() {
     });
     refused(InvalidArgument, "expected what closes a queue and cancels", &|m| {
         m["queue_runners"][0]["cancel"] = runner(m, "close");
+    });
+    refused(
+        InvalidArgument,
+        "x is run by the runner of queue 'q', and puts nothing into it",
+        &|m| {
+            m["queue_runners"][0]["enqueues"] = json!([0]);
+        },
+    );
+    refused(InvalidArgument, "puts nothing into it", &|m| {
+        let at = runner(m, "enqueues")[0].as_u64().unwrap() as usize;
+        m["nodes"][at]["attributes"]["name"] = json!("r");
     });
     refused(InvalidArgument, "closes queue 'q' or 'r'", &|m| {
         let at = runner(m, "cancel").as_u64().unwrap() as usize;

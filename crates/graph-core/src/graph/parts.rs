@@ -285,7 +285,7 @@ impl GraphState {
         Ok(())
     }
 
-    pub(crate) fn expect_node(&self, id: NodeId) -> Result<&Node, OpError> {
+    fn expect_node(&self, id: NodeId) -> Result<&Node, OpError> {
         let n = self.nodes.len();
         if id.0 as usize >= n {
             let message = format!("node {} does not come before it; {n} nodes do", id.0);

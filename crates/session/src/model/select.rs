@@ -14,9 +14,8 @@ use convoke_graph_core::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::spec::Signature;
 use super::tables::table_of;
-use super::{ModelForm, ModelSpec, Stored, StoredSignature};
+use super::{ModelForm, ModelSpec, SignatureSpec, Stored, StoredSignature};
 
 /// The nodes of a graph that a model needs.
 pub(super) struct Selected<'a> {
@@ -42,9 +41,16 @@ struct Needed {
 }
 
 impl<'a> Selected<'a> {
+    /// `is_initialized` says which variables have elements.
+    ///
     /// # Errors
     /// A needed operation that was refused, or that a frozen model cannot have.
-    pub fn new(graph: &'a GraphSnapshot, whole: &GraphParts, spec: &ModelSpec) -> Result<Self> {
+    pub fn new(
+        graph: &'a GraphSnapshot,
+        whole: &GraphParts,
+        spec: &ModelSpec,
+        is_initialized: impl Fn(NodeId) -> bool,
+    ) -> Result<Self> {
         let frozen = spec.form == ModelForm::Frozen;
         let local = whole.collections.iter().filter(|(name, _)| *name == Collection::Local);
         let local = local.flat_map(|(_, outputs)| outputs).map(|output| output.node).collect();
@@ -58,8 +64,8 @@ impl<'a> Selected<'a> {
             users: first_users(graph),
         };
         let (mut all, mut cut) = (Needed::default(), FxHashSet::default());
-        for signature in spec.all() {
-            let (needed, own) = selected.needed_by(&signature);
+        for (_, signature) in spec.all() {
+            let (needed, own) = selected.needed_by(signature);
             all.nodes.extend(needed.nodes);
             all.outputs.extend(needed.outputs);
             cut.extend(own);
@@ -72,13 +78,13 @@ impl<'a> Selected<'a> {
         // What one signature is fed, another may compute.
         cut.retain(|output| !all.outputs.contains(output));
         (selected.cut, selected.kept) = (cut, all.nodes);
-        selected.keep_runners(&whole.queue_runners);
+        selected.keep_runners(&whole.queue_runners, is_initialized);
         selected.check()?;
         Ok(selected)
     }
 
     /// What a signature needs, and which of its inputs would become placeholders.
-    fn needed_by(&self, signature: &Signature<'_>) -> (Needed, FxHashSet<Output>) {
+    fn needed_by(&self, signature: &SignatureSpec) -> (Needed, FxHashSet<Output>) {
         let inputs = signature.inputs.iter().map(|(_, tensor)| tensor.output());
         let is_placeholder = |output: &Output| is_placeholder(self.graph.node(output.node));
         let (placeholders, cut): (Vec<Output>, Vec<Output>) =
@@ -94,11 +100,11 @@ impl<'a> Selected<'a> {
         (needed, cut)
     }
 
-    /// What some nodes need besides what is kept already, with what is `cut` as placeholders.
+    /// What some nodes need, with what is `cut` as placeholders.
     fn follow(&self, mut stack: Vec<NodeId>, cut: &FxHashSet<Output>) -> Needed {
         let mut needed = Needed::default();
         while let Some(id) = stack.pop() {
-            if self.has(id) || !needed.nodes.insert(id) {
+            if !needed.nodes.insert(id) {
                 continue;
             }
             let node = self.graph.node(id);
@@ -211,10 +217,9 @@ impl<'a> Selected<'a> {
                 new.nodes.push(parts);
             }
         }
-        let mut signatures = spec.all().into_iter();
-        let signature = signatures.next().map(|default| new.signature(&default));
-        let signature = signature.transpose()?.unwrap_or_default();
-        let signatures = signatures.map(|own| Ok((own.name.to_owned(), new.signature(&own)?)));
+        let signature = new.signature(&spec.signature)?;
+        let signatures = spec.signatures.iter();
+        let signatures = signatures.map(|(name, own)| Ok((name.clone(), new.signature(own)?)));
         let signatures = signatures.collect::<Result<_>>()?;
         let variables = values.iter().filter(|_| !self.frozen);
         let variables = variables.map(|(&id, value)| Ok((new.id(id)?, value.clone())));
@@ -396,7 +401,7 @@ impl Renumbered {
         }
     }
 
-    fn signature(&self, signature: &Signature<'_>) -> Result<StoredSignature> {
+    fn signature(&self, signature: &SignatureSpec) -> Result<StoredSignature> {
         let named = |list: &[(String, Tensor)]| {
             let output = |(name, tensor): &(String, Tensor)| {
                 Ok((name.clone(), self.output(tensor.output())?))
@@ -406,8 +411,8 @@ impl Renumbered {
         let operations = signature.operations.iter();
         let operations = operations.map(|(name, op)| Ok((name.clone(), self.id(op.id())?)));
         Ok(StoredSignature {
-            inputs: named(signature.inputs)?,
-            outputs: named(signature.outputs)?,
+            inputs: named(&signature.inputs)?,
+            outputs: named(&signature.outputs)?,
             operations: operations.collect::<Result<_>>()?,
         })
     }

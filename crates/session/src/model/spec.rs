@@ -16,47 +16,34 @@ pub enum ModelForm {
     Trainable,
 }
 
-/// What a model is to give and take, by names of its own. What stands here itself is its default signature.
+/// What a model is to give and take, by names of its own.
 #[derive(Debug, Clone)]
 pub struct ModelSpec {
-    /// What is fed. In a frozen model, what is no placeholder becomes one, and what only it needed is left out; but not
-    /// what another signature needs and does not feed.
-    pub inputs: Vec<(String, Tensor)>,
-    /// What is fetched.
-    pub outputs: Vec<(String, Tensor)>,
-    /// What is run for its effect, such as a training step.
-    pub operations: Vec<(String, Operation)>,
+    /// The default signature. In a frozen model, an input that is no placeholder becomes one, and what only it needed
+    /// is left out; but not what another signature needs and does not feed.
+    pub signature: SignatureSpec,
     /// What is kept.
     pub form: ModelForm,
     /// What else the model can be used for, by name.
     pub signatures: Vec<(String, SignatureSpec)>,
 }
 
-/// One more use of a model: what is fed, fetched and run for it, as in [`ModelSpec`].
+/// One use of a model: what is fed, fetched and run for it, by name.
 #[derive(Debug, Clone, Default)]
 pub struct SignatureSpec {
     /// What is fed.
     pub inputs: Vec<(String, Tensor)>,
     /// What is fetched.
     pub outputs: Vec<(String, Tensor)>,
-    /// What is run for its effect.
+    /// What is run for its effect, such as a training step.
     pub operations: Vec<(String, Operation)>,
-}
-
-/// A signature, be it the default one or another.
-pub(super) struct Signature<'a> {
-    pub name: &'a str,
-    pub inputs: &'a [(String, Tensor)],
-    pub outputs: &'a [(String, Tensor)],
-    pub operations: &'a [(String, Operation)],
 }
 
 impl ModelSpec {
     /// A frozen model.
     pub fn frozen(inputs: &[(&str, &Tensor)], outputs: &[(&str, &Tensor)]) -> Self {
-        let (inputs, outputs) = (owned(inputs), owned(outputs));
-        let (operations, signatures) = (Vec::new(), Vec::new());
-        Self { inputs, outputs, operations, form: ModelForm::Frozen, signatures }
+        let signature = SignatureSpec::of(inputs, outputs, &[]);
+        Self { signature, form: ModelForm::Frozen, signatures: Vec::new() }
     }
 
     /// A model to be trained on.
@@ -65,8 +52,8 @@ impl ModelSpec {
         outputs: &[(&str, &Tensor)],
         operations: &[(&str, &Operation)],
     ) -> Self {
-        let (inputs, outputs, operations) = (owned(inputs), owned(outputs), owned(operations));
-        Self { inputs, outputs, operations, form: ModelForm::Trainable, signatures: Vec::new() }
+        let signature = SignatureSpec::of(inputs, outputs, operations);
+        Self { signature, form: ModelForm::Trainable, signatures: Vec::new() }
     }
 
     /// As it is, with one more signature.
@@ -78,26 +65,20 @@ impl ModelSpec {
         outputs: &[(&str, &Tensor)],
         operations: &[(&str, &Operation)],
     ) -> Self {
-        let (inputs, outputs, operations) = (owned(inputs), owned(outputs), owned(operations));
-        self.signatures.push((name.to_owned(), SignatureSpec { inputs, outputs, operations }));
+        let signature = SignatureSpec::of(inputs, outputs, operations);
+        self.signatures.push((name.to_owned(), signature));
         self
     }
 
-    /// All signatures, the default one first.
-    pub(super) fn all(&self) -> Vec<Signature<'_>> {
-        let Self { inputs, outputs, operations, .. } = self;
-        let mut all = vec![Signature { name: DEFAULT_SIGNATURE, inputs, outputs, operations }];
-        all.extend(self.signatures.iter().map(|(name, spec)| {
-            let SignatureSpec { inputs, outputs, operations } = spec;
-            Signature { name, inputs, outputs, operations }
-        }));
-        all
+    /// All signatures by name, the default one first.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &SignatureSpec)> {
+        let others = self.signatures.iter().map(|(name, signature)| (name.as_str(), signature));
+        std::iter::once((DEFAULT_SIGNATURE, &self.signature)).chain(others)
     }
 
     pub(super) fn check(&self, graph: &Graph) -> Result<()> {
         let mut names = BTreeSet::new();
-        for signature in self.all() {
-            let name = signature.name;
+        for (name, signature) in self.all() {
             if !names.insert(name) {
                 let message = match name {
                     DEFAULT_SIGNATURE => format!(
@@ -116,9 +97,18 @@ impl ModelSpec {
     }
 }
 
-impl Signature<'_> {
+impl SignatureSpec {
+    fn of(
+        inputs: &[(&str, &Tensor)],
+        outputs: &[(&str, &Tensor)],
+        operations: &[(&str, &Operation)],
+    ) -> Self {
+        let (inputs, outputs, operations) = (owned(inputs), owned(outputs), owned(operations));
+        Self { inputs, outputs, operations }
+    }
+
     fn check(&self, graph: &Graph) -> Result<()> {
-        let tensors = self.inputs.iter().chain(self.outputs);
+        let tensors = self.inputs.iter().chain(&self.outputs);
         let own = tensors.map(|(name, tensor)| {
             (name, tensor.graph(), tensor.output().node, tensor.fact().is_variable())
         });
@@ -149,7 +139,7 @@ impl Signature<'_> {
         let tensors =
             |list: &'_ [(String, Tensor)]| is_unique(list.iter().map(|(n, _)| n).collect());
         let operations = is_unique(self.operations.iter().map(|(name, _)| name).collect());
-        if !(tensors(self.inputs) && tensors(self.outputs) && operations) {
+        if !(tensors(&self.inputs) && tensors(&self.outputs) && operations) {
             return Err(Error::invalid("two inputs, outputs or operations have the same name"));
         }
         Ok(())

@@ -220,7 +220,8 @@ fn signatures_of(model: &Value) -> Result<Vec<(String, StoredSignature)>> {
 /// Checks what a model says of its graph.
 ///
 /// # Errors
-/// A node or output that is not there or lies in a branch or loop, elements that are not a variable's, draws of what is not random.
+/// A node or output that is not there or lies in a branch or loop, elements that are not a variable's, draws of what is
+/// not random.
 pub(super) fn check(graph: &Graph, stored: &Stored) -> Result<()> {
     let graph = graph.snapshot();
     let node = |id: NodeId| {

@@ -2,14 +2,18 @@
 //!
 //! TensorFlow's `export_meta_graph` keeps the whole graph and with it all runners; a model has only what it needs.
 
-use convoke_graph_core::{Class, Node, RunnerParts};
+use convoke_graph_core::{Class, Node, NodeId, RunnerParts};
 use rustc_hash::FxHashSet;
 
-use super::{Needed, Selected};
+use super::{Needed, Selected, is_variable};
 
 impl Selected<'_> {
     /// Adds runners that fill queues of the model, until none is left that does.
-    pub(super) fn keep_runners(&mut self, all: &[RunnerParts]) {
+    pub(super) fn keep_runners(
+        &mut self,
+        all: &[RunnerParts],
+        is_initialized: impl Fn(NodeId) -> bool,
+    ) {
         let mut used: FxHashSet<String> = FxHashSet::default();
         for &id in &self.kept {
             used.extend(queues_of(self.graph.node(id)).map(str::to_owned));
@@ -26,7 +30,7 @@ impl Selected<'_> {
             let RunnerParts { enqueues, close, cancel } = &all[at];
             let roots = enqueues.iter().chain([close, cancel]).copied().collect();
             let needed = self.follow(roots, &self.cut);
-            if let Some(reason) = self.unfit(&needed) {
+            if let Some(reason) = self.unfit(&all[at], &needed, &is_initialized) {
                 let close = self.graph.node(*close);
                 let name = queues_of(close).next().unwrap_or_default();
                 tracing::warn!("the model has no runner for queue '{name}': {reason}");
@@ -42,20 +46,29 @@ impl Selected<'_> {
         self.runners = kept.into_iter().map(|at| all[at].clone()).collect();
     }
 
-    /// Why no model can have what a runner needs, if that is so.
-    fn unfit(&self, needed: &Needed) -> Option<String> {
+    /// Why the model cannot have a runner and what it needs, if that is so.
+    fn unfit(
+        &self,
+        runner: &RunnerParts,
+        needed: &Needed,
+        is_initialized: &dyn Fn(NodeId) -> bool,
+    ) -> Option<String> {
         if needed.is_cut {
             return Some("what it puts needs an input of the model".into());
         }
-        let mut nodes: Vec<_> = needed.nodes.iter().copied().collect();
+        let mut nodes: Vec<_> = needed.nodes.iter().copied().filter(|&id| !self.has(id)).collect();
         nodes.sort_unstable();
-        nodes.into_iter().map(|id| self.graph.node(id)).find_map(|node| {
+        let reason = nodes.into_iter().map(|id| self.graph.node(id)).find_map(|node| {
+            if is_variable(node) && !is_initialized(node.id) && !self.may_lack(node.id) {
+                return Some(format!("variable {} has no elements", node.name));
+            }
             let refused = self.refused(node).map(|error| error.to_string());
             refused.or_else(|| match node.op.encode() {
                 Some(_) => None,
                 None => Some(format!("no file can keep {}", node.name)),
             })
-        })
+        });
+        reason.or_else(|| Some(runner.queue(&self.graph.nodes).err()?.to_string()))
     }
 }
 
