@@ -22,7 +22,7 @@ use scopes::Scope;
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
-use crate::queue_runner::RunnerParts;
+use crate::queue_runner::KeptRunner;
 use crate::{Dim, Error, ErrorKind, Fact, NodeList, OpError, Operation, Result, Tensor};
 
 /// How deep branches and loops may lie in each other.
@@ -56,12 +56,12 @@ type SharedVariables = FxHashMap<(Option<Arc<str>>, String), SharedVariable>;
 
 #[derive(Default)]
 pub(crate) struct GraphState {
-    nodes: NodeList,
+    pub(crate) nodes: NodeList,
     names: FxHashMap<Arc<str>, NodeId>,
     /// How often a base name was asked for, so that finding a unique one does not begin at 1.
     counts: FxHashMap<String, u32>,
     collections: FxHashMap<Collection, Vec<Tensor>>,
-    pub(crate) queue_runners: Vec<RunnerParts>,
+    pub(crate) queue_runners: Vec<KeptRunner>,
     seed: u64,
     next_symbol: u32,
     freezes: Freezes,

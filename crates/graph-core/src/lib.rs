@@ -70,7 +70,7 @@ pub use ops::{
     Structure, TableAction, TableContents, TableOp, TableOptions, TableSpec, TakenElements,
     TensorArray, index_of, init::Init,
 };
-pub use queue_runner::QueueRunner;
+pub use queue_runner::{QueueRunner, RunnerParts};
 pub use records::{
     Compression, DEFAULT_LIMIT, FixedOptions, LineOptions, RecordFormat, TfRecordOptions,
 };

@@ -2,9 +2,19 @@
 //!
 //! Source: TensorFlow's `python/training/queue_runner_impl.py`. A session starts them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::{Graph, NodeId, Operation, Queue, QueueSpec};
+use crate::graph::GraphState;
+use crate::{
+    BodyId, Class, Graph, Node, NodeId, NodeList, OpError, Operation, Queue, QueueAction,
+    QueueRole, QueueSpec,
+};
+
+/// How many threads the runners of a graph that is made of parts have at most.
+const THREADS_MAX: usize = 4096;
+/// How many nodes are looked at for what such a runner puts into its queue.
+const NODES_MAX: usize = 1 << 22;
 
 /// Operations that put elements into a queue, each run again and again on a thread of its own, and what ends them.
 ///
@@ -18,13 +28,22 @@ pub struct QueueRunner {
     cancel: Operation,
 }
 
+/// The nodes of a queue runner: see [`QueueRunner`].
+#[derive(Debug, Clone)]
+pub struct RunnerParts {
+    /// What it runs, one thread for each.
+    pub enqueues: Vec<NodeId>,
+    /// What closes the queue when all threads have ended by themselves.
+    pub close: NodeId,
+    /// What closes the queue when a stop was requested or a thread has failed.
+    pub cancel: NodeId,
+}
+
 /// A runner as its graph keeps it, without handles to the graph.
 #[derive(Debug)]
-pub(crate) struct RunnerParts {
+pub(crate) struct KeptRunner {
     queue: Arc<QueueSpec>,
-    enqueues: Vec<NodeId>,
-    close: NodeId,
-    cancel: NodeId,
+    pub(crate) parts: RunnerParts,
 }
 
 impl QueueRunner {
@@ -76,23 +95,140 @@ impl Graph {
             return;
         }
         let parts = RunnerParts {
-            queue: runner.queue.shared_spec(),
             enqueues: runner.enqueues.iter().map(Operation::id).collect(),
             close: runner.close.id(),
             cancel: runner.cancel.id(),
         };
-        self.write().queue_runners.push(parts);
+        self.write().queue_runners.push(KeptRunner { queue: runner.queue.shared_spec(), parts });
     }
 
     /// The runners that were added, in order.
     pub fn queue_runners(&self) -> Vec<QueueRunner> {
         let operation = |&id: &NodeId| Operation::new(self.clone(), id);
-        let runner = |parts: &RunnerParts| QueueRunner {
-            queue: Queue::new(self.clone(), parts.queue.clone()),
+        let runner = |KeptRunner { queue, parts }: &KeptRunner| QueueRunner {
+            queue: Queue::new(self.clone(), queue.clone()),
             enqueues: parts.enqueues.iter().map(operation).collect(),
             close: operation(&parts.close),
             cancel: operation(&parts.cancel),
         };
         self.read().queue_runners.iter().map(runner).collect()
     }
+}
+
+impl GraphState {
+    /// Adds runners of another graph, or of a file.
+    pub(crate) fn restore_runners(&mut self, runners: Vec<RunnerParts>) -> Result<(), OpError> {
+        let (mut n_threads, mut n_nodes) = (0usize, 0);
+        for parts in runners {
+            n_threads = n_threads.saturating_add(parts.enqueues.len());
+            if n_threads > THREADS_MAX {
+                let message = format!("queue runners of more than {THREADS_MAX} threads in all");
+                return Err(OpError::Invalid(message));
+            }
+            let queue = parts.fills(&self.nodes, &mut n_nodes)?;
+            self.queue_runners.push(KeptRunner { queue, parts });
+        }
+        Ok(())
+    }
+}
+
+impl RunnerParts {
+    /// The queue that it closes, and that each of its operations puts elements into, by itself or by what it needs.
+    ///
+    /// # Errors
+    /// Nodes that are not among `nodes`, that lie in a body, or that do not do this.
+    pub fn queue(&self, nodes: &NodeList) -> Result<Arc<QueueSpec>, OpError> {
+        self.fills(nodes, &mut 0)
+    }
+
+    /// As [`Self::queue`]; counts the nodes that it looks at.
+    fn fills(&self, nodes: &NodeList, n_nodes: &mut usize) -> Result<Arc<QueueSpec>, OpError> {
+        let queue = closed_by(node(nodes, self.close)?, false)?;
+        let cancelled = closed_by(node(nodes, self.cancel)?, true)?;
+        if *queue != *cancelled {
+            let (closed, cancelled) = (&queue.name, &cancelled.name);
+            let message = format!("a queue runner closes queue '{closed}' or '{cancelled}'");
+            return Err(OpError::Invalid(message));
+        }
+        let enqueues: BTreeSet<NodeId> = self.enqueues.iter().copied().collect();
+        for id in enqueues {
+            let enqueue = node(nodes, id)?;
+            if enqueue.body != BodyId::GRAPH {
+                let message =
+                    format!("{} is run by a queue runner, and lies in a body", enqueue.name);
+                return Err(OpError::Invalid(message));
+            }
+            if !puts_into(nodes, id, queue, n_nodes)? {
+                let message = format!(
+                    "{} is run by the runner of queue '{}', and puts nothing into it",
+                    enqueue.name, queue.name
+                );
+                return Err(OpError::Invalid(message));
+            }
+        }
+        Ok(queue.clone())
+    }
+}
+
+fn node(nodes: &NodeList, id: NodeId) -> Result<&Arc<Node>, OpError> {
+    let (at, n) = (id.0 as usize, nodes.len());
+    if at >= n {
+        let message = format!("a queue runner uses node {at}, and there are {n}");
+        return Err(OpError::Invalid(message));
+    }
+    Ok(&nodes[at])
+}
+
+/// The queue that a node closes, as it is to.
+fn closed_by(node: &Node, cancel_pending: bool) -> Result<&Arc<QueueSpec>, OpError> {
+    match node.op.class() {
+        Class::Queue(op)
+            if op.action == QueueAction::Close { cancel_pending }
+                && op.queue.role == QueueRole::Queue
+                && op.among.is_empty()
+                && node.body == BodyId::GRAPH =>
+        {
+            Ok(&op.queue)
+        }
+        _ => {
+            let how = if cancel_pending { " and cancels who waits" } else { "" };
+            let message = format!("expected what closes a queue{how}, got {}", node.name);
+            Err(OpError::Invalid(message))
+        }
+    }
+}
+
+/// Whether an operation, or what it needs, puts elements into a queue.
+fn puts_into(
+    nodes: &NodeList,
+    operation: NodeId,
+    queue: &QueueSpec,
+    n_nodes: &mut usize,
+) -> Result<bool, OpError> {
+    let mut seen: BTreeSet<NodeId> = BTreeSet::new();
+    let mut stack = vec![operation];
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        *n_nodes += 1;
+        if *n_nodes > NODES_MAX {
+            let message = format!("what queue runners run needs more than {NODES_MAX} nodes");
+            return Err(OpError::Invalid(message));
+        }
+        let node = node(nodes, id)?;
+        if let Class::Queue(op) = node.op.class()
+            && matches!(op.action, QueueAction::Enqueue | QueueAction::EnqueueMany)
+            && node.error().is_none()
+        {
+            let own = if op.among.is_empty() { std::slice::from_ref(&op.queue) } else { &op.among };
+            if own.iter().any(|own| **own == *queue) {
+                return Ok(true);
+            }
+        }
+        stack.extend(
+            node.inputs.iter().map(|input| input.node).chain(node.controls.iter().copied()),
+        );
+    }
+    Ok(false)
 }

@@ -8,18 +8,20 @@ mod contents;
 mod file;
 mod report;
 mod restore;
+mod tables;
 
 use std::path::Path;
 
-use convoke_graph_core::{Result, Variable};
+use convoke_graph_core::{Error, NodeId, Result, Variable};
 
+use crate::core::Moment;
 use crate::session::Session;
 use contents::Contents;
-pub(crate) use contents::{INDEX_SUFFIX, Named, write_sharded, write_single};
+pub(crate) use contents::{INDEX_SUFFIX, Named, Notes, write_sharded, write_single};
 pub(crate) use file::{
     RESERVED, TensorFile, dtype_of, folder_of, io, read_text, write as write_tensors, write_whole,
 };
-pub use report::{KeptVariable, RestoreReport};
+pub use report::{KeptTable, KeptVariable, RestoreReport};
 use restore::Matching;
 pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
 
@@ -27,7 +29,8 @@ pub use restore::{Mismatch, Missing, RestoreOptions, Unknown};
 pub const CHECKPOINT_MAX_BYTES: u64 = 64 << 30;
 
 impl Session {
-    /// Writes all variables of the graph, and the state of its random operations, to `path`.
+    /// Writes all variables of the graph, what its mutable tables hold, and the state of its random operations, to
+    /// `path`: as they are between two runs, whatever runs meanwhile.
     ///
     /// # Errors
     /// [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::InvalidArgument`] if `path` is
@@ -38,12 +41,16 @@ impl Session {
     /// [`ErrorKind::FailedPrecondition`]: convoke_graph_core::ErrorKind::FailedPrecondition
     /// [`ErrorKind::Unavailable`]: convoke_graph_core::ErrorKind::Unavailable
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let values = self.values(&self.graph().global_variables())?;
-        write_single(path.as_ref(), values, self.draws_text())
+        let (values, notes) = self.kept(&self.graph().global_variables(), true)?;
+        write_single(path.as_ref(), values, notes)
     }
 
-    /// Gives every variable of the graph the elements that `path` has under its name, or changes nothing. The file
-    /// is one that [`Self::save`] wrote, or the index of shards.
+    /// Gives every variable of the graph the elements that `path` has under its name, and every mutable table what it
+    /// held, or changes nothing. The file is one that [`Self::save`] wrote, or the index of shards; if its graph had no
+    /// tables, those of this one stay as they are.
+    ///
+    /// It happens between two runs, as far as these store: no run stores one thing before and another after. What a run
+    /// that is under way has read before, it does not read again, and what it computes from that it stores later.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no file; [`ErrorKind::DataLoss`] if it is damaged or a shard is missing;
@@ -79,7 +86,13 @@ impl Session {
             [] => Some(matching.draws(self.graph(), &file, options.unknown)?),
             _ => None,
         };
-        self.core.set_variables(matching.read(&file)?, draws)?;
+        let graph = self.graph().snapshot();
+        let tables = match options.only[..] {
+            [] => matching.tables(&graph, &file, options)?,
+            _ => Vec::new(),
+        };
+        let values = matching.read(&file)?;
+        self.core.set(values, draws, tables)?;
         let state = self.state().lock();
         for (report, variable) in matching.report.kept.iter_mut().zip(&matching.kept) {
             report.is_initialized = state.is_initialized(variable.handle().node().id);
@@ -87,21 +100,29 @@ impl Session {
         Ok(matching.report)
     }
 
-    /// The elements of variables, by name, all of the same moment.
-    pub(crate) fn values(&self, variables: &[Variable]) -> Result<Vec<Named>> {
-        let values = self.run(&[], variables)?;
-        Ok(variables.iter().map(Variable::name).zip(values).collect())
-    }
-
-    /// How often random nodes were drawn, a line for each.
-    pub(crate) fn draws_text(&self) -> String {
-        let kept = self.state().lock();
-        let mut lines: Vec<String> = kept
-            .draws
-            .iter()
-            .map(|(node, count)| format!("{count} {}", self.graph().node(*node).name))
-            .collect();
+    /// The elements of variables, by name; and, if `is_all` that is to be kept, what tables hold, and how often random
+    /// nodes were drawn. All is of one moment.
+    pub(crate) fn kept(&self, variables: &[Variable], is_all: bool) -> Result<(Vec<Named>, Notes)> {
+        let graph = self.graph();
+        if let Some(foreign) = variables.iter().find(|v| v.graph().id() != graph.id()) {
+            let message = "the variable to save belongs to another graph than the session's";
+            return Err(Error::invalid(message).with_node(foreign.name()));
+        }
+        let specs = if is_all { tables::tables_of(&graph.snapshot()) } else { Vec::new() };
+        let Moment { variables: mut values, draws, tables } =
+            self.core.moment(variables, &specs, |_| false)?;
+        let named = variables.iter().filter_map(|variable| {
+            let value = values.remove(&variable.handle().output().node)?;
+            Some((variable.name(), value))
+        });
+        let mut named: Vec<Named> = named.collect();
+        if !is_all {
+            return Ok((named, Notes::default()));
+        }
+        let tables = tables::add(&specs, &tables, &mut named)?;
+        let line = |(node, count): &(NodeId, u32)| format!("{count} {}", graph.node(*node).name);
+        let mut lines: Vec<String> = draws.iter().map(line).collect();
         lines.sort();
-        lines.join("\n")
+        Ok((named, Notes { draws: lines.join("\n"), tables }))
     }
 }

@@ -31,6 +31,7 @@ use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
 use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
+use crate::moment::{Moments, Storing};
 use crate::partial::PartialPlans;
 use crate::queues::{Puts, Queues, Tables, Taken, Uses};
 use crate::recent::Recent;
@@ -39,6 +40,7 @@ use crate::state::State;
 use crate::submit::Runners;
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::turn::Turn;
+pub(crate) use kept::Moment;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
 const FLOW_ATTEMPTS: usize = 16;
@@ -67,6 +69,8 @@ pub(crate) struct Core {
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
+    /// When nobody is half through with storing.
+    pub moments: Moments,
     /// Runs that count follow one another.
     pub turn: Arc<Turn>,
     activity: Arc<Activity>,
@@ -112,6 +116,8 @@ pub(crate) struct Request<'a> {
     pub puts: Option<&'a Puts<'a>>,
     /// The tables that it looks keys up in.
     pub tables: Option<&'a Tables>,
+    /// Where it notes that it has begun to store.
+    pub storing: Option<&'a Storing<'a>>,
 }
 
 impl<'a> Request<'a> {
@@ -122,8 +128,8 @@ impl<'a> Request<'a> {
         options: &'a RunOptions,
         start: Instant,
     ) -> Self {
-        let (token, recent, puts, tables) = (None, None, None, None);
-        Self { planned, data, options, start, token, recent, puts, tables }
+        let (token, recent, puts, tables, storing) = (None, None, None, None, None);
+        Self { planned, data, options, start, token, recent, puts, tables, storing }
     }
 }
 
@@ -157,6 +163,7 @@ impl Core {
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
+            moments: Moments::default(),
             turn: Arc::default(),
             queues: Queues::new(graph, options.stall_after, metadata),
             identity,
@@ -255,11 +262,13 @@ impl Core {
         data.extend(values.map(FeedData::Tensor));
         let mut held = self.queues.hold(taken);
         let mut tensors = Vec::new();
+        let storing = self.moments.storing(uses.changed_tables().next().is_some());
         let mut n_attempts = 1;
         let puts = loop {
             let puts = Puts::of(uses, &held, self.stop(request));
             let (puts_of_run, tables) = (Some(&puts), held.tables());
-            let own = &Request { data: &data, puts: puts_of_run, tables, ..*request };
+            let own = Request { data: &data, puts: puts_of_run, tables, ..*request };
+            let own = &Request { storing: Some(&storing), ..own };
             let run = self.settled(own, |request| {
                 let own = &mut Outputs::Tensors(&mut tensors);
                 self.run_once(request, own, Some(outputs), None, metadata)
@@ -268,6 +277,7 @@ impl Core {
             if !puts.is_outdated() || metadata.stores || n_attempts == TABLE_ATTEMPTS {
                 return Err(error);
             }
+            storing.end();
             drop(puts);
             let seen = held.look_again(uses)?;
             data.truncate(data.len().saturating_sub(seen.len()));
@@ -281,6 +291,7 @@ impl Core {
         let claimed = puts.give_up();
         let items = puts.items(&values);
         held.put(uses, items, uses.changed_tables(), &values, claimed.as_ref());
+        storing.end();
         drop(claimed);
         outputs.fill(tensors)
     }
@@ -309,6 +320,8 @@ impl Core {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let _active = self.activity.begin();
+        let own = self.moments.storing(false);
+        let request = &Request { storing: request.storing.or(Some(&own)), ..*request };
         match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
@@ -377,7 +390,7 @@ impl Core {
             (timings, metadata.begun) = (Timings::Nodes, Some(start));
         }
         loop {
-            let run = self.run_state(None);
+            let run = self.run_state(request, None);
             match compiled.run(data, run, timings, stop, outputs, metadata) {
                 // A variable has moved or was reset between looking at it and the run.
                 Err(e)
@@ -435,8 +448,13 @@ impl Core {
     }
 
     /// What programs run on.
-    pub fn run_state<'a>(&'a self, journal: Option<&'a RefCell<Journal>>) -> RunState<'a> {
-        RunState { state: &self.state, threads: &self.threads, journal }
+    pub fn run_state<'a>(
+        &'a self,
+        request: &Request<'a>,
+        journal: Option<&'a RefCell<Journal>>,
+    ) -> RunState<'a> {
+        let storing = request.storing;
+        RunState { state: &self.state, threads: &self.threads, journal, storing }
     }
 
     /// Whether a run that has failed is to be made with another program, if nothing is stored yet.

@@ -35,6 +35,7 @@ use crate::feeds::FeedData;
 use crate::holding::Journal;
 use crate::instance::Instance;
 use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
+use crate::moment::Storing;
 use crate::place::Placed;
 use crate::pool::Pool;
 use crate::session::Timings;
@@ -132,6 +133,8 @@ pub(crate) struct RunState<'a> {
     pub(crate) threads: &'a Threads,
     /// What the run keeps to itself, if the program is only a part of it.
     pub(crate) journal: Option<&'a RefCell<Journal>>,
+    /// Where the run notes that it has begun to store.
+    pub(crate) storing: Option<&'a Storing<'a>>,
 }
 
 /// What a run runs on, and what may end it.
@@ -139,6 +142,7 @@ struct On<'a> {
     state: &'a State,
     threads: &'a Threads,
     journal: Option<&'a RefCell<Journal>>,
+    storing: Option<&'a Storing<'a>>,
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "the host is always timed"))]
     timings: Timings,
     stop: Stop<'a>,
@@ -359,9 +363,13 @@ impl Compiled {
         let mut bound = self.bind(feeds, run)?;
         let mut instance = self.lease(metadata)?;
         metadata.note(PhaseKind::Bind, start);
-        let RunState { state, threads, journal } = run;
-        let on = On { state, threads, journal, timings, stop };
+        let RunState { state, threads, journal, storing } = run;
+        let on = On { state, threads, journal, storing, timings, stop };
         let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
+        if result.is_err() {
+            // It may be made again, and wait for others.
+            storing.inspect(|storing| storing.end());
+        }
         // What stays on a device is the caller's now.
         instance.residents.clear();
         self.instances.give_back(instance);
@@ -439,6 +447,9 @@ impl Compiled {
                     self.wait_for(delays, running, instance, on.state, metadata)?;
                     metadata.overlaps += u64::from(!running.is_empty());
                     on.check(metadata.stores)?;
+                    if !work.commits.is_empty() {
+                        on.storing.inspect(|storing| storing.begin());
+                    }
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
                     running.push(started?);

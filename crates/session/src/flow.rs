@@ -90,7 +90,10 @@ pub(crate) fn run(
     running.metadata.program_cached = running.metadata.preparing.is_zero();
     match held {
         Some(held) => *held = running.held,
-        None => running.held.store(core)?,
+        None => {
+            let own = core.moments.storing(false);
+            running.held.store(core, request.storing.unwrap_or(&own))?;
+        }
     }
     Ok(results)
 }
@@ -219,7 +222,7 @@ impl Running<'_> {
         let (begun, before) = (Instant::now(), self.metadata.noted());
         compiled.run(
             &data,
-            core.run_state(Some(self.held.journal())),
+            core.run_state(self.request, Some(self.held.journal())),
             timings,
             self.stop,
             &mut Outputs::Tensors(&mut tensors),

@@ -12,6 +12,7 @@ use convoke_graph_core::{
 use rustc_hash::FxHashMap;
 
 use crate::core::Core;
+use crate::moment::Storing;
 use crate::state::{Kept, Snapshot, uninitialized};
 
 /// The variables that a run holds, and its journal.
@@ -170,19 +171,28 @@ impl Holdings {
         all.any(|holding| matches!(holding.now, Some((_, Change::Counted))))
     }
 
-    /// Stores what was assigned and drawn.
+    /// Stores what was assigned and drawn, as the last step but for what `storing` knows of.
     ///
     /// # Errors
     /// Others have stored meanwhile what can't be brought together with it; a device has no memory or is lost. Nothing
     /// is stored then.
-    pub fn store(&self, core: &Core) -> Result<()> {
+    pub fn store(&self, core: &Core, storing: &Storing<'_>) -> Result<()> {
+        let stored = self.try_store(core, storing);
+        if stored.is_err() {
+            storing.end();
+        }
+        stored
+    }
+
+    fn try_store(&self, core: &Core, storing: &Storing<'_>) -> Result<()> {
         let changed = self.variables.values().filter(|holding| holding.now.is_some());
         let journal = self.journal.borrow();
         if changed.clone().next().is_none() && journal.draws.is_empty() {
             return Ok(());
         }
-        core.make_room(changed.clone().map(|holding| &holding.variable))?;
+        storing.begin_if_it_goes_on();
         let mut kept = core.state.lock();
+        core.make_room(&mut kept, changed.clone().map(|holding| &holding.variable))?;
         let mut ready = Vec::new();
         for holding in changed {
             if let Some(elements) = holding.to_store(core, &mut kept)? {

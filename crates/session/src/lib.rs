@@ -32,6 +32,7 @@ mod identity;
 mod instance;
 mod metadata;
 mod model;
+mod moment;
 mod monitored;
 mod partial;
 mod place;
@@ -54,7 +55,8 @@ pub use calibrate::{
 pub use callable::{Arguments, Callable, CallableOptions};
 pub use cancel::CancelToken;
 pub use checkpoint::{
-    CHECKPOINT_MAX_BYTES, KeptVariable, Mismatch, Missing, RestoreOptions, RestoreReport, Unknown,
+    CHECKPOINT_MAX_BYTES, KeptTable, KeptVariable, Mismatch, Missing, RestoreOptions,
+    RestoreReport, Unknown,
 };
 pub use convoke_placement::{
     Candidate, Curve, Decision, DeviceKind as ModelKind, DeviceModel, DeviceTotal, Family, Link,
@@ -73,7 +75,9 @@ pub use explain::{
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use identity::SessionMetadata;
 pub use metadata::{NodeTime, Phase, PhaseKind, RunMetadata, TransferTime};
-pub use model::{LoadOptions, ModelForm, ModelSpec, SavedModel};
+pub use model::{
+    DEFAULT_SIGNATURE, LoadOptions, ModelForm, ModelSignature, ModelSpec, SavedModel, SignatureSpec,
+};
 pub use monitored::{
     AfterRun, BeforeRun, CheckpointSaver, FeedFn, FinalOps, Hook, LoggingTensor, Monitor,
     MonitoredSession, NanTensor, Profiler, Saved, StepCounter, StopAtStep, Wanted,

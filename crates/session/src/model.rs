@@ -4,6 +4,8 @@
 //! A file is written as checkpoints are, so that its path always has a whole one. Nothing in a file is trusted.
 
 mod select;
+mod signature;
+mod spec;
 mod tables;
 mod text;
 mod value;
@@ -13,144 +15,76 @@ use std::path::Path;
 
 use convoke_graph_core::ops::Decode;
 use convoke_graph_core::{
-    BodyId, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, Operation, Output, Result,
-    Tensor, Variable,
+    Error, Graph, GraphParts, HostTensor, NodeId, Operation, Output, Result, Tensor, Variable,
 };
+pub use signature::ModelSignature;
+use signature::find;
+pub use spec::{ModelForm, ModelSpec, SignatureSpec};
+pub(crate) use tables::{StoredTable, contents as table_contents, table_of};
 
 use crate::devices::Devices;
 use crate::session::{Session, SessionOptions};
 
-/// What of a graph a model keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ModelForm {
-    /// What the outputs and operations need, with the elements of variables as constants.
-    Frozen,
-    /// What inputs, outputs, operations and collections need, with variables, their initializers, and how often random
-    /// operations were drawn.
-    Trainable,
-}
-
-/// What a model is to give and take, by names of its own.
-#[derive(Debug, Clone)]
-pub struct ModelSpec {
-    /// What is fed. In a frozen model, what is no placeholder becomes one, and what only it needed is left out.
-    pub inputs: Vec<(String, Tensor)>,
-    /// What is fetched.
-    pub outputs: Vec<(String, Tensor)>,
-    /// What is run for its effect, such as a training step.
-    pub operations: Vec<(String, Operation)>,
-    /// What is kept.
-    pub form: ModelForm,
-}
-
-impl ModelSpec {
-    /// A frozen model.
-    pub fn frozen(inputs: &[(&str, &Tensor)], outputs: &[(&str, &Tensor)]) -> Self {
-        let (inputs, outputs) = (owned(inputs), owned(outputs));
-        Self { inputs, outputs, operations: Vec::new(), form: ModelForm::Frozen }
-    }
-
-    /// A model to be trained on.
-    pub fn trainable(
-        inputs: &[(&str, &Tensor)],
-        outputs: &[(&str, &Tensor)],
-        operations: &[(&str, &Operation)],
-    ) -> Self {
-        let (inputs, outputs, operations) = (owned(inputs), owned(outputs), owned(operations));
-        Self { inputs, outputs, operations, form: ModelForm::Trainable }
-    }
-
-    fn check(&self, graph: &Graph) -> Result<()> {
-        let tensors = self.inputs.iter().chain(&self.outputs);
-        let own = tensors.map(|(name, tensor)| {
-            (name, tensor.graph(), tensor.output().node, tensor.fact().is_variable())
-        });
-        let operations =
-            self.operations.iter().map(|(name, op)| (name, op.graph(), op.id(), false));
-        for (name, other, node, is_variable) in own.chain(operations) {
-            if other.id() != graph.id() {
-                let message = format!("{name:?} belongs to another graph than the session's");
-                return Err(Error::invalid(message));
-            }
-            if graph.node(node).body != BodyId::GRAPH {
-                let message = format!(
-                    "{name:?} lies inside of a branch or loop; return it from the closure that builds it"
-                );
-                return Err(Error::invalid(message));
-            }
-            if is_variable {
-                let message = format!("{name:?} is a variable's handle; give its value");
-                return Err(Error::invalid(message));
-            }
-        }
-        let names = |list: Vec<&String>| {
-            let all: BTreeMap<&String, ()> = list.iter().map(|&name| (name, ())).collect();
-            all.len() == list.len()
-        };
-        let unique = names(self.inputs.iter().map(|(name, _)| name).collect())
-            && names(self.outputs.iter().map(|(name, _)| name).collect())
-            && names(self.operations.iter().map(|(name, _)| name).collect());
-        if !unique {
-            return Err(Error::invalid("two inputs, outputs or operations have the same name"));
-        }
-        Ok(())
-    }
-}
-
-fn owned<T: Clone>(named: &[(&str, &T)]) -> Vec<(String, T)> {
-    named.iter().map(|&(name, what)| (name.to_owned(), what.clone())).collect()
-}
+/// The name of the signature that every model has: [`ModelSpec::signature`].
+pub const DEFAULT_SIGNATURE: &str = "serving_default";
 
 /// A model in parts, as it is written and read.
 struct Stored {
     form: ModelForm,
     parts: GraphParts,
-    inputs: Vec<(String, Output)>,
-    outputs: Vec<(String, Output)>,
-    operations: Vec<(String, NodeId)>,
+    signature: StoredSignature,
+    signatures: Vec<(String, StoredSignature)>,
     variables: Vec<(NodeId, HostTensor)>,
-    tables: Vec<tables::StoredTable>,
+    tables: Vec<StoredTable>,
     draws: Vec<(NodeId, u32)>,
 }
 
+/// A signature as it is written and read.
+#[derive(Default)]
+struct StoredSignature {
+    inputs: Vec<(String, Output)>,
+    outputs: Vec<(String, Output)>,
+    operations: Vec<(String, NodeId)>,
+}
+
 impl Session {
-    /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables and the contents
-    /// of tables as they are now. See [`SavedModel`].
+    /// Writes a model to `path`: of this session's graph what `spec` says, with the elements of variables and the
+    /// contents of tables as they are between two runs, whatever runs meanwhile. See [`SavedModel`].
     ///
     /// Names, devices that were asked for, containers, control edges, colocations, collections and seeds are kept.
-    /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are not kept; an
-    /// operation of one is, if it is named. Local variables that have no elements stay without.
+    /// What is in queues is not: a loaded model's are empty, and readers begin anew. Queue runners are kept whose queue
+    /// the model uses, so that [`Session::start_queue_runners`] fills it; but not, with a warning, one that no model
+    /// can have: what it runs needs an input that a frozen model has as a placeholder, or a variable without elements
+    /// that nothing else needs; changes a variable of a frozen model, was refused, puts nothing into the queue, or is
+    /// an operation that no file can keep; or runs choose its queue. Local variables that have no elements stay so.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for handles of another graph or of a branch's or loop's inside, names that are given twice, an operation that was
-    /// refused, or a frozen model that would change a variable; [`ErrorKind::Unimplemented`] with the name of a node
-    /// whose operation no file can keep; [`ErrorKind::FailedPrecondition`] for a variable without elements;
-    /// [`ErrorKind::Unavailable`] if the file cannot be written. The old file is whole then.
+    /// [`ErrorKind::InvalidArgument`] for handles of another graph or of a branch's or loop's inside, names that are
+    /// given twice, another signature of the name [`DEFAULT_SIGNATURE`], an operation that was refused, a frozen model
+    /// that would change a variable, or queue runners of more than 4096 threads in all; [`ErrorKind::Unimplemented`]
+    /// with the name of a node whose operation no file can keep; [`ErrorKind::FailedPrecondition`] for a variable
+    /// without elements; [`ErrorKind::Unavailable`] if the file cannot be written. The old file is whole then.
+    ///
+    /// [`ErrorKind::InvalidArgument`]: convoke_graph_core::ErrorKind::InvalidArgument
+    /// [`ErrorKind::Unimplemented`]: convoke_graph_core::ErrorKind::Unimplemented
+    /// [`ErrorKind::FailedPrecondition`]: convoke_graph_core::ErrorKind::FailedPrecondition
+    /// [`ErrorKind::Unavailable`]: convoke_graph_core::ErrorKind::Unavailable
     pub fn save_model(&self, path: impl AsRef<Path>, spec: &ModelSpec) -> Result<()> {
         self.core.check_open()?;
         spec.check(self.graph())?;
         let whole = self.graph().parts();
         let graph = self.graph().snapshot();
-        let selected = select::Selected::new(&graph, &whole, spec)?;
+        let is_initialized = |id| self.state().lock().is_initialized(id);
+        let selected = select::Selected::new(&graph, &whole, spec, is_initialized)?;
         let graph = self.graph();
         let all = graph.global_variables().into_iter().chain(graph.local_variables());
-        let kept: Vec<Variable> = {
-            let state = self.state().lock();
-            let is_kept = |variable: &Variable| {
-                let id = variable.handle().output().node;
-                selected.has(id) && (state.is_initialized(id) || !selected.may_lack(id))
-            };
-            all.filter(is_kept).collect()
-        };
-        let handles = kept.iter().map(|variable| variable.handle().output().node);
-        let values = self.values(&kept)?.into_iter().map(|(_, value)| value);
-        let values: BTreeMap<NodeId, HostTensor> = handles.zip(values).collect();
-        let draws: Vec<(NodeId, u32)> =
-            self.state().lock().draws.iter().map(|(&node, &count)| (node, count)).collect();
+        let kept: Vec<Variable> =
+            all.filter(|variable| selected.has(variable.handle().output().node)).collect();
         let specs = selected.tables();
-        let contents = self.core.queues.table_contents(&specs)?;
-        let tables = tables::stored(&specs, &contents)?;
-        let stored = Stored { tables, ..selected.stored(whole, spec, &values, &draws)? };
+        let moment = self.core.moment(&kept, &specs, |id| selected.may_lack(id))?;
+        let values: BTreeMap<NodeId, HostTensor> = moment.variables.into_iter().collect();
+        let tables = tables::stored(&specs, &moment.tables)?;
+        let stored = Stored { tables, ..selected.stored(whole, spec, &values, &moment.draws)? };
         // What is written can be read.
         Graph::from_parts(stored.parts.clone())?;
         text::write(path.as_ref(), &stored)
@@ -167,9 +101,8 @@ impl Session {
 pub struct SavedModel {
     session: Session,
     form: ModelForm,
-    inputs: BTreeMap<String, Tensor>,
-    outputs: BTreeMap<String, Tensor>,
-    operations: BTreeMap<String, Operation>,
+    signature: ModelSignature,
+    signatures: BTreeMap<String, ModelSignature>,
 }
 
 /// How a model is loaded.
@@ -189,6 +122,11 @@ impl SavedModel {
     /// [`ErrorKind::NotFound`] if there is no file; [`ErrorKind::DataLoss`] if it is damaged;
     /// [`ErrorKind::InvalidArgument`] if it has no model, or one whose operations do not fit each other, with the name
     /// of the node; [`ErrorKind::Unimplemented`] for a later version or an operation that is not known.
+    ///
+    /// [`ErrorKind::NotFound`]: convoke_graph_core::ErrorKind::NotFound
+    /// [`ErrorKind::DataLoss`]: convoke_graph_core::ErrorKind::DataLoss
+    /// [`ErrorKind::InvalidArgument`]: convoke_graph_core::ErrorKind::InvalidArgument
+    /// [`ErrorKind::Unimplemented`]: convoke_graph_core::ErrorKind::Unimplemented
     #[track_caller]
     pub fn load(path: impl AsRef<Path>, devices: &Devices) -> Result<Self> {
         Self::load_with(path, devices, LoadOptions::default())
@@ -211,25 +149,13 @@ impl SavedModel {
         text::check(&graph, &stored).map_err(of_file)?;
         let tables = tables::contents(&graph.snapshot(), &stored.tables).map_err(of_file)?;
         let session = Session::with_options(&graph, devices, options.session)?;
-        session.core.set_variables(stored.variables, Some(stored.draws))?;
-        for (table, contents) in tables {
-            session.core.queues.set_table(&table, contents);
-        }
-        let operation = |id| graph.operation(&graph.node(id).name);
-        let tensors = |named: Vec<(String, Output)>| -> Result<BTreeMap<String, Tensor>> {
-            let tensor = |(name, at): (String, Output)| {
-                let node = graph.node(at.node);
-                Ok((name, graph.tensor(&format!("{}:{}", node.name, at.index))?))
-            };
-            named.into_iter().map(tensor).collect()
-        };
-        let operations = stored.operations.into_iter();
-        let operations = operations.map(|(name, id)| Ok((name, operation(id)?)));
+        session.core.set(stored.variables, Some(stored.draws), tables)?;
+        let others = stored.signatures.into_iter();
+        let others = others.map(|(name, stored)| Ok((name, ModelSignature::of(&graph, stored)?)));
         Ok(Self {
             form: stored.form,
-            inputs: tensors(stored.inputs)?,
-            outputs: tensors(stored.outputs)?,
-            operations: operations.collect::<Result<_>>()?,
+            signature: ModelSignature::of(&graph, stored.signature)?,
+            signatures: others.collect::<Result<_>>()?,
             session,
         })
     }
@@ -249,50 +175,89 @@ impl SavedModel {
         self.session.graph()
     }
 
-    /// What is fed under this name.
+    /// All signatures by name, [`DEFAULT_SIGNATURE`] first.
+    pub fn signatures(&self) -> impl Iterator<Item = (&str, &ModelSignature)> {
+        let others = self.signatures.iter().map(|(name, signature)| (name.as_str(), signature));
+        std::iter::once((DEFAULT_SIGNATURE, &self.signature)).chain(others)
+    }
+
+    /// The signature of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such signature, with the names that there are.
+    ///
+    /// [`ErrorKind::NotFound`]: convoke_graph_core::ErrorKind::NotFound
+    pub fn signature(&self, name: &str) -> Result<&ModelSignature> {
+        find(self.signatures(), "signature", name)
+    }
+
+    /// Feeds what is given by the names of a signature's inputs, and gives all of its outputs by their names. Its
+    /// operations are not run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a signature or an input that there is not; [`ErrorKind::InvalidArgument`] for a
+    /// signature without outputs, whose operations are for [`Session::run`]; as that.
+    ///
+    /// # Source
+    /// TensorFlow's `tf.contrib.predictor.from_saved_model`.
+    ///
+    /// [`ErrorKind::InvalidArgument`]: convoke_graph_core::ErrorKind::InvalidArgument
+    /// [`ErrorKind::NotFound`]: convoke_graph_core::ErrorKind::NotFound
+    pub fn run(
+        &self,
+        signature: &str,
+        feeds: &[(&str, HostTensor)],
+    ) -> Result<BTreeMap<String, HostTensor>> {
+        let (name, signature) = (signature, self.signature(signature)?);
+        if signature.outputs().is_empty() {
+            let operations: Vec<&String> = signature.operations().keys().collect();
+            return Err(Error::invalid(format!(
+                "signature {name:?} has no outputs to give; run its operations {operations:?} by the model's session"
+            )));
+        }
+        let feeds = feeds.iter().map(|(name, value)| Ok(signature.input(name)?.feed(value)));
+        let feeds: Vec<_> = feeds.collect::<Result<_>>()?;
+        self.session.run(&feeds, signature.outputs())
+    }
+
+    /// What is fed under this name, in the default signature.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no such input, with the names that there are.
+    ///
+    /// [`ErrorKind::NotFound`]: convoke_graph_core::ErrorKind::NotFound
     pub fn input(&self, name: &str) -> Result<&Tensor> {
-        find(&self.inputs, "input", name)
+        self.signature.input(name)
     }
 
-    /// What is fetched under this name.
+    /// What is fetched under this name, in the default signature.
     ///
     /// # Errors
     /// As [`Self::input`].
     pub fn output(&self, name: &str) -> Result<&Tensor> {
-        find(&self.outputs, "output", name)
+        self.signature.output(name)
     }
 
-    /// What is run under this name.
+    /// What is run under this name, in the default signature.
     ///
     /// # Errors
     /// As [`Self::input`].
     pub fn operation(&self, name: &str) -> Result<&Operation> {
-        find(&self.operations, "operation", name)
+        self.signature.operation(name)
     }
 
-    /// All inputs, by name.
+    /// All inputs of the default signature, by name.
     pub fn inputs(&self) -> &BTreeMap<String, Tensor> {
-        &self.inputs
+        self.signature.inputs()
     }
 
-    /// All outputs, by name.
+    /// All outputs of the default signature, by name.
     pub fn outputs(&self) -> &BTreeMap<String, Tensor> {
-        &self.outputs
+        self.signature.outputs()
     }
 
-    /// All operations, by name.
+    /// All operations of the default signature, by name.
     pub fn operations(&self) -> &BTreeMap<String, Operation> {
-        &self.operations
+        self.signature.operations()
     }
-}
-
-fn find<'a, T>(named: &'a BTreeMap<String, T>, what: &str, name: &str) -> Result<&'a T> {
-    named.get(name).ok_or_else(|| {
-        let names: Vec<&str> = named.keys().map(String::as_str).collect();
-        let message = format!("no {what} is named {name:?}; there are {names:?}");
-        Error::new(ErrorKind::NotFound, message)
-    })
 }

@@ -20,6 +20,7 @@ use crate::feeds::{self, FeedData};
 use crate::fetch::Fetch;
 use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
+use crate::moment::Storing;
 use crate::queues::{Claimed, Tables};
 use crate::session::{RunOptions, Session};
 pub(crate) use planned::PartialPlans;
@@ -191,8 +192,9 @@ impl PartialRun {
         let results = step.results.iter();
         let values = results.map(|given| self.value(*given, &made)).collect::<Result<_>>()?;
         let puts = self.puts(&planned, taking, &made)?;
+        let storing = core.moments.storing(taking.is_some());
         let claimed = match ends {
-            true => self.store(&held, taking, &puts, &stop)?,
+            true => self.store(&held, taking, &puts, &storing, &stop)?,
             false => None,
         };
         // Nothing fails any more that could change something.
@@ -212,6 +214,7 @@ impl PartialRun {
         self.initialized.clear();
         if *ends {
             self.end(claimed);
+            storing.end();
         }
         let values = Fetched::all(values, &asked.residents);
         let output = fetch.take(&mut list.results(values))?;
@@ -249,13 +252,15 @@ impl PartialRun {
         if self.has_ended {
             return Ok(());
         }
-        let core = &self.session.core;
+        let core = self.session.core.clone();
         core.check_open()?;
         let stop = core.stop_of(options, Instant::now());
-        let claimed = self.store(&self.held, self.taken.as_ref(), &[], &stop);
+        let storing = core.moments.storing(self.taken.is_some());
+        let claimed = self.store(&self.held, self.taken.as_ref(), &[], &storing, &stop);
         let claimed = claimed.map_err(|e| core.located(e))?;
         self.has_ended = true;
         self.end(claimed);
+        storing.end();
         Ok(())
     }
 
@@ -312,13 +317,14 @@ impl PartialRun {
         held: &Holdings,
         taking: Option<&Taking>,
         last: &[Put],
+        storing: &Storing<'_>,
         stop: &Stop<'_>,
     ) -> Result<Option<Claimed>> {
         let core = &self.session.core;
         stop.check()?;
         let _turn = held.counts().then(|| core.turn.take(stop)).transpose()?;
         let claimed = taking.map(|taking| taking.claim(last, stop)).transpose()?;
-        held.store(core)?;
+        held.store(core, storing)?;
         Ok(claimed.flatten())
     }
 

@@ -508,9 +508,9 @@ impl Queues {
         self.lock().table_contents(specs)
     }
 
-    /// Has a table hold what is given.
-    pub fn set_table(&self, spec: &Arc<TableSpec>, contents: TableContents) {
-        self.lock().set_table(spec, contents);
+    /// Has tables hold what is given.
+    pub fn set_tables(&self, tables: Vec<(Arc<TableSpec>, TableContents)>) {
+        self.lock().set_tables(tables);
     }
 
     /// Gives back what a run took that has failed.

@@ -58,8 +58,8 @@ enum Sharding {
 }
 
 impl Saver {
-    /// A saver of all variables, of which the five newest checkpoints stay, each in one file. The folder must exist
-    /// when it saves.
+    /// A saver of all variables and of tables that runs change, of which the five newest checkpoints stay, each in one
+    /// file. The folder must exist when it saves.
     pub fn new(prefix: impl Into<PathBuf>) -> Self {
         Self {
             prefix: prefix.into(),
@@ -96,20 +96,20 @@ impl Saver {
         Self { sharding: Sharding::Bytes(max), ..self }
     }
 
-    /// Saves and restores only these variables, and not the state of random operations.
+    /// Saves and restores only these variables, and neither tables nor the state of random operations.
     #[must_use]
     pub fn variables(self, variables: impl IntoIterator<Item = Variable>) -> Self {
         Self { variables: variables.into_iter().collect(), ..self }
     }
 
-    /// Writes the checkpoint of `step`, in place of one of the same step, and deletes what is no longer kept. What
-    /// cannot be deleted is left, with a warning.
+    /// Writes the checkpoint of `step`, in place of one of the same step, as [`Session::save`] does, and deletes what
+    /// is no longer kept. What cannot be deleted is left, with a warning.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if there is no variable to save, one is given twice or of another graph, or the
-    /// prefix has no name; [`ErrorKind::FailedPrecondition`] for a variable without elements; [`ErrorKind::NotFound`] if there is
-    /// no folder; [`ErrorKind::Unavailable`] or [`ErrorKind::ResourceExhausted`] with the system's reason if it
-    /// cannot be written. No earlier checkpoint is lost then.
+    /// [`ErrorKind::InvalidArgument`] if there is neither a variable nor a table to save, a variable is given twice or
+    /// of another graph, or the prefix has no name; [`ErrorKind::FailedPrecondition`] for a variable without elements;
+    /// [`ErrorKind::NotFound`] if there is no folder; [`ErrorKind::Unavailable`] or [`ErrorKind::ResourceExhausted`]
+    /// with the system's reason if it cannot be written. No earlier checkpoint is lost then.
     pub fn save(&self, session: &Session, step: u64) -> Result<PathBuf> {
         let folder = Folder::of(&self.prefix)?;
         folder.check_exists()?;
@@ -117,13 +117,15 @@ impl Saver {
         let all = session.graph().global_variables();
         let variables = if is_all { &all } else { &self.variables };
         check_names(variables)?;
-        let values = session.values(variables)?;
-        let draws = if is_all { session.draws_text() } else { String::new() };
+        let (values, notes) = session.kept(variables, is_all)?;
+        if values.is_empty() {
+            return Err(Error::invalid("the graph has no variables and no tables to save"));
+        }
         let _saving = SAVING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut list = folder.list_to_extend()?;
         let files = match divide(&values, self.sharding) {
-            None => folder.write_single(step, values, draws)?,
-            Some(shards) => folder.write_sharded(step, values, &shards, &draws)?,
+            None => folder.write_single(step, values, notes)?,
+            Some(shards) => folder.write_sharded(step, values, &shards, &notes)?,
         };
         list.add(step, files.first.clone(), now_ms());
         let dropped = list.drop_old(self.max_to_keep, self.keep_every);
@@ -206,11 +208,8 @@ fn lost(error: &Error, latest: &Checkpoint, older: &[Checkpoint]) -> Error {
     Error::new(ErrorKind::DataLoss, message)
 }
 
-/// A file has each name once, and there is something to restore.
+/// A file has each name once.
 fn check_names(variables: &[Variable]) -> Result<()> {
-    if variables.is_empty() {
-        return Err(Error::invalid("the graph has no variables to save"));
-    }
     let mut names = BTreeSet::new();
     match variables.iter().map(Variable::name).find(|name| !names.insert(name.clone())) {
         Some(name) => Err(Error::invalid("the variable to save is given twice").with_node(name)),

@@ -7,7 +7,7 @@ pub mod gpu;
 mod segment;
 
 pub use segment::{
-    Carried, GpuInstance, GpuRun, GpuSegment, GpuTensor, GpuTensors, GpuVariables, Lease,
+    Carried, GpuInstance, GpuRun, GpuSegment, GpuTensor, GpuTensors, GpuVariables, Lease, Loading,
     RunOptions, Running, Sent, Work, supports,
 };
 pub use segment::{CompileError, to_error};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{Dim, Dims, LoadOptions, LoopOptions, ModelForm, ProducerOptions};
+use convoke::{Dim, Dims, LoadOptions, LoopOptions, ModelForm, ProducerOptions, SignatureSpec};
 use convoke_tests::{Folder, TestDevice, compare, devices};
 
 fn file(folder: &Folder) -> PathBuf {
@@ -45,7 +45,9 @@ impl Built {
         };
         let operations = self.step.iter().map(|step| ("step".to_owned(), step.clone()));
         let operations = operations.filter(|_| form == ModelForm::Trainable).collect();
-        ModelSpec { inputs: named(&self.inputs), outputs: named(&self.outputs), operations, form }
+        let (inputs, outputs) = (named(&self.inputs), named(&self.outputs));
+        let signature = SignatureSpec { inputs, outputs, operations };
+        ModelSpec { signature, form, signatures: Vec::new() }
     }
 
     fn run(&self, session: &Session, fed: &Fed) -> convoke::Result<Vec<HostTensor>> {
@@ -106,12 +108,12 @@ fn check_trainable(what: &str, build: impl Fn() -> Built, fed: impl Fn(usize) ->
         // What was loaded can be saved as it is, and is the same again.
         let first = fs::read(file(&folder)).unwrap();
         let again = SavedModel::load(file(&folder), &device.devices).unwrap();
-        let spec = ModelSpec {
+        let signature = SignatureSpec {
             inputs: again.inputs().clone().into_iter().collect(),
             outputs: again.outputs().clone().into_iter().collect(),
             operations: again.operations().clone().into_iter().collect(),
-            form: ModelForm::Trainable,
         };
+        let spec = ModelSpec { signature, form: ModelForm::Trainable, signatures: Vec::new() };
         again.session().save_model(file(&folder), &spec).unwrap();
         assert!(fs::read(file(&folder)).unwrap() == first, "{what} on {}", device.name);
     }

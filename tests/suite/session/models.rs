@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use convoke::cases::{Case, NAMES};
 use convoke::prelude::*;
-use convoke::{BatchNorm, LoadOptions, ModelForm, QueueKind, QueueOptions, TableOptions};
+use convoke::{
+    BatchNorm, LoadOptions, ModelForm, QueueKind, QueueOptions, QueueRunner, RunOptions,
+    SignatureSpec, TableOptions,
+};
 use convoke_tests::{Folder, TestDevice, compare, devices};
 
 fn options(device: &TestDevice) -> LoadOptions {
@@ -39,12 +42,12 @@ fn spec_of(case: &Case, form: ModelForm) -> ModelSpec {
     let graph = case.graph();
     let inputs = case.feeds().map(|(name, _)| (name.clone(), graph.tensor(&name).unwrap()));
     let operations = case.step().filter(|_| form == ModelForm::Trainable);
-    ModelSpec {
+    let signature = SignatureSpec {
         inputs: inputs.collect(),
         outputs: vec![("value".into(), case.fetch().clone())],
         operations: operations.map(|step| ("step".into(), step.clone())).into_iter().collect(),
-        form,
-    }
+    };
+    ModelSpec { signature, form, signatures: Vec::new() }
 }
 
 #[test]
@@ -530,9 +533,13 @@ fn small(folder: &Folder) -> Vec<u8> {
     let keys = g.constant([7i64]);
     let insert = table.insert(&keys, &g.constant([0.5f32]));
     let y = (y + table.find(&keys, 0.0f32)).named("y");
+    let queue = g.fifo_queue("q", 4, [(F32, dims![])]);
+    let (fill, next) = (queue.enqueue(&[&g.constant(1.5f32)]), queue.dequeue().remove(0));
+    g.add_queue_runner(&QueueRunner::new(&queue, [fill]));
     let session = Session::new(&g, &Devices::cpu()).unwrap();
     session.run(&[], (g.initializers(), &insert)).unwrap();
     let spec = ModelSpec::trainable(&[("x", &x)], &[("y", &y)], &[("step", &step)]);
+    let spec = spec.with_signature("next", &[], &[("next", &next)], &[]);
     session.save_model(file(folder), &spec).unwrap();
     std::fs::read(file(folder)).unwrap()
 }
@@ -544,6 +551,15 @@ fn try_out(folder: &Folder, devices: &Devices) -> convoke::Result<()> {
     let model = SavedModel::load_with(file(folder), devices, options)?;
     let feed = model.input("x")?.feed([[1.0f32, 2.0]]);
     model.session().run(&[feed], (model.output("y")?, model.operation("step")?))?;
+    // Of a damaged model a queue may be another.
+    let at_once = || RunOptions { fail_if_blocked: true, ..RunOptions::default() };
+    for runner in model.graph().queue_runners() {
+        for fill in runner.enqueues() {
+            model.session().run_with(&[], fill, at_once())?;
+        }
+    }
+    let next = model.signature("next")?.output("next")?;
+    model.session().run_with(&[], next, at_once())?;
     Ok(())
 }
 
@@ -613,7 +629,7 @@ fn a_hostile_graph_is_refused() {
     with_text(&folder, &whole, |_| {});
     try_out(&folder, &Devices::cpu()).unwrap();
     use ErrorKind::{DataLoss, InvalidArgument, Unimplemented};
-    refused(Unimplemented, "unsupported: version 3", &|m| m["version"] = json!(3));
+    refused(Unimplemented, "unsupported: version 4", &|m| m["version"] = json!(4));
     refused(DataLoss, "no version", &|m| *m = json!([]));
     refused(DataLoss, "no list \"nodes\"", &|m| m["nodes"] = json!(3));
     refused(DataLoss, "there is no form \"other\"", &|m| m["form"] = json!("other"));
@@ -636,10 +652,10 @@ fn a_hostile_graph_is_refused() {
             }
         }
         m["nodes"].as_array_mut().unwrap().truncate(3);
-        for list in ["collections", "shared", "draws"] {
+        for list in ["collections", "shared", "draws", "queue_runners"] {
             m[list] = json!([]);
         }
-        for named in ["inputs", "outputs", "operations"] {
+        for named in ["inputs", "outputs", "operations", "signatures"] {
             m[named] = json!({});
         }
     });
@@ -691,6 +707,66 @@ fn hostile_tables_are_refused() {
         m["tables"][0].as_object_mut().unwrap().remove("values");
     });
     refused(DataLoss, "no list \"tables\"", &|m| m["tables"] = json!(1));
+}
+
+#[test]
+fn hostile_runners_and_signatures_are_refused() {
+    use ErrorKind::{DataLoss, InvalidArgument, NotFound};
+    use serde_json::{Value, json};
+    let folder = Folder::new("hostile_runners");
+    let whole = small(&folder);
+    let refused = |kind: ErrorKind, text: &str, change: &dyn Fn(&mut Value)| {
+        with_text(&folder, &whole, change);
+        let error = try_out(&folder, &Devices::cpu()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    let runner = |m: &Value, what: &str| m["queue_runners"][0][what].clone();
+    refused(InvalidArgument, "uses node 4000000000, and there are", &|m| {
+        m["queue_runners"][0]["enqueues"] = json!([4_000_000_000u32]);
+    });
+    refused(InvalidArgument, "more than 4096 threads", &|m| {
+        let fill = runner(m, "enqueues")[0].clone();
+        m["queue_runners"][0]["enqueues"] = json!(vec![fill; 4097]);
+    });
+    refused(InvalidArgument, "expected what closes a queue, got x", &|m| {
+        m["queue_runners"][0]["close"] = json!(0);
+    });
+    refused(InvalidArgument, "expected what closes a queue and cancels", &|m| {
+        m["queue_runners"][0]["cancel"] = runner(m, "close");
+    });
+    refused(
+        InvalidArgument,
+        "x is run by the runner of queue 'q', and puts nothing into it",
+        &|m| {
+            m["queue_runners"][0]["enqueues"] = json!([0]);
+        },
+    );
+    refused(InvalidArgument, "puts nothing into it", &|m| {
+        let at = runner(m, "enqueues")[0].as_u64().unwrap() as usize;
+        m["nodes"][at]["attributes"]["name"] = json!("r");
+    });
+    refused(InvalidArgument, "closes queue 'q' or 'r'", &|m| {
+        let at = runner(m, "cancel").as_u64().unwrap() as usize;
+        m["nodes"][at]["attributes"]["name"] = json!("r");
+    });
+    refused(DataLoss, "expected a number", &|m| m["queue_runners"][0]["close"] = json!("q"));
+    refused(DataLoss, "no list \"enqueues\"", &|m| m["queue_runners"] = json!([3]));
+    refused(DataLoss, "no list \"queue_runners\"", &|m| m["queue_runners"] = json!({}));
+    refused(DataLoss, "no object \"signatures\"", &|m| m["signatures"] = json!([]));
+    refused(DataLoss, "no object \"operations\"", &|m| m["signatures"]["next"] = json!({}));
+    refused(DataLoss, "two signatures \"serving_default\"", &|m| {
+        m["signatures"]["serving_default"] = m["signatures"]["next"].clone();
+    });
+    refused(DataLoss, "\"next\" is no tensor", &|m| {
+        m["signatures"]["next"]["outputs"]["next"] = json!([1, 0]);
+    });
+    refused(DataLoss, "none 4000000000", &|m| {
+        m["signatures"]["next"]["operations"] = json!({ "step": 4_000_000_000u32 });
+    });
+    refused(NotFound, "no signature is named \"next\"; there are [\"serving_default\"]", &|m| {
+        m.as_object_mut().unwrap().remove("signatures");
+    });
 }
 
 #[test]

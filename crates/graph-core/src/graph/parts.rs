@@ -9,6 +9,7 @@ use super::{
 };
 use crate::op::SharedOp;
 use crate::ops::bodies::{Amounts, Restoring};
+use crate::queue_runner::RunnerParts;
 use crate::{Class, Dim, Error, GraphSnapshot, OpError, Result, State, Tensor};
 
 /// How many scopes of a name are kept free of names to come.
@@ -29,6 +30,8 @@ pub struct GraphParts {
     pub collections: Vec<(Collection, Vec<Output>)>,
     /// The variables of shared names.
     pub shared: Vec<SharedParts>,
+    /// The queue runners, in order.
+    pub queue_runners: Vec<RunnerParts>,
 }
 
 /// A node, without its id, which is its place, and what is inferred.
@@ -110,6 +113,7 @@ impl Graph {
             nodes: state.nodes.iter().map(|node| NodeParts::from(&**node)).collect(),
             collections,
             shared: names,
+            queue_runners: state.queue_runners.iter().map(|runner| runner.parts.clone()).collect(),
         }
     }
 
@@ -119,12 +123,13 @@ impl Graph {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument), or what an operation refuses, with the name
     /// of the node: a name that is not unique, an input, control or colocation that does not come before or has no
-    /// value there, a symbol above their number, a branch or loop whose bodies are none, a shared variable that is
-    /// none.
+    /// value there, a symbol above their number, a branch or loop whose bodies are none, a shared variable or a queue
+    /// runner that is none.
     #[track_caller]
     pub fn from_parts(parts: GraphParts) -> Result<Self> {
         let at = Location::caller();
-        let GraphParts { seed, n_symbols, bodies, nodes, collections, shared } = parts;
+        let GraphParts { seed, n_symbols, bodies, nodes, collections, shared, queue_runners } =
+            parts;
         if n_symbols > u32::MAX / 2 {
             return Err(Error::invalid(format!("{n_symbols} symbols are too many for a graph")));
         }
@@ -147,6 +152,7 @@ impl Graph {
                 let tensors = tensors.collect::<Result<_, OpError>>()?;
                 state.collections.insert(collection, tensors);
             }
+            state.restore_runners(queue_runners)?;
         }
         for SharedParts { container, name, handle, read, initializer } in shared {
             let variable = SharedVariable { handle, read, initializer };

@@ -92,7 +92,7 @@ pub struct FindOp {
 /// another run has changed a table meanwhile that a run has looked at which changes some, that run is made again as a
 /// whole, functions of the host too, with what it took from queues; after 16 times, and if it is made in steps, it fails
 /// with [`ErrorKind::Aborted`](crate::ErrorKind::Aborted): run again. What a run puts into a table that is reset
-/// meanwhile is lost. A model has what the table holds. A checkpoint does not: export it, and insert what was exported.
+/// meanwhile is lost. Models and checkpoints have what the table holds.
 #[derive(Debug, Clone)]
 pub struct MutableTable {
     graph: Graph,

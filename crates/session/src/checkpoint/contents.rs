@@ -11,6 +11,7 @@ use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value, json};
 
 use super::file::{self, TensorFile, damaged, folder_of, read_text, write_whole};
+use super::tables::{self, Entry};
 
 /// How the names of indexes end.
 pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
@@ -18,6 +19,8 @@ pub(crate) const INDEX_SUFFIX: &str = ".safetensors.index.json";
 const INDEX_MAX_BYTES: u64 = 64 << 20;
 /// The key under which how often random nodes were drawn is kept.
 const DRAWS: &str = "convoke.draws";
+/// The key under which it is kept what tables hold.
+const TABLES: &str = "convoke.tables";
 
 /// Tensors by name.
 pub(crate) type Named = (String, HostTensor);
@@ -30,6 +33,19 @@ pub(super) struct Contents {
     places: BTreeMap<String, usize>,
     /// How often random nodes were drawn, a line for each.
     pub(super) draws: String,
+    /// What tables hold, if it says so.
+    pub(super) tables: Option<Vec<Entry>>,
+    /// The tensors of tables.
+    of_tables: BTreeSet<String>,
+}
+
+/// What a checkpoint says beside its tensors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes {
+    /// How often random nodes were drawn, a line for each.
+    pub draws: String,
+    /// Which tensors are what tables hold, if there are tables.
+    pub tables: Option<String>,
 }
 
 impl Contents {
@@ -41,11 +57,27 @@ impl Contents {
         let file = TensorFile::open(path)?;
         let places = file.names().into_iter().map(|name| (name, 0)).collect();
         let draws = file.note(DRAWS).unwrap_or_default().to_owned();
-        Ok(Self { path: path.to_owned(), files: vec![file], places, draws })
+        let tables = file.note(TABLES).map(str::to_owned);
+        Self::of(path, vec![file], places, Notes { draws, tables })
+    }
+
+    fn of(
+        path: &Path,
+        files: Vec<TensorFile>,
+        places: BTreeMap<String, usize>,
+        Notes { draws, tables }: Notes,
+    ) -> Result<Self> {
+        let tables = tables::from_note(path, tables.as_deref())?;
+        let of_tables = tables.iter().flatten().flat_map(Entry::tensors).map(str::to_owned);
+        let of_tables: BTreeSet<String> = of_tables.collect();
+        if let Some(name) = of_tables.iter().find(|name| !places.contains_key(*name)) {
+            return Err(damaged(path, &format!("{name:?}, of a table, is not there")));
+        }
+        Ok(Self { path: path.to_owned(), files, places, draws, tables, of_tables })
     }
 
     fn sharded(path: &Path) -> Result<Self> {
-        let Index { shards, draws } = Index::read(path)?;
+        let Index { shards, notes } = Index::read(path)?;
         let names: BTreeSet<&str> = shards.values().map(String::as_str).collect();
         let folder = folder_of(path);
         let open = |name: &&str| {
@@ -69,19 +101,26 @@ impl Contents {
         if let Some((tensor, shard)) = shards.iter().find(|(name, _)| !places.contains_key(*name)) {
             return Err(damaged(path, &format!("its shard {shard} does not have {tensor:?}")));
         }
-        Ok(Self { path: path.to_owned(), files, places, draws })
+        Self::of(path, files, places, notes)
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names of its tensors, sorted.
+    /// The names of its tensors but those of tables, sorted.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.places.keys().map(String::as_str)
+        let own = self.places.keys().filter(|name| !self.of_tables.contains(*name));
+        own.map(String::as_str)
     }
 
+    /// A tensor that is not of a table.
     pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensor(name).filter(|_| !self.of_tables.contains(name))
+    }
+
+    /// Any tensor.
+    pub(super) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.file(name)?.info(name)
     }
 
@@ -95,22 +134,24 @@ impl Contents {
     }
 }
 
-/// Writes all tensors, and how often random nodes were drawn, to one file.
-pub(crate) fn write_single(path: &Path, tensors: Vec<Named>, draws: String) -> Result<()> {
+/// Writes all tensors and notes to one file.
+pub(crate) fn write_single(path: &Path, tensors: Vec<Named>, notes: Notes) -> Result<()> {
     if is_index(path) {
         return Err(Error::invalid(format!(
             "{} would be read as the index of shards; end the name otherwise than in {INDEX_SUFFIX}",
             path.display()
         )));
     }
-    file::write(path, tensors, Some(HashMap::from([(DRAWS.to_owned(), draws)])))
+    let mut all = HashMap::from([(DRAWS.to_owned(), notes.draws)]);
+    all.extend(notes.tables.map(|tables| (TABLES.to_owned(), tables)));
+    file::write(path, tensors, Some(all))
 }
 
 /// Writes each shard to the file of its name beside the index, then the index.
 pub(crate) fn write_sharded(
     index: &Path,
     shards: Vec<(String, Vec<Named>)>,
-    draws: &str,
+    notes: &Notes,
 ) -> Result<()> {
     let folder = folder_of(index);
     let (mut map, mut n_bytes) = (Map::new(), 0u64);
@@ -121,17 +162,20 @@ pub(crate) fn write_sharded(
         }
         file::write(&folder.join(name), tensors, None)?;
     }
-    let text = json!({
-        "metadata": { "total_size": n_bytes, DRAWS: draws },
+    let mut text = json!({
+        "metadata": { "total_size": n_bytes, DRAWS: notes.draws },
         "weight_map": map,
     });
+    if let Some(tables) = &notes.tables {
+        text["metadata"][TABLES] = json!(tables);
+    }
     write_whole(index, format!("{text:#}\n").as_bytes())
 }
 
 /// An index as read: the shard of each tensor.
 struct Index {
     shards: BTreeMap<String, String>,
-    draws: String,
+    notes: Notes,
 }
 
 impl Index {
@@ -148,8 +192,13 @@ impl Index {
             ))),
         };
         let shards = map.iter().map(entry).collect::<Result<_>>()?;
-        let draws = index.get("metadata").and_then(|notes| notes.get(DRAWS)?.as_str());
-        Ok(Self { shards, draws: draws.unwrap_or_default().to_owned() })
+        let note = |key: &str| match index.get("metadata").and_then(|notes| notes.get(key)) {
+            None => Ok(None),
+            Some(Value::String(note)) => Ok(Some(note.clone())),
+            Some(_) => Err(damaged(path, &format!("its note {key:?} is no text"))),
+        };
+        let notes = Notes { draws: note(DRAWS)?.unwrap_or_default(), tables: note(TABLES)? };
+        Ok(Self { shards, notes })
     }
 }
 

@@ -19,7 +19,12 @@ pub struct RestoreReport {
     pub mapped: Vec<(String, String)>,
     /// The variables that stayed as they were.
     pub kept: Vec<KeptVariable>,
-    /// What the file has and nothing was done with: variables, and random operations that the graph does not have.
+    /// The mutable tables that hold what the checkpoint has now.
+    pub tables: Vec<String>,
+    /// The mutable tables that stayed as they were.
+    pub kept_tables: Vec<KeptTable>,
+    /// What the file has and nothing was done with: variables, and tables and random operations that the graph does not
+    /// have.
     pub ignored: Vec<String>,
 }
 
@@ -34,11 +39,26 @@ pub struct KeptVariable {
     pub is_initialized: bool,
 }
 
+/// A mutable table that a restore left as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptTable {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (n, all) = (self.restored.len(), self.restored.len() + self.kept.len());
-        write!(f, "restored {n} of {all} variables from {}", self.path.display())?;
+        write!(f, "restored {n} of {all} variables")?;
+        match (self.tables.len(), self.tables.len() + self.kept_tables.len()) {
+            (_, 0) => {}
+            (n, all) => write!(f, " and {n} of {all} tables")?,
+        }
+        write!(f, " from {}", self.path.display())?;
         let kept = self.kept.iter().map(|kept| format!("  kept {kept}"));
+        let kept = kept.chain(self.kept_tables.iter().map(|kept| format!("  kept table {kept}")));
         let mapped = self.mapped.iter().map(|(name, stored)| format!("  {name} from {stored}"));
         let ignored = self.ignored.iter().map(|name| format!("  ignored {name}"));
         let lines: Vec<String> = kept.chain(mapped).chain(ignored).collect();
@@ -59,6 +79,12 @@ impl fmt::Display for KeptVariable {
         let without =
             if self.is_initialized { "" } else { ", without elements; run its initializer" };
         write!(f, "{}{without}: {}", self.name, self.reason)
+    }
+}
+
+impl fmt::Display for KeptTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
     }
 }
 

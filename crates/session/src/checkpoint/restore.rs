@@ -4,19 +4,26 @@
 //! Semantics: TensorFlow 1.x, `python/training/saver.py`, whose `var_list` may map names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use convoke_graph_core::{Error, Graph, HostTensor, NodeId, Result, Shape, Variable};
+use convoke_graph_core::{
+    Error, Graph, GraphSnapshot, HostTensor, NodeId, Result, Shape, TableContents, TableSpec,
+    Variable,
+};
 
 use super::contents::Contents;
 use super::file::{damaged, dtype_of};
-use super::report::{KeptVariable, RestoreReport, listed};
+use super::report::{KeptTable, KeptVariable, RestoreReport, listed};
+use super::tables::{Entry, tables_of};
+use crate::model;
 
 /// What of a checkpoint to restore, and what may differ. The default is strict: every variable of the graph, under
-/// its own name, and nothing else in the file.
+/// its own name, and nothing else in the file. What is said of variables here is so of mutable tables too, if the file
+/// has any; they have no shape.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreOptions {
-    /// The variables to restore; all of the graph if there are none. If there are some, the state of random
-    /// operations stays, and what else the file has does not matter.
+    /// The variables to restore; all of the graph if there are none. If there are some, tables and the state of random
+    /// operations stay, and what else the file has does not matter.
     pub only: Vec<Variable>,
     /// Pairs of a variable's name and its name in the file.
     pub names: Vec<(String, String)>,
@@ -144,6 +151,61 @@ impl Matching {
         self.chosen.iter().map(read).collect()
     }
 
+    /// What tables are to hold. If the file tells of no tables, all stay as they are.
+    pub(super) fn tables(
+        &mut self,
+        graph: &GraphSnapshot,
+        file: &Contents,
+        options: &RestoreOptions,
+    ) -> Result<Vec<(Arc<TableSpec>, TableContents)>> {
+        let specs = tables_of(graph);
+        let Some(entries) = &file.tables else {
+            let kept = |spec: &Arc<TableSpec>| KeptTable {
+                name: spec.name.clone(),
+                reason: "the file tells of no tables".to_owned(),
+            };
+            self.report.kept_tables = specs.iter().map(kept).collect();
+            return Ok(Vec::new());
+        };
+        let mut left: BTreeMap<&str, &Entry> =
+            entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+        let mut stored = Vec::new();
+        for spec in specs {
+            let name = stored_name(&spec.name, options);
+            let entry = left.remove(name.as_str());
+            let reason = match entry {
+                None => Some((
+                    format!("the file has no table {name:?}"),
+                    options.missing == Missing::Keep,
+                )),
+                Some(entry) => entry
+                    .differs(file, &spec)
+                    .map(|reason| (reason, options.mismatch == Mismatch::Keep)),
+            };
+            match (entry, reason) {
+                (Some(entry), None) => stored.push(entry.read(file, &spec.name)?),
+                (_, Some((reason, true))) => {
+                    self.report.kept_tables.push(KeptTable { name: spec.name.clone(), reason });
+                }
+                (_, reason) => {
+                    let reason = reason.map(|(reason, _)| reason).unwrap_or_default();
+                    return Err(Error::invalid(reason).with_node(&*spec.name));
+                }
+            }
+        }
+        if let Some(name) = left.keys().next().filter(|_| options.unknown == Unknown::Refuse) {
+            return Err(Error::invalid(format!(
+                "{} has a table {name:?} that the graph does not have; leave it with Unknown::Ignore",
+                file.path().display()
+            )));
+        }
+        self.report.ignored.extend(left.keys().map(|name| (*name).to_owned()));
+        let contents =
+            model::table_contents(graph, &stored).map_err(|e| damaged(file.path(), e.message()))?;
+        self.report.tables = stored.into_iter().map(|table| table.name).collect();
+        Ok(contents)
+    }
+
     /// How often random nodes were drawn.
     pub(super) fn draws(
         &mut self,
@@ -185,18 +247,34 @@ fn stored_names(graph: &Graph, options: &RestoreOptions) -> Result<Vec<(Variable
         (variable, stored)
     };
     let stored: Vec<(Variable, String)> = variables.into_iter().map(map).collect();
-    refuse_unused(&stored, options)?;
-    let mut owners: BTreeMap<&str, String> = BTreeMap::new();
-    for (variable, name) in &stored {
-        let variable = variable.name();
-        if let Some(other) = owners.insert(name, variable.clone()).filter(|o| *o != variable) {
+    let mut names: Vec<String> = stored.iter().map(|(variable, _)| variable.name()).collect();
+    let mut tables = Vec::new();
+    if options.only.is_empty() {
+        tables = tables_of(&graph.snapshot()).iter().map(|table| table.name.clone()).collect();
+        names.extend_from_slice(&tables);
+    }
+    refuse_unused(&names, options)?;
+    let own = stored.iter().map(|(variable, stored)| (variable.name(), stored.clone()));
+    refuse_twice(own, "restore them one after the other with RestoreOptions::only")?;
+    let own = tables.into_iter().map(|table| {
+        let stored = stored_name(&table, options);
+        (table, stored)
+    });
+    refuse_twice(own, "give one of them a name that the file lacks, and Missing::Keep")?;
+    Ok(stored)
+}
+
+/// What is stored under one name is for one variable or table only.
+fn refuse_twice(all: impl Iterator<Item = (String, String)>, help: &str) -> Result<()> {
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    for (own, stored) in all {
+        if let Some(other) = owners.insert(stored.clone(), own.clone()).filter(|o| *o != own) {
             return Err(Error::invalid(format!(
-                "{other} and {variable} would both be restored from {name:?}; restore them one after the other \
-                 with RestoreOptions::only"
+                "{other} and {own} would both be restored from {stored:?}; {help}"
             )));
         }
     }
-    Ok(stored)
+    Ok(())
 }
 
 fn stored_name(name: &str, options: &RestoreOptions) -> String {
@@ -210,11 +288,11 @@ fn stored_name(name: &str, options: &RestoreOptions) -> String {
     fitting.max_by_key(|(len, _)| *len).map_or_else(|| name.to_owned(), |(_, stored)| stored)
 }
 
-/// A mapping that concerns no variable is a slip of the pen.
-fn refuse_unused(stored: &[(Variable, String)], options: &RestoreOptions) -> Result<()> {
-    let has = |fits: &dyn Fn(&str) -> bool| stored.iter().any(|(v, _)| fits(&v.name()));
-    let name = options.names.iter().find(|(name, _)| !has(&|v| v == name));
-    let prefix = options.prefixes.iter().find(|(prefix, _)| !has(&|v| v.starts_with(prefix)));
+/// A mapping that concerns no variable and no table is a slip of the pen.
+fn refuse_unused(all: &[String], options: &RestoreOptions) -> Result<()> {
+    let has = |fits: &dyn Fn(&str) -> bool| all.iter().any(|name| fits(name));
+    let name = options.names.iter().find(|(name, _)| !has(&|own| own == name));
+    let prefix = options.prefixes.iter().find(|(prefix, _)| !has(&|own| own.starts_with(prefix)));
     let message = match (name, prefix) {
         (None, None) => return Ok(()),
         (Some((name, _)), _) => format!("the map names {name:?}, which is not to be restored"),
@@ -222,9 +300,8 @@ fn refuse_unused(stored: &[(Variable, String)], options: &RestoreOptions) -> Res
             format!("the map has the prefix {prefix:?}, with which nothing to be restored begins")
         }
     };
-    let variables: Vec<String> = stored.iter().map(|(variable, _)| variable.name()).collect();
-    let variables = listed(variables.iter().map(String::as_str));
-    Err(Error::invalid(format!("{message}; to be restored are {variables}")))
+    let all = listed(all.iter().map(String::as_str));
+    Err(Error::invalid(format!("{message}; to be restored are {all}")))
 }
 
 fn refuse_unknown(file: &Contents, unknown: &[String]) -> Result<()> {

@@ -8,15 +8,54 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use convoke_compiler::{DeviceIndex, HOST};
-use convoke_graph_core::{AlignedBytes, Error, HostTensor, Node, NodeId, Result};
+use convoke_graph_core::{
+    AlignedBytes, Error, HostTensor, Node, NodeId, Result, TableContents, TableSpec, Variable,
+};
 #[cfg(feature = "gpu")]
-use convoke_wgpu_backend::GpuVariables;
+use convoke_wgpu_backend::{GpuVariables, Loading};
 use rustc_hash::FxHashMap;
 
 use super::Core;
 #[cfg(feature = "gpu")]
 use crate::state::Entry;
-use crate::state::Kept;
+use crate::state::{Kept, uninitialized};
+
+/// What a session keeps at one moment.
+pub(crate) struct Moment {
+    /// The elements of variables.
+    pub variables: FxHashMap<NodeId, HostTensor>,
+    /// How often random nodes were drawn.
+    pub draws: Vec<(NodeId, u32)>,
+    /// What tables hold, in the order in which they were asked for.
+    pub tables: Vec<Arc<TableContents>>,
+}
+
+/// Elements of variables, of which some are on their way.
+#[derive(Default)]
+struct Elements {
+    found: FxHashMap<NodeId, HostTensor>,
+    #[cfg(feature = "gpu")]
+    coming: Vec<(Vec<Arc<Node>>, Loading)>,
+}
+
+impl Elements {
+    fn wait(self) -> Result<FxHashMap<NodeId, HostTensor>> {
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "all are there"))]
+        let mut found = self.found;
+        #[cfg(feature = "gpu")]
+        for (nodes, loading) in self.coming {
+            for (node, elements) in nodes.iter().zip(loading.wait()?) {
+                found.insert(node.id, tensor(node, Arc::new(elements))?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn tensor(node: &Node, elements: Arc<AlignedBytes>) -> Result<HostTensor> {
+    let fact = &node.facts[0];
+    HostTensor::from_shared(fact.dtype, fact.shape().unwrap_or_default(), elements)
+}
 
 impl Core {
     /// A digest of all that is kept from run to run.
@@ -26,6 +65,7 @@ impl Core {
     pub fn digest(&self) -> Result<u64> {
         self.check_open()?;
         let mut hasher = DefaultHasher::new();
+        let _looking = self.moments.look();
         let kept = self.state.lock();
         kept.hash(&mut hasher, |variable, entry| {
             #[cfg(feature = "gpu")]
@@ -62,18 +102,22 @@ impl Core {
         kept: &Kept,
         nodes: &[&Arc<Node>],
     ) -> Result<FxHashMap<NodeId, HostTensor>> {
-        let mut found = FxHashMap::default();
+        self.begin_elements(kept, nodes)?.wait()
+    }
+
+    /// As [`Self::elements`], without waiting for devices: what comes later makes no difference to what they give.
+    ///
+    /// # Errors
+    /// As [`Self::elements`].
+    fn begin_elements(&self, kept: &Kept, nodes: &[&Arc<Node>]) -> Result<Elements> {
+        let mut begun = Elements::default();
         let mut elsewhere: FxHashMap<DeviceIndex, Vec<&Arc<Node>>> = FxHashMap::default();
-        let tensor = |node: &Node, elements: Arc<AlignedBytes>| {
-            let fact = &node.facts[0];
-            HostTensor::from_shared(fact.dtype, fact.shape().unwrap_or_default(), elements)
-        };
         for &node in nodes {
             let entry = kept.variables.get(&node.id).filter(|entry| entry.version > 0);
             let Some(entry) = entry else { continue };
             match &entry.elements {
                 Some(elements) if entry.device == HOST => {
-                    found.insert(node.id, tensor(node, elements.clone())?);
+                    begun.found.insert(node.id, tensor(node, elements.clone())?);
                 }
                 _ => elsewhere.entry(entry.device).or_default().push(node),
             }
@@ -86,9 +130,8 @@ impl Core {
                     |node: &&Arc<Node>| kept.variables.get(&node.id).map_or(0, Entry::n_bytes);
                 let all: Vec<(NodeId, u64)> =
                     nodes.iter().map(|node| (node.id, bytes(node))).collect();
-                for (node, elements) in nodes.iter().zip(variables.load_all(&all)?) {
-                    found.insert(node.id, tensor(node, Arc::new(elements))?);
-                }
+                let nodes = nodes.into_iter().cloned().collect();
+                begun.coming.push((nodes, variables.begin_load(&all)?));
             }
             #[cfg(not(feature = "gpu"))]
             {
@@ -96,15 +139,49 @@ impl Core {
                 return Err(Error::internal("a variable has no elements on the host"));
             }
         }
-        Ok(found)
+        Ok(begun)
+    }
+
+    /// What is kept of variables and tables, and what was drawn, all at one time. Variables without elements are left
+    /// out if they `may_lack` them.
+    ///
+    /// # Errors
+    /// The session is closed, a variable was refused or has no elements, a device does not give them, or two tables of
+    /// one name differ.
+    pub fn moment(
+        &self,
+        variables: &[Variable],
+        tables: &[Arc<TableSpec>],
+        may_lack: impl Fn(NodeId) -> bool,
+    ) -> Result<Moment> {
+        self.check_open()?;
+        let nodes: Vec<Arc<Node>> = variables.iter().map(|v| v.handle().node()).collect();
+        if let Some(error) = nodes.iter().find_map(|node| node.error()) {
+            return Err(error);
+        }
+        let looking = self.moments.look();
+        let kept = self.state.lock();
+        let lacks = |node: &&Arc<Node>| !(kept.is_initialized(node.id) || may_lack(node.id));
+        if let Some(node) = nodes.iter().find(lacks) {
+            return Err(self.located(uninitialized(&node.name)));
+        }
+        let begun = self.begin_elements(&kept, &nodes.iter().collect::<Vec<_>>())?;
+        let draws = kept.draws.iter().map(|(&node, &count)| (node, count)).collect();
+        let tables = self.queues.table_contents(tables)?;
+        drop(kept);
+        drop(looking);
+        Ok(Moment { variables: begun.wait()?, draws, tables })
     }
 
     /// Sees to it that variables have memory where they live.
     ///
     /// # Errors
     /// A device has none.
-    pub fn make_room<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> Result<()> {
-        let mut kept = self.state.lock();
+    pub fn make_room<'a>(
+        &self,
+        kept: &mut Kept,
+        nodes: impl Iterator<Item = &'a Arc<Node>>,
+    ) -> Result<()> {
         for node in nodes {
             let entry = kept.entry(node, HOST);
             #[cfg(feature = "gpu")]
@@ -115,23 +192,6 @@ impl Core {
             #[cfg(not(feature = "gpu"))]
             let _ = entry;
         }
-        Ok(())
-    }
-
-    /// Stores elements of a variable where it lives.
-    ///
-    /// # Errors
-    /// Its device does not take them.
-    pub fn store(&self, kept: &mut Kept, variable: NodeId, elements: AlignedBytes) -> Result<()> {
-        let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
-        #[cfg(feature = "gpu")]
-        if device != HOST {
-            self.gpus.get(device.0 as usize)?.1.store(variable, &elements)?;
-            kept.stored_on_device(variable);
-            return Ok(());
-        }
-        let _ = device;
-        kept.store(variable, elements);
         Ok(())
     }
 
@@ -195,34 +255,37 @@ impl Core {
         Ok(())
     }
 
-    /// Stores elements of variables, and draws of random nodes if there are any to store.
+    /// Stores elements of variables, what tables hold, and draws of random nodes if there are any to store: between two
+    /// runs, all of it or nothing.
     ///
     /// # Errors
-    /// The session is closed, or a device has no memory.
-    pub fn set_variables(
+    /// The session is closed, a device has no memory, or a device is lost.
+    pub fn set(
         &self,
         values: Vec<(NodeId, HostTensor)>,
         draws: Option<Vec<(NodeId, u32)>>,
+        tables: Vec<(Arc<TableSpec>, TableContents)>,
     ) -> Result<()> {
         self.check_open()?;
         let nodes: Vec<Arc<Node>> =
             values.iter().map(|(variable, _)| self.graph.node(*variable)).collect();
-        // What there is no memory for is found before anything is stored.
-        self.make_room(nodes.iter())?;
-        let copies = values.iter().map(|(_, value)| AlignedBytes::copy_of(value.bytes()));
-        let copies: Vec<AlignedBytes> = copies.collect::<Result<_>>()?;
+        let copies =
+            values.iter().map(|(id, value)| Ok((*id, AlignedBytes::copy_of(value.bytes())?)));
+        let copies: Vec<(NodeId, AlignedBytes)> = copies.collect::<Result<_>>()?;
+        let _looking = self.moments.look();
         let mut kept = self.state.lock();
-        for (node, elements) in nodes.iter().zip(copies) {
-            self.store(&mut kept, node.id, elements)?;
-        }
+        // What there is no memory for is found before anything is stored.
+        self.make_room(&mut kept, nodes.iter())?;
+        self.store_all(&mut kept, copies)?;
         if let Some(draws) = draws {
             kept.draws = draws.into_iter().collect();
         }
+        self.queues.set_tables(tables);
         Ok(())
     }
 
-    /// Drops what is kept for the variables, queues, readers and tables of these containers; of all, if none is named. The default
-    /// container has the empty name.
+    /// Drops what is kept for the variables, queues, readers and tables of these containers, between two runs; of all,
+    /// if none is named. The default container has the empty name.
     ///
     /// # Errors
     /// The session is closed, or a device is lost. Nothing has changed then.
@@ -235,6 +298,7 @@ impl Core {
         let is_named = |container: Option<&str>| {
             containers.is_empty() || containers.contains(&container.unwrap_or_default())
         };
+        let _looking = self.moments.look();
         let mut kept = self.state.lock();
         let graph = self.graph.snapshot();
         let entries = kept.variables.iter_mut();
@@ -252,8 +316,8 @@ impl Core {
         for (_, entry) in named {
             entry.reset();
         }
-        drop(kept);
         self.queues.reset(is_named);
+        drop(kept);
         // Programs hold the memory of variables.
         self.forget_plans();
         Ok(())

@@ -31,6 +31,12 @@ impl Compiled {
         if commits.is_empty() && draws.is_empty() {
             return Ok(());
         }
+        match on.storing {
+            // What bodies have assigned is stored later, and what was drawn.
+            Some(storing) if on.journal.is_some() => storing.begin(),
+            Some(storing) => storing.begin_if_it_goes_on(),
+            None => {}
+        }
         let mut kept = on.state.lock();
         let again = |commit: &&Commit| self.current_if_changed(commit, bound, &kept).is_some();
         let (again, plain): (SmallVec<[&Commit; 8]>, SmallVec<[&Commit; 8]>) =

@@ -40,8 +40,8 @@ impl Compiled {
         }
         let variables = self.bind(&[], run)?.variables;
         let instance = self.lease(metadata)?;
-        let RunState { state, threads, journal } = run;
-        let on = On { state, threads, journal, timings, stop };
+        let RunState { state, threads, journal, storing } = run;
+        let on = On { state, threads, journal, storing, timings, stop };
         metadata.host_bytes = metadata.host_bytes.max(self.memory.n_bytes());
         Ok(Some(Turns { compiled: self, instance, variables, on }))
     }

@@ -230,8 +230,8 @@ impl Running<'_> {
         drop(data);
         let like = (&carried[..], &scanned[..]);
         let Some(mut stacks) = stacks(repeat, &ways, &compiled, like) else { return Ok(None) };
-        let (run, timings) =
-            (self.core.run_state(Some(self.held.journal())), self.request.options.timings);
+        let run = self.core.run_state(self.request, Some(self.held.journal()));
+        let timings = self.request.options.timings;
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);
         };

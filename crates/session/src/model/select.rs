@@ -2,18 +2,20 @@
 //!
 //! Source: TensorFlow's `graph_util.extract_sub_graph` and `convert_variables_to_constants`.
 
+mod runners;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use convoke_graph_core::ops::decode;
 use convoke_graph_core::{
     Attributes, BodyId, Class, Collection, Error, ErrorKind, GraphParts, GraphSnapshot, Host,
-    HostTensor, Node, NodeId, NodeParts, Op, Operation, Output, Result, State, TableSpec, Tensor,
+    HostTensor, Node, NodeId, NodeParts, Op, Output, Result, RunnerParts, State, TableSpec, Tensor,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::tables::table_of;
-use super::{ModelForm, ModelSpec, Stored};
+use super::{ModelForm, ModelSpec, SignatureSpec, Stored, StoredSignature};
 
 /// The nodes of a graph that a model needs.
 pub(super) struct Selected<'a> {
@@ -24,38 +26,118 @@ pub(super) struct Selected<'a> {
     kept: FxHashSet<NodeId>,
     /// Local variables.
     local: FxHashSet<NodeId>,
+    /// Of the graph's queue runners, those that are kept.
+    runners: Vec<RunnerParts>,
+    users: FxHashMap<NodeId, Vec<NodeId>>,
+}
+
+/// What is needed of a graph, from some nodes on.
+#[derive(Default)]
+struct Needed {
+    nodes: FxHashSet<NodeId>,
+    outputs: FxHashSet<Output>,
+    /// Whether it needs anything that becomes a placeholder.
+    is_cut: bool,
 }
 
 impl<'a> Selected<'a> {
+    /// `is_initialized` says which variables have elements.
+    ///
     /// # Errors
     /// A needed operation that was refused, or that a frozen model cannot have.
-    pub fn new(graph: &'a GraphSnapshot, whole: &GraphParts, spec: &ModelSpec) -> Result<Self> {
+    pub fn new(
+        graph: &'a GraphSnapshot,
+        whole: &GraphParts,
+        spec: &ModelSpec,
+        is_initialized: impl Fn(NodeId) -> bool,
+    ) -> Result<Self> {
         let frozen = spec.form == ModelForm::Frozen;
-        let inputs = spec.inputs.iter().map(|(_, tensor)| tensor.output());
-        let is_placeholder = |output: &Output| is_placeholder(graph.node(output.node));
-        let (placeholders, others): (Vec<Output>, Vec<Output>) =
-            inputs.partition(|output| !frozen || is_placeholder(output));
         let local = whole.collections.iter().filter(|(name, _)| *name == Collection::Local);
         let local = local.flat_map(|(_, outputs)| outputs).map(|output| output.node).collect();
-        let cut = others.into_iter().collect();
-        let mut selected = Self { graph, frozen, cut, kept: FxHashSet::default(), local };
-        let outputs = spec.outputs.iter().map(|(_, tensor)| tensor.output());
-        let outputs = outputs.filter(|output| !selected.cut.contains(output));
-        let mut stack: Vec<NodeId> =
-            outputs.chain(placeholders).map(|output| output.node).collect();
-        stack.extend(spec.operations.iter().map(|(_, operation)| operation.id()));
+        let mut selected = Self {
+            graph,
+            frozen,
+            cut: FxHashSet::default(),
+            kept: FxHashSet::default(),
+            local,
+            runners: Vec::new(),
+            users: first_users(graph),
+        };
+        let (mut all, mut cut) = (Needed::default(), FxHashSet::default());
+        for (_, signature) in spec.all() {
+            let (needed, own) = selected.needed_by(signature);
+            all.nodes.extend(needed.nodes);
+            all.outputs.extend(needed.outputs);
+            cut.extend(own);
+        }
         if !frozen {
             let collected = whole.collections.iter().flat_map(|(_, outputs)| outputs);
-            stack.extend(collected.map(|output| output.node));
+            let collected = collected.map(|output| output.node).collect();
+            all.nodes.extend(selected.follow(collected, &FxHashSet::default()).nodes);
         }
-        let users = first_users(graph);
-        while let Some(id) = stack.pop() {
-            if selected.kept.insert(id) {
-                selected.push_needed(graph.node(id), &users, &mut stack);
-            }
-        }
+        // What one signature is fed, another may compute.
+        cut.retain(|output| !all.outputs.contains(output));
+        (selected.cut, selected.kept) = (cut, all.nodes);
+        selected.keep_runners(&whole.queue_runners, is_initialized);
         selected.check()?;
         Ok(selected)
+    }
+
+    /// What a signature needs, and which of its inputs would become placeholders.
+    fn needed_by(&self, signature: &SignatureSpec) -> (Needed, FxHashSet<Output>) {
+        let inputs = signature.inputs.iter().map(|(_, tensor)| tensor.output());
+        let is_placeholder = |output: &Output| is_placeholder(self.graph.node(output.node));
+        let (placeholders, cut): (Vec<Output>, Vec<Output>) =
+            inputs.partition(|output| !self.frozen || is_placeholder(output));
+        let cut: FxHashSet<Output> = cut.into_iter().collect();
+        let outputs = signature.outputs.iter().map(|(_, tensor)| tensor.output());
+        let outputs = outputs.chain(placeholders).filter(|output| !cut.contains(output));
+        let outputs: FxHashSet<Output> = outputs.collect();
+        let mut stack: Vec<NodeId> = outputs.iter().map(|output| output.node).collect();
+        stack.extend(signature.operations.iter().map(|(_, operation)| operation.id()));
+        let mut needed = self.follow(stack, &cut);
+        needed.outputs.extend(outputs);
+        (needed, cut)
+    }
+
+    /// What some nodes need, with what is `cut` as placeholders.
+    fn follow(&self, mut stack: Vec<NodeId>, cut: &FxHashSet<Output>) -> Needed {
+        let mut needed = Needed::default();
+        while let Some(id) = stack.pop() {
+            if !needed.nodes.insert(id) {
+                continue;
+            }
+            let node = self.graph.node(id);
+            for output in self.operands(node) {
+                if cut.contains(&output) {
+                    needed.is_cut = true;
+                } else {
+                    needed.outputs.insert(output);
+                    stack.push(output.node);
+                }
+            }
+            stack.extend(&node.controls);
+            if !self.frozen {
+                stack.extend(&node.colocated);
+                if is_variable(node) {
+                    stack.extend(self.users.get(&node.id).into_iter().flatten());
+                }
+            }
+        }
+        needed
+    }
+
+    /// The outputs that a node needs.
+    fn operands(&self, node: &Node) -> Vec<Output> {
+        // What a variable would have been given first does not matter.
+        let n = if self.frozen && is_read(node) { 1 } else { usize::MAX };
+        let mut operands: Vec<Output> = node.inputs.iter().take(n).copied().collect();
+        if let Class::Flow(flow) = node.op.class() {
+            // What is captured keeps its place in the bodies, also where something else is given for it.
+            let own = flow.bodies().iter().flat_map(|body| body.params.iter().chain(&body.results));
+            operands.extend(own.chain(flow.captures()).copied());
+        }
+        operands
     }
 
     /// Whether a node is kept.
@@ -81,57 +163,33 @@ impl<'a> Selected<'a> {
         !self.frozen && self.local.contains(&id)
     }
 
-    fn push_needed(
-        &self,
-        node: &Node,
-        users: &FxHashMap<NodeId, Vec<NodeId>>,
-        stack: &mut Vec<NodeId>,
-    ) {
-        stack.extend(&node.controls);
-        if let Class::Flow(flow) = node.op.class() {
-            // What is captured keeps its place in the bodies, also where something else is given for it.
-            let own = flow.bodies().iter().flat_map(|body| body.params.iter().chain(&body.results));
-            let own = own.chain(flow.captures()).filter(|output| !self.cut.contains(output));
-            stack.extend(own.map(|output| output.node));
-        }
-        let inputs = node.inputs.iter().filter(|input| !self.cut.contains(input));
-        let inputs = inputs.map(|input| input.node);
-        if self.frozen {
-            // What a variable would have been given first does not matter.
-            let n = if is_read(node) { 1 } else { usize::MAX };
-            stack.extend(inputs.take(n));
-            return;
-        }
-        stack.extend(inputs);
-        stack.extend(&node.colocated);
-        if is_variable(node) {
-            stack.extend(users.get(&node.id).into_iter().flatten());
-        }
-    }
-
     fn check(&self) -> Result<()> {
         let mut kept: Vec<NodeId> = self.kept.iter().copied().collect();
         kept.sort_unstable();
-        for node in kept.into_iter().map(|id| self.graph.node(id)) {
-            if let Some(error) = node.error() {
-                return Err(error);
-            }
-            if !self.frozen {
-                continue;
-            }
-            if matches!(node.op.class(), Class::State(state) if state.is_assign()) {
-                let message = "the outputs of a frozen model need this, which changes a variable; \
-                               save the model as trainable, or fetch what runs before it";
-                return Err(Error::invalid(message).with_node(&*node.name));
-            }
-            let source = node.inputs.first().map(|input| self.graph.node(input.node));
-            if is_read(node) && !source.is_some_and(|source| is_variable(source)) {
-                let message = "unsupported: a frozen model reads a variable by its own handle only";
-                let error = Error::new(ErrorKind::Unimplemented, message);
-                return Err(error.with_node(&*node.name));
-            }
+        let refused = kept.into_iter().find_map(|id| self.refused(self.graph.node(id)));
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Why a model cannot have a node, if that is so.
+    fn refused(&self, node: &Node) -> Option<Error> {
+        if let Some(error) = node.error() {
+            return Some(error);
         }
-        Ok(())
+        if !self.frozen {
+            return None;
+        }
+        if matches!(node.op.class(), Class::State(state) if state.is_assign()) {
+            let message = "the outputs of a frozen model need this, which changes a variable; \
+                           save the model as trainable, or fetch what runs before it";
+            return Some(Error::invalid(message).with_node(&*node.name));
+        }
+        let source = node.inputs.first().map(|input| self.graph.node(input.node));
+        if is_read(node) && !source.is_some_and(|source| is_variable(source)) {
+            let message = "unsupported: a frozen model reads a variable by its own handle only";
+            let error = Error::new(ErrorKind::Unimplemented, message);
+            return Some(error.with_node(&*node.name));
+        }
+        None
     }
 
     /// The model, with `values` of its variables.
@@ -159,25 +217,19 @@ impl<'a> Selected<'a> {
                 new.nodes.push(parts);
             }
         }
-        let named = |list: &[(String, Tensor)]| {
-            let output = |(name, tensor): &(String, Tensor)| {
-                Ok((name.clone(), new.output(tensor.output())?))
-            };
-            list.iter().map(output).collect::<Result<Vec<_>>>()
-        };
-        let (inputs, outputs) = (named(&spec.inputs)?, named(&spec.outputs)?);
-        let operation =
-            |(name, operation): &(String, Operation)| Ok((name.clone(), new.id(operation.id())?));
-        let operations = spec.operations.iter().map(operation).collect::<Result<_>>()?;
+        let signature = new.signature(&spec.signature)?;
+        let signatures = spec.signatures.iter();
+        let signatures = signatures.map(|(name, own)| Ok((name.clone(), new.signature(own)?)));
+        let signatures = signatures.collect::<Result<_>>()?;
         let variables = values.iter().filter(|_| !self.frozen);
         let variables = variables.map(|(&id, value)| Ok((new.id(id)?, value.clone())));
         let variables = variables.collect::<Result<_>>()?;
         let draws = draws.iter().filter_map(|&(id, count)| Some((new.id(id).ok()?, count)));
         let mut draws: Vec<(NodeId, u32)> = draws.collect();
         draws.sort_unstable();
-        let parts = self.whole(whole, new);
+        let parts = self.whole(whole, new)?;
         let (form, tables) = (spec.form, Vec::new());
-        Ok(Stored { form, parts, inputs, outputs, operations, variables, tables, draws })
+        Ok(Stored { form, parts, signature, signatures, variables, tables, draws })
     }
 
     /// The bodies of the model, and those around them, with their new ids.
@@ -277,7 +329,7 @@ impl<'a> Selected<'a> {
     }
 
     /// The graph's parts with the nodes of the model only.
-    fn whole(&self, whole: GraphParts, new: Renumbered) -> GraphParts {
+    fn whole(&self, whole: GraphParts, new: Renumbered) -> Result<GraphParts> {
         let is_kept = |output: &Output| {
             let node = self.graph.node(output.node);
             let is_state = matches!(node.op.class(), Class::State(_));
@@ -303,7 +355,16 @@ impl<'a> Selected<'a> {
         let around = whole.bodies.iter().enumerate();
         let around = around.filter(|(at, _)| new.body(body_id(at + 1)).is_ok());
         let bodies = around.filter_map(|(_, around)| new.body(*around).ok()).collect();
-        GraphParts { bodies, nodes: new.nodes, collections, shared, ..whole }
+        let queue_runners = self.runners.iter().map(|runner| {
+            let enqueues = runner.enqueues.iter().map(|&id| new.id(id)).collect::<Result<_>>()?;
+            Ok(RunnerParts {
+                enqueues,
+                close: new.id(runner.close)?,
+                cancel: new.id(runner.cancel)?,
+            })
+        });
+        let queue_runners = queue_runners.collect::<Result<_>>()?;
+        Ok(GraphParts { bodies, nodes: new.nodes, collections, shared, queue_runners, ..whole })
     }
 }
 
@@ -338,6 +399,22 @@ impl Renumbered {
             Some(&node) => Ok(Output { node, index: 0 }),
             None => Ok(Output { node: self.id(old.node)?, ..old }),
         }
+    }
+
+    fn signature(&self, signature: &SignatureSpec) -> Result<StoredSignature> {
+        let named = |list: &[(String, Tensor)]| {
+            let output = |(name, tensor): &(String, Tensor)| {
+                Ok((name.clone(), self.output(tensor.output())?))
+            };
+            list.iter().map(output).collect::<Result<Vec<_>>>()
+        };
+        let operations = signature.operations.iter();
+        let operations = operations.map(|(name, op)| Ok((name.clone(), self.id(op.id())?)));
+        Ok(StoredSignature {
+            inputs: named(&signature.inputs)?,
+            outputs: named(&signature.outputs)?,
+            operations: operations.collect::<Result<_>>()?,
+        })
     }
 
     /// The node to share a device with instead of `other`; none for the first that asks for one that is left out.

@@ -9,11 +9,11 @@ use convoke_graph_core::{
 };
 use serde_json::{Value, json};
 
-use super::text::{list_of, text_of};
+use super::text::{optional_list, text_of};
 use super::value::{self, damaged};
 
 /// What a table holds.
-pub(super) struct StoredTable {
+pub(crate) struct StoredTable {
     /// Its name.
     pub name: String,
     /// `[n]`, each once.
@@ -23,7 +23,7 @@ pub(super) struct StoredTable {
 }
 
 /// The table that a node uses.
-pub(super) fn table_of(node: &Node) -> Option<&Arc<TableSpec>> {
+pub(crate) fn table_of(node: &Node) -> Option<&Arc<TableSpec>> {
     match node.op.class() {
         Class::Table(op) => Some(&op.table),
         Class::Flow(Flow::Find(op)) => Some(&op.table),
@@ -62,10 +62,7 @@ pub(super) fn to_json(table: &StoredTable, put: value::Put<'_>) -> Value {
 /// # Errors
 /// What is no table.
 pub(super) fn from_json(model: &Value, take: value::Take<'_>) -> Result<Vec<StoredTable>> {
-    let tables = match model.get("tables") {
-        None => &[][..],
-        Some(_) => list_of(model, "tables")?,
-    };
+    let tables = optional_list(model, "tables")?;
     let table = |table: &Value| {
         let name = text_of(table, "name")?.to_owned();
         let mut tensor = |what: &str| {
@@ -82,7 +79,7 @@ pub(super) fn from_json(model: &Value, take: value::Take<'_>) -> Result<Vec<Stor
 ///
 /// # Errors
 /// A table that the graph does not have or that is there twice; keys and values that are not a table's.
-pub(super) fn contents(
+pub(crate) fn contents(
     graph: &GraphSnapshot,
     stored: &[StoredTable],
 ) -> Result<Vec<(Arc<TableSpec>, TableContents)>> {

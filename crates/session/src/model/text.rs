@@ -7,20 +7,22 @@ use std::sync::Arc;
 use convoke_graph_core::ops::{Decode, decode};
 use convoke_graph_core::{
     BodyId, Class, Collection, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, NodeParts,
-    Op, Output, Result, Shape, SharedParts, State,
+    Op, Output, Result, RunnerParts, Shape, SharedParts, State,
 };
 use serde_json::{Map, Value, json};
 
 use super::value::{self, brief, damaged};
-use super::{ModelForm, Stored, tables};
+use super::{DEFAULT_SIGNATURE, ModelForm, Stored, StoredSignature, tables};
 use crate::checkpoint::{self, TensorFile, dtype_of};
 
 /// The key of the graph in the metadata.
 const KEY: &str = "convoke.model";
 /// The version that is written, and the first that is read.
 const VERSION: u64 = 1;
-/// The version of models with tables that hold something, and the last that is read.
+/// The version of models with tables that hold something.
 const VERSION_WITH_TABLES: u64 = 2;
+/// The version of models with queue runners or several signatures, and the last that is read.
+const VERSION_WITH_RUNNERS: u64 = 3;
 /// The longest text of a graph, in bytes.
 const TEXT_MAX_BYTES: usize = 32 << 20;
 /// Collections that are not named by users.
@@ -56,15 +58,15 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
     });
     let variables: Vec<Value> = variables.collect();
     let parts = &stored.parts;
-    let outputs = |named: &[(String, Output)]| -> Map<String, Value> {
-        named.iter().map(|(name, output)| (name.clone(), output_to_json(output))).collect()
-    };
-    let operations = stored.operations.iter().map(|(name, id)| (name.clone(), json!(id.0)));
     let mut put = |name: &str, tensor: &HostTensor| tensors.put(name, tensor);
     let tables: Vec<Value> =
         stored.tables.iter().map(|table| tables::to_json(table, &mut put)).collect();
     let mut model = json!({
-        "version": if tables.is_empty() { VERSION } else { VERSION_WITH_TABLES },
+        "version": if parts.queue_runners.is_empty() && stored.signatures.is_empty() {
+            if tables.is_empty() { VERSION } else { VERSION_WITH_TABLES }
+        } else {
+            VERSION_WITH_RUNNERS
+        },
         "form": match stored.form {
             ModelForm::Frozen => "frozen",
             ModelForm::Trainable => "trainable",
@@ -77,12 +79,10 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
         "shared": parts.shared.iter().map(shared_to_json).collect::<Vec<_>>(),
         "variables": variables,
         "draws": stored.draws.iter().map(|(id, count)| json!([id.0, count])).collect::<Vec<_>>(),
-        "inputs": outputs(&stored.inputs),
-        "outputs": outputs(&stored.outputs),
-        "operations": operations.collect::<Map<_, _>>(),
     });
-    if !tables.is_empty() {
-        model["tables"] = json!(tables);
+    if let Value::Object(model) = &mut model {
+        model.extend(signature_to_json(&stored.signature));
+        add_later(model, stored, tables);
     }
     let text = model.to_string();
     if text.len() > TEXT_MAX_BYTES {
@@ -92,6 +92,22 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
         return Err(Error::new(ErrorKind::ResourceExhausted, message));
     }
     checkpoint::write_tensors(path, tensors.list, Some(HashMap::from([(KEY.to_owned(), text)])))
+}
+
+/// Adds what later versions have, where there is any.
+fn add_later(model: &mut Map<String, Value>, stored: &Stored, tables: Vec<Value>) {
+    let runners: Vec<Value> = stored.parts.queue_runners.iter().map(runner_to_json).collect();
+    for (name, list) in [("tables", tables), ("queue_runners", runners)] {
+        if !list.is_empty() {
+            model.insert(name.to_owned(), Value::Array(list));
+        }
+    }
+    if !stored.signatures.is_empty() {
+        let signatures = stored.signatures.iter();
+        let signatures = signatures
+            .map(|(name, signature)| (name.clone(), Value::Object(signature_to_json(signature))));
+        model.insert("signatures".to_owned(), Value::Object(signatures.collect()));
+    }
 }
 
 /// Reads a model.
@@ -127,21 +143,7 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
     }
     let model: Value =
         serde_json::from_str(text).map_err(|e| damaged(format!("its graph is no JSON: {e}")))?;
-    let version = model.get("version").and_then(Value::as_u64);
-    match version.ok_or_else(|| damaged("it has no version"))? {
-        VERSION..=VERSION_WITH_TABLES => {}
-        other => {
-            let message = format!(
-                "unsupported: version {other} of the format; this reads {VERSION} to {VERSION_WITH_TABLES}"
-            );
-            return Err(Error::new(ErrorKind::Unimplemented, message));
-        }
-    }
-    let form = match text_of(&model, "form")? {
-        "frozen" => ModelForm::Frozen,
-        "trainable" => ModelForm::Trainable,
-        other => return Err(damaged(format!("there is no form {other:?}"))),
-    };
+    let form = form_of(&model)?;
     let nodes = list_of(&model, "nodes")?.iter().enumerate();
     let nodes = nodes.map(|(at, node)| {
         let name = node.get("name").and_then(Value::as_str);
@@ -158,11 +160,10 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
         let (id, count) = pair_of(pair)?;
         Ok((NodeId(index(id)?), index(count)?))
     });
-    let operations = object_of(&model, "operations")?.iter();
-    let operations = operations.map(|(name, id)| Ok((name.clone(), NodeId(index(id)?))));
     let bodies = list_of(&model, "bodies")?.iter().map(|around| Ok(BodyId(index(around)?)));
     let collections = list_of(&model, "collections")?.iter().map(collection_from_json);
     let shared = list_of(&model, "shared")?.iter().map(shared_from_json);
+    let runners = optional_list(&model, "queue_runners")?.iter().map(runner_from_json);
     let parts = GraphParts {
         seed: number_of(&model, "seed")?,
         n_symbols: index(&model["symbols"])?,
@@ -170,23 +171,57 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
         nodes,
         collections: collections.collect::<Result<_>>()?,
         shared: shared.collect::<Result<_>>()?,
+        queue_runners: runners.collect::<Result<_>>()?,
     };
     Ok(Stored {
         form,
         parts,
-        inputs: outputs_of(&model, "inputs")?,
-        outputs: outputs_of(&model, "outputs")?,
-        operations: operations.collect::<Result<_>>()?,
+        signature: signature_from_json(&model)?,
+        signatures: signatures_of(&model)?,
         variables,
         tables: tables::from_json(&model, take)?,
         draws: draws.collect::<Result<_>>()?,
     })
 }
 
+/// The form of a model of a version that can be read.
+fn form_of(model: &Value) -> Result<ModelForm> {
+    let version = model.get("version").and_then(Value::as_u64);
+    match version.ok_or_else(|| damaged("it has no version"))? {
+        VERSION..=VERSION_WITH_RUNNERS => {}
+        other => {
+            let message = format!(
+                "unsupported: version {other} of the format; this reads {VERSION} to {VERSION_WITH_RUNNERS}"
+            );
+            return Err(Error::new(ErrorKind::Unimplemented, message));
+        }
+    }
+    match text_of(model, "form")? {
+        "frozen" => Ok(ModelForm::Frozen),
+        "trainable" => Ok(ModelForm::Trainable),
+        other => Err(damaged(format!("there is no form {other:?}"))),
+    }
+}
+
+/// All signatures but the default one.
+fn signatures_of(model: &Value) -> Result<Vec<(String, StoredSignature)>> {
+    if model.get("signatures").is_none() {
+        return Ok(Vec::new());
+    }
+    let named = object_of(model, "signatures")?.iter().map(|(name, signature)| {
+        if name == DEFAULT_SIGNATURE {
+            return Err(damaged(format!("it has two signatures {DEFAULT_SIGNATURE:?}")));
+        }
+        Ok((name.clone(), signature_from_json(signature)?))
+    });
+    named.collect()
+}
+
 /// Checks what a model says of its graph.
 ///
 /// # Errors
-/// A node or output that is not there or lies in a branch or loop, elements that are not a variable's, draws of what is not random.
+/// A node or output that is not there or lies in a branch or loop, elements that are not a variable's, draws of what is
+/// not random.
 pub(super) fn check(graph: &Graph, stored: &Stored) -> Result<()> {
     let graph = graph.snapshot();
     let node = |id: NodeId| {
@@ -195,14 +230,17 @@ pub(super) fn check(graph: &Graph, stored: &Stored) -> Result<()> {
         let lacks = || damaged(format!("it has {n} nodes, and none {}", id.0));
         is_there.then(|| graph.node(id)).ok_or_else(lacks)
     };
-    for (name, output) in stored.inputs.iter().chain(&stored.outputs) {
+    let others = stored.signatures.iter().map(|(_, signature)| signature);
+    let signatures: Vec<&StoredSignature> = others.chain([&stored.signature]).collect();
+    let tensors = signatures.iter().flat_map(|own| own.inputs.iter().chain(&own.outputs));
+    for (name, output) in tensors {
         let node = node(output.node)?;
         let facts = if node.body == BodyId::GRAPH { &node.facts[..] } else { &[] };
         if facts.get(output.index as usize).is_none_or(|fact| fact.is_variable()) {
             return Err(damaged(format!("{name:?} is no tensor of the graph")));
         }
     }
-    for (name, id) in &stored.operations {
+    for (name, id) in signatures.iter().flat_map(|own| &own.operations) {
         if node(*id)?.body != BodyId::GRAPH {
             return Err(damaged(format!("{name:?} is no operation of the graph")));
         }
@@ -301,17 +339,14 @@ fn node_from_json(
         Some(value) => value.as_object().ok_or_else(|| damaged("`attributes` is no object"))?,
     };
     let attributes = value::from_json(text_of(node, "op")?, attributes, take)?;
-    let list = |name: &str| match node.get(name) {
-        None => Ok([].as_slice()),
-        Some(_) => list_of(node, name).map(Vec::as_slice),
-    };
-    let ids = |name: &str| -> Result<Vec<NodeId>> {
-        list(name)?.iter().map(|id| Ok(NodeId(index(id)?))).collect()
-    };
+    let ids = |name: &str| ids_of(optional_list(node, name)?);
     Ok(NodeParts {
         name: text_of(node, "name")?.into(),
         op: operation(&attributes, own)?,
-        inputs: list("inputs")?.iter().map(output_from_json).collect::<Result<_>>()?,
+        inputs: optional_list(node, "inputs")?
+            .iter()
+            .map(output_from_json)
+            .collect::<Result<_>>()?,
         controls: ids("controls")?,
         device: optional_text(node, "device")?,
         colocated: ids("colocated")?,
@@ -379,6 +414,44 @@ fn shared_from_json(value: &Value) -> Result<SharedParts> {
     })
 }
 
+fn runner_to_json(runner: &RunnerParts) -> Value {
+    json!({
+        "enqueues": runner.enqueues.iter().map(|id| id.0).collect::<Vec<_>>(),
+        "close": runner.close.0,
+        "cancel": runner.cancel.0,
+    })
+}
+
+fn runner_from_json(value: &Value) -> Result<RunnerParts> {
+    Ok(RunnerParts {
+        enqueues: ids_of(list_of(value, "enqueues")?)?,
+        close: NodeId(index(&value["close"])?),
+        cancel: NodeId(index(&value["cancel"])?),
+    })
+}
+
+fn signature_to_json(signature: &StoredSignature) -> Map<String, Value> {
+    let outputs = |named: &[(String, Output)]| -> Value {
+        named.iter().map(|(name, output)| (name.clone(), output_to_json(output))).collect()
+    };
+    let operations = signature.operations.iter().map(|(name, id)| (name.clone(), json!(id.0)));
+    Map::from_iter([
+        ("inputs".to_owned(), outputs(&signature.inputs)),
+        ("outputs".to_owned(), outputs(&signature.outputs)),
+        ("operations".to_owned(), operations.collect()),
+    ])
+}
+
+fn signature_from_json(value: &Value) -> Result<StoredSignature> {
+    let operations = object_of(value, "operations")?.iter();
+    let operations = operations.map(|(name, id)| Ok((name.clone(), NodeId(index(id)?))));
+    Ok(StoredSignature {
+        inputs: outputs_of(value, "inputs")?,
+        outputs: outputs_of(value, "outputs")?,
+        operations: operations.collect::<Result<_>>()?,
+    })
+}
+
 fn output_to_json(output: &Output) -> Value {
     json!([output.node.0, output.index])
 }
@@ -391,6 +464,10 @@ fn output_from_json(value: &Value) -> Result<Output> {
 fn outputs_of(model: &Value, name: &str) -> Result<Vec<(String, Output)>> {
     let named = object_of(model, name)?.iter();
     named.map(|(name, output)| Ok((name.clone(), output_from_json(output)?))).collect()
+}
+
+fn ids_of(list: &[Value]) -> Result<Vec<NodeId>> {
+    list.iter().map(|id| Ok(NodeId(index(id)?))).collect()
 }
 
 fn pair_of(value: &Value) -> Result<(&Value, &Value)> {
@@ -431,6 +508,14 @@ pub(super) fn list_of<'v>(value: &'v Value, name: &str) -> Result<&'v Vec<Value>
         .get(name)
         .and_then(Value::as_array)
         .ok_or_else(|| damaged(format!("it has no list {name:?}")))
+}
+
+/// A list, which is empty where it is left out.
+pub(super) fn optional_list<'v>(value: &'v Value, name: &str) -> Result<&'v [Value]> {
+    match value.get(name) {
+        None => Ok(&[]),
+        Some(_) => list_of(value, name).map(Vec::as_slice),
+    }
 }
 
 fn object_of<'v>(value: &'v Value, name: &str) -> Result<&'v Map<String, Value>> {

@@ -65,8 +65,11 @@ impl Start<'_> {
         let session = Session::with_options(&self.graph, &self.devices, self.options.clone())?;
         let latest = self.saver.as_ref().map(Saver::latest).transpose()?.flatten();
         if let (Some(saver), Some(_)) = (&self.saver, &latest) {
-            let (checkpoint, _) = saver.restore_latest_with(&session, &self.restore)?;
+            let (checkpoint, report) = saver.restore_latest_with(&session, &self.restore)?;
             tracing::info!("restored step {} from {}", checkpoint.step, checkpoint.path.display());
+            for table in &report.kept_tables {
+                tracing::warn!("a table is not restored and stays as it is: {table}");
+            }
         }
         let kept = session.state().lock();
         let without = self.variables.iter().filter(|(id, _)| !kept.is_initialized(*id));

@@ -226,7 +226,13 @@ fn submitted(one: &One, uses: &Uses, presence: &mut Option<Presence>) -> Result<
         if let Some(mut taken) = taken? {
             let values = std::mem::take(&mut taken.values);
             let items = Puts::new(uses).items(&[HostTensor::from(7)]);
-            one.queues.hold(taken).put(uses, items, std::iter::empty(), &[HostTensor::from(7)], None);
+            one.queues.hold(taken).put(
+                uses,
+                items,
+                std::iter::empty(),
+                &[HostTensor::from(7)],
+                None,
+            );
             return Ok(values);
         }
         let mut waits = again.0.lock().unwrap();

@@ -298,9 +298,14 @@ impl Inner {
         Ok(specs.iter().map(|spec| self.table(spec).contents.clone()).collect())
     }
 
-    /// Has a table hold what is given.
-    pub fn set_table(&mut self, spec: &Arc<TableSpec>, contents: TableContents) {
-        self.table(spec).contents = Arc::new(contents);
+    /// Has tables hold what is given.
+    pub fn set_tables(&mut self, tables: Vec<(Arc<TableSpec>, TableContents)>) {
+        for (spec, contents) in tables {
+            self.n_table_changes += 1;
+            let version = self.n_table_changes;
+            let kept = self.table(&spec);
+            (kept.contents, kept.version) = (Arc::new(contents), version);
+        }
     }
 
     /// Empties the tables of containers that are named.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use convoke_graph_core::{Error, ErrorKind, Result};
 
 use super::list::{Entry, List, to_ms};
-use crate::checkpoint::{self, INDEX_SUFFIX, Named, folder_of, read_text, write_whole};
+use crate::checkpoint::{self, INDEX_SUFFIX, Named, Notes, folder_of, read_text, write_whole};
 
 /// How the names of files with tensors end.
 const SUFFIX: &str = ".safetensors";
@@ -125,10 +125,10 @@ impl Folder {
         &self,
         step: u64,
         values: Vec<Named>,
-        draws: String,
+        notes: Notes,
     ) -> Result<Files> {
         let first = format!("{}-{step}{SUFFIX}", self.name);
-        checkpoint::write_single(&self.path(&first), values, draws)?;
+        checkpoint::write_single(&self.path(&first), values, notes)?;
         Ok(Files { first, shards: Vec::new() })
     }
 
@@ -139,7 +139,7 @@ impl Folder {
         step: u64,
         values: Vec<Named>,
         shards: &[Vec<usize>],
-        draws: &str,
+        notes: &Notes,
     ) -> Result<Files> {
         let attempt = self.next_attempt(step)?;
         let attempt = if attempt == 0 { String::new() } else { format!(".{attempt}") };
@@ -150,7 +150,7 @@ impl Folder {
         let first = format!("{}-{step}{INDEX_SUFFIX}", self.name);
         let tensors = |shard: &Vec<usize>| shard.iter().map(|&i| values[i].clone()).collect();
         let shards = names.iter().cloned().zip(shards.iter().map(tensors)).collect();
-        checkpoint::write_sharded(&self.path(&first), shards, draws).inspect_err(|_| {
+        checkpoint::write_sharded(&self.path(&first), shards, notes).inspect_err(|_| {
             // Shards that were not written cannot be removed.
             names.iter().for_each(|name| drop(fs::remove_file(self.path(name))));
         })?;

@@ -32,4 +32,4 @@ pub use instance::{Carried, GpuInstance, GpuRun, RunOptions, Running, Sent, Work
 pub use lower::supports;
 pub use pool::Lease;
 pub use resident::{GpuTensor, GpuTensors};
-pub use variables::GpuVariables;
+pub use variables::{GpuVariables, Loading};

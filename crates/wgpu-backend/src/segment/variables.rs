@@ -6,7 +6,7 @@ use convoke_graph_core::{AlignedBytes, Error, NodeId};
 use rustc_hash::FxHashMap;
 
 use super::error::to_error;
-use crate::gpu::{Buffer, BufferUse, Download, Gpu, Submission, Upload};
+use crate::gpu::{Buffer, BufferUse, Download, Gpu, Pending, Submission, Upload};
 
 /// The elements of variables, one buffer each, shared by all programs of a session on a device. A cheap handle.
 ///
@@ -102,6 +102,15 @@ impl GpuVariables {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_all(&self, variables: &[(NodeId, u64)]) -> Result<Vec<AlignedBytes>, Error> {
+        self.begin_load(variables)?.wait()
+    }
+
+    /// Begins to load several variables, each with its bytes: as they are after all that was submitted before, whatever
+    /// is submitted while they are on their way.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`].
+    pub fn begin_load(&self, variables: &[(NodeId, u64)]) -> Result<Loading, Error> {
         let buffers = variables.iter().map(|&(node, n_bytes)| self.buffer(node, n_bytes));
         let buffers: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
         let sizes = variables.iter().map(|&(_, n_bytes)| n_bytes);
@@ -109,11 +118,24 @@ impl GpuVariables {
             buffers.iter().zip(sizes).map(|(src, size)| Download { src, offset: 0, size });
         let downloads: Vec<Download<'_>> = downloads.collect();
         let work = Submission { downloads: &downloads, ..Submission::default() };
-        let mut loaded = Vec::with_capacity(variables.len());
-        let pending = self.gpu.submit(&work).map_err(|e| to_error(&e))?;
-        pending
-            .wait_with(&mut |_, bytes| loaded.push(AlignedBytes::copy_of(bytes)))
-            .map_err(|e| to_error(&e))?;
+        self.gpu.submit(&work).map(Loading).map_err(|e| to_error(&e))
+    }
+}
+
+/// Elements of variables on their way to the host.
+#[derive(Debug)]
+#[must_use = "the elements are what `wait` gives"]
+pub struct Loading(Pending);
+
+impl Loading {
+    /// The elements, in the order in which they were asked for.
+    ///
+    /// # Errors
+    /// A lost device, or no host memory.
+    pub fn wait(self) -> Result<Vec<AlignedBytes>, Error> {
+        let mut loaded = Vec::new();
+        let visit = &mut |_, bytes: &[u8]| loaded.push(AlignedBytes::copy_of(bytes));
+        self.0.wait_with(visit).map_err(|e| to_error(&e))?;
         loaded.into_iter().collect()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use convoke_graph_core::{AlignedBytes, DType, Graph, Init, Node, NodeId, Result, Tensor};
+use convoke_graph_core::{
+    AlignedBytes, DType, Graph, HostTensor, Init, Node, NodeId, Result, Tensor,
+};
 
 use crate::calibrate::Calibrations;
 use crate::{DeviceOptions, Devices, PipelineDir, Session};
@@ -60,5 +62,10 @@ fn what_is_stored_with_what_a_lost_gpu_has_is_undone() {
         core.gpus.get(2).unwrap().0.destroy();
         assert!(store(3.0).is_err());
         assert_eq!((0..2).map(now).collect::<Vec<_>>(), [[2.0; 4]; 2]);
+        let value = |&id: &NodeId| (id, HostTensor::from([4.0f32; 4]));
+        let draws = Some(vec![(ids[0], 7)]);
+        assert!(core.set(ids.iter().map(value).collect(), draws, Vec::new()).is_err());
+        assert_eq!((0..2).map(now).collect::<Vec<_>>(), [[2.0; 4]; 2]);
+        assert!(core.state.lock().draws.is_empty());
     }
 }

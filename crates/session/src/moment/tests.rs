@@ -1,0 +1,61 @@
+//! Who restores or resets, beside a run that is half through with storing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use convoke_graph_core::{DType, Graph, Init};
+
+use crate::{Devices, Session};
+
+/// A session whose one variable is 1, after it was saved as 0.
+fn session(name: &str) -> (Session, std::path::PathBuf) {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, DType::F32, [1]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let path = std::env::temp_dir().join(format!("convoke-{name}-{}", std::process::id()));
+    session.save(&path).unwrap();
+    session.run(&[], v.assign_add(1.0)).unwrap();
+    (session, path)
+}
+
+/// What `change` does, it does not do before the run has ended; and none begins before it is done.
+fn check(session: &Session, change: impl Fn() + Sync) {
+    let before = session.state_digest().unwrap();
+    let moments = &session.core.moments;
+    let (first, second) = (moments.storing(true), moments.storing(true));
+    let has_changed = AtomicBool::new(false);
+    first.begin();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            change();
+            has_changed.store(true, Ordering::SeqCst);
+        });
+        while moments.lock().looking == 0 && !has_changed.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(20));
+        let is_early = has_changed.load(Ordering::SeqCst);
+        let version = session.core.state.lock().variables.values().map(|v| v.version).max();
+        first.end();
+        second.begin();
+        second.end();
+        assert_eq!((is_early, version), (false, Some(2)));
+    });
+    assert_ne!(session.state_digest().unwrap(), before);
+}
+
+#[test]
+fn who_restores_waits_for_who_stores() {
+    let (session, path) = session("restores");
+    check(&session, || session.restore(&path).unwrap());
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn who_resets_waits_for_who_stores() {
+    let (session, path) = session("resets");
+    std::fs::remove_file(path).unwrap();
+    check(&session, || session.reset(&[]).unwrap());
+}
