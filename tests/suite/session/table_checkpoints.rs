@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use convoke::prelude::*;
-use convoke::{KeptTable, Mismatch, Missing, Monitor, MutableTable, RestoreOptions, Unknown};
+use convoke::{
+    KeptTable, Mismatch, Missing, Monitor, MutableTable, RestoreOptions, TableOptions, Unknown,
+};
 use convoke_tests::{Folder, devices};
 use serde_json::{Value, json};
 
@@ -148,6 +150,30 @@ fn what_is_said_of_variables_is_so_of_tables() {
 }
 
 /// `testSaveRestoreOnlyTable`; and a checkpoint of a graph without tables, which says nothing of any.
+/// Of several elements for each key: into a table of other sizes nothing goes.
+#[test]
+fn values_of_several_elements_are_restored() {
+    let folder = Folder::new("table_rows");
+    let path = folder.path().join("tables.safetensors");
+    let table = |sizes: convoke::Dims| {
+        let g = Graph::new();
+        let options = TableOptions { value_dims: sizes, ..TableOptions::default() };
+        let table = g.mutable_table_with("rows", I64, F32, options);
+        (Session::new(&g, &Devices::cpu()).unwrap(), g, table)
+    };
+    let (session, g, rows) = table(dims![2]);
+    let insert = rows.insert(&g.constant([3i64]), &g.constant([[1.5f32, -2.0]]));
+    session.run(&[], insert).unwrap();
+    session.save(&path).unwrap();
+    let (session, _, rows) = table(dims![2]);
+    session.restore(&path).unwrap();
+    let (_, values) = session.run(&[], rows.export()).unwrap();
+    assert_eq!((values.dims(), values.to_vec::<f32>().unwrap()), (&[1, 2][..], vec![1.5, -2.0]));
+    let (other, ..) = table(dims![3]);
+    let error = other.restore(&path).unwrap_err();
+    assert!(error.message().contains("and f32[3], and the file has one of"), "{error}");
+}
+
 #[test]
 fn tables_alone_and_variables_alone() {
     let folder = Folder::new("alone");

@@ -123,6 +123,15 @@ impl Place {
         }
     }
 
+    /// The sizes of what a row has.
+    fn row_dims<'a>(&self, file: &'a Contents) -> Option<&'a [usize]> {
+        let shaped = match self {
+            Self::Numbers(tensor) => tensor,
+            Self::Strings { ends, .. } => ends,
+        };
+        file.tensor(shaped)?.shape.get(1..)
+    }
+
     fn read(&self, file: &Contents) -> Result<HostTensor> {
         let (bytes, ends) = match self {
             Self::Numbers(tensor) => return read(file, tensor, None),
@@ -171,13 +180,15 @@ impl Entry {
     /// Why it is not what `spec` holds, if that is so.
     pub fn differs(&self, file: &Contents, spec: &TableSpec) -> Option<String> {
         let own = [&self.keys, &self.values].map(|place| place.dtype(file));
-        if own == [Some(spec.keys), Some(spec.values)] {
+        let dims = self.values.row_dims(file).unwrap_or(&[]);
+        let fits = Shape::new(dims).is_ok_and(|shape| spec.value_dims.admits(&shape));
+        if own == [Some(spec.keys), Some(spec.values)] && fits {
             return None;
         }
         let [keys, values] = own.map(|dtype| dtype.map_or("another dtype", DType::name));
         Some(format!(
-            "expected a table of {} and {}, and the file has one of {keys} and {values}",
-            spec.keys, spec.values
+            "expected a table of {} and {}{}, and the file has one of {keys} and {values}{dims:?}",
+            spec.keys, spec.values, spec.value_dims
         ))
     }
 
