@@ -60,12 +60,12 @@ pub use op::{
 pub use ops::{
     AccumulatorOptions, Amount, AssertOp, Barrier, BatchNorm, Body, BranchOp, Build,
     ConditionalAccumulator, Conv2d, ConvGeometry, Counting, FindOp, HostCall, HostFunction,
-    ImageLayout, IndexedSlices, LookupTable, LoopOp, LoopOptions, MutableTable, NameList,
-    Normalized, Padding, Pool, PoolGeometry, ProducerOptions, Queue, QueueAction, QueueKind,
-    QueueOp, QueueOptions, QueueRole, QueueSpec, Reader, ReaderAction, ReaderOp, ReaderSource,
-    ReaderSpec, Reduction, Row, Scatter, SparseTensor, StagingArea, StagingOptions, Structure,
-    TableAction, TableContents, TableOp, TableSpec, TakenElements, TensorArray, index_of,
-    init::Init,
+    ImageLayout, IndexedSlices, LookupTable, LoopBlock, LoopOp, LoopOptions, MutableTable,
+    NameList, Normalized, Padding, Pool, PoolGeometry, ProducerOptions, Queue, QueueAction,
+    QueueKind, QueueOp, QueueOptions, QueueRole, QueueSpec, Reader, ReaderAction, ReaderOp,
+    ReaderSource, ReaderSpec, Reduction, Row, Scatter, SparseTensor, StagingArea, StagingOptions,
+    Structure, TableAction, TableContents, TableOp, TableSpec, TakenElements, TensorArray,
+    index_of, init::Init, operations,
 };
 pub use queue_runner::QueueRunner;
 pub use records::{

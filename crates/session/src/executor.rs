@@ -229,7 +229,7 @@ impl Compiled {
                     at.map_or(Place::Device, |at| Place::Feed(at as u32))
                 }
                 (Source::Variable(_), _) => Place::Variable(self.variables.len() as u32 - 1),
-                (source @ (Source::Initialized(_) | Source::Draws(_)), _) => {
+                (source @ (Source::Initialized(_) | Source::Draws(..)), _) => {
                     self.inputs.push(source.clone());
                     Place::Input(self.inputs.len() as u32 - 1)
                 }

@@ -53,7 +53,7 @@ pub use call::{HostCall, HostFunction};
 pub use conv::Conv2d;
 pub use count::Counting;
 pub use flow::{Build, LoopOptions, Structure};
-pub use loops::LoopOp;
+pub use loops::{LoopBlock, LoopOp, operations};
 pub use mutable_table::{FindOp, MutableTable, TableAction, TableContents, TableOp, TableSpec};
 pub use pool::Pool;
 pub use producer::ProducerOptions;
