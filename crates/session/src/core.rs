@@ -1,6 +1,7 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
 mod kept;
+mod moving;
 mod planning;
 mod programs;
 
@@ -26,6 +27,7 @@ use crate::devices::{Devices, Gpus, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
+use crate::flow::blocks::Block;
 use crate::flow::{self, Flowing};
 use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
@@ -455,7 +457,12 @@ impl Core {
         let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
         let steps: Vec<Arc<PlannedStep>> = self.steps().values().cloned().collect();
         let steps = steps.iter().filter_map(|step| step.planned.as_ref());
-        let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
+        let flows = plans.iter().filter_map(|planned| planned.flow.as_ref());
+        let blocks: Vec<Arc<Block>> = flows.flat_map(Flowing::blocks).collect();
+        let all = || {
+            let parts = plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
+            parts.chain(blocks.iter().map(|block| &block.planned))
+        };
         let mut is_freed = self.gpus.shrink();
         for planned in all() {
             for compiled in planned.programs().values() {

@@ -192,12 +192,15 @@ pub struct RunMetadata {
 /// One time that a program of several ran.
 #[derive(Debug, Clone)]
 pub(crate) struct Execution {
-    /// The plan's place in the run's.
+    /// The plan's place in the run's; [`BLOCK`] of one that many iterations are.
     pub(crate) plan: usize,
     pub(crate) nodes: Range<usize>,
     pub(crate) transfers: Range<usize>,
     pub(crate) wall: Duration,
 }
+
+/// The place of programs that are iterations of a loop, none of which is one of the run's parts.
+pub(crate) const BLOCK: usize = usize::MAX;
 
 /// What is noted while a run is under way: no more than takes part in it. Names and texts come when it is over.
 #[derive(Debug, Clone, Default)]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use convoke_compiler::{HOST, ValueId};
+use convoke_compiler::{DeviceIndex, HOST, Segment, ValueId};
 use convoke_graph_core::Result;
 
 #[cfg(feature = "gpu")]
@@ -56,6 +56,26 @@ impl Compiled {
             }
         }
         Ok(feeds)
+    }
+
+    /// Whether some of it runs on a GPU.
+    pub(crate) fn uses_gpus(&self) -> bool {
+        self.program.segments.iter().any(|segment| segment.device != HOST)
+    }
+
+    /// Whether something else than the caller needs what a GPU sends.
+    pub(crate) fn comes_back(&self) -> bool {
+        let segments = &self.program.segments;
+        let sent = |id: &ValueId| segments.iter().any(|segment| segment.downloads.contains(id));
+        let read = self.cpu_steps().flat_map(|step| &step.inputs);
+        read.chain(segments.iter().flat_map(|segment| &segment.uploads)).any(sent)
+    }
+
+    /// The first GPU that a feed is brought to; the host if there is none.
+    pub(crate) fn first_reader(&self, at: usize) -> DeviceIndex {
+        let is_it = |id: &ValueId| matches!(self.places[id.0 as usize], Place::Feed(feed) if feed as usize == at);
+        let reads = |segment: &&Segment| segment.uploads.iter().any(is_it);
+        self.program.segments.iter().find(reads).map_or(HOST, |segment| segment.device)
     }
 
     /// Whether a segment of another device is sent a feed.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use convoke_graph_core::{AlignedBytes, Error};
 
 use super::error::to_error;
-use crate::gpu::{Buffer, BufferCopy, BufferUse, Download, Gpu, GpuErrorKind, Submission};
+use crate::gpu::{Buffer, BufferCopy, BufferUse, Download, Gpu, GpuErrorKind, Submission, Upload};
 
 /// Buffers that stay for later tensors, and their bytes.
 const IDLE_MAX: usize = 16;
@@ -88,6 +88,22 @@ impl GpuTensors {
             idle,
             is_shown: AtomicBool::new(false),
         })))
+    }
+
+    /// Tensors with these elements, all brought to the device in one submission.
+    ///
+    /// # Errors
+    /// No memory, a lost device.
+    pub fn send(&self, all: &[&[u8]]) -> Result<Vec<GpuTensor>, Error> {
+        let tensors = all.iter().map(|bytes| self.tensor(bytes.len() as u64));
+        let tensors: Vec<GpuTensor> = tensors.collect::<Result<_, _>>()?;
+        let uploads = all.iter().zip(&tensors);
+        let uploads: Vec<Upload<'_>> = uploads
+            .map(|(&bytes, tensor)| Upload { bytes, dst: tensor.buffer(), offset: 0 })
+            .collect();
+        let work = Submission { uploads: &uploads, ..Submission::default() };
+        self.gpu.run(&work).map_err(|e| to_error(&e))?;
+        Ok(tensors)
     }
 
     /// Frees the memory of tensors that are gone. True if there was any.
