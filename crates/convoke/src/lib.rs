@@ -59,9 +59,9 @@ pub use convoke_session::{
     Objective, OnDevice, Origin, PartValue, PartialRun, Phase, PhaseKind, PipelineDir, PlacedItem,
     PlacedSegment, PlacedTensor, Prediction, Profiler, Progress, Reason, Report, RestoreOptions,
     RestoreReport, RunHandle, RunMetadata, RunOptions, Saved, SavedModel, Saver, Session,
-    SessionMetadata, SessionOptions, StepCounter, StepNode, StepWork, StopAtStep, Timings, Trace,
-    Transfer, TransferTime, Trips, Unknown, VariableInfo, WaitingOperation, WaitingRun, Wanted,
-    Work,
+    SessionMetadata, SessionOptions, Staying, StepCounter, StepNode, StepWork, StopAtStep, Timings,
+    Trace, Transfer, TransferTime, Trips, Unknown, VariableInfo, WaitingOperation, WaitingRun,
+    Wanted, Work,
 };
 pub use half;
 pub use ndarray;

@@ -149,6 +149,51 @@ fn loops_say_how_often_they_go_round() {
 }
 
 #[test]
+fn loops_on_gpus_say_what_stays_there() {
+    for device in devices().iter().filter(|device| device.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![64, 64]);
+        let counted = g.scope("counted", || {
+            let start = (g.constant(0i32), x.clone());
+            g.while_loop(start, |(i, _)| i.less(10_000), |(i, x)| (i + 1, x + 0.25)).1
+        });
+        let until = g
+            .scope("until", || g.while_loop(x.clone(), |x| x.sum(()).less(1e6), |x| x * 2.0 + 1.0));
+        let session = device.session(&g);
+        let zeros = HostTensor::new(&[64, 64], vec![0.0f32; 4096]).unwrap();
+        let explanation = session.explain(&[x.feed(&zeros)], (&counted, &until)).unwrap();
+        let parts = explanation.parts().unwrap();
+        let step = |name: &str| {
+            let is_it = |node: &convoke::StepNode| node.name.starts_with(name);
+            parts.whole.steps.iter().find(|step| step.node().is_some_and(is_it)).unwrap()
+        };
+        let (first, second) = (step("counted"), step("until"));
+        let StepWork::Loop(_, trips, _) = &first.work else { panic!("{first:?}") };
+        assert_eq!(*trips, Trips::Known(10_000), "{}", device.name);
+        let [first, second] = [first, second].map(|step| step.stays.clone().unwrap());
+        assert_eq!((first.trips, second.trips), (Some(128), None), "{}", device.name);
+        assert_eq!(first.devices, ["GPU:0".into()], "{}", device.name);
+        let text = explanation.to_string();
+        let said = "a trip, 128 in a program; what is carried stays on GPU:0";
+        assert!(text.contains(said), "{text}");
+        let said = "a trip, each its own program; what is carried stays on GPU:0";
+        assert!(text.contains(said), "{text}");
+        let steps = json(&explanation)["part"]["steps"].clone();
+        let stays = steps.as_array().unwrap().iter().map(|step| step["stays"].clone());
+        let programs: Vec<Value> = stays.map(|stays| stays["trips_a_program"].clone()).collect();
+        assert!(programs.contains(&Value::from(128)), "{programs:?}");
+        // A run that was timed fits, though its programs are many trips.
+        let (_, metadata) =
+            session.run_with(&[x.feed(&zeros)], (&counted, &until), RunOptions::timed()).unwrap();
+        assert!(explanation.measured([&metadata]).is_ok(), "{}", device.name);
+        let alone = session.explain(&[x.feed(&zeros)], &counted).unwrap();
+        let (_, metadata) =
+            session.run_with(&[x.feed(&zeros)], &counted, RunOptions::timed()).unwrap();
+        assert!(alone.measured([&metadata]).is_ok(), "{}", device.name);
+    }
+}
+
+#[test]
 fn what_only_a_run_knows_is_said() {
     let g = Graph::new();
     let x = g.placeholder("x", F32, dims![2]);

@@ -11,7 +11,7 @@ use convoke_placement::{Bytes, Picoseconds, Time};
 
 use super::Explanation;
 use super::measured::{Measured, median, other_program, picoseconds};
-use crate::metadata::{Execution, RunMetadata};
+use crate::metadata::{BLOCK, Execution, RunMetadata};
 
 /// The parts of a run with branches, loops or assertions, and its programs.
 #[derive(Debug, Clone)]
@@ -38,6 +38,20 @@ pub struct ExplainedStep {
     pub takes: Vec<PartValue>,
     /// What later steps need of it.
     pub gives: Vec<PartValue>,
+    /// Of a loop that goes round on GPUs, what stays there.
+    pub stays: Option<Staying>,
+}
+
+/// How a loop goes round on GPUs: what it carries stays there from trip to trip, and comes to the host when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staying {
+    /// The names of the GPUs.
+    pub devices: Vec<Arc<str>>,
+    /// How many trips are one program, where it is known how often the loop goes round; the last may be of fewer. `None`
+    /// where the data says after each trip whether there is another.
+    pub trips: Option<u64>,
+    /// What a trip is predicted to take, in picoseconds: what its program takes, but for transfers.
+    pub each: Picoseconds,
 }
 
 /// What a step does.
@@ -162,7 +176,11 @@ impl ExplainedParts {
             }
             StepWork::Loop(_, trips, body) => {
                 let trips = if let Trips::Known(trips) = trips { *trips } else { 1 };
-                Some(self.price(body, unknown)?.saturating_mul(trips))
+                let each = match &step.stays {
+                    Some(staying) => staying.each,
+                    None => self.price(body, unknown)?,
+                };
+                Some(each.saturating_mul(trips))
             }
             StepWork::Assertion(_) | StepWork::Call(_) => Some(0),
         };
@@ -178,7 +196,7 @@ impl ExplainedParts {
                 Err(_) => true,
             })
         };
-        run.executions.is_empty() || self.programs.iter().any(fits)
+        run.executions.iter().all(|own| own.plan == BLOCK) || self.programs.iter().any(fits)
     }
 
     /// All steps, those in branches and loops included.
@@ -277,9 +295,13 @@ impl ExplainedParts {
                     format!("branch {}: one of {} parts", node.name, parts.len())
                 }
                 StepWork::Loop(node, trips, body) => {
-                    let each = predicted(body);
+                    let each = match &step.stays {
+                        Some(staying) => Some(Time(staying.each).to_string()),
+                        None => predicted(body),
+                    };
                     let each = each.map_or_else(String::new, |time| format!(", {time} a trip"));
-                    format!("loop {}: {trips}{each}", node.name)
+                    let stays = step.stays.iter().map(|staying| format!(", {staying}"));
+                    format!("loop {}: {trips}{each}{}", node.name, stays.collect::<String>())
                 }
                 StepWork::Assertion(node) => format!("assertion {}", node.name),
                 StepWork::Call(node) => format!("call {}", node.name),
@@ -333,6 +355,17 @@ impl fmt::Display for Trips {
             Self::AtMost(n) => write!(f, "until the data says so, {n} trips at most"),
             Self::Unknown => f.write_str("until the data says so"),
         }
+    }
+}
+
+/// `200 in a program; what is carried stays on GPU:0`.
+impl fmt::Display for Staying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.trips {
+            Some(trips) => write!(f, "{trips} in a program")?,
+            None => f.write_str("each its own program")?,
+        }
+        write!(f, "; what is carried stays on {}", self.devices.join(", "))
     }
 }
 

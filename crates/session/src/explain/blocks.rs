@@ -1,0 +1,81 @@
+//! Loops on GPUs: what stays there, and how many trips are one program.
+
+use convoke_compiler::HOST;
+use convoke_compiler::flow::{LoopStep, Place};
+use convoke_graph_core::{LoopOp, Result};
+
+use super::parts::{Staying, Trips};
+use super::walk::{Slots, Walk};
+use crate::flow::blocks;
+
+impl Walk<'_> {
+    /// How a loop goes round on GPUs, if it is one that does: `given` is what its body is given, and `results` what that
+    /// gives.
+    pub(super) fn staying(
+        &mut self,
+        step: &LoopStep,
+        op: &LoopOp,
+        trips: Trips,
+        given: &Slots,
+        results: &Slots,
+    ) -> Result<Option<Staying>> {
+        let Some(program) = step.program() else { return Ok(None) };
+        let Some(planned) = self.flow.program(program.plan) else { return Ok(None) };
+        let carried = given.iter().take(op.n_carried);
+        let next = results.iter().skip(op.next_at());
+        let stays = carried.zip(next).all(|(given, next)| match (given, next) {
+            (Some(given), Some(next)) => given.like.is_some() && given.like == next.like,
+            _ => false,
+        });
+        if !stays || planned.plan.shape_feeds.contains(&true) {
+            return Ok(None);
+        }
+        let slots = self.begin(&step.body, given);
+        let fed: Slots = program
+            .feeds
+            .iter()
+            .map(|place| match *place {
+                Place::Slot(slot) => slots.get(slot).cloned().flatten(),
+                Place::Variable(_) | Place::Changed(..) => None,
+            })
+            .collect();
+        let Ok(body) = self.compile(planned, &fed) else { return Ok(None) };
+        if !body.uses_gpus() {
+            return Ok(None);
+        }
+        let known = match trips {
+            Trips::Known(trips) => Some(trips),
+            _ if op.reverse => return Ok(None),
+            _ => None,
+        };
+        let slices = given.iter().skip(op.n_carried).take(op.n_scanned);
+        let stacked = step.outputs.iter().filter_map(|&(output, _)| {
+            match output.checked_sub(op.history_at()).filter(|&at| at < op.n_carried) {
+                Some(at) => given.get(at),
+                None => {
+                    let stacked = step.stacked.iter().find(|(own, _)| *own == output);
+                    stacked.and_then(|&(_, result)| results.get(result))
+                }
+            }
+        });
+        let bytes = |known: &Option<super::walk::Known>| {
+            let like = known.as_ref().and_then(|known| known.like.as_ref());
+            like.map_or(0, |(dtype, shape)| shape.len().saturating_mul(dtype.n_bytes()) as u64)
+        };
+        let slices = slices.chain(stacked).map(bytes).fold(0, u64::saturating_add);
+        let work = |trips| blocks::block_of(self.flow, step, op, &body, slices, trips);
+        let prediction = body.placed.as_ref().map(|placed| &placed.solution.prediction);
+        let each = prediction.map_or(0, |prediction| {
+            let moved = prediction.transfers.iter().map(|transfer| transfer.time);
+            prediction.makespan.saturating_sub(moved.fold(0, u64::saturating_add))
+        });
+        let mut devices: Vec<usize> =
+            body.program.segments.iter().map(|segment| segment.device.0 as usize).collect();
+        devices.retain(|&device| device != HOST.0 as usize);
+        devices.sort_unstable();
+        devices.dedup();
+        let names = self.core.devices.list();
+        let devices = devices.iter().filter_map(|&at| Some(names.get(at)?.name.clone())).collect();
+        Ok(Some(Staying { devices, trips: known.map(work).transpose()?, each }))
+    }
+}
