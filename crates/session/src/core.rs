@@ -27,7 +27,6 @@ use crate::devices::{Devices, Gpus, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
-use crate::flow::blocks::Block;
 use crate::flow::{self, Flowing};
 use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
@@ -41,6 +40,8 @@ use crate::state::State;
 use crate::submit::Runners;
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::turn::Turn;
+
+pub(crate) use moving::Sent;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
 const FLOW_ATTEMPTS: usize = 16;
@@ -453,30 +454,27 @@ impl Core {
 
     /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
     /// whose constants take memory too. True if there was anything.
-    fn free_caches(&self) -> bool {
+    pub fn free_caches(&self) -> bool {
         let plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
         let steps: Vec<Arc<PlannedStep>> = self.steps().values().cloned().collect();
-        let steps = steps.iter().filter_map(|step| step.planned.as_ref());
-        let flows = plans.iter().filter_map(|planned| planned.flow.as_ref());
-        let blocks: Vec<Arc<Block>> = flows.flat_map(Flowing::blocks).collect();
-        let all = || {
-            let parts = plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
-            parts.chain(blocks.iter().map(|block| &block.planned))
+        let all = |each: &mut dyn FnMut(&Planned)| {
+            let steps = steps.iter().filter_map(|step| step.planned.as_ref());
+            plans.iter().map(|planned| &**planned).chain(steps).for_each(|own| own.for_each(each));
         };
         let mut is_freed = self.gpus.shrink();
-        for planned in all() {
+        all(&mut |planned| {
             for compiled in planned.programs().values() {
                 is_freed |= compiled.shrink();
             }
-        }
+        });
         if is_freed {
             return true;
         }
-        for planned in all() {
+        all(&mut |planned| {
             let mut programs = planned.programs();
             is_freed |= programs.len() > 0;
             programs.clear();
-        }
+        });
         is_freed
     }
 
@@ -533,6 +531,13 @@ impl Planned {
     fn all(&self) -> impl Iterator<Item = &Self> {
         let before = self.before.as_deref().into_iter();
         std::iter::once(self).chain(before).chain(self.flow.iter().flat_map(Flowing::programs))
+    }
+
+    /// Does something with it, with the plans of its parts, and with those of many iterations of its loops.
+    fn for_each(&self, each: &mut dyn FnMut(&Self)) {
+        self.all().for_each(&mut *each);
+        let blocks = self.flow.iter().flat_map(Flowing::blocks);
+        blocks.for_each(|block| each(&block.planned));
     }
 
     /// How many nodes it runs.

@@ -11,6 +11,7 @@ mod turns;
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use convoke_compiler::memory::{HostSlots, host_slots};
@@ -66,6 +67,8 @@ pub(crate) struct Compiled {
     host_feeds: Vec<bool>,
     /// What all groups read and write.
     kernel_bytes: u64,
+    /// If it is an iteration of a loop, how many may be one program at most, as far as it was tried.
+    pub(crate) trips_max: AtomicU64,
 }
 
 /// Why a program has no kernels.
@@ -177,6 +180,7 @@ impl Compiled {
             blamed: Vec::new(),
             host_feeds: vec![false; feeds.len()],
             kernel_bytes: 0,
+            trips_max: AtomicU64::new(u64::MAX),
             program,
         };
         compiled.place_values(graph, feeds);

@@ -25,15 +25,15 @@ use crate::metadata::RunMetadata;
 use crate::recent::Recent;
 use blocks::Block;
 
-/// How many programs of many iterations are kept.
-const BLOCKS_MAX: usize = 64;
+/// How many programs of many iterations are kept of each loop.
+const BLOCKS_MAX: usize = 16;
 
 /// A plan with branches, loops or assertions, and its programs.
 pub(crate) struct Flowing {
     plan: FlowPlan,
     programs: Vec<(Planned, Recent)>,
-    /// Those of many iterations, by the program of one and their number.
-    blocks: Cache<(usize, Option<u64>), Arc<Block>>,
+    /// For each program those that are many times that one, by how many.
+    blocks: Vec<Cache<Option<u64>, Arc<Block>>>,
     /// How many programs each plan keeps.
     n_programs: usize,
 }
@@ -44,7 +44,7 @@ impl Flowing {
             .plans
             .iter()
             .map(|plan| (Planned::of(plan.clone(), graph.clone(), n_programs), Recent::default()));
-        let blocks = Cache::new(BLOCKS_MAX);
+        let blocks = plan.plans.iter().map(|_| Cache::new(BLOCKS_MAX)).collect();
         Self { programs: programs.collect(), plan, blocks, n_programs }
     }
 
@@ -60,7 +60,9 @@ impl Flowing {
 
     /// The programs of many iterations that there are.
     pub fn blocks(&self) -> Vec<Arc<Block>> {
-        self.blocks.lock().values().cloned().collect()
+        let of =
+            |blocks: &Cache<_, Arc<Block>>| blocks.lock().values().cloned().collect::<Vec<_>>();
+        self.blocks.iter().flat_map(of).collect()
     }
 
     /// Its programs.

@@ -171,7 +171,7 @@ fn loops_on_gpus_say_what_stays_there() {
         let StepWork::Loop(_, trips, _) = &first.work else { panic!("{first:?}") };
         assert_eq!(*trips, Trips::Known(10_000), "{}", device.name);
         let [first, second] = [first, second].map(|step| step.stays.clone().unwrap());
-        assert_eq!((first.trips, second.trips), (Some(128), None), "{}", device.name);
+        assert_eq!((first.trips, second.trips), (Some(128), Some(1)), "{}", device.name);
         assert_eq!(first.devices, ["GPU:0".into()], "{}", device.name);
         let text = explanation.to_string();
         let said = "a trip, 128 in a program; what is carried stays on GPU:0";
@@ -190,6 +190,36 @@ fn loops_on_gpus_say_what_stays_there() {
         let (_, metadata) =
             session.run_with(&[x.feed(&zeros)], &counted, RunOptions::timed()).unwrap();
         assert!(alone.measured([&metadata]).is_ok(), "{}", device.name);
+    }
+}
+
+/// How many trips are one program is known when a loop begins, where a program before it or another loop says so.
+#[test]
+fn loops_on_gpus_whose_length_a_run_finds_stay_there() {
+    for device in devices().iter().filter(|device| device.devices.list().len() > 1) {
+        let g = Graph::new();
+        let (x, n) = (g.placeholder("x", F32, dims![8]), g.placeholder("n", I32, dims![]));
+        let limit = &n * 3;
+        let counted = g.scope("counted", || {
+            let start = (g.constant(0i32), x.clone());
+            g.while_loop(start, |(i, _)| i.less(&limit), |(i, x)| (i + 1, x + 0.25)).1
+        });
+        let until =
+            g.scope("until", || g.while_loop(x.clone(), |x| x.sum(()).less(1e6), |x| x * 2.0));
+        let back = until.sum(()).gradients(&[&x])[0].clone().unwrap();
+        let session = device.session(&g);
+        let feeds = [x.feed([1.0f32; 8]), n.feed(1000)];
+        let trips = |y: &Tensor| -> Vec<Option<u64>> {
+            let explanation = session.explain(&feeds, y).unwrap();
+            let steps = &explanation.parts().unwrap().whole.steps;
+            steps.iter().filter_map(|step| Some(step.stays.as_ref()?.trips)).collect()
+        };
+        assert_eq!(trips(&counted), [None], "{}", device.name);
+        assert_eq!(trips(&back), [Some(1), None], "{}", device.name);
+        let text = session.explain(&feeds, &counted).unwrap().to_string();
+        assert!(text.contains("as many in a program as pay when the loop begins"), "{text}");
+        let (_, metadata) = session.run_with(&feeds, &counted, RunOptions::default()).unwrap();
+        assert!(metadata.submissions < 200, "{} on {}", metadata.submissions, device.name);
     }
 }
 

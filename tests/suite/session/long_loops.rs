@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{CancelToken, LoopOptions, RunMetadata, RunOptions};
+use convoke::{CancelToken, DeviceOptions, LoopOptions, RunMetadata, RunOptions};
 use convoke_tests::{TestDevice, devices};
 
 /// The test devices that are GPUs.
@@ -216,7 +216,132 @@ fn carried_tensors_may_change_places_and_stay() {
     }
 }
 
-/// An index that is out of range in the 2,500th iteration fails the run, which has changed nothing.
+/// Each size of block has a copy of what is captured: where not all fit at once, one makes room for the next.
+#[test]
+fn blocks_of_one_size_make_room_for_those_of_the_next() {
+    for device in gpus() {
+        let g = Graph::new();
+        let (x, n) = (g.placeholder("x", F32, dims![512]), g.placeholder("n", I32, dims![]));
+        let w = g.placeholder("w", F32, dims![512, 512]);
+        let y = times(&g, &n, &x, |x| x + w.slice(&[3, 0], &[Some(1), None]).reshape(&[512]));
+        let ones = HostTensor::new(&[512, 512], vec![0.25f32; 512 * 512]).unwrap();
+        let open = |gpu_budget_bytes: Option<u64>| {
+            let devices = device.open(DeviceOptions { gpu_budget_bytes, ..Default::default() });
+            let options = SessionOptions {
+                policy: device.policy.clone(),
+                soft_placement: false,
+                ..Default::default()
+            };
+            Session::with_options(&g, &devices, options).unwrap()
+        };
+        let run = |session: &Session, trips: i32| {
+            let feeds = [x.feed(vec![1.0f32; 512]), n.feed(trips), w.feed(&ones)];
+            let (y, metadata) = run(session, &feeds, &y);
+            assert_eq!(y.to_vec::<f32>().unwrap(), [1.0 + 0.25 * trips as f32; 512]);
+            assert!(metadata.submissions < 200, "{} on {}", metadata.submissions, device.name);
+            metadata.device_bytes
+        };
+        // 2,048 are blocks of one size, 2,507 of several.
+        let (one, all) = (run(&open(None), 2048), run(&open(None), 2507));
+        assert!(all > one + (2 << 20), "{one} and {all} on {}", device.name);
+        let budget = one + (1 << 20);
+        let session = open(Some(budget));
+        for _ in 0..2 {
+            let bytes = run(&session, 2507);
+            assert!(bytes <= budget, "{bytes} of {budget} on {}", device.name);
+        }
+    }
+}
+
+/// What a block stacks lies on the device while it runs: where there is no room for it, there is for that of one iteration.
+#[test]
+fn a_block_that_does_not_fit_runs_iteration_by_iteration() {
+    for device in gpus() {
+        let g = Graph::new();
+        let (xs, w) =
+            (g.placeholder("xs", F32, dims![None]), g.placeholder("w", F32, dims![65_536]));
+        let (last, rows) = g.scan(g.constant(0.0f32), xs.clone(), |h, x| {
+            let h = h + x;
+            (h.clone(), &w + &h)
+        });
+        let data = HostTensor::new(&[100], vec![1.0f32; 100]).unwrap();
+        let zeros = HostTensor::new(&[65_536], vec![0.0f32; 65_536]).unwrap();
+        let run = |gpu_budget_bytes: Option<u64>| {
+            let devices = device.open(DeviceOptions { gpu_budget_bytes, ..Default::default() });
+            let options = SessionOptions { policy: device.policy.clone(), ..Default::default() };
+            let session = Session::with_options(&g, &devices, options).unwrap();
+            let feeds = [xs.feed(&data), w.feed(&zeros)];
+            let mut all = Vec::new();
+            for _ in 0..2 {
+                let fetches = (&last, &rows);
+                let (found, metadata) =
+                    session.run_with(&feeds, fetches, RunOptions::default()).unwrap();
+                assert_eq!(found.0.scalar::<f32>().unwrap(), 100.0, "{}", device.name);
+                let rows = found.1.to_vec::<f32>().unwrap();
+                let is_own = |(at, row): (usize, &[f32])| row.iter().all(|x| *x == at as f32 + 1.0);
+                assert!(rows.chunks(65_536).enumerate().all(is_own), "{}", device.name);
+                all.push(metadata);
+            }
+            all
+        };
+        let free = run(None);
+        assert!(free[1].submissions < 50, "{} on {}", free[1], device.name);
+        // Blocks of 32 stack 8 MiB, and one iteration 256 KiB.
+        let budget = 6 << 20;
+        for metadata in run(Some(budget)) {
+            assert!(metadata.device_bytes <= budget, "{metadata} on {}", device.name);
+            assert!(metadata.submissions > free[1].submissions, "{metadata} on {}", device.name);
+        }
+    }
+}
+
+/// What one device computes and the other needs in the next iteration keeps iterations apart. By hand: rows change places
+/// and signs 1,101 times.
+#[test]
+fn bodies_may_be_on_both_devices() {
+    for device in gpus() {
+        let g = Graph::new();
+        let (x, turn) =
+            (g.placeholder("x", F32, dims![2, 2]), g.placeholder("turn", F32, dims![2, 2]));
+        let y = times(&g, &g.constant(1101i32), &x, |x| {
+            let there = g.device("CPU:0", || x * -1.0);
+            g.device("GPU:0", || turn.matmul(&there))
+        });
+        let session = device.session(&g);
+        let feeds = [x.feed([[1.0f32, 2.0], [3.0, 4.0]]), turn.feed([[0.0f32, 1.0], [1.0, 0.0]])];
+        let explanation = session.explain(&feeds, &y).unwrap();
+        let stays = explanation.parts().unwrap().whole.steps.iter().find_map(|s| s.stays.clone());
+        assert_eq!(stays.unwrap().trips, Some(1), "{}", device.name);
+        let (y, metadata) = run(&session, &feeds, &y);
+        assert_eq!(y.to_vec::<f32>().unwrap(), [-3.0, -4.0, -1.0, -2.0], "{}", device.name);
+        assert!(metadata.submissions >= 1101, "{} on {}", metadata.submissions, device.name);
+    }
+}
+
+/// An iteration that fails fails the run, which has changed nothing: the next draws what the first of another session does.
+#[test]
+fn a_run_that_fails_has_drawn_nothing() {
+    for device in devices() {
+        let g = Graph::with_seed(5);
+        let table = g.placeholder("table", F32, dims![None]);
+        let start = (g.constant(0i32), g.constant([0.0f32, 0.0]));
+        let (_, y) = g.while_loop(
+            start,
+            |(i, _)| i.less(2501),
+            |(i, x)| (i + 1, x * 0.5 + g.random_uniform(&[2], F32, 7) + table.gather(i, 0)),
+        );
+        let ones = |n: usize| HostTensor::new(&[n], vec![1.0f32; n]).unwrap();
+        let (session, fresh) = (device.session(&g), device.session(&g));
+        let error = session.run(&[table.feed(&ones(2500))], &y).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}: {error}", device.name);
+        let feeds = [table.feed(&ones(2501))];
+        let [first, second] = [0, 1].map(|_| session.run(&feeds, &y).unwrap());
+        assert_eq!(first, fresh.run(&feeds, &y).unwrap(), "{}", device.name);
+        assert_ne!(first, second, "{}", device.name);
+    }
+}
+
+/// An index that is out of range in the 2,500th iteration fails the run, which has stored nothing.
 #[test]
 fn an_iteration_that_fails_fails_the_run() {
     for device in devices() {
@@ -298,6 +423,49 @@ fn what_is_carried_may_grow() {
         let y = session.run(&[], &y).unwrap();
         assert_eq!(y.to_vec::<f32>().unwrap()[..4], [1.0, 2.0, 2.0, 4.0], "{}", device.name);
         assert_eq!(y.dims(), [16]);
+    }
+}
+
+/// Counters of all widths, that are fed, and limits that are not all that ends a loop; by hand.
+#[test]
+fn counters_of_all_widths_end_loops_on_devices() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![4]);
+        let session = device.session(&g);
+        let check = |dtype: DType,
+                     [start, step, limit]: [i64; 3],
+                     holds: &dyn Fn(&Tensor, &Tensor) -> Tensor,
+                     max_iterations: Option<u64>,
+                     trips: i64| {
+            let [start_, step_, limit_] = [0; 3].map(|_| g.placeholder("n", I64, dims![]));
+            let whole = |n: &Tensor| n.cast(dtype);
+            let (step_of, limit_of) = (whole(&step_), whole(&limit_));
+            let options = LoopOptions { max_iterations, ..LoopOptions::default() };
+            let (i, y) = g.while_loop_with(
+                (whole(&start_), x.clone()),
+                |(i, _)| holds(i, &limit_of),
+                |(i, x)| (i + &step_of, x + 1.0),
+                options,
+            );
+            let feeds =
+                [x.feed([0.0f32; 4]), start_.feed(start), step_.feed(step), limit_.feed(limit)];
+            let (i, y) = session.run(&feeds, (&i.cast(I64), &y)).unwrap();
+            let name = format!("{dtype} from {start} by {step} to {limit} on {}", device.name);
+            assert_eq!(y.to_vec::<f32>().unwrap(), [trips as f32; 4], "{name}");
+            let bits = if dtype == U8 { 0xff } else { -1 };
+            assert_eq!(i.scalar::<i64>().unwrap(), (start + trips * step) & bits, "{name}");
+        };
+        let less = |i: &Tensor, n: &Tensor| i.less(n);
+        let differs = |i: &Tensor, n: &Tensor| i.not_equal(n);
+        check(U8, [3, 1, 200], &less, None, 197);
+        // 511 is 255 once it has wrapped around.
+        check(U8, [0, 7, 255], &less, None, 73);
+        check(I64, [-5_000_000_000, 5_000_000, 0], &less, None, 1000);
+        check(U64, [5, 2, 2005], &differs, None, 1000);
+        // It steps over its limit.
+        check(I32, [0, 3, 1000], &differs, Some(1100), 1100);
+        check(I32, [0, 1, 5000], &less, Some(1500), 1500);
     }
 }
 

@@ -2,21 +2,21 @@
 
 use convoke_compiler::HOST;
 use convoke_compiler::flow::{LoopStep, Place};
-use convoke_graph_core::{LoopOp, Result};
+use convoke_graph_core::{HostTensor, LoopOp, Output, Result};
 
 use super::parts::{Staying, Trips};
-use super::walk::{Slots, Walk};
+use super::walk::{Known, Slots, Walk};
 use crate::flow::blocks;
 
 impl Walk<'_> {
-    /// How a loop goes round on GPUs, if it is one that does: `given` is what its body is given, and `results` what that
-    /// gives.
+    /// How a loop goes round on GPUs, if it is one that does: `first` is what is carried at first, `given` is what its body
+    /// is given, and `results` what that gives.
     pub(super) fn staying(
         &mut self,
         step: &LoopStep,
         op: &LoopOp,
         trips: Trips,
-        given: &Slots,
+        (first, given): (&Slots, &Slots),
         results: &Slots,
     ) -> Result<Option<Staying>> {
         let Some(program) = step.program() else { return Ok(None) };
@@ -43,10 +43,14 @@ impl Walk<'_> {
         if !body.uses_gpus() {
             return Ok(None);
         }
+        // Without the number of slices, it is not known which is the last.
+        if op.has_pred && op.reverse {
+            return Ok(None);
+        }
         let known = match trips {
             Trips::Known(trips) => Some(trips),
-            _ if op.reverse => return Ok(None),
-            _ => None,
+            _ if !op.has_pred || self.is_counted(op, first, given) => None,
+            _ => Some(1),
         };
         let slices = given.iter().skip(op.n_carried).take(op.n_scanned);
         let stacked = step.outputs.iter().filter_map(|&(output, _)| {
@@ -58,7 +62,7 @@ impl Walk<'_> {
                 }
             }
         });
-        let bytes = |known: &Option<super::walk::Known>| {
+        let bytes = |known: &Option<Known>| {
             let like = known.as_ref().and_then(|known| known.like.as_ref());
             like.map_or(0, |(dtype, shape)| shape.len().saturating_mul(dtype.n_bytes()) as u64)
         };
@@ -77,5 +81,23 @@ impl Walk<'_> {
         let names = self.core.devices.list();
         let devices = devices.iter().filter_map(|&at| Some(names.get(at)?.name.clone())).collect();
         Ok(Some(Staying { devices, trips: known.map(work).transpose()?, each }))
+    }
+
+    /// Whether a loop's length is known when it begins, where what it begins with is not known yet.
+    fn is_counted(&self, op: &LoopOp, first: &Slots, given: &Slots) -> bool {
+        // Whatever the numbers are.
+        let any = |known: &Known| {
+            let (dtype, shape) = known.like.clone()?;
+            known.elements.clone().or_else(|| HostTensor::zeros(dtype, shape).ok())
+        };
+        let carried = |at: usize| any(first.get(at)?.as_ref()?);
+        let outer = |output: Output| {
+            let at = op.body.captures.iter().position(|capture| *capture == output)?;
+            match given.get(op.n_carried + op.n_scanned + at)? {
+                Some(known) => any(known),
+                None => self.constant(output),
+            }
+        };
+        op.is_counted(&carried, &outer)
     }
 }

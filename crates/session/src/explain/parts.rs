@@ -11,7 +11,7 @@ use convoke_placement::{Bytes, Picoseconds, Time};
 
 use super::Explanation;
 use super::measured::{Measured, median, other_program, picoseconds};
-use crate::metadata::{BLOCK, Execution, RunMetadata};
+use crate::metadata::{Execution, RunMetadata};
 
 /// The parts of a run with branches, loops or assertions, and its programs.
 #[derive(Debug, Clone)]
@@ -47,8 +47,9 @@ pub struct ExplainedStep {
 pub struct Staying {
     /// The names of the GPUs.
     pub devices: Vec<Arc<str>>,
-    /// How many trips are one program, where it is known how often the loop goes round; the last may be of fewer. `None`
-    /// where the data says after each trip whether there is another.
+    /// How many trips are one program: 1 where the data says after each whether there is another. What is left of the
+    /// others is a sum of smaller powers of two, each a program. `None` where numbers decide it that are known only when
+    /// the loop begins: as many as pay then.
     pub trips: Option<u64>,
     /// What a trip is predicted to take, in picoseconds: what its program takes, but for transfers.
     pub each: Picoseconds,
@@ -187,16 +188,22 @@ impl ExplainedParts {
         part.steps.iter().map(step).try_fold(0, |sum: u64, own| Some(sum.saturating_add(own?)))
     }
 
-    /// Whether a run may be one of these parts: one of its programs is one of theirs, or may be one that is not known.
+    /// Whether a run may be one of these parts: one of its programs is one of theirs or many times one of theirs, or may
+    /// be one that is not known.
     fn may_be_of(&self, run: &RunMetadata) -> bool {
         let fits = |program: &ExplainedProgram| {
-            let mut own = run.executions_of(program.plan);
-            own.any(|own| match &program.explanation {
-                Ok(explanation) => explanation.measured([&own]).is_ok(),
-                Err(_) => true,
-            })
+            let Ok(explanation) = &program.explanation else {
+                return run.executions.iter().any(|own| own.plan == program.plan);
+            };
+            let is_of = |own: &Execution| {
+                let nodes = run.nodes.get(own.nodes.clone()).unwrap_or_default();
+                let is_own = |name| explanation.items.iter().any(|item| item.nodes.contains(name));
+                nodes.iter().flat_map(|node| &node.nodes).all(is_own)
+            };
+            run.executions_of(program.plan).any(|own| explanation.measured([&own]).is_ok())
+                || run.blocks_of(program.plan).any(is_of)
         };
-        run.executions.iter().all(|own| own.plan == BLOCK) || self.programs.iter().any(fits)
+        run.executions.is_empty() || self.programs.iter().any(fits)
     }
 
     /// All steps, those in branches and loops included.
@@ -358,12 +365,13 @@ impl fmt::Display for Trips {
     }
 }
 
-/// `200 in a program; what is carried stays on GPU:0`.
+/// `128 in a program; what is carried stays on GPU:0`.
 impl fmt::Display for Staying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.trips {
+            Some(1) => f.write_str("each its own program")?,
             Some(trips) => write!(f, "{trips} in a program")?,
-            None => f.write_str("each its own program")?,
+            None => f.write_str("as many in a program as pay when the loop begins")?,
         }
         write!(f, "; what is carried stays on {}", self.devices.join(", "))
     }
@@ -384,7 +392,8 @@ impl fmt::Display for PartValue {
 impl RunMetadata {
     /// For each time that a program of the run's parts ran, what it did, as if that had been a run.
     fn executions_of(&self, plan: usize) -> impl Iterator<Item = Self> + '_ {
-        let own = self.executions.iter().filter(move |execution| execution.plan == plan);
+        let is_own = move |execution: &&Execution| execution.plan == plan && !execution.is_block;
+        let own = self.executions.iter().filter(is_own);
         own.map(|execution| Self {
             begun: self.begun,
             wall: execution.wall,
@@ -392,6 +401,24 @@ impl RunMetadata {
             transfers: self.transfers.get(execution.transfers.clone()).unwrap_or_default().to_vec(),
             ..Self::default()
         })
+    }
+
+    /// The times that a program ran that is many times one of the run's parts.
+    fn blocks_of(&self, plan: usize) -> impl Iterator<Item = &Execution> {
+        self.executions.iter().filter(move |own| own.plan == plan && own.is_block)
+    }
+
+    /// Notes that a program ran that is many times that of a plan, since there were so many nodes and transfers.
+    pub(crate) fn note_block(
+        &mut self,
+        plan: usize,
+        [nodes, transfers]: [usize; 2],
+        wall: Duration,
+    ) {
+        if self.begun.is_some() {
+            let (nodes, transfers) = (nodes..self.nodes.len(), transfers..self.transfers.len());
+            self.executions.push(Execution { plan, is_block: true, nodes, transfers, wall });
+        }
     }
 
     /// How many nodes and transfers are noted.
@@ -421,6 +448,7 @@ impl RunMetadata {
         let wall = wall / u32::try_from(times).unwrap_or(u32::MAX);
         self.executions.extend((0..times).map(|at| Execution {
             plan,
+            is_block: false,
             nodes: part(nodes, n_nodes, at),
             transfers: part(transfers, n_transfers, at),
             wall,

@@ -29,7 +29,7 @@ pub(super) struct Known {
     name: Arc<str>,
     pub(super) like: Option<(DType, Shape)>,
     /// The elements, if they are the same in every run with these feeds.
-    elements: Option<HostTensor>,
+    pub(super) elements: Option<HostTensor>,
 }
 
 /// The parts of a run, and its programs, as far as they are known, with their places among those of the parts.
@@ -300,6 +300,7 @@ impl Walk<'_> {
         let of = |slot: usize| slots.get(slot).cloned().flatten();
         let trips = self.trips(step, op, &of);
         let name = &step.node.name;
+        let begin: Slots = step.carried.iter().map(|&slot| of(slot)).collect();
         let mut given: Slots = Vec::new();
         let mut first = Vec::with_capacity(step.carried.len());
         for (at, &slot) in step.carried.iter().enumerate() {
@@ -315,7 +316,7 @@ impl Walk<'_> {
         }
         given.extend(step.captures.iter().map(|slot| slot.and_then(of)));
         let (body, results) = self.part(&step.body, &given)?;
-        let stays = self.staying(step, op, trips, &given, &results)?;
+        let stays = self.staying(step, op, trips, (&begin, &given), &results)?;
         let like_of = |result: usize| {
             results.get(result).cloned().flatten().and_then(|known: Known| known.like)
         };
@@ -341,6 +342,14 @@ impl Walk<'_> {
         Ok(ExplainedStep { work, takes, gives, stays })
     }
 
+    /// The elements of a constant of the graph.
+    pub(super) fn constant(&self, output: Output) -> Option<HostTensor> {
+        match self.graph.node(output.node).op.class() {
+            Class::Host(Host::Constant(tensor)) => Some(tensor.clone()),
+            _ => None,
+        }
+    }
+
     /// How often a loop goes round.
     fn trips(&self, step: &LoopStep, op: &LoopOp, of: &dyn Fn(usize) -> Option<Known>) -> Trips {
         let count = step.count.and_then(of).and_then(|known| known.elements?.scalar::<i64>().ok());
@@ -351,10 +360,9 @@ impl Walk<'_> {
         let first = |at: usize| of(*step.carried.get(at)?)?.elements;
         let outer = |output: Output| {
             let at = op.body.captures.iter().position(|capture| *capture == output)?;
-            match (step.captures.get(at)?, self.graph.node(output.node).op.class()) {
-                (Some(slot), _) => of(*slot)?.elements,
-                (None, Class::Host(Host::Constant(tensor))) => Some(tensor.clone()),
-                _ => None,
+            match step.captures.get(at)? {
+                Some(slot) => of(*slot)?.elements,
+                None => self.constant(output),
             }
         };
         let goes_on =

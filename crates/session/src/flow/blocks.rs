@@ -2,20 +2,22 @@
 //! length is known, many iterations are one program.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use convoke_compiler::flow::{BlockFeed, BlockPlan, LoopStep, given};
-use convoke_compiler::{DeviceIndex, HOST};
-use convoke_graph_core::{Class, Flow, Host, HostTensor, LoopOp, Output, Result, Shape};
+use convoke_compiler::flow::{BlockFeed, BlockPlan, LoopStep};
+use convoke_compiler::{HOST, ValueId};
+use convoke_graph_core::{
+    Class, Error, ErrorKind, Flow, Host, HostTensor, LoopOp, Output, Result, Shape,
+};
 
 use super::quick::Stack;
 use super::repeat::{Kept, Repeat, Repeated, kept};
 use super::{Flowing, Running, no_value};
-use crate::core::Planned;
+use crate::core::{Planned, Sent};
 use crate::device_tensor::Fetched;
 use crate::executor::{Compiled, Outputs};
 use crate::feeds::FeedData;
-use crate::metadata::BLOCK;
 use crate::recent::Recent;
 
 /// Operations of one program, at most: as in one where a loop is written out while lowering.
@@ -77,11 +79,25 @@ impl Flowing {
         let Class::Flow(Flow::Loop(op)) = step.node.op.class() else { return Err(no_value()) };
         let program = step.program().ok_or_else(no_value)?.plan;
         let (body, _) = self.programs.get(program).ok_or_else(no_value)?;
-        self.blocks.get_or_make(&(program, trips), || {
+        let blocks = self.blocks.get(program).ok_or_else(no_value)?;
+        blocks.get_or_make(&trips, || {
             let plan = step.block(op, &body.plan, &body.graph, trips)?;
             let planned = Planned::of(plan.plan.clone(), body.graph.clone(), self.n_programs);
             Ok(Arc::new(Block { plan, planned, recent: Recent::default() }))
         })
+    }
+}
+
+/// A block that has not run.
+struct Failed {
+    error: Error,
+    /// How many iterations may be a program nevertheless; 0 if none. `None` where that is not why it fails.
+    then: Option<u64>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, then: None }
     }
 }
 
@@ -108,41 +124,36 @@ impl Running<'_> {
         let limit = known.or(repeat.limit);
         let slices = slices(repeat, &stacks);
         let size = |trips| block_of(flow, step, repeat.op, body, slices, trips);
-        let size = known.map(size).transpose()?;
+        let mut size = known.map(size).transpose()?;
         let fed = flow.block(step, size)?;
         let mut going = self.placed(repeat, body, &fed.plan.feeds)?;
         let (mut done, mut goes_on) = (0, true);
+        let (mut is_freed, mut is_smaller) = (false, false);
         while goes_on && limit.is_none_or(|limit| done < limit) {
             self.stop.check()?;
             let rest = limit.map_or(1, |limit| limit - done);
             let n = 1 << size.unwrap_or(1).min(rest).ilog2();
-            let block = flow.block(step, size.map(|_| n))?;
             let first = if repeat.op.reverse { rest - n } else { done };
-            let rows = [first, n].map(usize::try_from);
-            let [Ok(first), Ok(n_rows)] = rows else { return Err(no_value()) };
-            let feeds = block.plan.feeds.iter();
-            let data = feeds.map(|feed| going.feed(repeat, *feed, first, n_rows));
-            let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-            let current =
-                self.core.current(&block.planned, &data, Some(&block.recent), self.metadata);
-            let (compiled, _stays) = match current {
-                Ok(current) => current,
-                // What can't be one program may still run iteration by iteration.
-                Err(error) if done == 0 => {
-                    tracing::debug!("{n} iterations of {} are no program: {error}", step.node.name);
-                    return Ok(None);
+            let block = flow.block(step, size.map(|_| n))?;
+            let tensors = match self.run_block(repeat, &block, &going, first, n) {
+                Ok(tensors) => tensors,
+                Err(failed) => {
+                    let name = &step.node.name;
+                    tracing::debug!("{n} iterations of {name} are no program: {}", failed.error);
+                    let next = self.after(failed, n, &mut is_freed)?;
+                    // What can't be one program may still run iteration by iteration.
+                    if next == 0 && done == 0 {
+                        return Ok(None);
+                    }
+                    is_smaller |= next < n;
+                    size = size.map(|_| next.max(1));
+                    continue;
                 }
-                Err(error) => return Err(error),
             };
-            let mut tensors = Vec::new();
-            let (run, timings) =
-                (self.core.run_state(Some(self.held.journal())), self.request.options.timings);
-            let (begun, before) = (Instant::now(), self.metadata.noted());
-            let outputs = &mut Outputs::Tensors(&mut tensors);
-            compiled.run(&data, run, timings, self.stop, outputs, self.metadata)?;
-            drop(data);
-            compiled.describe(self.metadata);
-            self.metadata.note_executions(BLOCK, 1, before, begun.elapsed());
+            is_freed = false;
+            if std::mem::take(&mut is_smaller) {
+                body.trips_max.fetch_min(n, Ordering::Relaxed);
+            }
             let mut given = tensors.into_iter();
             for (&at, tensor) in block.plan.carried.iter().zip(given.by_ref()) {
                 going.carried[at] = Some(match tensor {
@@ -154,6 +165,7 @@ impl Running<'_> {
                 let pred = given.next().ok_or_else(no_value)?.into_host()?;
                 goes_on = pred.bytes().first() == Some(&1);
             }
+            let first = usize::try_from(first).map_err(|_| no_value())?;
             for (stack, rows) in stacks.iter_mut().zip(given) {
                 stack.put(first, rows.into_host()?.bytes(), limit)?;
             }
@@ -162,29 +174,76 @@ impl Running<'_> {
         self.finished_blocks(repeat, going, &fed.plan, stacks, done).map(Some)
     }
 
+    /// Runs `n` iterations as one program, whose slices in memory begin with `first`.
+    fn run_block(
+        &mut self,
+        repeat: &Repeat<'_>,
+        block: &Block,
+        going: &Going,
+        first: u64,
+        n: u64,
+    ) -> std::result::Result<Vec<Fetched>, Failed> {
+        let [Ok(first), Ok(n_rows)] = [first, n].map(usize::try_from) else {
+            return Err(Failed::from(no_value()));
+        };
+        let feeds = block.plan.feeds.iter();
+        let data = feeds.map(|feed| going.feed(repeat, *feed, first, n_rows));
+        let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
+        let current = self.core.current(&block.planned, &data, Some(&block.recent), self.metadata);
+        let (compiled, _stays) = current.map_err(|error| Failed { error, then: Some(n / 2) })?;
+        if n > 1 && compiled.is_split() {
+            let error = Error::internal("a device has more than one part of it");
+            return Err(Failed { error, then: Some(1) });
+        }
+        let mut tensors = Vec::new();
+        let (run, timings) =
+            (self.core.run_state(Some(self.held.journal())), self.request.options.timings);
+        let (begun, before) = (Instant::now(), self.metadata.noted());
+        let outputs = &mut Outputs::Tensors(&mut tensors);
+        let run = compiled.run(&data, run, timings, self.stop, outputs, self.metadata);
+        compiled.describe(self.metadata);
+        run.map_err(|error| {
+            let has_none = error.kind() == ErrorKind::ResourceExhausted && n > 1;
+            Failed { error, then: has_none.then_some(1) }
+        })?;
+        let plan = repeat.step.program().ok_or_else(no_value)?.plan;
+        self.metadata.note_block(plan, before, begun.elapsed());
+        Ok(tensors)
+    }
+
+    /// How many iterations are tried after `n` of them have failed: as many, once, if memory was freed that programs of
+    /// other sizes kept, or else fewer. None if there is no program at all.
+    ///
+    /// # Errors
+    /// That it fails for another reason.
+    fn after(&self, failed: Failed, n: u64, is_freed: &mut bool) -> Result<u64> {
+        let Failed { error, then } = failed;
+        let has_no_memory = error.kind() == ErrorKind::ResourceExhausted;
+        if has_no_memory && !std::mem::replace(is_freed, true) && self.core.free_caches() {
+            return Ok(n);
+        }
+        then.ok_or(error)
+    }
+
     /// How many iterations a loop has, if that is known.
     fn known_trips(&self, repeat: &Repeat<'_>) -> Option<u64> {
         let op = repeat.op;
         if !op.has_pred {
             return repeat.limit;
         }
-        let fed = given(&self.request.planned.plan.signature);
-        let known = op.trips.filter(|_| !op.counted_by.iter().any(|output| fed.contains(output)));
-        let counted = || {
-            let first = |at: usize| repeat.carried.get(at).cloned();
-            let outer = |output: Output| {
-                let at = op.body.captures.iter().position(|capture| *capture == output)?;
-                if let Some(Some(given)) = repeat.captures.get(at) {
-                    return Some(given.clone());
-                }
-                match self.request.planned.graph.node(output.node).op.class() {
-                    Class::Host(Host::Constant(tensor)) => Some(tensor.clone()),
-                    _ => None,
-                }
-            };
-            op.counted(&first, &outer)
+        let first = |at: usize| repeat.carried.get(at).cloned();
+        let outer = |output: Output| {
+            let at = op.body.captures.iter().position(|capture| *capture == output)?;
+            if let Some(Some(given)) = repeat.captures.get(at) {
+                return Some(given.clone());
+            }
+            match self.request.planned.graph.node(output.node).op.class() {
+                Class::Host(Host::Constant(tensor)) => Some(tensor.clone()),
+                _ => None,
+            }
         };
-        let counted = known.or_else(counted).filter(|_| !op.reverse)?;
+        // What the graph says of its length nothing may have shown.
+        let counted = op.counted(&first, &outer).filter(|_| !op.reverse)?;
         Some(repeat.limit.map_or(counted, |limit| counted.min(limit)))
     }
 
@@ -192,20 +251,22 @@ impl Running<'_> {
     fn placed(&mut self, repeat: &Repeat<'_>, body: &Compiled, fed: &[BlockFeed]) -> Result<Going> {
         let Repeat { step, op, carried, captures, .. } = repeat;
         let feeds = &self.body(step)?.plan.signature.feeds;
-        let device = |output: Output| {
-            let at = feeds.iter().position(|feed| *feed == output);
-            at.map_or(HOST, |at| body.first_reader(at))
+        let graph = &self.request.planned.graph;
+        let sent = |output: &Output, tensor, is_fed: bool| {
+            let at = feeds.iter().position(|feed| feed == output).filter(|_| is_fed);
+            let device = at.map_or(HOST, |at| body.first_reader(at));
+            Sent { device, tensor, name: graph.node(output.node).name.clone() }
         };
-        let carried = carried.iter().enumerate().map(|(at, tensor)| {
-            let param = op.body.params.get(at).filter(|_| fed.contains(&BlockFeed::Carried(at)));
-            param.map_or((HOST, Some(tensor)), |param| (device(*param), Some(tensor)))
+        let carried = carried.iter().zip(&op.body.params).enumerate();
+        let carried = carried.map(|(at, (tensor, param))| {
+            sent(param, Some(tensor), fed.contains(&BlockFeed::Carried(at)))
         });
-        let captures =
-            captures.iter().zip(&op.body.captures).enumerate().map(|(at, (tensor, output))| {
-                let tensor = tensor.as_ref().filter(|_| fed.contains(&BlockFeed::Capture(at)));
-                (device(*output), tensor)
-            });
-        let wanted: Vec<(DeviceIndex, Option<&HostTensor>)> = carried.chain(captures).collect();
+        let captures = captures.iter().zip(&op.body.captures).enumerate();
+        let captures = captures.map(|(at, (tensor, output))| {
+            let is_fed = fed.contains(&BlockFeed::Capture(at));
+            sent(output, tensor.as_ref().filter(|_| is_fed), is_fed)
+        });
+        let wanted: Vec<Sent<'_>> = carried.chain(captures).collect();
         let mut carried = self.core.send(&wanted, self.metadata)?;
         let captures = carried.split_off(op.n_carried.min(carried.len()));
         Ok(Going { carried, captures })
@@ -229,13 +290,20 @@ impl Running<'_> {
         let Repeat { step, op, .. } = repeat;
         let trips = usize::try_from(trips).map_err(|_| no_value())?;
         let mut carried = repeat.carried.clone();
-        for &(output, _) in &step.outputs {
-            if let Kept::Carried(at) = kept(step, op, output)
-                && plan.carried.contains(&at)
-            {
-                let data = going.carried.get(at).and_then(Option::as_ref).ok_or_else(no_value)?;
-                carried[at] = self.core.receive(data, self.metadata)?;
-            }
+        let asked = step.outputs.iter().filter_map(|&(output, _)| match kept(step, op, output) {
+            Kept::Carried(at) if plan.carried.contains(&at) => Some(at),
+            _ => None,
+        });
+        let asked: Vec<usize> = asked.collect();
+        let given = |&at: &usize| {
+            let data = going.carried.get(at).cloned().flatten().ok_or_else(no_value)?;
+            let param = op.body.params.get(at).ok_or_else(no_value)?;
+            Ok((data, self.request.planned.graph.node(param.node).name.clone()))
+        };
+        let given: Vec<_> = asked.iter().map(given).collect::<Result<_>>()?;
+        let received = self.core.receive(&given, self.metadata)?;
+        for (at, tensor) in asked.into_iter().zip(received) {
+            carried[at] = tensor;
         }
         let refused = |e| super::named(e, &step.node);
         let stacks = stacks.into_iter().map(|stack| stack.finish(op, trips).map_err(refused));
@@ -259,12 +327,31 @@ pub(crate) fn block_of(
     let program = step.program().ok_or_else(no_value)?;
     let planned = flow.program(program.plan).ok_or_else(no_value)?;
     let time = body.placed.as_ref().map_or(0, |placed| placed.solution.prediction.makespan);
-    if body.comes_back() {
+    if body.comes_back(&next_of(step, op, body, planned)) {
         // Each iteration needs memory of its own on the device.
         return Ok(1);
     }
     let operations = step.n_operations(op, &planned.plan);
-    Ok(Work { trips, operations, slices, time }.block())
+    let block = Work { trips, operations, slices, time }.block();
+    Ok(block.min(body.trips_max.load(Ordering::Relaxed)))
+}
+
+/// For the carried tensors that the program of one iteration is fed, what of it they are in the next one.
+fn next_of(
+    step: &LoopStep,
+    op: &LoopOp,
+    body: &Compiled,
+    planned: &Planned,
+) -> Vec<(ValueId, ValueId)> {
+    let fetches = &planned.plan.signature.fetches;
+    let params = op.body.params.iter().take(op.n_carried);
+    let next = step.results.iter().skip(op.next_at());
+    let pair = |(param, next): (&Output, &Output)| {
+        let fetch = fetches.iter().position(|fetch| fetch == next);
+        let fetched = fetch.and_then(|at| Some(body.program.fetches.get(at)?.value));
+        Some((body.fed(*param)?, fetched.or_else(|| body.fed(*next))?))
+    };
+    params.zip(next).filter_map(pair).collect()
 }
 
 /// The bytes of what an iteration takes slices of and stacks.

@@ -99,6 +99,20 @@ impl Ways {
                 .any(|feed| matches!(feed, Source::Fixed(t) if is_string(t)))
     }
 
+    /// The feeds of an iteration that is given these tensors, and the first of the slices.
+    fn first<'a>(
+        &'a self,
+        carried: &'a [HostTensor],
+        scanned: &'a [Scanned<'a>],
+    ) -> SmallVec<[FeedData<'a>; 4]> {
+        let data = |source: &'a Source| match source {
+            Source::Carried(at) => FeedData::Tensor(carried[*at].clone()),
+            Source::Slice(at) => scanned[*at].slice(0),
+            Source::Fixed(tensor) => FeedData::Tensor(tensor.clone()),
+        };
+        self.feeds.iter().map(data).collect()
+    }
+
     /// The feeds of an iteration.
     fn data<'a>(
         &'a self,
@@ -132,11 +146,11 @@ impl Source {
     /// The dtype and shape.
     fn like<'a>(
         &'a self,
-        carried: &'a [Carried],
+        carried: &'a [HostTensor],
         scanned: &'a [Scanned<'a>],
     ) -> (DType, &'a Shape) {
         match self {
-            Self::Carried(at) => (carried[*at].dtype, &carried[*at].shape),
+            Self::Carried(at) => (carried[*at].dtype(), carried[*at].shape()),
             Self::Slice(at) => (scanned[*at].dtype, &scanned[*at].shape),
             Self::Fixed(tensor) => (tensor.dtype(), tensor.shape()),
         }
@@ -225,7 +239,8 @@ impl Stack {
 }
 
 impl Running<'_> {
-    /// Runs a loop whose body is one program, on the host or of known length; nothing if that is not so, or shapes change.
+    /// Runs a loop whose body is one program, on the host by itself or [in blocks](Self::in_blocks) on GPUs; nothing if that
+    /// is not so, or shapes change.
     pub(super) fn quickly(&mut self, repeat: &Repeat<'_>) -> Result<Option<Repeated>> {
         let (op, limit) = (repeat.op, repeat.limit);
         let Some(program) = repeat.step.program() else { return Ok(None) };
@@ -235,13 +250,11 @@ impl Running<'_> {
         if limit == Some(0) || has_sizes || ways.has_strings(repeat) {
             return Ok(None);
         }
-        let mut carried = carried(&repeat.carried)?;
         let scanned = scanned(&repeat.scanned)?;
-        let data = ways.data(&carried, &scanned, 0);
+        let data = ways.first(&repeat.carried, &scanned);
         let (compiled, stays) = self.core.current(planned, &data, Some(recent), self.metadata)?;
         drop(data);
-        let like = (&carried[..], &scanned[..]);
-        let Some(mut stacks) = stacks(repeat, &ways, &compiled, like) else { return Ok(None) };
+        let Some(mut stacks) = stacks(repeat, &ways, &compiled, &scanned) else { return Ok(None) };
         if compiled.uses_gpus() {
             drop(stays);
             return self.in_blocks(repeat, &compiled, stacks);
@@ -251,6 +264,7 @@ impl Running<'_> {
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);
         };
+        let mut carried = carried(&repeat.carried)?;
         let passed = ways.stays(op);
         let (begun, before) = (Instant::now(), self.metadata.noted());
         let (mut trips, mut goes_on) = (0usize, true);
@@ -327,12 +341,12 @@ fn stacks(
     repeat: &Repeat<'_>,
     ways: &Ways,
     compiled: &Compiled,
-    (carried, scanned): (&[Carried], &[Scanned<'_>]),
+    scanned: &[Scanned<'_>],
 ) -> Option<Vec<Stack>> {
     let op = repeat.op;
     let given = |result: usize| match ways.results.get(result)? {
         Given::Fetch(fetch) => compiled.fetched(*fetch),
-        Given::Passed(source) => Some(source.like(carried, scanned)),
+        Given::Passed(source) => Some(source.like(&repeat.carried, scanned)),
     };
     for (at, tensor) in repeat.carried.iter().enumerate() {
         if given(op.next_at() + at)? != (tensor.dtype(), tensor.shape()) {

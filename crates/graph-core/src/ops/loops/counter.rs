@@ -46,6 +46,9 @@ impl Progression {
     }
 }
 
+/// What may end a loop.
+const COMPARISONS: [&str; 5] = ["less", "less_equal", "greater", "greater_equal", "not_equal"];
+
 /// What a loop begins with, as far as it is known.
 pub(super) struct Start<'a> {
     pub results: &'a [Output],
@@ -61,20 +64,28 @@ pub(super) struct Start<'a> {
 type Counted = (DType, Progression);
 
 impl Start<'_> {
-    /// How many iterations a loop has that runs at all, if it compares integers of which each grows by a number that stays.
-    /// `results` are those of the body, the condition first.
-    pub fn count(&self) -> Option<u64> {
+    /// The comparison that says whether the loop goes on, and both its sides, if they are integers of which each grows by a
+    /// number that stays; and all that they are computed from.
+    fn compared(&self) -> Option<(&'static str, [Progression; 2], Vec<Counted>)> {
         let pred = (self.own)(*self.results.first()?)?;
         let Class::Elementwise(Elementwise::Row(row)) = pred.op.class() else { return None };
         let &[lhs, rhs] = &pred.inputs[..] else { return None };
+        COMPARISONS.contains(&row.name).then_some(())?;
         let mut seen = Vec::new();
         let (lhs, rhs) =
             (self.progression(lhs, 0, &mut seen)?, self.progression(rhs, 0, &mut seen)?);
-        let difference = lhs.1.minus(rhs.1)?;
+        Some((row.name, [lhs.1, rhs.1], seen))
+    }
+
+    /// How many iterations a loop has that runs at all, if it compares integers of which each grows by a number that stays.
+    /// `results` are those of the body, the condition first.
+    pub fn count(&self) -> Option<u64> {
+        let (name, [lhs, rhs], seen) = self.compared()?;
+        let difference = lhs.minus(rhs)?;
         let back = Progression { first: 0, step: 0 }.minus(difference)?;
         let one = Progression { first: 1, step: 0 };
         // It ends where what holds no longer holds.
-        let trips = match row.name {
+        let trips = match name {
             "less" => difference.reaches_zero(),
             "less_equal" => difference.minus(one)?.reaches_zero(),
             "greater" => back.reaches_zero(),
@@ -172,12 +183,31 @@ impl LoopOp {
         carried: &dyn Fn(usize) -> Option<HostTensor>,
         outer: &dyn Fn(Output) -> Option<HostTensor>,
     ) -> Option<u64> {
+        self.has_pred.then(|| self.start(carried, outer, |start| start.count()))?
+    }
+
+    /// Whether [`Self::counted`] may say how many iterations there are, whatever the integers are that the loop begins
+    /// with: any of the same dtypes will do.
+    pub fn is_counted(
+        &self,
+        carried: &dyn Fn(usize) -> Option<HostTensor>,
+        outer: &dyn Fn(Output) -> Option<HostTensor>,
+    ) -> bool {
+        let compared = || self.start(carried, outer, |start| start.compared().map(|_| ()));
+        self.has_pred && compared().is_some()
+    }
+
+    fn start<R>(
+        &self,
+        carried: &dyn Fn(usize) -> Option<HostTensor>,
+        outer: &dyn Fn(Output) -> Option<HostTensor>,
+        ask: impl FnOnce(&Start<'_>) -> Option<R>,
+    ) -> Option<R> {
         let own = |output: Output| {
             let at = self.body.nodes.binary_search_by_key(&output.node, |node| node.id).ok()?;
             self.body.nodes.get(at).map(|node| &**node)
         };
         let (results, params) = (&self.body.results, self.body.params.get(..self.n_carried)?);
-        let start = Start { results, params, own: &own, carried, outer };
-        self.has_pred.then(|| start.count())?
+        ask(&Start { results, params, own: &own, carried, outer })
     }
 }
