@@ -96,7 +96,8 @@ impl Start<'_> {
         // Up to then nothing leaves its dtype.
         let fits = |&(dtype, counted): &Counted| {
             let (min, max) = dtype.int_range()?;
-            let last = i128::from(trips).checked_mul(counted.step)?.checked_add(counted.first)?;
+            let before = i128::from(trips).checked_sub(1)?;
+            let last = before.checked_mul(counted.step)?.checked_add(counted.first)?;
             let is_within = |x: i128| (min..=max).contains(&x);
             (is_within(counted.first) && is_within(last)).then_some(())
         };
@@ -209,5 +210,94 @@ impl LoopOp {
         };
         let (results, params) = (&self.body.results, self.body.params.get(..self.n_carried)?);
         ask(&Start { results, params, own: &own, carried, outer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Class, DType, Flow, Graph, HostTensor, Output, Tensor, dims};
+
+    const COMPARE: [(&str, fn(i128, i128) -> bool); 5] = [
+        ("less", |a, b| a < b),
+        ("less_equal", |a, b| a <= b),
+        ("greater", |a, b| a > b),
+        ("greater_equal", |a, b| a >= b),
+        ("not_equal", |a, b| a != b),
+    ];
+
+    fn compare(name: &str, a: &Tensor, b: &Tensor) -> Tensor {
+        match name {
+            "less" => a.less(b),
+            "less_equal" => a.less_equal(b),
+            "greater" => a.greater(b),
+            "greater_equal" => a.greater_equal(b),
+            _ => a.not_equal(b),
+        }
+    }
+
+    /// Iterations one by one; `None` where a number leaves the dtype, or after many.
+    fn by_hand(
+        [mut i, step, limit]: [i128; 3],
+        holds: fn(i128, i128) -> bool,
+        range: (i128, i128),
+    ) -> Option<u64> {
+        for trips in 1..=600 {
+            i += step;
+            (range.0..=range.1).contains(&i).then_some(())?;
+            if !holds(i, limit) {
+                return Some(trips);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn formulas_count_what_iterations_count() {
+        let mut counted_of = [0; 5];
+        for dtype in [DType::U8, DType::I8, DType::I32, DType::I64, DType::U64] {
+            let (min, max) = dtype.int_range().unwrap();
+            let all = [min, min + 1, min + 100, -3, 0, 1, 2, 7, 96, max - 100, max - 1, max];
+            let numbers: Vec<i128> = all.into_iter().filter(|n| (min..=max).contains(n)).collect();
+            for (at, (name, holds)) in COMPARE.into_iter().enumerate() {
+                for subtracts in [false, true] {
+                    let g = Graph::new();
+                    let [start, step, limit] =
+                        ["start", "step", "limit"].map(|name| g.placeholder(name, dtype, dims![]));
+                    g.while_loop(
+                        start,
+                        |i| compare(name, i, &limit),
+                        |i| if subtracts { i - &step } else { i + &step },
+                    );
+                    let node = g.operation("while").unwrap().node();
+                    let Class::Flow(Flow::Loop(op)) = node.op.class() else { panic!("{node:?}") };
+                    let number = |n: i128| {
+                        let bytes = n.to_le_bytes()[..dtype.n_bytes()].to_vec();
+                        let bytes = crate::AlignedBytes::copy_of(&bytes).unwrap();
+                        HostTensor::from_bytes(dtype, crate::Shape::scalar(), bytes).unwrap()
+                    };
+                    for &first in &numbers {
+                        for &by in &numbers {
+                            for &end in numbers.iter().filter(|&&end| holds(first, end)) {
+                                let carried = |_: usize| Some(number(first));
+                                let outer = |output: Output| {
+                                    let is_step = output.node == step.output().node;
+                                    Some(number(if is_step { by } else { end }))
+                                };
+                                let change = if subtracts { -by } else { by };
+                                let expected = by_hand([first, change, end], holds, (min, max));
+                                let found = op.counted(&carried, &outer);
+                                let case = format!("{dtype} {first} by {change} {name} {end}");
+                                // By hand only short loops are counted.
+                                let found = found.filter(|&n| n <= 600);
+                                assert_eq!(found, expected, "{case}");
+                                assert!(op.is_counted(&carried, &outer), "{case}");
+                                counted_of[at] += u64::from(found.is_some());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(counted_of.iter().all(|&n| n > 100), "{counted_of:?}");
     }
 }
