@@ -190,6 +190,15 @@ fn loops_on_gpus_say_what_stays_there() {
         let (_, metadata) =
             session.run_with(&[x.feed(&zeros)], &counted, RunOptions::timed()).unwrap();
         assert!(alone.measured([&metadata]).is_ok(), "{}", device.name);
+        // One of another loop alone does not, though none of its programs is one trip.
+        let other = g.scope("other", || {
+            let start = (g.constant(0i32), x.clone());
+            g.while_loop(start, |(i, _)| i.less(9_000), |(i, x)| (i + 1, x.tanh() - 0.25)).1
+        });
+        let (_, metadata) =
+            session.run_with(&[x.feed(&zeros)], &other, RunOptions::timed()).unwrap();
+        let error = alone.measured([&metadata]).unwrap_err();
+        assert!(error.message().contains("another program"), "{}: {error}", device.name);
     }
 }
 

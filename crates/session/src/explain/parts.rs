@@ -189,21 +189,32 @@ impl ExplainedParts {
     }
 
     /// Whether a run may be one of these parts: one of its programs is one of theirs or many times one of theirs, or may
-    /// be one that is not known.
+    /// be one that is not known; and it has none that is many times one of others.
     fn may_be_of(&self, run: &RunMetadata) -> bool {
         let fits = |program: &ExplainedProgram| {
-            let Ok(explanation) = &program.explanation else {
-                return run.executions.iter().any(|own| own.plan == program.plan);
-            };
-            let is_of = |own: &Execution| {
-                let nodes = run.nodes.get(own.nodes.clone()).unwrap_or_default();
-                let is_own = |name| explanation.items.iter().any(|item| item.nodes.contains(name));
-                nodes.iter().flat_map(|node| &node.nodes).all(is_own)
-            };
-            run.executions_of(program.plan).any(|own| explanation.measured([&own]).is_ok())
-                || run.blocks_of(program.plan).any(is_of)
+            let mut own = run.executions_of(program.plan);
+            own.any(|own| match &program.explanation {
+                Ok(explanation) => explanation.measured([&own]).is_ok(),
+                Err(_) => true,
+            })
         };
-        run.executions.is_empty() || self.programs.iter().any(fits)
+        let mut blocks = run.executions.iter().filter(|own| own.is_block).peekable();
+        let has_some = blocks.peek().is_some() || self.programs.iter().any(fits);
+        run.executions.is_empty() || (has_some && blocks.all(|own| self.has_block(run, own)))
+    }
+
+    /// Whether a program that ran does many times the work of one of these.
+    fn has_block(&self, run: &RunMetadata, block: &Execution) -> bool {
+        let nodes = run.nodes.get(block.nodes.clone()).unwrap_or_default();
+        let mut of_plan = self.programs.iter().filter(|program| program.plan == block.plan);
+        of_plan.any(|program| {
+            let Ok(explanation) = &program.explanation else { return true };
+            let is_own = |name: &Arc<str>| {
+                explanation.items.iter().any(|item| item.nodes.contains(name))
+                    || explanation.absent.iter().any(|node| node.name == *name)
+            };
+            nodes.iter().flat_map(|node| &node.nodes).all(is_own)
+        })
     }
 
     /// All steps, those in branches and loops included.
@@ -401,11 +412,6 @@ impl RunMetadata {
             transfers: self.transfers.get(execution.transfers.clone()).unwrap_or_default().to_vec(),
             ..Self::default()
         })
-    }
-
-    /// The times that a program ran that is many times one of the run's parts.
-    fn blocks_of(&self, plan: usize) -> impl Iterator<Item = &Execution> {
-        self.executions.iter().filter(move |own| own.plan == plan && own.is_block)
     }
 
     /// Notes that a program ran that is many times that of a plan, since there were so many nodes and transfers.
