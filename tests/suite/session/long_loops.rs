@@ -332,9 +332,9 @@ fn a_run_that_fails_has_drawn_nothing() {
         );
         let ones = |n: usize| HostTensor::new(&[n], vec![1.0f32; n]).unwrap();
         let (session, fresh) = (device.session(&g), device.session(&g));
-        let error = session.run(&[table.feed(&ones(2500))], &y).unwrap_err();
+        let error = session.run(&[table.feed(ones(2500))], &y).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}: {error}", device.name);
-        let feeds = [table.feed(&ones(2501))];
+        let feeds = [table.feed(ones(2501))];
         let [first, second] = [0, 1].map(|_| session.run(&feeds, &y).unwrap());
         assert_eq!(first, fresh.run(&feeds, &y).unwrap(), "{}", device.name);
         assert_ne!(first, second, "{}", device.name);

@@ -1,11 +1,14 @@
 //! Loops on GPUs: what stays there, and how many trips are one program.
 
+use std::sync::Arc;
+
 use convoke_compiler::HOST;
 use convoke_compiler::flow::{LoopStep, Place};
 use convoke_graph_core::{HostTensor, LoopOp, Output, Result};
 
 use super::parts::{Staying, Trips};
 use super::walk::{Known, Slots, Walk};
+use crate::executor::Compiled;
 use crate::flow::blocks;
 
 impl Walk<'_> {
@@ -73,14 +76,19 @@ impl Walk<'_> {
             let moved = prediction.transfers.iter().map(|transfer| transfer.time);
             prediction.makespan.saturating_sub(moved.fold(0, u64::saturating_add))
         });
+        let devices = self.gpus_of(&body);
+        Ok(Some(Staying { devices, trips: known.map(work).transpose()?, each }))
+    }
+
+    /// The names of the GPUs that a program has work for.
+    fn gpus_of(&self, body: &Compiled) -> Vec<Arc<str>> {
         let mut devices: Vec<usize> =
             body.program.segments.iter().map(|segment| segment.device.0 as usize).collect();
         devices.retain(|&device| device != HOST.0 as usize);
         devices.sort_unstable();
         devices.dedup();
         let names = self.core.devices.list();
-        let devices = devices.iter().filter_map(|&at| Some(names.get(at)?.name.clone())).collect();
-        Ok(Some(Staying { devices, trips: known.map(work).transpose()?, each }))
+        devices.iter().filter_map(|&at| Some(names.get(at)?.name.clone())).collect()
     }
 
     /// Whether a loop's length is known when it begins, where what it begins with is not known yet.

@@ -217,7 +217,9 @@ impl LoopOp {
 mod tests {
     use crate::{Class, DType, Flow, Graph, HostTensor, Output, Tensor, dims};
 
-    const COMPARE: [(&str, fn(i128, i128) -> bool); 5] = [
+    type Holds = fn(i128, i128) -> bool;
+
+    const COMPARE: [(&str, Holds); 5] = [
         ("less", |a, b| a < b),
         ("less_equal", |a, b| a <= b),
         ("greater", |a, b| a > b),
@@ -236,11 +238,7 @@ mod tests {
     }
 
     /// Iterations one by one; `None` where a number leaves the dtype, or after many.
-    fn by_hand(
-        [mut i, step, limit]: [i128; 3],
-        holds: fn(i128, i128) -> bool,
-        range: (i128, i128),
-    ) -> Option<u64> {
+    fn by_hand([mut i, step, limit]: [i128; 3], holds: Holds, range: (i128, i128)) -> Option<u64> {
         for trips in 1..=600 {
             i += step;
             (range.0..=range.1).contains(&i).then_some(())?;
