@@ -4,6 +4,7 @@
 //! them; what nothing of that kind needs is left to the last program, so that it alone stores into variables. Variables
 //! that are stored into before that are held by the run, given to programs and taken from them, until it ends.
 
+mod block;
 mod planner;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use convoke_graph_core::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+pub use block::{BlockFeed, BlockPlan};
 use planner::{Planner, Whole};
 
 use crate::order::{Order, each_within, in_order, unfed_inputs};
@@ -168,6 +170,8 @@ pub struct LoopStep {
     /// What an iteration does. It is given what is carried, slices, captures. Its results: whether it runs again, if it
     /// has a condition; what is carried next; what is stacked.
     pub body: Part,
+    /// For each of the results, the output of the body that it is.
+    pub results: Vec<Output>,
     /// The outputs that are stacked: of the node, and which result of the body.
     pub stacked: Vec<(usize, usize)>,
     /// Which outputs of the node are needed, and where they go.

@@ -269,13 +269,7 @@ impl Lowering<'_> {
             Class::Move(movement) => {
                 self.movement(node.id, &movement, forms, fact.dtype, &shape)?
             }
-            Class::Random(random) => {
-                self.out.random.push(node.id);
-                let draws = self.source(DType::U32, Shape::scalar(), Source::Draws(node.id));
-                let draws = self.operand(&draws)?;
-                let kernel = Kernel::Random(random);
-                self.group(node.id, kernel, smallvec![draws], fact.dtype, &shape)
-            }
+            Class::Random(random) => self.random(node.id, random, fact.dtype, &shape)?,
             Class::Host(Host::Constant(tensor)) => Form::Constant(tensor.clone()),
             Class::Host(Host::Placeholder) => match forms.first() {
                 Some(default) => default.clone(),

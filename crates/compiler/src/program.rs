@@ -50,8 +50,9 @@ pub enum Source {
     Variable(NodeId),
     /// Whether a variable has elements at the start of the run: one bool.
     Initialized(NodeId),
-    /// How many committed runs drew from this random node before: one u32.
-    Draws(NodeId),
+    /// How often committed runs drew from this random node before, and this run in earlier iterations, which is said
+    /// here: one u32.
+    Draws(NodeId, u32),
 }
 
 /// A value as a kernel sees it.
@@ -540,7 +541,8 @@ impl fmt::Display for Program {
                 Source::Constant(tensor) => format!("constant {tensor}"),
                 Source::Variable(node) => format!("variable %{}", node.0),
                 Source::Initialized(node) => format!("initialized %{}", node.0),
-                Source::Draws(node) => format!("draws %{}", node.0),
+                Source::Draws(node, 0) => format!("draws %{}", node.0),
+                Source::Draws(node, own) => format!("draws %{} + {own}", node.0),
             };
             writeln!(f, "v{i} {}{} = {source}", value.dtype, value.shape)?;
         }

@@ -61,7 +61,7 @@ pub use convoke_session::{
     NodeReport, NodeTime, Objective, OnDevice, Origin, PartValue, PartialRun, Phase, PhaseKind,
     PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Profiler, Progress, Reason,
     Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, Saved, SavedModel,
-    Saver, Session, SessionMetadata, SessionOptions, SignatureSpec, StepCounter, StepNode,
+    Saver, Session, SessionMetadata, SessionOptions, SignatureSpec, Staying, StepCounter, StepNode,
     StepWork, StopAtStep, Timings, Trace, Transfer, TransferTime, Trips, Unknown, VariableInfo,
     WaitingOperation, WaitingRun, Wanted, Work,
 };

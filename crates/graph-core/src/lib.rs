@@ -62,13 +62,13 @@ pub use op::{
 pub use ops::{
     AccumulatorOptions, Amount, AssertOp, Barrier, BatchNorm, Body, BranchOp, Build,
     ConditionalAccumulator, Conv2d, ConvGeometry, Counting, FindOp, HostCall, HostFunction,
-    ImageLayout, IndexedSlices, LookupTable, LoopOp, LoopOptions, MapStagingArea,
+    ImageLayout, IndexedSlices, LookupTable, LoopBlock, LoopOp, LoopOptions, MapStagingArea,
     MapStagingOptions, MutableTable, NameList, Normalized, Padding, Pool, PoolGeometry,
     ProducerOptions, Queue, QueueAction, QueueKind, QueueOp, QueueOptions, QueueRole, QueueSpec,
     Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Reduction, Row, Scatter,
     SparseConditionalAccumulator, SparseTensor, StagedElement, StagingArea, StagingOptions,
     Structure, TableAction, TableContents, TableOp, TableOptions, TableSpec, TakenElements,
-    TensorArray, index_of, init::Init,
+    TensorArray, index_of, init::Init, operations,
 };
 pub use queue_runner::{QueueRunner, RunnerParts};
 pub use records::{

@@ -1,6 +1,7 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
 mod kept;
+mod moving;
 mod planning;
 mod programs;
 
@@ -41,6 +42,8 @@ use crate::submit::Runners;
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::turn::Turn;
 pub(crate) use kept::Moment;
+
+pub(crate) use moving::Sent;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
 const FLOW_ATTEMPTS: usize = 16;
@@ -480,31 +483,6 @@ impl Core {
         Stop { closed: &self.closed, tokens, deadline, fails_if_blocked }
     }
 
-    /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
-    /// whose constants take memory too. True if there was anything.
-    fn free_caches(&self) -> bool {
-        let mut plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
-        plans.extend(self.partial.before());
-        let steps = self.partial.steps();
-        let steps = steps.iter().filter_map(|step| step.planned.as_ref());
-        let all = || plans.iter().flat_map(|planned| planned.all()).chain(steps.clone());
-        let mut is_freed = self.gpus.shrink();
-        for planned in all() {
-            for compiled in planned.programs().values() {
-                is_freed |= compiled.shrink();
-            }
-        }
-        if is_freed {
-            return true;
-        }
-        for planned in all() {
-            let mut programs = planned.programs();
-            is_freed |= programs.len() > 0;
-            programs.clear();
-        }
-        is_freed
-    }
-
     /// # Errors
     /// The session is closed.
     pub fn check_open(&self) -> Result<()> {
@@ -553,6 +531,13 @@ impl Planned {
     fn all(&self) -> impl Iterator<Item = &Self> {
         let before = self.before.as_deref().into_iter();
         std::iter::once(self).chain(before).chain(self.flow.iter().flat_map(Flowing::programs))
+    }
+
+    /// Does something with it, with the plans of its parts, and with those of many iterations of its loops.
+    fn for_each(&self, each: &mut dyn FnMut(&Self)) {
+        self.all().for_each(&mut *each);
+        let blocks = self.flow.iter().flat_map(Flowing::blocks);
+        blocks.for_each(|block| each(&block.planned));
     }
 
     /// How many nodes it runs.

@@ -154,6 +154,23 @@ impl DeviceTensor {
     }
 }
 
+#[cfg(feature = "gpu")]
+impl DeviceTensor {
+    /// Copies of tensors of one device in host memory, all brought there in one submission.
+    ///
+    /// # Errors
+    /// No memory, or a device that is lost.
+    pub(crate) fn all_to_host(all: &[&Self]) -> Result<Vec<HostTensor>> {
+        let on_gpu: Vec<&GpuTensor> = all.iter().filter_map(|tensor| tensor.gpu()).collect();
+        let device = all.first().map_or("GPU", |tensor| tensor.device());
+        let loaded = GpuTensor::load_all(&on_gpu).map_err(|e| e.with_device(device))?;
+        let tensor = |(own, bytes): (&&Self, _)| {
+            HostTensor::from_bytes(own.0.dtype, own.0.shape.clone(), bytes)
+        };
+        all.iter().zip(loaded).map(tensor).collect()
+    }
+}
+
 /// Buffers of the app, on a wgpu device that it shares: see [`Devices::from_wgpu`].
 #[cfg(feature = "gpu")]
 impl DeviceTensor {

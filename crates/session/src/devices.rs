@@ -8,10 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use convoke_compiler::{DeviceIndex, GroupLimits, HOST};
+#[cfg(feature = "gpu")]
+use convoke_graph_core::HostTensor;
 use convoke_graph_core::{Error, ErrorKind, Result};
 use convoke_placement::DeviceSpec;
 
 use crate::calibrate::{Calibrations, Kept};
+#[cfg(feature = "gpu")]
+use crate::device_tensor::DeviceTensor;
 use crate::feeds::FeedData;
 
 #[cfg(feature = "gpu")]
@@ -352,6 +356,21 @@ impl Gpus {
         let gpu = self.devices.gpu(index)?;
         let mut tensors = self.tensors.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         Ok(tensors.entry(index).or_insert_with(|| GpuTensors::new(&gpu)).clone())
+    }
+
+    /// Tensors of the host on GPU `index` (from 1).
+    ///
+    /// # Errors
+    /// No memory, a lost device.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn send(&self, index: usize, all: &[&HostTensor]) -> Result<Vec<DeviceTensor>> {
+        let name = self.name(index);
+        let bytes: Vec<&[u8]> = all.iter().map(|tensor| tensor.bytes()).collect();
+        let sent = self.tensors(index)?.send(&bytes).map_err(|e| e.with_device(&*name))?;
+        let tensor = |(of, sent): (&&HostTensor, _)| {
+            DeviceTensor::on_gpu(of.dtype(), of.shape().clone(), name.clone(), sent)
+        };
+        Ok(all.iter().zip(sent).map(tensor).collect())
     }
 
     /// Frees the memory of tensors that are gone. True if there was any.

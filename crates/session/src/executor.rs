@@ -12,6 +12,7 @@ mod turns;
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use arena::Part;
@@ -69,6 +70,8 @@ pub(crate) struct Compiled {
     host_feeds: Vec<bool>,
     /// What all groups read and write.
     kernel_bytes: u64,
+    /// If it is an iteration of a loop, how many may be one program at most, as far as it was tried.
+    pub(crate) trips_max: AtomicU64,
 }
 
 /// Why a program has no kernels.
@@ -187,6 +190,7 @@ impl Compiled {
             blamed: Vec::new(),
             host_feeds: vec![false; feeds.len()],
             kernel_bytes: 0,
+            trips_max: AtomicU64::new(u64::MAX),
             program,
         };
         compiled.place_values(graph, feeds);
@@ -240,7 +244,7 @@ impl Compiled {
                     at.map_or(Place::Device, |at| Place::Feed(at as u32))
                 }
                 (Source::Variable(_), _) => Place::Variable(self.variables.len() as u32 - 1),
-                (source @ (Source::Initialized(_) | Source::Draws(_)), _) => {
+                (source @ (Source::Initialized(_) | Source::Draws(..)), _) => {
                     self.inputs.push(source.clone());
                     Place::Input(self.inputs.len() as u32 - 1)
                 }

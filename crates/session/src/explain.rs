@@ -1,6 +1,7 @@
 //! Why a run goes where it goes: items of work with their devices and reasons, the tensors between them, what
 //! crosses, and the memory that it takes. `build.rs` reads it off a program; the forms that it takes are a file each.
 
+mod blocks;
 mod build;
 mod dot;
 mod html;
@@ -23,8 +24,8 @@ use convoke_placement::{Picoseconds, Prediction, Reason, Solution, Work};
 pub use measured::{Measured, MeasuredCrossing};
 pub use node::{NodeName, NodeReport};
 pub use parts::{
-    ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep, PartValue, StepNode, StepWork,
-    Trips,
+    ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep, PartValue, Staying, StepNode,
+    StepWork, Trips,
 };
 pub(crate) use walk::explain as explain_parts;
 

@@ -3,9 +3,11 @@
 //! Variables that branches and loops assign are held by the run, and stored with what random nodes drew when everything
 //! has succeeded. The steps of a partial run are such runs, with variables that the partial run holds.
 
+pub(crate) mod blocks;
 mod quick;
 mod repeat;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use convoke_compiler::flow::{BranchStep, FlowPlan, Part, Place, ProgramStep, Step};
@@ -13,6 +15,7 @@ use convoke_graph_core::{
     Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, Result, Shape, Values, index_of,
 };
 
+use crate::cache::Cache;
 use crate::cancel::Stop;
 use crate::core::{Core, Planned, Request};
 use crate::executor::Outputs;
@@ -20,11 +23,19 @@ use crate::feeds::FeedData;
 use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
 use crate::recent::Recent;
+use blocks::Block;
+
+/// How many programs of many iterations are kept of each loop.
+const BLOCKS_MAX: usize = 16;
 
 /// A plan with branches, loops or assertions, and its programs.
 pub(crate) struct Flowing {
     plan: FlowPlan,
     programs: Vec<(Planned, Recent)>,
+    /// For each program those that are many times that one, by how many.
+    blocks: Vec<Cache<Option<u64>, Arc<Block>>>,
+    /// How many programs each plan keeps.
+    n_programs: usize,
 }
 
 impl Flowing {
@@ -33,7 +44,8 @@ impl Flowing {
             .plans
             .iter()
             .map(|plan| (Planned::of(plan.clone(), graph.clone(), n_programs), Recent::default()));
-        Self { programs: programs.collect(), plan }
+        let blocks = plan.plans.iter().map(|_| Cache::new(BLOCKS_MAX)).collect();
+        Self { programs: programs.collect(), plan, blocks, n_programs }
     }
 
     /// What its runs do.
@@ -44,6 +56,13 @@ impl Flowing {
     /// The plan of one of its programs.
     pub fn program(&self, at: usize) -> Option<&Planned> {
         self.programs.get(at).map(|(planned, _)| planned)
+    }
+
+    /// The programs of many iterations that there are.
+    pub fn blocks(&self) -> Vec<Arc<Block>> {
+        let of =
+            |blocks: &Cache<_, Arc<Block>>| blocks.lock().values().cloned().collect::<Vec<_>>();
+        self.blocks.iter().flat_map(of).collect()
     }
 
     /// Its programs.

@@ -70,7 +70,7 @@ pub use donation::Donation;
 pub use explain::{
     AbsentNode, Crossing, ExplainedPart, ExplainedParts, ExplainedProgram, ExplainedStep,
     Explanation, Gap, ItemKind, Measured, MeasuredCrossing, MemoryUse, NodeName, NodeReport,
-    Origin, PartValue, PlacedItem, PlacedSegment, PlacedTensor, StepNode, StepWork, Trips,
+    Origin, PartValue, PlacedItem, PlacedSegment, PlacedTensor, Staying, StepNode, StepWork, Trips,
 };
 pub use fetch::{Fetch, FetchList, FetchResults};
 pub use identity::SessionMetadata;

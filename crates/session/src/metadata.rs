@@ -39,9 +39,9 @@ pub struct NodeTime {
 /// A tensor that went from one device to another.
 #[derive(Debug, Clone)]
 pub struct TransferTime {
-    /// The value of the program.
+    /// The value of the program; `usize::MAX` of what a loop carries at first or in the end, which moves by itself.
     pub value: usize,
-    /// The segment of the program that it was sent for or by.
+    /// The segment of the program that it was sent for or by; `usize::MAX` if none.
     pub segment: usize,
     /// The tensor's name.
     pub tensor: Arc<str>,
@@ -194,6 +194,8 @@ pub struct RunMetadata {
 pub(crate) struct Execution {
     /// The plan's place in the run's.
     pub(crate) plan: usize,
+    /// Whether the program is many times that one.
+    pub(crate) is_block: bool,
     pub(crate) nodes: Range<usize>,
     pub(crate) transfers: Range<usize>,
     pub(crate) wall: Duration,

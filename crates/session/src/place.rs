@@ -264,28 +264,40 @@ impl Placing<'_> {
     /// Ties items that are to share a device. An assignment that asks for a device, or to be with something,
     /// becomes an item that uses its variable; others, and reads, are only transfers.
     fn tie(&self, program: &Program, variables: &[NodeId], problem: &mut Problem) -> Result<()> {
-        let mut item_of: FxHashMap<NodeId, usize> =
-            variables.iter().enumerate().map(|(i, &v)| (v, i)).collect();
+        // A node of a loop that is written out is in an item of each iteration.
+        let mut items_of: FxHashMap<NodeId, Vec<usize>> =
+            variables.iter().enumerate().map(|(i, &v)| (v, vec![i])).collect();
         for (i, group) in program.groups.iter().enumerate() {
-            item_of.extend(group.nodes.iter().map(|&node| (node, variables.len() + i)));
+            for &node in &group.nodes {
+                items_of.entry(node).or_default().push(variables.len() + i);
+            }
         }
         for node in &self.plan.nodes {
             let asks = node.device.is_some() || !node.colocated.is_empty();
             let Some(variable) = accessed(node).filter(|_| asks && !reads(node)) else { continue };
-            let Some(&holder) = item_of.get(&variable) else { continue };
-            if let hash_map::Entry::Vacant(entry) = item_of.entry(node.id) {
+            let holder = items_of.get(&variable).and_then(|items| items.first().copied());
+            let Some(holder) = holder else { continue };
+            if let hash_map::Entry::Vacant(entry) = items_of.entry(node.id) {
                 problem.resource_edges.push((holder, problem.items.len()));
-                entry.insert(problem.items.len());
+                entry.insert(vec![problem.items.len()]);
                 problem.items.push(self.resource_item(node)?);
             }
         }
-        let mut items: Vec<(NodeId, usize)> = item_of.iter().map(|(&n, &i)| (n, i)).collect();
-        items.sort_unstable();
-        for (node, item) in items {
+        let mut nodes: Vec<(NodeId, &[usize])> =
+            items_of.iter().map(|(&node, items)| (node, &**items)).collect();
+        nodes.sort_unstable();
+        for (node, items) in nodes {
             for &target in &self.graph.node(node).colocated {
                 let variable = accessed(self.graph.node(target));
-                let with = item_of.get(&target).or_else(|| item_of.get(&variable?));
-                problem.colocations.extend(with.filter(|&&with| with != item).map(|&w| (item, w)));
+                let with = items_of.get(&target).or_else(|| items_of.get(&variable?));
+                let (Some(&[first, ref others @ ..]), Some(&asks)) =
+                    (with.map(|with| &**with), items.first())
+                else {
+                    continue;
+                };
+                let own = items.iter().map(|&item| (item, first));
+                let pairs = own.chain(others.iter().map(|&other| (asks, other)));
+                problem.colocations.extend(pairs.filter(|(item, with)| item != with));
             }
         }
         Ok(())

@@ -149,6 +149,90 @@ fn loops_say_how_often_they_go_round() {
 }
 
 #[test]
+fn loops_on_gpus_say_what_stays_there() {
+    for device in devices().iter().filter(|device| device.devices.list().len() > 1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![64, 64]);
+        let counted = g.scope("counted", || {
+            let start = (g.constant(0i32), x.clone());
+            g.while_loop(start, |(i, _)| i.less(10_000), |(i, x)| (i + 1, x + 0.25)).1
+        });
+        let until = g
+            .scope("until", || g.while_loop(x.clone(), |x| x.sum(()).less(1e6), |x| x * 2.0 + 1.0));
+        let session = device.session(&g);
+        let zeros = HostTensor::new(&[64, 64], vec![0.0f32; 4096]).unwrap();
+        let explanation = session.explain(&[x.feed(&zeros)], (&counted, &until)).unwrap();
+        let parts = explanation.parts().unwrap();
+        let step = |name: &str| {
+            let is_it = |node: &convoke::StepNode| node.name.starts_with(name);
+            parts.whole.steps.iter().find(|step| step.node().is_some_and(is_it)).unwrap()
+        };
+        let (first, second) = (step("counted"), step("until"));
+        let StepWork::Loop(_, trips, _) = &first.work else { panic!("{first:?}") };
+        assert_eq!(*trips, Trips::Known(10_000), "{}", device.name);
+        let [first, second] = [first, second].map(|step| step.stays.clone().unwrap());
+        assert_eq!((first.trips, second.trips), (Some(128), Some(1)), "{}", device.name);
+        assert_eq!(first.devices, ["GPU:0".into()], "{}", device.name);
+        let text = explanation.to_string();
+        let said = "a trip, 128 in a program; what is carried stays on GPU:0";
+        assert!(text.contains(said), "{text}");
+        let said = "a trip, each its own program; what is carried stays on GPU:0";
+        assert!(text.contains(said), "{text}");
+        let steps = json(&explanation)["part"]["steps"].clone();
+        let stays = steps.as_array().unwrap().iter().map(|step| step["stays"].clone());
+        let programs: Vec<Value> = stays.map(|stays| stays["trips_a_program"].clone()).collect();
+        assert!(programs.contains(&Value::from(128)), "{programs:?}");
+        // A run that was timed fits, though its programs are many trips.
+        let (_, metadata) =
+            session.run_with(&[x.feed(&zeros)], (&counted, &until), RunOptions::timed()).unwrap();
+        assert!(explanation.measured([&metadata]).is_ok(), "{}", device.name);
+        let alone = session.explain(&[x.feed(&zeros)], &counted).unwrap();
+        let (_, metadata) =
+            session.run_with(&[x.feed(&zeros)], &counted, RunOptions::timed()).unwrap();
+        assert!(alone.measured([&metadata]).is_ok(), "{}", device.name);
+        // One of another loop alone does not, though none of its programs is one trip.
+        let other = g.scope("other", || {
+            let start = (g.constant(0i32), x.clone());
+            g.while_loop(start, |(i, _)| i.less(9_000), |(i, x)| (i + 1, x.tanh() - 0.25)).1
+        });
+        let (_, metadata) =
+            session.run_with(&[x.feed(&zeros)], &other, RunOptions::timed()).unwrap();
+        let error = alone.measured([&metadata]).unwrap_err();
+        assert!(error.message().contains("another program"), "{}: {error}", device.name);
+    }
+}
+
+/// How many trips are one program is known when a loop begins, where a program before it or another loop says so.
+#[test]
+fn loops_on_gpus_whose_length_a_run_finds_stay_there() {
+    for device in devices().iter().filter(|device| device.devices.list().len() > 1) {
+        let g = Graph::new();
+        let (x, n) = (g.placeholder("x", F32, dims![8]), g.placeholder("n", I32, dims![]));
+        let limit = &n * 3;
+        let counted = g.scope("counted", || {
+            let start = (g.constant(0i32), x.clone());
+            g.while_loop(start, |(i, _)| i.less(&limit), |(i, x)| (i + 1, x + 0.25)).1
+        });
+        let until =
+            g.scope("until", || g.while_loop(x.clone(), |x| x.sum(()).less(1e6), |x| x * 2.0));
+        let back = until.sum(()).gradients(&[&x])[0].clone().unwrap();
+        let session = device.session(&g);
+        let feeds = [x.feed([1.0f32; 8]), n.feed(1000)];
+        let trips = |y: &Tensor| -> Vec<Option<u64>> {
+            let explanation = session.explain(&feeds, y).unwrap();
+            let steps = &explanation.parts().unwrap().whole.steps;
+            steps.iter().filter_map(|step| Some(step.stays.as_ref()?.trips)).collect()
+        };
+        assert_eq!(trips(&counted), [None], "{}", device.name);
+        assert_eq!(trips(&back), [Some(1), None], "{}", device.name);
+        let text = session.explain(&feeds, &counted).unwrap().to_string();
+        assert!(text.contains("as many in a program as pay when the loop begins"), "{text}");
+        let (_, metadata) = session.run_with(&feeds, &counted, RunOptions::default()).unwrap();
+        assert!(metadata.submissions < 200, "{} on {}", metadata.submissions, device.name);
+    }
+}
+
+#[test]
 fn what_only_a_run_knows_is_said() {
     let g = Graph::new();
     let x = g.placeholder("x", F32, dims![2]);

@@ -34,6 +34,7 @@ mod growth;
 mod hooks;
 mod initial;
 mod lifecycle;
+mod long_loops;
 mod lost;
 mod map_staging_areas;
 mod metadata;

@@ -615,6 +615,43 @@ fn with_text(folder: &Folder, whole: &[u8], change: impl Fn(&mut serde_json::Val
     });
 }
 
+/// A length that nothing in the graph shows is checked by counting, on every device.
+#[test]
+fn a_loop_that_says_a_wrong_length_fails() {
+    use serde_json::json;
+    for device in devices() {
+        let folder = Folder::new("wrong_length");
+        let g = Graph::new();
+        let (x, n) = (g.placeholder("x", F32, dims![4]), g.placeholder("n", I32, dims![]));
+        let start = (g.constant(0i32), x.clone());
+        let y = g.while_loop(start, |(i, _)| i.less(&n), |(i, x)| (i + 1, x + 1.0)).1;
+        let spec = ModelSpec::frozen(&[("x", &x), ("n", &n)], &[("y", &y)]);
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        session.save_model(file(&folder), &spec).unwrap();
+        let whole = std::fs::read(file(&folder)).unwrap();
+        with_text(&folder, &whole, |model| {
+            let nodes = model["nodes"].as_array_mut().unwrap();
+            let own = nodes.iter_mut().find(|node| node["op"] == "while").unwrap();
+            own["attributes"]["trips"] = json!(5000);
+            own["attributes"]["size"] = json!({ "dims": [5000] });
+        });
+        let session = SessionOptions { policy: device.policy.clone(), ..Default::default() };
+        let options = LoadOptions { session, ..Default::default() };
+        let model = SavedModel::load_with(file(&folder), &device.devices, options).unwrap();
+        let run = |n: i32| {
+            let feeds = [("x", HostTensor::from(vec![0.0f32; 4])), ("n", HostTensor::from(n))];
+            let feeds = feeds.iter().map(|(name, value)| model.input(name).unwrap().feed(value));
+            let feeds: Vec<Feed<'_>> = feeds.collect();
+            model.session().run(&feeds, model.output("y").unwrap())
+        };
+        let error = run(7).unwrap_err();
+        let says = "makes 7 iterations, and its graph says 5000";
+        assert!(error.message().contains(says), "{}: {error}", device.name);
+        let y = run(5000).unwrap();
+        assert_eq!(y.to_vec::<f32>().unwrap(), [5000.0; 4], "{}", device.name);
+    }
+}
+
 #[test]
 fn a_hostile_graph_is_refused() {
     use serde_json::{Value, json};

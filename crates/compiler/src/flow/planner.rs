@@ -460,6 +460,7 @@ impl<'a> Planner<'a> {
             scanned: scanned.iter().copied().flatten().collect(),
             captures: captures.to_vec(),
             body: self.body(body.id, &given, &results)?,
+            results,
             stacked,
             outputs,
         })

@@ -1,10 +1,10 @@
-//! Variables: reads, assignments, and what the run commits and fetches.
+//! What is kept from run to run: variables, with what the run commits and fetches, and how often was drawn.
 
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    Class, Counting, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Result,
-    Scatter, Shape, State, ops,
+    Class, Counting, DType, Elementwise, Error, HostTensor, Layout, Node, NodeId, Output, Random,
+    Result, Scatter, Shape, State, ops,
 };
 use smallvec::smallvec;
 
@@ -55,6 +55,22 @@ impl Lowering<'_> {
             }
             _ => Err(Error::internal(format!("no lowering of {state:?}"))),
         }
+    }
+
+    /// Random elements, which are others in each iteration of a loop that is written out.
+    pub(super) fn random(
+        &mut self,
+        node: NodeId,
+        random: Random,
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
+        let earlier = self.out.random.iter().filter(|&&drawn| drawn == node).count();
+        let draws = Source::Draws(node, u32::try_from(earlier).unwrap_or(u32::MAX));
+        self.out.random.push(node);
+        let draws = self.source(DType::U32, Shape::scalar(), draws);
+        let draws = self.operand(&draws)?;
+        Ok(self.group(node, Kernel::Random(random), smallvec![draws], dtype, shape))
     }
 
     /// The elements of a variable, changed at indices. A GPU's kernel does not check them itself.

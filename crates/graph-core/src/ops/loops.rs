@@ -4,7 +4,9 @@
 //! start of each iteration, and computes again what it needs from that, so that it can be differentiated as well.
 
 mod back;
+mod block;
 mod build;
+mod counter;
 mod saved;
 mod trips;
 
@@ -12,6 +14,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use back::Way;
+pub use block::{LoopBlock, operations};
 pub(crate) use build::{Iteration, LoopSpec, repeat, replay_loop};
 pub(crate) use saved::SAVED;
 

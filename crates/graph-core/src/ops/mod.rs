@@ -55,7 +55,7 @@ pub use call::{HostCall, HostFunction};
 pub use conv::Conv2d;
 pub use count::Counting;
 pub use flow::{Build, LoopOptions, Structure};
-pub use loops::LoopOp;
+pub use loops::{LoopBlock, LoopOp, operations};
 pub use map_staging::{MapStagingArea, MapStagingOptions, StagedElement};
 pub use mutable_table::{
     FindOp, MutableTable, TableAction, TableContents, TableOp, TableOptions, TableSpec,

@@ -22,6 +22,33 @@ struct Inputs {
 }
 
 impl Core {
+    /// Frees the memory of programs that no run uses at the moment; where there is none, forgets the programs,
+    /// whose constants take memory too. True if there was anything.
+    pub fn free_caches(&self) -> bool {
+        let mut plans: Vec<Arc<Planned>> = self.plans().values().cloned().collect();
+        plans.extend(self.partial.before());
+        let steps = self.partial.steps();
+        let all = |each: &mut dyn FnMut(&Planned)| {
+            let steps = steps.iter().filter_map(|step| step.planned.as_ref());
+            plans.iter().map(|planned| &**planned).chain(steps).for_each(|own| own.for_each(each));
+        };
+        let mut is_freed = self.gpus.shrink();
+        all(&mut |planned| {
+            for compiled in planned.programs().values() {
+                is_freed |= compiled.shrink();
+            }
+        });
+        if is_freed {
+            return true;
+        }
+        all(&mut |planned| {
+            let mut programs = planned.programs();
+            is_freed |= programs.len() > 0;
+            programs.clear();
+        });
+        is_freed
+    }
+
     /// The program for these feeds, whose variables stay where they are as long as what comes with it is kept.
     ///
     /// # Errors

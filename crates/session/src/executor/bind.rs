@@ -43,9 +43,10 @@ impl Compiled {
                     let own = journal.as_ref().and_then(|j| j.is_initialized(*variable));
                     [u8::from(own.unwrap_or_else(|| kept.is_initialized(*variable))), 0, 0, 0]
                 }
-                Source::Draws(node) => {
+                Source::Draws(node, earlier) => {
                     let own = journal.as_ref().map_or(0, |journal| journal.draws(*node));
-                    kept.draws(*node).wrapping_add(own).to_ne_bytes()
+                    let before = kept.draws(*node).wrapping_add(own);
+                    before.wrapping_add(*earlier).to_ne_bytes()
                 }
                 _ => [0; 4],
             });

@@ -38,6 +38,21 @@ pub struct ExplainedStep {
     pub takes: Vec<PartValue>,
     /// What later steps need of it.
     pub gives: Vec<PartValue>,
+    /// Of a loop that goes round on GPUs, what stays there.
+    pub stays: Option<Staying>,
+}
+
+/// How a loop goes round on GPUs: what it carries stays there from trip to trip, and comes to the host when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staying {
+    /// The names of the GPUs.
+    pub devices: Vec<Arc<str>>,
+    /// How many trips are one program: 1 where the data says after each whether there is another. What is left of the
+    /// others is a sum of smaller powers of two, each a program. `None` where numbers decide it that are known only when
+    /// the loop begins: as many as pay then.
+    pub trips: Option<u64>,
+    /// What a trip is predicted to take, in picoseconds: what its program takes, but for transfers.
+    pub each: Picoseconds,
 }
 
 /// What a step does.
@@ -162,14 +177,19 @@ impl ExplainedParts {
             }
             StepWork::Loop(_, trips, body) => {
                 let trips = if let Trips::Known(trips) = trips { *trips } else { 1 };
-                Some(self.price(body, unknown)?.saturating_mul(trips))
+                let each = match &step.stays {
+                    Some(staying) => staying.each,
+                    None => self.price(body, unknown)?,
+                };
+                Some(each.saturating_mul(trips))
             }
             StepWork::Assertion(_) | StepWork::Call(_) => Some(0),
         };
         part.steps.iter().map(step).try_fold(0, |sum: u64, own| Some(sum.saturating_add(own?)))
     }
 
-    /// Whether a run may be one of these parts: one of its programs is one of theirs, or may be one that is not known.
+    /// Whether a run may be one of these parts: one of its programs is one of theirs or many times one of theirs, or may
+    /// be one that is not known; and it has none that is many times one of others.
     fn may_be_of(&self, run: &RunMetadata) -> bool {
         let fits = |program: &ExplainedProgram| {
             let mut own = run.executions_of(program.plan);
@@ -178,7 +198,23 @@ impl ExplainedParts {
                 Err(_) => true,
             })
         };
-        run.executions.is_empty() || self.programs.iter().any(fits)
+        let mut blocks = run.executions.iter().filter(|own| own.is_block).peekable();
+        let has_some = blocks.peek().is_some() || self.programs.iter().any(fits);
+        run.executions.is_empty() || (has_some && blocks.all(|own| self.has_block(run, own)))
+    }
+
+    /// Whether a program that ran does many times the work of one of these.
+    fn has_block(&self, run: &RunMetadata, block: &Execution) -> bool {
+        let nodes = run.nodes.get(block.nodes.clone()).unwrap_or_default();
+        let mut of_plan = self.programs.iter().filter(|program| program.plan == block.plan);
+        of_plan.any(|program| {
+            let Ok(explanation) = &program.explanation else { return true };
+            let is_own = |name: &Arc<str>| {
+                explanation.items.iter().any(|item| item.nodes.contains(name))
+                    || explanation.absent.iter().any(|node| node.name == *name)
+            };
+            nodes.iter().flat_map(|node| &node.nodes).all(is_own)
+        })
     }
 
     /// All steps, those in branches and loops included.
@@ -277,9 +313,13 @@ impl ExplainedParts {
                     format!("branch {}: one of {} parts", node.name, parts.len())
                 }
                 StepWork::Loop(node, trips, body) => {
-                    let each = predicted(body);
+                    let each = match &step.stays {
+                        Some(staying) => Some(Time(staying.each).to_string()),
+                        None => predicted(body),
+                    };
                     let each = each.map_or_else(String::new, |time| format!(", {time} a trip"));
-                    format!("loop {}: {trips}{each}", node.name)
+                    let stays = step.stays.iter().map(|staying| format!(", {staying}"));
+                    format!("loop {}: {trips}{each}{}", node.name, stays.collect::<String>())
                 }
                 StepWork::Assertion(node) => format!("assertion {}", node.name),
                 StepWork::Call(node) => format!("call {}", node.name),
@@ -336,6 +376,18 @@ impl fmt::Display for Trips {
     }
 }
 
+/// `128 in a program; what is carried stays on GPU:0`.
+impl fmt::Display for Staying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.trips {
+            Some(1) => f.write_str("each its own program")?,
+            Some(trips) => write!(f, "{trips} in a program")?,
+            None => f.write_str("as many in a program as pay when the loop begins")?,
+        }
+        write!(f, "; what is carried stays on {}", self.devices.join(", "))
+    }
+}
+
 /// `x f32[4], 16 B`.
 impl fmt::Display for PartValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -351,7 +403,8 @@ impl fmt::Display for PartValue {
 impl RunMetadata {
     /// For each time that a program of the run's parts ran, what it did, as if that had been a run.
     fn executions_of(&self, plan: usize) -> impl Iterator<Item = Self> + '_ {
-        let own = self.executions.iter().filter(move |execution| execution.plan == plan);
+        let is_own = move |execution: &&Execution| execution.plan == plan && !execution.is_block;
+        let own = self.executions.iter().filter(is_own);
         own.map(|execution| Self {
             begun: self.begun,
             wall: execution.wall,
@@ -359,6 +412,19 @@ impl RunMetadata {
             transfers: self.transfers.get(execution.transfers.clone()).unwrap_or_default().to_vec(),
             ..Self::default()
         })
+    }
+
+    /// Notes that a program ran that is many times that of a plan, since there were so many nodes and transfers.
+    pub(crate) fn note_block(
+        &mut self,
+        plan: usize,
+        [nodes, transfers]: [usize; 2],
+        wall: Duration,
+    ) {
+        if self.begun.is_some() {
+            let (nodes, transfers) = (nodes..self.nodes.len(), transfers..self.transfers.len());
+            self.executions.push(Execution { plan, is_block: true, nodes, transfers, wall });
+        }
     }
 
     /// How many nodes and transfers are noted.
@@ -388,6 +454,7 @@ impl RunMetadata {
         let wall = wall / u32::try_from(times).unwrap_or(u32::MAX);
         self.executions.extend((0..times).map(|at| Execution {
             plan,
+            is_block: false,
             nodes: part(nodes, n_nodes, at),
             transfers: part(transfers, n_transfers, at),
             wall,

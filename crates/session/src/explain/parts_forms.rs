@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::Explanation;
 use super::dot::{HEAD, quoted};
 use super::json::us;
-use super::parts::{ExplainedPart, ExplainedParts, ExplainedStep, PartValue, StepWork, Trips};
+use super::parts::{
+    ExplainedPart, ExplainedParts, ExplainedStep, PartValue, Staying, StepWork, Trips,
+};
 
 impl ExplainedParts {
     /// Each program as `form` gives it; of one that only a run knows, why.
@@ -48,6 +50,7 @@ impl ExplainedParts {
             "location": step.node().map(|node| &node.location),
             "program": program,
             "trips": trips,
+            "stays": step.stays.as_ref().map(Staying::json),
             "parts": parts,
             "takes": values(&step.takes),
             "gives": values(&step.gives),
@@ -69,6 +72,13 @@ impl ExplainedParts {
             }
         }
         writeln!(dot, "}}")
+    }
+}
+
+impl Staying {
+    fn json(&self) -> Value {
+        let devices: Vec<&str> = self.devices.iter().map(|device| &**device).collect();
+        json!({ "on": devices, "trips_a_program": self.trips, "predicted_us": us(self.each) })
     }
 }
 
@@ -103,7 +113,10 @@ impl<'a> Drawing<'a, '_> {
         self.n_steps += 1;
         let title = match &step.work {
             StepWork::Program(program) => self.parts.program_title(*program),
-            StepWork::Loop(node, trips, _) => format!("loop {}: {trips}", node.name),
+            StepWork::Loop(node, trips, _) => {
+                let stays = step.stays.iter().map(|staying| format!(", {staying}"));
+                format!("loop {}: {trips}{}", node.name, stays.collect::<String>())
+            }
             _ => format!("{} {}", step.kind(), step.node().map_or("", |node| &node.name)),
         };
         writeln!(self.dot, "  subgraph cluster_s{at} {{\n    label={};", quoted(&title))?;

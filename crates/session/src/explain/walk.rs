@@ -5,7 +5,8 @@ use std::sync::Arc;
 use convoke_compiler::flow::{BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Step};
 use convoke_compiler::{Program, Source};
 use convoke_graph_core::{
-    Class, DType, Flow, GraphSnapshot, HostTensor, LoopOp, Node, NodeId, Output, Result, Shape,
+    Class, DType, Flow, GraphSnapshot, Host, HostTensor, LoopOp, Node, NodeId, Output, Result,
+    Shape,
 };
 use rustc_hash::FxHashSet;
 
@@ -23,12 +24,12 @@ use crate::metadata::RunMetadata;
 
 /// What is known of a value before a run.
 #[derive(Debug, Clone)]
-struct Known {
+pub(super) struct Known {
     id: usize,
     name: Arc<str>,
-    like: Option<(DType, Shape)>,
+    pub(super) like: Option<(DType, Shape)>,
     /// The elements, if they are the same in every run with these feeds.
-    elements: Option<HostTensor>,
+    pub(super) elements: Option<HostTensor>,
 }
 
 /// The parts of a run, and its programs, as far as they are known, with their places among those of the parts.
@@ -59,9 +60,9 @@ pub(crate) fn explain(
     Ok((ExplainedParts { whole, programs: walk.programs }, walk.compiled))
 }
 
-struct Walk<'a> {
-    core: &'a Core,
-    flow: &'a Flowing,
+pub(super) struct Walk<'a> {
+    pub(super) core: &'a Core,
+    pub(super) flow: &'a Flowing,
     graph: &'a GraphSnapshot,
     /// The names of what the run is fed.
     fed: FxHashSet<Arc<str>>,
@@ -72,7 +73,7 @@ struct Walk<'a> {
     compiled: Vec<(usize, Program)>,
 }
 
-type Slots = Vec<Option<Known>>;
+pub(super) type Slots = Vec<Option<Known>>;
 
 impl Walk<'_> {
     /// A new value, with these elements.
@@ -109,7 +110,8 @@ impl Walk<'_> {
         self.of_output(&node, 0)
     }
 
-    fn part(&mut self, part: &Part, given: &[Option<Known>]) -> Result<(ExplainedPart, Slots)> {
+    /// The slots of a part, with what it is given and what there is at its start.
+    pub(super) fn begin(&mut self, part: &Part, given: &[Option<Known>]) -> Slots {
         let mut slots: Slots = vec![None; part.n_slots];
         for (slot, known) in part.given.iter().zip(given) {
             if let Some(slot) = *slot {
@@ -122,6 +124,11 @@ impl Walk<'_> {
         for &(variable, slot) in &part.starts {
             slots[slot] = Some(self.variable(variable));
         }
+        slots
+    }
+
+    fn part(&mut self, part: &Part, given: &[Option<Known>]) -> Result<(ExplainedPart, Slots)> {
+        let mut slots = self.begin(part, given);
         let mut steps = Vec::with_capacity(part.steps.len());
         for step in &part.steps {
             steps.push(self.step(step, &mut slots)?);
@@ -139,6 +146,7 @@ impl Walk<'_> {
                 work: StepWork::Assertion(step_node(node)),
                 takes: values(slots, inputs.iter().copied()),
                 gives: Vec::new(),
+                stays: None,
             }),
             Step::Call(CallStep { node, inputs, outputs }) => {
                 let takes = values(slots, inputs.iter().copied());
@@ -146,7 +154,12 @@ impl Walk<'_> {
                     slots[slot] = Some(self.of_output(node, output));
                 }
                 let gives = values(slots, outputs.iter().map(|&(_, slot)| slot));
-                Ok(ExplainedStep { work: StepWork::Call(step_node(node)), takes, gives })
+                Ok(ExplainedStep {
+                    work: StepWork::Call(step_node(node)),
+                    takes,
+                    gives,
+                    stays: None,
+                })
             }
         }
     }
@@ -203,7 +216,7 @@ impl Walk<'_> {
                 }
             }
         }
-        Ok(ExplainedStep { work: StepWork::Program(at), takes, gives })
+        Ok(ExplainedStep { work: StepWork::Program(at), takes, gives, stays: None })
     }
 
     /// An explanation that says of what its program is fed whether the caller gives it.
@@ -217,7 +230,7 @@ impl Walk<'_> {
     }
 
     /// A program for what is known of its feeds, or why there is none yet.
-    fn compile(
+    pub(super) fn compile(
         &mut self,
         planned: &Planned,
         fed: &[Option<Known>],
@@ -269,7 +282,12 @@ impl Walk<'_> {
             slots[slot] = Some(Known { like: known.like.clone().or(agreed.flatten()), ..known });
         }
         let gives = values(slots, step.outputs.iter().map(|&(_, slot)| slot));
-        Ok(ExplainedStep { work: StepWork::Branch(step_node(&step.node), parts), takes, gives })
+        Ok(ExplainedStep {
+            work: StepWork::Branch(step_node(&step.node), parts),
+            takes,
+            gives,
+            stays: None,
+        })
     }
 
     fn repeat(&mut self, step: &LoopStep, slots: &mut Slots) -> Result<ExplainedStep> {
@@ -280,8 +298,9 @@ impl Walk<'_> {
         let outside = outside.chain(&step.scanned).chain(step.captures.iter().flatten());
         let takes = values(slots, outside.copied());
         let of = |slot: usize| slots.get(slot).cloned().flatten();
-        let trips = trips(step, op, &of);
+        let trips = self.trips(step, op, &of);
         let name = &step.node.name;
+        let begin: Slots = step.carried.iter().map(|&slot| of(slot)).collect();
         let mut given: Slots = Vec::new();
         let mut first = Vec::with_capacity(step.carried.len());
         for (at, &slot) in step.carried.iter().enumerate() {
@@ -297,6 +316,7 @@ impl Walk<'_> {
         }
         given.extend(step.captures.iter().map(|slot| slot.and_then(of)));
         let (body, results) = self.part(&step.body, &given)?;
+        let stays = self.staying(step, op, trips, (&begin, &given), &results)?;
         let like_of = |result: usize| {
             results.get(result).cloned().flatten().and_then(|known: Known| known.like)
         };
@@ -319,20 +339,43 @@ impl Walk<'_> {
         }
         let gives = values(slots, step.outputs.iter().map(|&(_, slot)| slot));
         let work = StepWork::Loop(step_node(&step.node), trips, body);
-        Ok(ExplainedStep { work, takes, gives })
+        Ok(ExplainedStep { work, takes, gives, stays })
     }
-}
 
-/// How often a loop goes round.
-fn trips(step: &LoopStep, op: &LoopOp, of: &dyn Fn(usize) -> Option<Known>) -> Trips {
-    let count = step.count.and_then(of).and_then(|known| known.elements?.scalar::<i64>().ok());
-    let sizes = step.scanned.iter().map(|&slot| of(slot)?.like?.1.dims().first().copied());
-    let sizes: Option<Vec<usize>> = sizes.collect();
-    let is_told = count.is_some() == step.count.is_some() && sizes.is_some();
-    match op.limit(count, &sizes.unwrap_or_default()) {
-        Ok(Some(trips)) if is_told && !op.has_pred => Trips::Known(trips),
-        Ok(Some(trips)) => Trips::AtMost(trips),
-        _ => Trips::Unknown,
+    /// The elements of a constant of the graph.
+    pub(super) fn constant(&self, output: Output) -> Option<HostTensor> {
+        match self.graph.node(output.node).op.class() {
+            Class::Host(Host::Constant(tensor)) => Some(tensor.clone()),
+            _ => None,
+        }
+    }
+
+    /// How often a loop goes round.
+    fn trips(&self, step: &LoopStep, op: &LoopOp, of: &dyn Fn(usize) -> Option<Known>) -> Trips {
+        let count = step.count.and_then(of).and_then(|known| known.elements?.scalar::<i64>().ok());
+        let sizes = step.scanned.iter().map(|&slot| of(slot)?.like?.1.dims().first().copied());
+        let sizes: Option<Vec<usize>> = sizes.collect();
+        let is_told = count.is_some() == step.count.is_some() && sizes.is_some();
+        let limit = op.limit(count, &sizes.unwrap_or_default());
+        let first = |at: usize| of(*step.carried.get(at)?)?.elements;
+        let outer = |output: Output| {
+            let at = op.body.captures.iter().position(|capture| *capture == output)?;
+            match step.captures.get(at)? {
+                Some(slot) => of(*slot)?.elements,
+                None => self.constant(output),
+            }
+        };
+        let goes_on =
+            || step.pred.and_then(of)?.elements?.scalar::<bool>().ok().filter(|goes| *goes);
+        let counted = || op.counted(&first, &outer).filter(|_| goes_on().is_some());
+        match limit {
+            Ok(Some(trips)) if is_told && !op.has_pred => Trips::Known(trips),
+            Ok(limit) => match counted() {
+                Some(counted) => Trips::Known(limit.map_or(counted, |limit| counted.min(limit))),
+                None => limit.map_or(Trips::Unknown, Trips::AtMost),
+            },
+            Err(_) => Trips::Unknown,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use convoke_compiler::flow::{Place, Step};
+use convoke_compiler::flow::{Place, ProgramStep};
 use convoke_graph_core::{
     AlignedBytes, DType, Error, ErrorKind, HostTensor, LoopOp, Result, Shape,
 };
@@ -34,16 +34,9 @@ enum Given {
 }
 
 impl Ways {
-    /// Nothing if the body is more than a program.
-    fn new(repeat: &Repeat<'_>) -> Option<Self> {
+    /// Those through the program that is all of the body. Nothing if it lacks a value.
+    fn new(repeat: &Repeat<'_>, program: &ProgramStep) -> Option<Self> {
         let body = &repeat.step.body;
-        let ([Step::Program(program)], []) = (&body.steps[..], &body.starts[..]) else {
-            return None;
-        };
-        // What the run holds goes through the run.
-        if program.fetches.iter().any(|fetch| matches!(fetch, Place::Changed(..))) {
-            return None;
-        }
         let n = repeat.carried.len();
         let source = |slot: usize| {
             let fixed = body.constants.iter().find(|(own, _)| *own == slot);
@@ -80,6 +73,14 @@ impl Ways {
         all.map(|(result, _)| result)
     }
 
+    /// The results that are what the body was given.
+    fn passed(&self) -> impl Iterator<Item = (usize, &Source)> {
+        self.results.iter().enumerate().filter_map(|(result, given)| match given {
+            Given::Passed(source) => Some((result, source)),
+            Given::Fetch(_) => None,
+        })
+    }
+
     /// For each carried tensor, whether it is passed on as it is, so that it stays where it is.
     fn stays(&self, op: &LoopOp) -> Vec<bool> {
         let is_passed = |at: usize| {
@@ -92,13 +93,24 @@ impl Ways {
     /// Whether strings go through the loop, which have no bytes of one size.
     fn has_strings(&self, repeat: &Repeat<'_>) -> bool {
         let is_string = |tensor: &HostTensor| tensor.dtype() == DType::String;
-        let passed = self.results.iter().filter_map(|result| match result {
-            Given::Passed(source) => Some(source),
-            Given::Fetch(_) => None,
-        });
+        let passed = self.passed().map(|(_, source)| source);
         repeat.carried.iter().chain(&repeat.scanned).any(is_string)
             || (self.feeds.iter().chain(passed))
                 .any(|feed| matches!(feed, Source::Fixed(t) if is_string(t)))
+    }
+
+    /// The feeds of an iteration that is given these tensors, and the first of the slices.
+    fn first<'a>(
+        &'a self,
+        carried: &'a [HostTensor],
+        scanned: &'a [Scanned<'a>],
+    ) -> SmallVec<[FeedData<'a>; 4]> {
+        let data = |source: &'a Source| match source {
+            Source::Carried(at) => FeedData::Tensor(carried[*at].clone()),
+            Source::Slice(at) => scanned[*at].slice(0),
+            Source::Fixed(tensor) => FeedData::Tensor(tensor.clone()),
+        };
+        self.feeds.iter().map(data).collect()
     }
 
     /// The feeds of an iteration.
@@ -134,11 +146,11 @@ impl Source {
     /// The dtype and shape.
     fn like<'a>(
         &'a self,
-        carried: &'a [Carried],
+        carried: &'a [HostTensor],
         scanned: &'a [Scanned<'a>],
     ) -> (DType, &'a Shape) {
         match self {
-            Self::Carried(at) => (carried[*at].dtype, &carried[*at].shape),
+            Self::Carried(at) => (carried[*at].dtype(), carried[*at].shape()),
             Self::Slice(at) => (scanned[*at].dtype, &scanned[*at].shape),
             Self::Fixed(tensor) => (tensor.dtype(), tensor.shape()),
         }
@@ -151,6 +163,12 @@ struct Carried {
     shape: Shape,
     now: AlignedBytes,
     next: AlignedBytes,
+}
+
+impl Carried {
+    fn take_next(&mut self) -> AlignedBytes {
+        std::mem::take(&mut self.next)
+    }
 }
 
 /// A tensor of which each iteration takes a slice.
@@ -169,10 +187,12 @@ impl<'a> Scanned<'a> {
 }
 
 /// Slices one after the other.
-struct Stack {
+pub(super) struct Stack {
     output: usize,
     dtype: DType,
     row: Shape,
+    /// The bytes of a slice.
+    n_bytes: usize,
     bytes: AlignedBytes,
     kept: Kept,
 }
@@ -183,26 +203,32 @@ impl Stack {
         matches!(self.kept, Kept::Collected(own) if own == result)
     }
 
-    /// Puts a slice at its place. The memory doubles where it ends.
-    fn put(&mut self, at: usize, slice: &[u8], limit: Option<u64>) -> Result<()> {
+    /// Puts slices at their places, of which this is the first. The memory doubles where it ends.
+    pub fn put(&mut self, at: usize, slices: &[u8], limit: Option<u64>) -> Result<()> {
+        let n_bytes = self.n_bytes;
         let too_large = || {
-            let message = format!("no memory for {at} slices of {} bytes", slice.len());
+            let message = format!("no memory for {at} slices of {n_bytes} bytes");
             Error::new(ErrorKind::ResourceExhausted, message)
         };
-        let from = at.checked_mul(slice.len()).ok_or_else(too_large)?;
-        let to = from.checked_add(slice.len()).ok_or_else(too_large)?;
+        let from = at.checked_mul(n_bytes).ok_or_else(too_large)?;
+        let to = from.checked_add(slices.len()).ok_or_else(too_large)?;
         if to > self.bytes.len() {
-            let most = limit.and_then(|n| usize::try_from(n).ok()?.checked_mul(slice.len()));
+            let most = limit.and_then(|n| usize::try_from(n).ok()?.checked_mul(n_bytes));
             let doubled = to.checked_mul(2).ok_or_else(too_large)?;
             let mut more = AlignedBytes::zeroed(most.map_or(doubled, |most| doubled.min(most)))?;
             more[..self.bytes.len()].copy_from_slice(&self.bytes);
             self.bytes = more;
         }
-        self.bytes[from..to].copy_from_slice(slice);
+        self.bytes[from..to].copy_from_slice(slices);
         Ok(())
     }
 
-    fn finish(self, op: &LoopOp, trips: usize) -> Result<HostTensor> {
+    /// The bytes of a slice.
+    pub fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    pub fn finish(self, op: &LoopOp, trips: usize) -> Result<HostTensor> {
         if trips == 0 {
             return op.none_collected(self.output);
         }
@@ -213,29 +239,33 @@ impl Stack {
 }
 
 impl Running<'_> {
-    /// Runs a loop whose body is one program on the host; nothing if that is not so, or shapes change.
+    /// Runs a loop whose body is one program, on the host by itself or [in blocks](Self::in_blocks) on GPUs; nothing if that
+    /// is not so, or shapes change.
     pub(super) fn quickly(&mut self, repeat: &Repeat<'_>) -> Result<Option<Repeated>> {
         let (op, limit) = (repeat.op, repeat.limit);
-        let Some(ways) = Ways::new(repeat) else { return Ok(None) };
-        let [Step::Program(program)] = &repeat.step.body.steps[..] else { return Ok(None) };
+        let Some(program) = repeat.step.program() else { return Ok(None) };
         let (planned, recent) = &self.flow.programs[program.plan];
+        let Some(ways) = Ways::new(repeat, program) else { return Ok(None) };
         let has_sizes = planned.plan.shape_feeds.contains(&true);
         if limit == Some(0) || has_sizes || ways.has_strings(repeat) {
             return Ok(None);
         }
-        let mut carried = carried(&repeat.carried)?;
         let scanned = scanned(&repeat.scanned)?;
-        let data = ways.data(&carried, &scanned, 0);
-        let (compiled, _stays) = self.core.current(planned, &data, Some(recent), self.metadata)?;
+        let data = ways.first(&repeat.carried, &scanned);
+        let (compiled, stays) = self.core.current(planned, &data, Some(recent), self.metadata)?;
         drop(data);
-        let like = (&carried[..], &scanned[..]);
-        let Some(mut stacks) = stacks(repeat, &ways, &compiled, like) else { return Ok(None) };
+        let Some(mut stacks) = stacks(repeat, &ways, &compiled, &scanned) else { return Ok(None) };
+        if compiled.uses_gpus() {
+            drop(stays);
+            return self.in_blocks(repeat, &compiled, stacks);
+        }
         let run = self.core.run_state(self.request, Some(self.held.journal()));
         let timings = self.request.options.timings;
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);
         };
-        let stays = ways.stays(op);
+        let mut carried = carried(&repeat.carried)?;
+        let passed = ways.stays(op);
         let (begun, before) = (Instant::now(), self.metadata.noted());
         let (mut trips, mut goes_on) = (0usize, true);
         while goes_on && limit.is_none_or(|limit| (trips as u64) < limit) {
@@ -247,13 +277,12 @@ impl Running<'_> {
                 }
             }
             // What is fed is borrowed from what is carried, so that what comes next leaves it meanwhile.
-            let mut next =
-                carried.iter_mut().map(|c| std::mem::take(&mut c.next)).collect::<Next>();
+            let mut next: Next = carried.iter_mut().map(Carried::take_next).collect();
             let data = ways.data(&carried, &scanned, row);
             let mut put = |result: usize, bytes: &[u8]| -> Result<()> {
                 match result.checked_sub(op.next_at()) {
                     None => goes_on = bytes.first() == Some(&1),
-                    Some(at) if at < op.n_carried && !stays[at] => next[at].copy_from_slice(bytes),
+                    Some(at) if at < op.n_carried && !passed[at] => next[at].copy_from_slice(bytes),
                     Some(_) => {}
                 }
                 let mut own = stacks.iter_mut().filter(|stack| stack.is_of(result));
@@ -262,13 +291,11 @@ impl Running<'_> {
             turns.turn(&data, self.metadata, |fetch, bytes| {
                 ways.given_by(fetch).try_for_each(|result| put(result, bytes))
             })?;
-            for (result, given) in ways.results.iter().enumerate() {
-                if let Given::Passed(source) = given {
-                    put(result, source.data(&carried, &scanned, row).bytes())?;
-                }
+            for (result, source) in ways.passed() {
+                put(result, source.data(&carried, &scanned, row).bytes())?;
             }
             drop(data);
-            go_on(&mut carried, next, &stays);
+            go_on(&mut carried, next, &passed);
             trips += 1;
         }
         drop(turns);
@@ -314,12 +341,12 @@ fn stacks(
     repeat: &Repeat<'_>,
     ways: &Ways,
     compiled: &Compiled,
-    (carried, scanned): (&[Carried], &[Scanned<'_>]),
+    scanned: &[Scanned<'_>],
 ) -> Option<Vec<Stack>> {
     let op = repeat.op;
     let given = |result: usize| match ways.results.get(result)? {
         Given::Fetch(fetch) => compiled.fetched(*fetch),
-        Given::Passed(source) => Some(source.like(carried, scanned)),
+        Given::Passed(source) => Some(source.like(&repeat.carried, scanned)),
     };
     for (at, tensor) in repeat.carried.iter().enumerate() {
         if given(op.next_at() + at)? != (tensor.dtype(), tensor.shape()) {
@@ -335,8 +362,9 @@ fn stacks(
             Kept::Collected(result) => given(result)?,
             Kept::Carried(_) | Kept::Trips => return None,
         };
+        let n_bytes = row.len().checked_mul(dtype.n_bytes())?;
         let (row, bytes) = (row.clone(), AlignedBytes::default());
-        (dtype != DType::String).then_some(Stack { output, dtype, row, bytes, kept })
+        (dtype != DType::String).then_some(Stack { output, dtype, row, n_bytes, bytes, kept })
     };
     repeat.stacked().map(stack).collect()
 }

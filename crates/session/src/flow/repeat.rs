@@ -37,7 +37,7 @@ pub(super) enum Kept {
 }
 
 /// Where an output of a loop comes from.
-fn kept(step: &LoopStep, op: &LoopOp, output: usize) -> Kept {
+pub(super) fn kept(step: &LoopStep, op: &LoopOp, output: usize) -> Kept {
     match output.checked_sub(op.history_at()) {
         Some(at) if at < op.n_carried => Kept::History(at),
         _ if output < op.n_carried => Kept::Carried(output),

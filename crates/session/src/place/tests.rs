@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use convoke_compiler::{CompileOptions, GroupLimits, Signature, compile};
+use convoke_compiler::{CompileOptions, GroupLimits, InputFact, Signature, compile};
 use convoke_graph_core::{DType, ErrorKind, Graph, Init, Operation, Variable};
 
 use super::*;
@@ -12,14 +12,25 @@ fn problem(g: &Graph, state: &State, options: &SessionOptions, targets: &[&Opera
     let graph = g.snapshot();
     let targets = targets.iter().map(|target| target.id()).collect();
     let plan = Plan::new(&graph, Signature { targets, ..Signature::default() }).unwrap();
+    problem_of(&graph, &plan, state, options, &[])
+}
+
+/// The problem of a plan that is fed such tensors.
+fn problem_of(
+    graph: &GraphSnapshot,
+    plan: &Plan,
+    state: &State,
+    options: &SessionOptions,
+    fed: &[InputFact],
+) -> Problem {
     let devices = Devices::cpu();
     let placing = Placing {
         known: &Known::default(),
         unsettles: false,
         devices: &devices,
-        graph: &graph,
-        plan: &plan,
-        homes: &[],
+        graph,
+        plan,
+        homes: &vec![HOST; fed.len()],
         state,
         options,
         threads: 1,
@@ -32,7 +43,7 @@ fn problem(g: &Graph, state: &State, options: &SessionOptions, targets: &[&Opera
         placing.place(unplaced)
     };
     let options = CompileOptions { limits: GroupLimits::SINGLE, simplify: false, place: &place };
-    compile(&plan, &[], &options).unwrap();
+    compile(plan, fed, &options).unwrap();
     found.into_inner().unwrap()
 }
 
@@ -116,4 +127,45 @@ fn devices_have_short_and_long_names() {
     for name in ["GPU:0", "CPU", "CPU:1", "/job:x/cpu:0", "cpu:x", ""] {
         assert_eq!(devices.index_of(name).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
     }
+}
+
+/// Each iteration of a loop that is written out has its own item for a node, and all of them share the device.
+#[test]
+fn all_iterations_are_colocated() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, [4]);
+    let y = g
+        .while_loop(
+            (g.constant(0i32), x.clone()),
+            |(i, _)| i.less(3),
+            |(i, x)| {
+                let a = x.tanh();
+                let b = g.colocate_with(&a.operation(), || a.exp());
+                (i + 1, b)
+            },
+        )
+        .1;
+    let graph = g.snapshot();
+    let signature =
+        Signature { feeds: vec![x.output()], fetches: vec![y.output()], ..Signature::default() };
+    let plan = Plan::new(&graph, signature).unwrap();
+    let shape = convoke_graph_core::Shape::new(&[4]).unwrap();
+    let fed = [InputFact { shape, contents: None, donated: None }];
+    let problem = problem_of(&graph, &plan, &State::default(), &SessionOptions::default(), &fed);
+    let own = |name: &str| -> Vec<usize> {
+        let items = problem.items.iter().enumerate();
+        items.filter(|(_, item)| item.name == name).map(|(at, _)| at).collect()
+    };
+    let (a, b) = (own("tanh"), own("exp"));
+    assert_eq!((a.len(), b.len()), (3, 3));
+    // What is tied to the first of them, through others or not.
+    let mut tied = vec![a[0]];
+    for _ in 0..6 {
+        for &(item, with) in &problem.colocations {
+            if tied.contains(&item) != tied.contains(&with) {
+                tied.extend([item, with]);
+            }
+        }
+    }
+    assert!(a.iter().chain(&b).all(|item| tied.contains(item)), "{:?}", problem.colocations);
 }

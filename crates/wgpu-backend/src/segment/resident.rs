@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use convoke_graph_core::{AlignedBytes, Error};
 
 use super::error::to_error;
-use crate::gpu::{Buffer, BufferCopy, BufferUse, Download, Gpu, GpuErrorKind, Submission};
+use crate::gpu::{Buffer, BufferCopy, BufferUse, Download, Gpu, GpuErrorKind, Submission, Upload};
 
 /// Buffers that stay for later tensors, and their bytes.
 const IDLE_MAX: usize = 16;
@@ -90,6 +90,22 @@ impl GpuTensors {
         })))
     }
 
+    /// Tensors with these elements, all brought to the device in one submission.
+    ///
+    /// # Errors
+    /// No memory, a lost device.
+    pub fn send(&self, all: &[&[u8]]) -> Result<Vec<GpuTensor>, Error> {
+        let tensors = all.iter().map(|bytes| self.tensor(bytes.len() as u64));
+        let tensors: Vec<GpuTensor> = tensors.collect::<Result<_, _>>()?;
+        let uploads = all.iter().zip(&tensors);
+        let uploads: Vec<Upload<'_>> = uploads
+            .map(|(&bytes, tensor)| Upload { bytes, dst: tensor.buffer(), offset: 0 })
+            .collect();
+        let work = Submission { uploads: &uploads, ..Submission::default() };
+        self.gpu.run(&work).map_err(|e| to_error(&e))?;
+        Ok(tensors)
+    }
+
     /// Frees the memory of tensors that are gone. True if there was any.
     pub fn shrink(&self) -> bool {
         let idle = std::mem::take(&mut *self.idle.lock());
@@ -157,14 +173,33 @@ impl GpuTensor {
     /// # Errors
     /// No host memory, a lost device.
     pub fn load(&self) -> Result<AlignedBytes, Error> {
-        let downloads = [Download { src: &self.0.buffer, offset: 0, size: self.0.n_bytes }];
+        Ok(Self::load_all(&[self])?.pop().unwrap_or_default())
+    }
+
+    /// The elements of tensors of one device, after all that was submitted before, in one submission.
+    ///
+    /// # Errors
+    /// No host memory, a lost device.
+    pub fn load_all(all: &[&Self]) -> Result<Vec<AlignedBytes>, Error> {
+        let Some(first) = all.first() else { return Ok(Vec::new()) };
+        if all.iter().any(|own| !own.0.gpu.same(&first.0.gpu)) {
+            return Err(Error::internal("tensors of several devices"));
+        }
+        let downloads = all.iter().map(|own| &own.0);
+        let downloads: Vec<Download<'_>> = downloads
+            .map(|own| Download { src: &own.buffer, offset: 0, size: own.n_bytes })
+            .collect();
         let work = Submission { downloads: &downloads, ..Submission::default() };
-        let mut loaded = Ok(AlignedBytes::default());
-        let pending = self.0.gpu.submit(&work).map_err(|e| to_error(&e))?;
-        pending
-            .wait_with(&mut |_, bytes| loaded = AlignedBytes::copy_of(bytes))
-            .map_err(|e| to_error(&e))?;
-        loaded
+        let mut loaded: Vec<Result<AlignedBytes, Error>> =
+            all.iter().map(|_| Ok(AlignedBytes::default())).collect();
+        let pending = first.0.gpu.submit(&work).map_err(|e| to_error(&e))?;
+        let mut visit = |at: usize, bytes: &[u8]| {
+            if let Some(place) = loaded.get_mut(at) {
+                *place = AlignedBytes::copy_of(bytes);
+            }
+        };
+        pending.wait_with(&mut visit).map_err(|e| to_error(&e))?;
+        loaded.into_iter().collect()
     }
 }
 

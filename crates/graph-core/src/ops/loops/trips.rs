@@ -3,12 +3,13 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::LoopOp;
+use super::counter::Start;
 use crate::ops::body::Body;
 use crate::{
     Class, Contents, DType, Dim, Fact, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
 };
 
-/// Loops of more iterations are not counted.
+/// Loops of more iterations are counted only where a formula says how many there are, and stay loops.
 const TRIPS_MAX: u64 = 1024;
 
 /// Loops whose iterations have more nodes than this together stay loops.
@@ -28,7 +29,22 @@ pub(super) fn count(
     let deciding = Deciding::new(graph, body, carried.len())?;
     let start = |&at: &usize| outer(graph, *carried.get(at)?);
     let mut state: Vec<HostTensor> = deciding.carried.iter().map(start).collect::<Option<_>>()?;
+    let counted = goes_on.then(|| {
+        let own = |output: Output| {
+            let node = deciding.nodes.iter().find(|node| node.id == output.node);
+            node.copied()
+        };
+        let first = |at: usize| outer(graph, *carried.get(at)?);
+        let outer = |output: Output| outer(graph, output);
+        let params = &body.params[..carried.len()];
+        let start =
+            Start { results: &body.results, params, own: &own, carried: &first, outer: &outer };
+        start.count()
+    });
     let mut trips = 0;
+    if let Some(counted) = counted.flatten() {
+        (trips, goes_on) = (max.map_or(counted, |max| counted.min(max)), false);
+    }
     while goes_on && max.is_none_or(|max| trips < max) {
         *evaluations = evaluations.checked_sub(1 + deciding.nodes.len() as u64)?;
         trips += 1;
@@ -189,7 +205,9 @@ fn outer(graph: &GraphSnapshot, output: Output) -> Option<HostTensor> {
 
 /// Whether a loop of so many iterations is better written out: it is short, has no effects, and draws no random elements.
 pub(super) fn is_unrolled(op: &LoopOp) -> bool {
-    let Some(trips) = op.trips else { return false };
+    let Some(trips) = op.trips.filter(|&trips| !op.has_pred || trips <= TRIPS_MAX) else {
+        return false;
+    };
     fn nodes(body: &Body) -> Option<u64> {
         let mut n = 0u64;
         for node in &body.nodes {

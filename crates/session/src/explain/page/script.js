@@ -508,10 +508,15 @@ function steps(part) {
 function trips(step) {
   if (step.kind === "branch") return `: one of ${counted(step.parts.length, "part")}`;
   if (step.kind !== "loop") return "";
-  const { exactly, at_most } = step.trips, each = step.parts[0].predicted_us;
+  const { exactly, at_most } = step.trips, stays = step.stays;
+  const each = stays ? stays.predicted_us : step.parts[0].predicted_us;
   const most = at_most === null ? "" : `, ${counted(at_most, "trip")} at most`;
   const often = exactly === null ? `until the data says so${most}` : counted(exactly, "trip");
-  return `: ${often}${each === null ? "" : `, ${time(each)} a trip`}`;
+  const n = stays ? stays.trips_a_program : null;
+  const many = n === null ? "as many in a program as pay when the loop begins" : `${n} in a program`;
+  const programs = n === 1 ? "each its own program" : many;
+  const staying = stays ? `, ${programs}; what is carried stays on ${stays.on.join(", ")}` : "";
+  return `: ${often}${each === null ? "" : `, ${time(each)} a trip`}${staying}`;
 }
 
 function legend() {
