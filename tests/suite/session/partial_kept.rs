@@ -382,7 +382,7 @@ fn who_looks_at_a_table_and_changes_it_gives_up_where_another_has() {
     for _ in 0..2 {
         let error = run.run(&[], (&add, &put)).unwrap_err();
         assert_eq!((error.kind(), error.node()), (ErrorKind::Aborted, Some("table_insert")));
-        assert!(error.message().contains("another run has changed the table"), "{error}");
+        assert!(error.message().contains("another run has changed table"), "{error}");
     }
     assert!(!run.is_done());
     assert_eq!(run.finish().unwrap_err().kind(), ErrorKind::Aborted);
