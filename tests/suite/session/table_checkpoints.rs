@@ -126,7 +126,7 @@ fn what_is_said_of_variables_is_so_of_tables() {
         restore(&other, RestoreOptions { missing: Missing::Keep, ..ignore() }).unwrap();
     assert_eq!((report.kept_tables[0].name.as_str(), size), ("other", 0));
     assert!(report.to_string().contains("1 of 1 variables and 0 of 1 tables"), "{report}");
-    refused(&wrong, ignore(), "ids: expected a table of string and f32, and the file has one of");
+    refused(&wrong, ignore(), "ids: expected a table of string and f32[], and the file has one of");
     let (report, size) =
         restore(&wrong, RestoreOptions { mismatch: Mismatch::Keep, ..ignore() }).unwrap();
     assert_eq!((report.kept_tables[0].name.as_str(), size), ("ids", 0));

@@ -61,7 +61,13 @@ impl One {
         let mut taken = self.queues.take(&uses, &[], &self.stop(token))?;
         let values = std::mem::take(&mut taken.values);
         let items = Puts::new(&uses).items(&[HostTensor::from(put)]);
-        self.queues.hold(taken).put(&uses, items, &[HostTensor::from(put)], None);
+        self.queues.hold(taken).put(
+            &uses,
+            items,
+            std::iter::empty(),
+            &[HostTensor::from(put)],
+            None,
+        );
         values.first().map_or(Ok(Vec::new()), HostTensor::to_vec)
     }
 
