@@ -88,14 +88,17 @@ pub fn host_memory(program: &Program) -> HostMemory {
     memory
 }
 
-/// The better of two ways: as they are made, or the largest first.
+/// The best of three ways: as they are made, the largest first, or the largest first in pieces that they have alone.
 fn packed(inner: &[Inner]) -> Packed {
-    let by_time = by_time(inner);
-    if inner.len() > BY_SIZE_MAX {
-        return by_time;
+    let mut best = by_time(inner);
+    if inner.len() <= BY_SIZE_MAX {
+        for other in [by_size(inner), by_pieces(inner)] {
+            if other.1 < best.1 {
+                best = other;
+            }
+        }
     }
-    let by_size = by_size(inner);
-    if by_size.1 < by_time.1 { by_size } else { by_time }
+    best
 }
 
 /// Each value, as it is made, at the lowest offset where it fits.
@@ -136,6 +139,29 @@ fn by_size(inner: &[Inner]) -> Packed {
         let at = placed.partition_point(|&other| offsets[other] <= offsets[i]);
         placed.insert(at, i);
         end = end.max(offsets[i].saturating_add(n_bytes));
+    }
+    (offsets, end)
+}
+
+/// Each value, the largest first, at the begin of a piece in which nothing else lives meanwhile: the smallest there is.
+fn by_pieces(inner: &[Inner]) -> Packed {
+    let mut order: Vec<usize> = (0..inner.len()).collect();
+    order.sort_by_key(|&i| (Reverse(inner[i].n_bytes), inner[i].life.first, i));
+    let mut offsets = vec![0; inner.len()];
+    let mut end = 0usize;
+    // For each piece, its offset and who has it in turn.
+    let mut pieces: Vec<(usize, Vec<Life>)> = Vec::new();
+    for i in order {
+        let Inner { life, n_bytes, .. } = inner[i];
+        let is_free = |lives: &[Life]| !lives.iter().any(|other| other.overlaps(life));
+        if let Some((offset, lives)) = pieces.iter_mut().rev().find(|(_, lives)| is_free(lives)) {
+            offsets[i] = *offset;
+            lives.push(life);
+        } else {
+            offsets[i] = end;
+            pieces.push((end, vec![life]));
+            end = end.saturating_add(n_bytes);
+        }
     }
     (offsets, end)
 }
@@ -252,7 +278,7 @@ mod tests {
     }
 
     fn check(inner: &[Inner]) -> usize {
-        for (offsets, end) in [by_time(inner), by_size(inner)] {
+        for (offsets, end) in [by_time(inner), by_size(inner), by_pieces(inner)] {
             for (i, a) in inner.iter().enumerate() {
                 assert!(offsets[i] + a.n_bytes <= end);
                 for (j, b) in inner.iter().enumerate().skip(i + 1) {
