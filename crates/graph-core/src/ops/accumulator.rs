@@ -44,11 +44,24 @@ impl Graph {
         options: AccumulatorOptions,
     ) -> ConditionalAccumulator {
         let AccumulatorOptions { reduction, shared_name } = options;
+        let role = QueueRole::Accumulator(reduction);
+        let queue = self.accumulator(name, (dtype, dims.into()), role, shared_name);
+        ConditionalAccumulator { queue }
+    }
+
+    /// What accumulators of either kind keep gradients in.
+    #[track_caller]
+    pub(super) fn accumulator(
+        &self,
+        name: &str,
+        component: (DType, Dims),
+        role: QueueRole,
+        shared_name: Option<String>,
+    ) -> Queue {
         let (name, container) = (name.to_owned(), self.container_now());
-        let (kind, role) = (QueueKind::Fifo, QueueRole::Accumulator(reduction));
-        let components = vec![(dtype, dims.into())];
+        let (kind, components) = (QueueKind::Fifo, vec![component]);
         let spec = QueueSpec { name, container, kind, capacity: None, components, role };
-        ConditionalAccumulator { queue: self.kept(spec, shared_name) }
+        self.kept(spec, shared_name)
     }
 }
 

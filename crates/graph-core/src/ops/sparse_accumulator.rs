@@ -12,8 +12,7 @@ use crate::ops::control::Refused;
 use crate::ops::queue::QueueRole;
 use crate::{
     AccumulatorOptions, Amount, Contents, DType, Dim, Dims, Error, Fact, Facts, Graph,
-    IndexedSlices, OpError, Operation, Queue, QueueAction, QueueKind, QueueSpec, Shape, Tensor,
-    dims,
+    IndexedSlices, OpError, Operation, Queue, QueueAction, QueueSpec, Shape, Tensor, dims,
 };
 
 /// A conditional accumulator of slices. Each session has gradients and a step of its own in it, on the host.
@@ -38,11 +37,9 @@ impl Graph {
         options: AccumulatorOptions,
     ) -> SparseConditionalAccumulator {
         let AccumulatorOptions { reduction, shared_name } = options;
-        let (name, container) = (name.to_owned(), self.container_now());
-        let (kind, role) = (QueueKind::Fifo, QueueRole::SparseAccumulator(reduction));
-        let components = vec![(dtype, dims.into())];
-        let spec = QueueSpec { name, container, kind, capacity: None, components, role };
-        SparseConditionalAccumulator { queue: self.kept(spec, shared_name) }
+        let role = QueueRole::SparseAccumulator(reduction);
+        let queue = self.accumulator(name, (dtype, dims.into()), role, shared_name);
+        SparseConditionalAccumulator { queue }
     }
 }
 
