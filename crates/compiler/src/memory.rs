@@ -233,8 +233,8 @@ fn lives(program: &Program) -> Vec<Option<Life>> {
         let group = program.groups.iter().find(|group| group.outputs.contains(&commit.value));
         group.into_iter().flat_map(|group| group.inputs.iter().map(|input| input.value))
     });
-    let kept = fetched.chain(commits.iter().map(|commit| commit.value)).chain(again);
-    for value in kept {
+    again.for_each(|value| read(&mut lives, value, step));
+    for value in fetched.chain(commits.iter().map(|commit| commit.value)) {
         read(&mut lives, value, usize::MAX);
     }
     lives
