@@ -2,12 +2,13 @@
 
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use convoke_graph_core::{AlignedBytes, Error, ErrorKind, Result};
 use smallvec::SmallVec;
 
 use crate::fast::Team;
+use crate::lanes::Lanes;
 
 /// The threads that a session's kernels run on, with scratch memory that is kept between runs.
 ///
@@ -17,7 +18,7 @@ use crate::fast::Team;
 pub struct Threads {
     team: Option<Team>,
     n: usize,
-    scratch: Mutex<Vec<AlignedBytes>>,
+    scratch: Lanes<Mutex<Vec<AlignedBytes>>>,
 }
 
 impl Threads {
@@ -32,12 +33,12 @@ impl Threads {
         let team = Team::new(n - 1).map_err(|e| {
             Error::new(ErrorKind::ResourceExhausted, format!("cannot start {n} threads: {e}"))
         })?;
-        Ok(Self { team: Some(team), n, scratch: Mutex::default() })
+        Ok(Self { team: Some(team), n, scratch: Lanes::default() })
     }
 
     /// The calling thread alone.
     pub fn one() -> Self {
-        Self { team: None, n: 1, scratch: Mutex::default() }
+        Self { team: None, n: 1, scratch: Lanes::default() }
     }
 
     /// How many threads work at once.
@@ -68,17 +69,15 @@ impl Threads {
 
     /// At least `len` bytes of garbage, back in the pool when dropped.
     pub(crate) fn scratch(&self, len: usize) -> Result<Scratch<'_>> {
-        let kept = self.lock().pop();
+        if len == 0 {
+            return Ok(Scratch { bytes: AlignedBytes::default(), threads: self });
+        }
+        let kept = self.scratch.all().find_map(|lane| lock(lane).pop());
         let bytes = match kept {
             Some(bytes) if bytes.len() >= len => bytes,
-            _ if len == 0 => AlignedBytes::default(),
             _ => AlignedBytes::zeroed(len)?,
         };
         Ok(Scratch { bytes, threads: self })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<AlignedBytes>> {
-        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls `f` with parts of `0..len` and of each output, in which every index has `widths[i]` bytes.
@@ -110,10 +109,10 @@ impl Threads {
         }
         let first_error: Mutex<Option<(usize, Error)>> = Mutex::default();
         self.share(parts.len(), &|i| {
-            let part = parts[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let part = lock(&parts[i]).take();
             let Some((range, mut outputs)) = part else { return };
             if let Err(error) = f(range, &mut outputs) {
-                let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut first = lock(&first_error);
                 if first.as_ref().is_none_or(|(at, _)| i < *at) {
                     *first = Some((i, error));
                 }
@@ -157,7 +156,11 @@ impl DerefMut for Scratch<'_> {
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
-            self.threads.lock().push(std::mem::take(&mut self.bytes));
+            lock(self.threads.scratch.own()).push(std::mem::take(&mut self.bytes));
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

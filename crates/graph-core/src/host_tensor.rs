@@ -51,6 +51,15 @@ impl Owner for Arc<AlignedBytes> {
     }
 }
 
+/// The bytes of a small tensor, which need no memory of their own.
+struct Few([u64; 2]);
+
+impl Owner for Few {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+}
+
 /// Bytes that begin on a 64-byte line, so that elements of every dtype can be seen in them.
 #[derive(Debug, Clone, Default)]
 pub struct AlignedBytes {
@@ -134,6 +143,21 @@ impl HostTensor {
     pub fn from_bytes(dtype: DType, shape: Shape, bytes: AlignedBytes) -> Result<Self> {
         let len = bytes.len();
         Self::adopt(dtype, shape, Arc::new(bytes), len)
+    }
+
+    /// As [`Self::from_bytes`], with a copy of the bytes.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`] and [`AlignedBytes::zeroed`].
+    pub fn copy_of(dtype: DType, shape: Shape, bytes: &[u8]) -> Result<Self> {
+        let mut few = Few([0; 2]);
+        match bytemuck::bytes_of_mut(&mut few.0).get_mut(..bytes.len()) {
+            Some(copy) => {
+                copy.copy_from_slice(bytes);
+                Self::adopt(dtype, shape, Arc::new(few), bytes.len())
+            }
+            None => Self::from_bytes(dtype, shape, AlignedBytes::copy_of(bytes)?),
+        }
     }
 
     /// As [`Self::from_bytes`], sharing bytes that others hold too.

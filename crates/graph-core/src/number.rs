@@ -3,7 +3,7 @@
 use bytemuck::{bytes_of, bytes_of_mut, pod_read_unaligned};
 use half::{bf16, f16};
 
-use crate::{AlignedBytes, DType, Element, HostTensor, Result, Shape};
+use crate::{DType, Element, HostTensor, Result, Shape};
 
 /// A number or a truth value of a dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,7 @@ impl Number {
     /// # Errors
     /// There is no memory.
     pub fn to_tensor(&self) -> Result<HostTensor> {
-        let bytes = AlignedBytes::copy_of(self.bytes())?;
-        HostTensor::from_bytes(self.dtype, Shape::scalar(), bytes)
+        HostTensor::copy_of(self.dtype, Shape::scalar(), self.bytes())
     }
 
     fn value(&self) -> Option<Value> {

@@ -97,7 +97,7 @@ impl<F: Fetch> Callable<F> {
     /// [`ErrorKind::InvalidArgument`](convoke_graph_core::ErrorKind::InvalidArgument) for another number of values;
     /// as [`Session::run`].
     pub fn call<'a>(&self, values: impl Arguments<'a>) -> Result<F::Output> {
-        self.call_with(values, &RunOptions::default()).map(|(output, _)| output)
+        self.take(values, &RunOptions::default(), &mut RunMetadata::default())
     }
 
     /// As [`Self::call`], with options, and says what the run did.
@@ -109,9 +109,8 @@ impl<F: Fetch> Callable<F> {
         values: impl Arguments<'a>,
         options: &RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
-        let mut tensors = Vec::new();
-        let metadata = self.run(values, options, &mut Outputs::Tensors(&mut tensors))?;
-        let output = self.fetch.take(&mut FetchResults::new(tensors, self.places.clone()))?;
+        let mut metadata = RunMetadata::default();
+        let output = self.take(values, options, &mut metadata)?;
         Ok((output, metadata))
     }
 
@@ -131,7 +130,20 @@ impl<F: Fetch> Callable<F> {
             return Err(Error::invalid(message));
         }
         let outputs = &mut Outputs::Into(outputs, &self.places);
-        self.run(values, &RunOptions::default(), outputs)
+        let mut metadata = RunMetadata::default();
+        self.run(values, &RunOptions::default(), outputs, &mut metadata)?;
+        Ok(metadata)
+    }
+
+    fn take<'a>(
+        &self,
+        values: impl Arguments<'a>,
+        options: &RunOptions,
+        metadata: &mut RunMetadata,
+    ) -> Result<F::Output> {
+        let mut tensors = Vec::new();
+        self.run(values, options, &mut Outputs::Tensors(&mut tensors), metadata)?;
+        self.fetch.take(&mut FetchResults::new(tensors, self.places.clone()))
     }
 
     fn run<'a>(
@@ -139,7 +151,8 @@ impl<F: Fetch> Callable<F> {
         values: impl Arguments<'a>,
         options: &RunOptions,
         outputs: &mut Outputs<'_, '_>,
-    ) -> Result<RunMetadata> {
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
         let start = Instant::now();
         let core = &self.session.core;
         core.check_open()?;
@@ -153,12 +166,11 @@ impl<F: Fetch> Callable<F> {
         let data: SmallVec<[FeedData<'_>; 4]> = data.collect::<Result<_>>()?;
         let (planned, recent) = (&*self.planned, Some(&self.recent));
         let request = Request { recent, ..Request::new(planned, &data, options, start) };
-        let mut metadata = RunMetadata::default();
         metadata.begin(&request);
         (metadata.plan_cached, metadata.graph_nodes) = (true, planned.n_nodes());
-        core.run(&request, outputs, &mut metadata)?;
+        core.run(&request, outputs, metadata)?;
         metadata.wall = start.elapsed();
-        Ok(metadata)
+        Ok(())
     }
 }
 

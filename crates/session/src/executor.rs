@@ -42,9 +42,6 @@ use crate::pool::Pool;
 use crate::session::Timings;
 use crate::state::{Generation, Snapshot, State};
 
-/// How many instances of a program stay for later runs.
-const INSTANCES_MAX: usize = 8;
-
 /// A program with its kernels and the memory of its runs.
 pub(crate) struct Compiled {
     pub(crate) program: Program,
@@ -184,7 +181,7 @@ impl Compiled {
             places: Vec::new(),
             variables: Vec::new(),
             inputs: Vec::new(),
-            instances: Pool::new(INSTANCES_MAX),
+            instances: Pool::default(),
             names: Vec::new(),
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),

@@ -109,8 +109,7 @@ impl FeedData<'_> {
             Self::Offered(donation) => donation.to_host(),
             Self::Number(number, _) => number.to_tensor(),
             Self::Borrowed(dtype, shape, bytes) => {
-                let copy = convoke_graph_core::AlignedBytes::copy_of(bytes)?;
-                HostTensor::from_bytes(*dtype, shape.clone(), copy)
+                HostTensor::copy_of(*dtype, shape.clone(), bytes)
             }
         }
     }

@@ -2,42 +2,48 @@
 
 use std::sync::PoisonError;
 
+use convoke_cpu_backend::Lanes;
+
 use crate::sync::{Mutex, MutexGuard};
 
-/// Things that nobody uses at the moment, `max` at most.
+/// Things that nobody uses at the moment, one for each lane at most. A thread looks in its own lane first, so that
+/// many do not wait for one another.
 #[derive(Debug)]
-pub(crate) struct Pool<T> {
-    max: usize,
-    idle: Mutex<Vec<T>>,
+pub(crate) struct Pool<T>(Lanes<Mutex<Option<T>>>);
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self(Lanes::default())
+    }
 }
 
 impl<T> Pool<T> {
-    pub fn new(max: usize) -> Self {
-        Self { max, idle: Mutex::new(Vec::new()) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// One for this run alone, if there is any.
     pub fn take(&self) -> Option<T> {
-        self.lock().pop()
+        self.0.all().find_map(|lane| lock(lane).take())
     }
 
     /// Leaves one for others; it is dropped if there are enough.
     pub fn give_back(&self, used: T) {
-        let mut idle = self.lock();
-        if idle.len() < self.max {
-            idle.push(used);
+        let mut used = Some(used);
+        for lane in self.0.all() {
+            let mut idle = lock(lane);
+            if idle.is_none() {
+                *idle = used.take();
+                return;
+            }
         }
     }
 
     /// Drops those that nobody uses. True if there were any.
     pub fn clear(&self) -> bool {
-        let idle = std::mem::take(&mut *self.lock());
+        let idle: Vec<T> = self.0.all().filter_map(|lane| lock(lane).take()).collect();
         !idle.is_empty()
     }
+}
+
+fn lock<T>(lane: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, loom))]
@@ -54,7 +60,7 @@ mod loom_tests {
     #[test]
     fn loom_pool() {
         loom::model(|| {
-            let pool = Arc::new(Pool::<Arc<AtomicUsize>>::new(1));
+            let pool = Arc::new(Pool::<Arc<AtomicUsize>>::default());
             let run = || {
                 let pool = pool.clone();
                 thread::spawn(move || {
@@ -67,8 +73,8 @@ mod loom_tests {
             let threads = [run(), run()];
             pool.clear();
             threads.into_iter().for_each(|thread| thread.join().unwrap());
-            assert!(pool.lock().len() <= 1);
-            assert!(pool.lock().iter().all(|idle| Arc::strong_count(idle) == 1));
+            let idle = || std::iter::from_fn(|| pool.take());
+            assert!(idle().all(|idle| Arc::strong_count(&idle) == 1));
         });
     }
 }

@@ -1,37 +1,70 @@
 //! The program that a callable used last: no look-up while the shapes stay the same.
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use convoke_cpu_backend::Lanes;
 
 use crate::core::ProgramKey;
 use crate::devices::Gpus;
 use crate::executor::Compiled;
 use crate::feeds::FeedData;
 
-/// The program that was used last, where all runs have one plan.
+/// The program that was used last, where all runs have one plan. Each thread finds it in its own lane, so that many
+/// do not wait for one another.
 #[derive(Default)]
-pub(crate) struct Recent(Mutex<Option<(ProgramKey, Arc<Compiled>)>>);
+pub(crate) struct Recent(Lanes<Mutex<Option<Arc<Kept>>>>);
+
+/// A program, and what it is for.
+pub(crate) struct Kept {
+    key: ProgramKey,
+    compiled: Arc<Compiled>,
+}
+
+/// A program that a run uses.
+pub(crate) enum Current {
+    /// One that was looked up or made.
+    Found(Arc<Compiled>),
+    /// One that this thread used last.
+    Recent(Arc<Kept>),
+}
+
+impl Deref for Current {
+    type Target = Compiled;
+
+    fn deref(&self) -> &Compiled {
+        match self {
+            Self::Found(compiled) => compiled,
+            Self::Recent(kept) => &kept.compiled,
+        }
+    }
+}
 
 impl Recent {
-    fn lock(&self) -> MutexGuard<'_, Option<(ProgramKey, Arc<Compiled>)>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     /// The program, if it is for feeds like these.
-    pub fn get(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Option<Arc<Compiled>> {
-        let kept = self.lock();
-        let (key, compiled) = kept.as_ref()?;
-        let mut pairs = key.iter().zip(data);
+    pub fn get(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Option<Current> {
+        let lane = lock(self.0.own());
+        let kept = lane.as_ref()?;
+        let mut pairs = kept.key.iter().zip(data);
         let is_like = pairs.all(|((shape, home, is_given, contents), data)| {
             contents.is_none()
                 && shape == data.shape()
                 && *home == gpus.home(data)
                 && *is_given == matches!(data, FeedData::Given(..))
         });
-        is_like.then(|| compiled.clone())
+        is_like.then(|| Current::Recent(kept.clone()))
     }
 
-    /// Keeps a program.
+    /// Keeps a program, and no other.
     pub fn set(&self, key: ProgramKey, compiled: Arc<Compiled>) {
-        *self.lock() = Some((key, compiled));
+        for lane in self.0.all().skip(1) {
+            let others = |kept: &mut Arc<Kept>| !Arc::ptr_eq(&kept.compiled, &compiled);
+            let _other = lock(lane).take_if(others);
+        }
+        let _before = lock(self.0.own()).replace(Arc::new(Kept { key, compiled }));
     }
+}
+
+fn lock(lane: &Mutex<Option<Arc<Kept>>>) -> MutexGuard<'_, Option<Arc<Kept>>> {
+    lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -1,11 +1,12 @@
 //! Calibration while a session has nothing else to do.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use convoke_cpu_backend::Lanes;
 use convoke_graph_core::{Error, ErrorKind, Result};
 
 use super::{CalibrateOptions, Progress};
@@ -17,27 +18,38 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What a session is at.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    running: AtomicUsize,
-    /// Runs that have ended.
-    ended: AtomicU64,
+    runs: Lanes<Runs>,
     stopped: AtomicBool,
     /// Wakes who waits for the next look.
     lock: Mutex<()>,
     wake: Condvar,
 }
 
+/// Of some threads.
+#[derive(Debug, Default)]
+struct Runs {
+    under_way: AtomicUsize,
+    has_ended: AtomicBool,
+}
+
 /// A run in progress; ends when it is dropped.
-pub(crate) struct Active<'a>(&'a Activity);
+pub(crate) struct Active<'a>(&'a Runs);
 
 impl Activity {
     pub fn begin(&self) -> Active<'_> {
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Active(self)
+        let own = self.runs.own();
+        own.under_way.fetch_add(1, Ordering::Relaxed);
+        Active(own)
+    }
+
+    /// How many runs are under way.
+    fn under_way(&self) -> usize {
+        self.runs.all().map(|runs| runs.under_way.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether no more than one run is under way.
     pub fn is_alone(&self) -> bool {
-        self.running.load(Ordering::Relaxed) <= 1
+        self.under_way() <= 1
     }
 
     /// Waits until the session has run once and does nothing now; breaks off when it ends.
@@ -47,8 +59,8 @@ impl Activity {
             if self.stopped.load(Ordering::Acquire) {
                 return ControlFlow::Break(());
             }
-            let idle = self.running.load(Ordering::Relaxed) == 0;
-            if idle && self.ended.load(Ordering::Relaxed) > 0 {
+            let has_run = self.runs.all().any(|runs| runs.has_ended.load(Ordering::Relaxed));
+            if has_run && self.under_way() == 0 {
                 return ControlFlow::Continue(());
             }
             let waited = self.wake.wait_timeout(guard, LOOK);
@@ -65,8 +77,8 @@ impl Activity {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.has_ended.store(true, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

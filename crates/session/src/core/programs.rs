@@ -13,7 +13,7 @@ use crate::executor::{Compiled, Failure, Refused};
 use crate::feeds::FeedData;
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::place::Placing;
-use crate::recent::Recent;
+use crate::recent::{Current, Recent};
 
 /// What is known of feeds, and where they are.
 struct Inputs {
@@ -59,7 +59,7 @@ impl Core {
         data: &[FeedData<'_>],
         recent: Option<&Recent>,
         metadata: &mut RunMetadata,
-    ) -> Result<(Arc<Compiled>, Option<RwLockReadGuard<'_, ()>>)> {
+    ) -> Result<(Current, Option<RwLockReadGuard<'_, ()>>)> {
         let mut compiled = self.compiled(planned, data, recent, metadata)?;
         // Nothing moves variables from here on; where something has, there is another program.
         let mut stays = self.options.autotune.then(|| self.read_moves());
@@ -81,7 +81,7 @@ impl Core {
         data: &[FeedData<'_>],
         recent: Option<&Recent>,
         metadata: &mut RunMetadata,
-    ) -> Result<Arc<Compiled>> {
+    ) -> Result<Current> {
         if let Some(compiled) = recent.and_then(|recent| recent.get(data, &self.gpus))
             && compiled.is_current(&self.state)
             && !compiled.is_stale()
@@ -94,7 +94,7 @@ impl Core {
         if let Some(recent) = recent {
             recent.set(key, compiled.clone());
         }
-        Ok(compiled)
+        Ok(Current::Found(compiled))
     }
 
     /// The program of a key: one that is there, or a new one.

@@ -1,7 +1,7 @@
 //! Where fetched elements go: into tensors of their own, or memory of the caller.
 
 use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
-use convoke_graph_core::{AlignedBytes, DType, Error, HostTensor, Result, Shape, TensorViewMut};
+use convoke_graph_core::{DType, Error, HostTensor, Result, Shape, TensorViewMut};
 
 use super::{Bound, Compiled, Place};
 use crate::device_tensor::{DeviceTensor, Fetched};
@@ -145,10 +145,7 @@ impl Compiled {
             {
                 HostTensor::from_shared(value.dtype, shape, instance.lend(slot as usize))
             }
-            _ => {
-                let bytes = self.bytes(fetch.value, instance, bound)?;
-                HostTensor::from_bytes(value.dtype, shape, AlignedBytes::copy_of(bytes)?)
-            }
+            _ => HostTensor::copy_of(value.dtype, shape, self.bytes(fetch.value, instance, bound)?),
         }
     }
 

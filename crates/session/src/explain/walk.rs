@@ -21,6 +21,7 @@ use crate::executor::Compiled;
 use crate::feeds::FeedData;
 use crate::flow::Flowing;
 use crate::metadata::RunMetadata;
+use crate::recent::Current;
 
 /// What is known of a value before a run.
 #[derive(Debug, Clone)]
@@ -234,7 +235,7 @@ impl Walk<'_> {
         &mut self,
         planned: &Planned,
         fed: &[Option<Known>],
-    ) -> std::result::Result<Arc<Compiled>, String> {
+    ) -> std::result::Result<Current, String> {
         let mut data: Vec<FeedData<'_>> = Vec::with_capacity(fed.len());
         for (known, &decides) in fed.iter().zip(&planned.plan.shape_feeds) {
             let name = known.as_ref().map_or("?", |known| &*known.name);

@@ -3,8 +3,7 @@
 use std::fmt::Write;
 
 use convoke_graph_core::{
-    AlignedBytes, Attribute, Attributes, DType, Dim, Dims, Error, ErrorKind, HostTensor, Result,
-    Shape,
+    Attribute, Attributes, DType, Dim, Dims, Error, ErrorKind, HostTensor, Result, Shape,
 };
 use serde_json::{Map, Value, json};
 
@@ -178,9 +177,7 @@ pub(super) fn tensor_from_json(value: &Value, take: Take<'_>) -> Result<HostTens
     let dims: Vec<usize> = dims.iter().map(size).collect::<Option<_>>().ok_or_else(lacks)?;
     let shape = Shape::new(&dims).map_err(|e| damaged(e.to_string()))?;
     let tensor = match (value.get("bytes"), value.get("strings")) {
-        (Some(Value::String(text)), None) => {
-            HostTensor::from_bytes(dtype, shape, AlignedBytes::copy_of(&unhex(text)?)?)
-        }
+        (Some(Value::String(text)), None) => HostTensor::copy_of(dtype, shape, &unhex(text)?),
         (None, Some(Value::Array(strings))) if dtype == DType::String => {
             let string = |value: &Value| unhex(value.as_str().ok_or_else(lacks)?);
             HostTensor::strings(&dims, strings.iter().map(string).collect::<Result<Vec<_>>>()?)
