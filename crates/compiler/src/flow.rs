@@ -5,6 +5,7 @@
 //! that are stored into before that are held by the run, given to programs and taken from them, until it ends.
 
 mod block;
+mod lifted;
 mod planner;
 
 use std::borrow::Cow;
@@ -16,6 +17,7 @@ use convoke_graph_core::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 pub use block::{BlockFeed, BlockPlan};
+pub use lifted::LoopVariable;
 use planner::{Planner, Whole};
 
 use crate::order::{Order, each_within, in_order, unfed_inputs};
@@ -79,12 +81,23 @@ pub struct Part {
     pub given: Vec<Option<usize>>,
     /// Values that never change.
     pub constants: Vec<(usize, HostTensor)>,
-    /// Slots for the elements of held variables as they are when the part begins.
-    pub starts: Vec<(NodeId, usize)>,
+    /// What it sees of held variables as they are when it begins.
+    pub starts: Vec<Start>,
     /// What is done.
     pub steps: Vec<Step>,
     /// Where the results are.
     pub results: Vec<usize>,
+}
+
+/// A slot for the elements of a held variable as they are when a part begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The variable.
+    pub variable: NodeId,
+    /// Where they go.
+    pub slot: usize,
+    /// Whether a variable without elements fails the run; if not, the slot is left empty.
+    pub must: bool,
 }
 
 /// One step of a part.
@@ -100,6 +113,8 @@ pub enum Step {
     Assert(Arc<Node>, Vec<usize>),
     /// Calls a function of the host.
     Call(CallStep),
+    /// Reads a variable, or its initial value.
+    ReadOr(ReadOrStep),
 }
 
 /// Where a program's feed comes from and a fetch goes.
@@ -137,6 +152,19 @@ pub struct CallStep {
     pub outputs: Vec<(usize, usize)>,
 }
 
+/// A held variable as it was when the part began, or an initial value where it had none.
+#[derive(Debug, Clone)]
+pub struct ReadOrStep {
+    /// The node that reads.
+    pub node: Arc<Node>,
+    /// The slot of a [`Start`].
+    pub start: usize,
+    /// The initial value.
+    pub initial: usize,
+    /// Where the result goes.
+    pub output: usize,
+}
+
 /// One of several parts runs.
 #[derive(Debug, Clone)]
 pub struct BranchStep {
@@ -155,14 +183,16 @@ pub struct BranchStep {
 /// A part that runs again and again.
 #[derive(Debug, Clone)]
 pub struct LoopStep {
-    /// The node, whose operation is a [`LoopOp`](convoke_graph_core::LoopOp).
+    /// The node, whose operation is a [`LoopOp`](convoke_graph_core::LoopOp) that carries the variables, too.
     pub node: Arc<Node>,
     /// Whether it runs at all.
     pub pred: Option<usize>,
     /// How often at most.
     pub count: Option<usize>,
-    /// What is carried at first.
+    /// What is carried at first, but for the variables.
     pub carried: Vec<usize>,
+    /// The held variables that it carries as well.
+    pub variables: Vec<LoopVariable>,
     /// What iterations get slices of.
     pub scanned: Vec<usize>,
     /// What each iteration gets whole, as far as it is needed.
@@ -199,8 +229,7 @@ impl FlowPlan {
         check_nodes(&nodes, &fed)?;
         let order = Order::new(graph, &nodes, &fed)?;
         let initial = order.initial(graph, &nodes);
-        let (plans, held) = (Vec::new(), FxHashSet::default());
-        let mut planner = Planner { graph, fed, plans, held, initial };
+        let mut planner = Planner::new(graph, fed, FxHashSet::default(), initial);
         planner.hold(&nodes);
         Self::of(planner, signature, nodes, Cow::Owned(order))
     }
@@ -219,7 +248,7 @@ impl FlowPlan {
         let nodes = ancestors(graph, &roots(signature), &fed, &own);
         check_nodes(&nodes, &fed)?;
         let held = variables(graph, &nodes).into_iter().map(|held| held.variable.id).collect();
-        let planner = Planner { graph, fed, plans: Vec::new(), held, initial };
+        let planner = Planner::new(graph, fed, held, initial);
         Self::of(planner, signature, nodes, Cow::Borrowed(order))
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
+    BodyId, Class, Error, Flow, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -117,7 +117,7 @@ impl Steps {
     /// tables as more feeds, and what it puts as more fetches; `early` is what must be fed before it takes anything.
     ///
     /// # Errors
-    /// As [`FlowPlan::new`]. Initial values that follow a branch or loop.
+    /// As [`FlowPlan::new`].
     pub fn new(
         graph: &GraphSnapshot,
         signature: Signature,
@@ -135,13 +135,6 @@ impl Steps {
         let mut run: FxHashSet<NodeId> = wider.targets.iter().copied().collect();
         for node in &nodes {
             run.extend(&node.controls);
-            let is_initial = matches!(node.op.class(), Class::State(State::ReadOr));
-            let after = order.after.get(&node.id).filter(|_| is_initial);
-            if after.is_some_and(|&assign| is_flow(graph.node(assign), &fed)) {
-                let what = "a variable or its initial value, after a branch or loop that assigns \
-                            the variable, in a partial run; read the variable";
-                return Err(unsupported(what, node));
-            }
         }
         let graph = graph.clone();
         Ok(Self { graph, signature, fed, taken, early, nodes, order, run })
@@ -455,8 +448,4 @@ fn is_free(node: &Node) -> bool {
 /// Whether a node gives elements of a variable, or whether there are any, as they are when it runs.
 fn is_read(node: &Node) -> bool {
     matches!(node.op.class(), Class::State(State::Read | State::IsInitialized))
-}
-
-fn unsupported(what: &str, node: &Node) -> Error {
-    Error::new(ErrorKind::Unimplemented, format!("unsupported: {what}")).with_node(&*node.name)
 }

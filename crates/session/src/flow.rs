@@ -10,7 +10,7 @@ mod repeat;
 use std::sync::Arc;
 use std::time::Instant;
 
-use convoke_compiler::flow::{BranchStep, FlowPlan, Part, Place, ProgramStep, Step};
+use convoke_compiler::flow::{BranchStep, FlowPlan, Part, Place, ProgramStep, Start, Step};
 use convoke_graph_core::{
     Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, Result, Shape, Values, index_of,
 };
@@ -169,8 +169,10 @@ impl Running<'_> {
         for (slot, tensor) in &part.constants {
             slots[*slot] = Some(tensor.clone());
         }
-        for &(variable, slot) in &part.starts {
-            slots[slot] = Some(self.held.now(variable, false)?);
+        for &Start { variable, slot, must } in &part.starts {
+            if must || self.held.is_initialized(variable) {
+                slots[slot] = Some(self.held.now(variable, false)?);
+            }
         }
         Ok(slots)
     }
@@ -191,6 +193,11 @@ impl Running<'_> {
                 for &(output, slot) in &step.outputs {
                     slots[slot] = Some(results.get(output).cloned().ok_or_else(no_value)?);
                 }
+                Ok(())
+            }
+            Step::ReadOr(step) => {
+                let start = slots.get(step.start).cloned().flatten();
+                slots[step.output] = Some(start.map_or_else(|| value(slots, step.initial), Ok)?);
                 Ok(())
             }
         }

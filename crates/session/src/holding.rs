@@ -135,6 +135,12 @@ impl Holdings {
         self.holding(variable)?.start()
     }
 
+    /// Whether a variable has elements as the run has left it.
+    pub fn is_initialized(&self, variable: NodeId) -> bool {
+        let holding = self.variables.get(&variable);
+        holding.is_some_and(|holding| holding.now.is_some() || holding.version > 0)
+    }
+
     /// The elements of a variable as the run has left them; zeros for one that may have none.
     ///
     /// # Errors
@@ -143,7 +149,7 @@ impl Holdings {
         let holding = self.holding(variable)?;
         match &holding.now {
             Some((now, _)) => Ok(now.clone()),
-            None if holding.version == 0 && is_optional => {
+            None if is_optional && holding.before.is_none() => {
                 let fact = &holding.variable.facts[0];
                 HostTensor::zeros(fact.dtype, fact.shape().unwrap_or_default())
             }

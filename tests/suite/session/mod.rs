@@ -35,6 +35,7 @@ mod hooks;
 mod initial;
 mod lifecycle;
 mod long_loops;
+mod loop_variables;
 mod lost;
 mod map_staging_areas;
 mod metadata;

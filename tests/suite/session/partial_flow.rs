@@ -259,17 +259,34 @@ fn a_step_ends_with_its_deadline() {
     assert!(!run.is_done());
 }
 
+/// What a branch assigns, an initial value after it sees, in the same step or a later one; where it assigns nothing,
+/// what there was, or else the initial value.
 #[test]
-fn what_a_partial_run_does_not_do_is_said() {
+fn initial_values_after_branches_that_assign() {
     let g = Graph::new();
     let p = g.placeholder("p", Bool, dims![]);
     let v = g.variable("v", Init::Constant(1.0), F32, []);
-    let set = g.cond(&p, || v.assign(2.0), || v.read());
-    let initial = g.after(&[&set.operation()], || v.initialized_value());
-    let session = Session::new(&g, &Devices::cpu()).unwrap();
-    let error = session.partial_run(&[&p], &initial).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
-    assert!(error.message().contains("unsupported"), "{error}");
+    let set = g.cond(&p, || v.assign(2.0), || g.constant(0.0f32));
+    let initial = g.after(&[&set.operation()], || v.initialized_value() * 10.0);
+    let is_set = g.after(&[&set.operation()], || v.is_initialized());
+    for in_steps in [false, true] {
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        let run = |sets: bool| -> (f32, bool) {
+            let mut run = session.partial_run(&[&p], (&set, &initial, &is_set)).unwrap();
+            if in_steps {
+                let first: f32 = run.run(&[p.feed(sets)], &set).unwrap().scalar().unwrap();
+                assert_eq!(first, if sets { 2.0 } else { 0.0 });
+                let last = run.run(&[], (&initial, &is_set)).unwrap();
+                return (last.0.scalar().unwrap(), last.1.scalar().unwrap());
+            }
+            let (_, last, is_set) = run.run(&[p.feed(sets)], (&set, &initial, &is_set)).unwrap();
+            (last.scalar().unwrap(), is_set.scalar().unwrap())
+        };
+        assert_eq!(run(false), (10.0, false));
+        assert_eq!(run(true), (20.0, true));
+        session.run(&[], v.assign(5.0).operation()).unwrap();
+        assert_eq!(run(false), (50.0, true));
+    }
 }
 
 /// Numbers that look random.

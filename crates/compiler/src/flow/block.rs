@@ -8,6 +8,7 @@ use convoke_graph_core::{
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
+use super::lifted::handle;
 use super::{LoopStep, Place, ProgramStep, Step, ancestors};
 use crate::{Plan, Signature};
 
@@ -65,7 +66,7 @@ impl LoopStep {
         trips: Option<u64>,
     ) -> Result<BlockPlan> {
         let params = &op.body.params;
-        let fed = self.fed(op, plan);
+        let fed = self.fed(op, plan, graph);
         let stacked = self.outputs.iter().filter_map(|&(output, _)| self.stacked_of(op, output));
         let pred = self.results.first().filter(|_| op.has_pred && trips.is_none());
         let collected: Vec<Output> = pred.copied().into_iter().chain(stacked).collect();
@@ -104,17 +105,23 @@ impl LoopStep {
             feeds,
             ..Signature::default()
         };
-        let (order, initial) = (plan.order.clone(), plan.initial.clone());
-        let nodes = outer.into_iter().chain([Arc::new(node)]).collect();
-        let plan = Plan { nodes, order, initial, ..Plan::bare(graph, signature) };
+        let (order, initial, held) = (plan.order.clone(), plan.initial.clone(), plan.held.clone());
+        let handles: Vec<Output> = self.variables.iter().map(|own| handle(own.variable)).collect();
+        let variables = self.variables.iter().map(|own| graph.node(own.variable).clone());
+        let nodes = variables.chain(outer).chain([Arc::new(node)]).collect();
+        let plan = Plan { nodes, order, initial, held, handles, ..Plan::bare(graph, signature) };
         Ok(BlockPlan { plan, feeds: sources, carried })
     }
 
     /// The outputs that iterations are given.
-    fn fed(&self, op: &LoopOp, plan: &Plan) -> FxHashSet<Output> {
+    fn fed(&self, op: &LoopOp, plan: &Plan, graph: &GraphSnapshot) -> FxHashSet<Output> {
         let captures = op.body.captures.iter().zip(&self.captures);
         let captures = captures.filter_map(|(output, slot)| slot.map(|_| output));
-        plan.signature.feeds.iter().chain(&op.body.params).chain(captures).copied().collect()
+        // A read of a variable that is carried is no feed: it reads what is carried.
+        let feeds = plan.signature.feeds.iter();
+        let feeds = feeds
+            .filter(|feed| !self.variables.iter().any(|own| own.is_read_by(graph.node(feed.node))));
+        feeds.chain(&op.body.params).chain(captures).copied().collect()
     }
 
     /// Which carried tensors change, of those that are asked for or that something needed is computed from; and the nodes
@@ -127,9 +134,8 @@ impl LoopStep {
         collected: &[Output],
     ) -> (Vec<usize>, Vec<Arc<Node>>) {
         let (params, next) = (&op.body.params, &self.results[op.next_at()..][..op.n_carried]);
-        let is_asked = |at: &usize| self.outputs.iter().any(|&(output, _)| output == *at);
         let own = |control: NodeId| graph.node(control).body == op.body.id;
-        let mut carried: Vec<usize> = (0..op.n_carried).filter(is_asked).collect();
+        let mut carried: Vec<usize> = self.asked(op).collect();
         loop {
             let results = carried.iter().map(|&at| &next[at]).chain(collected);
             let roots = results.clone().filter(|result| !fed.contains(result));

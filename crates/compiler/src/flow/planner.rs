@@ -11,9 +11,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::{
-    BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Step, ancestors, is_flow, near, roots,
+    BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, ReadOrStep, Start, Step, ancestors,
+    is_flow, near, roots,
 };
-use crate::order::{Order, assigned, each_within, is_assign, is_read};
+use crate::order::{Order, assigned, each_within, is_assign, is_read, unfed_inputs};
 use crate::{Plan, Signature};
 
 /// What makes parts.
@@ -25,6 +26,8 @@ pub(super) struct Planner<'a> {
     pub held: FxHashSet<NodeId>,
     /// Reads or initial values that give the initial value.
     pub initial: FxHashSet<NodeId>,
+    /// Reads or initial values that are steps of their own.
+    late: FxHashSet<NodeId>,
 }
 
 /// What a part is made of.
@@ -55,21 +58,38 @@ struct Stage {
     wanted: Vec<Output>,
     /// What its program runs for the effect.
     targets: Vec<NodeId>,
-    /// Its branches, loops and assertions, in order, with the outputs that are needed of each.
+    /// Its branches, loops and other steps, in order, with the outputs that are needed of each.
     flows: Vec<(Arc<Node>, Vec<u32>)>,
 }
 
 impl Making<'_> {
     fn slot(&mut self, output: Output) -> usize {
-        let n_slots = &mut self.part.n_slots;
-        *self.slots.entry(output).or_insert_with(|| {
-            *n_slots += 1;
-            *n_slots - 1
-        })
+        if let Some(&slot) = self.slots.get(&output) {
+            return slot;
+        }
+        let slot = self.own_slot();
+        self.slots.insert(output, slot);
+        slot
+    }
+
+    /// A slot for what is no output of a node.
+    fn own_slot(&mut self) -> usize {
+        self.part.n_slots += 1;
+        self.part.n_slots - 1
     }
 }
 
 impl<'a> Planner<'a> {
+    /// Without plans yet.
+    pub fn new(
+        graph: &'a GraphSnapshot,
+        fed: FxHashSet<Output>,
+        held: FxHashSet<NodeId>,
+        initial: FxHashSet<NodeId>,
+    ) -> Self {
+        Self { graph, fed, plans: Vec::new(), held, initial, late: FxHashSet::default() }
+    }
+
     /// Finds the variables that have to be held: those that a branch or loop assigns, or what one of them needs, or what
     /// a read needs that must not wait. If there are any, all that the run assigns are, so that all are stored at once.
     pub fn hold(&mut self, nodes: &[Arc<Node>]) {
@@ -109,17 +129,17 @@ impl<'a> Planner<'a> {
     /// Gives each node its stage, as late as its users allow. Gives the last one.
     fn stages(&self, making: &mut Making<'_>) -> usize {
         let order = making.order;
-        let is_flow = |node: &Node| is_flow(node, &self.fed);
         let mut depths: FxHashMap<NodeId, usize> = FxHashMap::default();
         let mut last = 0;
         for node in making.nodes {
             let inputs = node.inputs.iter().map(|input| &input.node);
-            let depth =
-                |id: &NodeId| Some(depths.get(id)? + usize::from(is_flow(self.graph.node(*id))));
+            let depth = |id: &NodeId| {
+                Some(depths.get(id)? + usize::from(self.is_step(self.graph.node(*id))))
+            };
             let before = inputs.chain(&node.controls).chain(order.before(node.id));
             let before = before.chain(order.after.get(&node.id));
             let depth = before.filter_map(depth).max().unwrap_or(0);
-            last = last.max(depth + usize::from(is_flow(node)));
+            last = last.max(depth + usize::from(self.is_step(node)));
             depths.insert(node.id, depth);
         }
         for node in making.nodes.iter().rev() {
@@ -131,11 +151,11 @@ impl<'a> Planner<'a> {
             // What is not of the part runs elsewhere.
             let before: SmallVec<[NodeId; 4]> =
                 before.copied().filter(|id| depths.contains_key(id)).collect();
-            let ends = |id: &NodeId| depths[id] + usize::from(is_flow(self.graph.node(*id)));
-            let stage = if is_prompt {
-                before.iter().map(ends).max().unwrap_or(0)
-            } else if is_flow(node) {
+            let ends = |id: &NodeId| depths[id] + usize::from(self.is_step(self.graph.node(*id)));
+            let stage = if self.is_step(node) {
                 depths[&node.id]
+            } else if is_prompt {
+                before.iter().map(ends).max().unwrap_or(0)
             } else {
                 making.stages.get(&node.id).copied().unwrap_or(last)
             };
@@ -154,7 +174,35 @@ impl<'a> Planner<'a> {
         is_read(node) && self.held.contains(&node.inputs[0].node)
     }
 
-    /// For each input of a branch, loop or assertion, where it comes from. What bodies capture and compute by
+    /// Whether a node is a step of its own, and no part of a program.
+    fn is_step(&self, node: &Node) -> bool {
+        is_flow(node, &self.fed) || self.late.contains(&node.id)
+    }
+
+    /// Finds the reads that take a held variable as it is when the part begins, or else an initial value that is known
+    /// only after a branch or loop: by then the part may have assigned the variable.
+    fn find_late(&mut self, nodes: &[Arc<Node>], order: &Order) {
+        let mut behind: FxHashSet<NodeId> = FxHashSet::default();
+        for node in nodes {
+            let (id, inputs) = (node.id, unfed_inputs(node, &self.fed).collect::<Vec<_>>());
+            let is_behind = inputs.iter().any(|input| behind.contains(input));
+            if is_behind || is_flow(node, &self.fed) {
+                behind.insert(id);
+            }
+            let Class::State(State::ReadOr) = node.op.class() else { continue };
+            let variable = node.inputs[0].node;
+            if is_behind
+                && self.held.contains(&variable)
+                && order.assigns.contains_key(&variable)
+                && !order.after.contains_key(&id)
+                && !self.initial.contains(&id)
+            {
+                self.late.insert(id);
+            }
+        }
+    }
+
+    /// For each input of a step, where it comes from. What bodies capture and compute by
     /// themselves is left out.
     fn data_inputs(&self, node: &Node) -> SmallVec<[Option<Output>; 4]> {
         let captures: (usize, &[Output]) = match node.op.class() {
@@ -162,12 +210,13 @@ impl<'a> Planner<'a> {
             Class::Flow(Flow::Loop(op)) => (op.inputs_at()[2], &op.body.captures),
             _ => (node.inputs.len(), &[]),
         };
+        let is_handle = |at: usize| at == 0 && self.late.contains(&node.id);
         let is_free = |at: usize| {
             let own = at.checked_sub(captures.0).and_then(|at| captures.1.get(at));
             own.is_some_and(|own| self.is_free(self.graph.node(own.node)))
         };
         let inputs = node.inputs.iter().enumerate();
-        inputs.map(|(at, &input)| (!is_free(at)).then_some(input)).collect()
+        inputs.map(|(at, &input)| (!is_free(at) && !is_handle(at)).then_some(input)).collect()
     }
 
     /// The part of a body that is `given` some outputs, as far as its `results` need it.
@@ -200,6 +249,7 @@ impl<'a> Planner<'a> {
             let slot = is_given.then(|| making.slot(*output));
             making.part.given.push(slot);
         }
+        self.find_late(&whole.nodes, &whole.order);
         let last = self.stages(&mut making);
         self.take_starts(&mut making);
         for (at, stage) in self.listed(&making, last, whole).into_iter().enumerate() {
@@ -226,11 +276,11 @@ impl<'a> Planner<'a> {
         let for_others = |id: NodeId, user: Option<&Node>| {
             let own = *making.stages.get(&id)?;
             let Some(user) = user else { return Some(own) };
-            let is_later = is_flow(user, &self.fed) || making.stages.get(&user.id) > Some(&own);
+            let is_later = self.is_step(user) || making.stages.get(&user.id) > Some(&own);
             is_later.then_some(own)
         };
         let mut want = |output: Output, user: Option<&Node>| {
-            if is_flow(graph.node(output.node), &self.fed) {
+            if self.is_step(graph.node(output.node)) {
                 used.entry(output.node).or_default().push(output.index);
             } else if let Some(stage) = for_others(output.node, user)
                 && let Some(stage) = stages.get_mut(stage)
@@ -241,7 +291,7 @@ impl<'a> Planner<'a> {
             }
         };
         for node in making.nodes {
-            let inputs: SmallVec<[Output; 4]> = match is_flow(node, &self.fed) {
+            let inputs: SmallVec<[Output; 4]> = match self.is_step(node) {
                 true => self.data_inputs(node).into_iter().flatten().collect(),
                 false => node.inputs.iter().copied().collect(),
             };
@@ -251,7 +301,7 @@ impl<'a> Planner<'a> {
         let mut run: FxHashSet<NodeId> = whole.targets.iter().copied().collect();
         let run_in = |stages: &mut [Stage], id: NodeId, user: Option<&Node>| {
             let stage = for_others(id, user).and_then(|stage| stages.get_mut(stage));
-            if let Some(stage) = stage.filter(|_| !is_flow(graph.node(id), &self.fed)) {
+            if let Some(stage) = stage.filter(|_| !self.is_step(graph.node(id))) {
                 stage.targets.push(id);
             }
         };
@@ -265,7 +315,7 @@ impl<'a> Planner<'a> {
         }
         whole.targets.iter().for_each(|&target| run_in(&mut stages, target, None));
         run.extend(making.nodes.iter().flat_map(|node| &node.controls));
-        for node in making.nodes.iter().filter(|node| is_flow(node, &self.fed)) {
+        for node in making.nodes.iter().filter(|node| self.is_step(node)) {
             let mut outputs = used.remove(&node.id).unwrap_or_default();
             if run.contains(&node.id) {
                 outputs.extend(own_results(node));
@@ -288,7 +338,7 @@ impl<'a> Planner<'a> {
                 && !making.order.after.contains_key(&node.id);
             if is_start {
                 let slot = making.slot(output);
-                making.part.starts.push((variable, slot));
+                making.part.starts.push(Start { variable, slot, must: true });
             }
         }
     }
@@ -314,7 +364,7 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         let graph = self.graph;
         let is_here = |making: &Making<'_>, id: NodeId| {
-            making.stages.get(&id) == Some(&stage) && !is_flow(graph.node(id), &self.fed)
+            making.stages.get(&id) == Some(&stage) && !self.is_step(graph.node(id))
         };
         wanted.retain(|output| !making.slots.contains_key(output));
         wanted.sort_unstable();
@@ -368,7 +418,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The step of a branch, loop or assertion of which some outputs are needed.
+    /// The step that a node is, of which some outputs are needed.
     fn flow_step(
         &mut self,
         making: &mut Making<'_>,
@@ -382,6 +432,13 @@ impl<'a> Planner<'a> {
         used.retain(|&index| !making.slots.contains_key(&Output { node: node.id, index }));
         used.sort_unstable();
         used.dedup();
+        if let (Class::State(_), [_, Some(initial)]) = (node.op.class(), &inputs[..]) {
+            let (variable, start) = (node.inputs[0].node, making.own_slot());
+            making.part.starts.push(Start { variable, slot: start, must: false });
+            let output = making.slot(Output { node: node.id, index: 0 });
+            let initial = *initial;
+            return Ok(Step::ReadOr(ReadOrStep { node: node.clone(), start, initial, output }));
+        }
         let slot = |making: &mut Making<'_>, index: u32| {
             (index as usize, making.slot(Output { node: node.id, index }))
         };
@@ -452,18 +509,20 @@ impl<'a> Planner<'a> {
             }
         }
         let given: Vec<Output> = body.params.iter().chain(&body.captures).copied().collect();
-        Ok(LoopStep {
+        let step = LoopStep {
             node: node.clone(),
             pred: pred.copied().flatten(),
             count: count.copied().flatten(),
             carried: carried.iter().copied().flatten().collect(),
+            variables: Vec::new(),
             scanned: scanned.iter().copied().flatten().collect(),
             captures: captures.to_vec(),
             body: self.body(body.id, &given, &results)?,
             results,
             stacked,
             outputs,
-        })
+        };
+        Ok(step.lifted(self.graph, op, &self.plans))
     }
 
     /// Whether a loop runs again and what it carries next, as its body gives them. A carried tensor that decides nothing

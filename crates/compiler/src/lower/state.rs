@@ -123,7 +123,12 @@ impl Lowering<'_> {
     }
 
     /// The elements of a variable at the start of the run, if it has some.
-    fn elements(&mut self, variable: NodeId, dtype: DType, shape: &Shape) -> Result<Form> {
+    pub(super) fn elements(
+        &mut self,
+        variable: NodeId,
+        dtype: DType,
+        shape: &Shape,
+    ) -> Result<Form> {
         let layout = Layout::packed(shape.clone());
         if let Some(&value) = self.variables.get(&variable) {
             return Ok(Form::Operand(Operand { value, layout }));

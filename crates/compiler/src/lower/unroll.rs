@@ -35,9 +35,11 @@ impl Lowering<'_> {
         let scanned: Vec<(Fact, Form)> =
             scanned.iter().map(|given| self.once(given)).collect::<Result<_>>()?;
         self.check_lengths(op, &scanned)?;
+        let mut carried: Vec<(Fact, Form)> =
+            carried.iter().map(|given| self.opened(given)).collect::<Result<_>>()?;
+        let before = self.variables.clone();
         let first: Vec<Shape> =
             carried.iter().map(|(_, form)| self.shape(form)).collect::<Result<_>>()?;
-        let mut carried = carried.to_vec();
         let mut rows: Vec<Vec<(Fact, Form)>> = vec![Vec::new(); outputs.len()];
         for iteration in 0..trips {
             let row = op.slice_of(iteration, op.trips);
@@ -45,7 +47,10 @@ impl Lowering<'_> {
             for (fact, form) in &scanned {
                 params.push(self.row(node, fact.dtype, form, row)?);
             }
-            self.forms.extend(op.body.params.iter().copied().zip(params));
+            for (&param, given) in op.body.params.iter().zip(params) {
+                let given = self.as_param(node, param, given)?;
+                self.forms.insert(param, given);
+            }
             let results = self.iteration(op)?;
             for (output, rows) in rows.iter_mut().enumerate() {
                 let history = output.checked_sub(op.history_at()).and_then(|at| carried.get(at));
@@ -62,6 +67,7 @@ impl Lowering<'_> {
         }
         self.depth -= 1;
         self.device = device;
+        self.variables = before;
         let mut given = SmallVec::new();
         for (output, (fact, mut rows)) in outputs.iter().zip(rows).enumerate() {
             if op.reverse {
@@ -76,6 +82,30 @@ impl Lowering<'_> {
             });
         }
         Ok(given)
+    }
+
+    /// What is carried of a variable: its elements.
+    fn opened(&mut self, (fact, form): &(Fact, Form)) -> Result<(Fact, Form)> {
+        let Form::Handle(variable) = *form else { return Ok((fact.clone(), form.clone())) };
+        let shape = fact
+            .shape()
+            .ok_or_else(|| Error::internal("a variable of unknown shape goes through a loop"))?;
+        Ok((Fact::new(fact.dtype, &shape), self.elements(variable, fact.dtype, &shape)?))
+    }
+
+    /// What the body is given as a parameter, which may be the handle of a variable that has these elements now.
+    fn as_param(
+        &mut self,
+        node: &Node,
+        param: Output,
+        (fact, form): (Fact, Form),
+    ) -> Result<(Fact, Form)> {
+        let Some((handle, Form::Handle(variable))) = self.forms.get(&param).cloned() else {
+            return Ok((fact, form));
+        };
+        let elements = self.packed(node.id, &form, fact.dtype)?;
+        self.variables.insert(variable, elements.value);
+        Ok((handle, Form::Handle(variable)))
     }
 
     /// A constant as a value, so that there is one of it however often it is used.

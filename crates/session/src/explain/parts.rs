@@ -69,6 +69,8 @@ pub enum StepWork {
     Assertion(StepNode),
     /// Calls a function of the host.
     Call(StepNode),
+    /// Gives a variable as it was before, or an initial value where it had none.
+    ReadOr(StepNode),
 }
 
 /// The node that a step is made of.
@@ -121,7 +123,8 @@ impl ExplainedStep {
             StepWork::Branch(node, _)
             | StepWork::Loop(node, ..)
             | StepWork::Assertion(node)
-            | StepWork::Call(node) => Some(node),
+            | StepWork::Call(node)
+            | StepWork::ReadOr(node) => Some(node),
         }
     }
 
@@ -133,6 +136,7 @@ impl ExplainedStep {
             StepWork::Loop(..) => "loop",
             StepWork::Assertion(_) => "assertion",
             StepWork::Call(_) => "call",
+            StepWork::ReadOr(_) => "read_or",
         }
     }
 
@@ -183,7 +187,7 @@ impl ExplainedParts {
                 };
                 Some(each.saturating_mul(trips))
             }
-            StepWork::Assertion(_) | StepWork::Call(_) => Some(0),
+            StepWork::Assertion(_) | StepWork::Call(_) | StepWork::ReadOr(_) => Some(0),
         };
         part.steps.iter().map(step).try_fold(0, |sum: u64, own| Some(sum.saturating_add(own?)))
     }
@@ -323,6 +327,7 @@ impl ExplainedParts {
                 }
                 StepWork::Assertion(node) => format!("assertion {}", node.name),
                 StepWork::Call(node) => format!("call {}", node.name),
+                StepWork::ReadOr(node) => format!("initialized value {}", node.name),
             };
             writeln!(f, "{pad}{title}")?;
             for (verb, values) in [("takes", &step.takes), ("gives", &step.gives)] {
@@ -347,7 +352,7 @@ impl ExplainedParts {
                     }
                 }
                 StepWork::Loop(_, _, body) => self.write_part(f, body, indent + 1)?,
-                StepWork::Assertion(_) | StepWork::Call(_) => {}
+                StepWork::Assertion(_) | StepWork::Call(_) | StepWork::ReadOr(_) => {}
             }
         }
         Ok(())

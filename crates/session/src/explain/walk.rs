@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use convoke_compiler::flow::{BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Step};
+use convoke_compiler::flow::{
+    BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, Start, Step,
+};
 use convoke_compiler::{Program, Source};
 use convoke_graph_core::{
     Class, DType, Flow, GraphSnapshot, Host, HostTensor, LoopOp, Node, NodeId, Output, Result,
@@ -122,7 +124,7 @@ impl Walk<'_> {
         for (slot, tensor) in &part.constants {
             slots[*slot] = Some(self.known("constant".into(), Some(tensor.clone())));
         }
-        for &(variable, slot) in &part.starts {
+        for &Start { variable, slot, .. } in &part.starts {
             slots[slot] = Some(self.variable(variable));
         }
         slots
@@ -149,6 +151,13 @@ impl Walk<'_> {
                 gives: Vec::new(),
                 stays: None,
             }),
+            Step::ReadOr(step) => {
+                let takes = values(slots, [step.start, step.initial].into_iter());
+                slots[step.output] = Some(self.of_output(&step.node, 0));
+                let gives = values(slots, std::iter::once(step.output));
+                let work = StepWork::ReadOr(step_node(&step.node));
+                Ok(ExplainedStep { work, takes, gives, stays: None })
+            }
             Step::Call(CallStep { node, inputs, outputs }) => {
                 let takes = values(slots, inputs.iter().copied());
                 for &(output, slot) in outputs {
@@ -297,18 +306,20 @@ impl Walk<'_> {
         };
         let outside = step.pred.iter().chain(&step.count).chain(&step.carried);
         let outside = outside.chain(&step.scanned).chain(step.captures.iter().flatten());
-        let takes = values(slots, outside.copied());
+        let mut takes = values(slots, outside.copied());
+        let variables: Vec<Known> =
+            step.variables.iter().map(|own| self.variable(own.variable)).collect();
+        takes.extend(variables.iter().map(value));
         let of = |slot: usize| slots.get(slot).cloned().flatten();
         let trips = self.trips(step, op, &of);
         let name = &step.node.name;
-        let begin: Slots = step.carried.iter().map(|&slot| of(slot)).collect();
-        let mut given: Slots = Vec::new();
-        let mut first = Vec::with_capacity(step.carried.len());
-        for (at, &slot) in step.carried.iter().enumerate() {
-            let like = of(slot).and_then(|known| known.like);
-            first.push(like.clone());
-            given.push(Some(self.like(format!("carried {at} of {name}").into(), like)));
-        }
+        let begin = step.carried.iter().map(|&slot| of(slot));
+        let begin: Slots = begin.chain(variables.iter().cloned().map(Some)).collect();
+        let first: Vec<_> = begin.iter().map(|known| known.as_ref()?.like.clone()).collect();
+        let names = (0..step.carried.len()).map(|at| format!("carried {at} of {name}").into());
+        let names = names.chain(variables.iter().map(|variable| variable.name.clone()));
+        let given = names.zip(&first).map(|(name, like)| Some(self.like(name, like.clone())));
+        let mut given: Slots = given.collect();
         for (at, &slot) in step.scanned.iter().enumerate() {
             let like = of(slot)
                 .and_then(|known| known.like)
@@ -335,10 +346,13 @@ impl Walk<'_> {
                 at if at == op.trips_at() => Some((DType::I64, Shape::default())),
                 _ => row.and_then(|(dtype, row)| stack(dtype, &row, trips)),
             };
-            let known = self.of_output(&step.node, output);
+            let node = self.graph.node(step.node.id).clone();
+            let known = self.of_output(&node, step.own_output(op, output));
             slots[slot] = Some(Known { like: known.like.clone().or(like), ..known });
         }
-        let gives = values(slots, step.outputs.iter().map(|&(_, slot)| slot));
+        let mut gives = values(slots, step.outputs.iter().map(|&(_, slot)| slot));
+        let changed = step.variables.iter().zip(&variables).filter(|(own, _)| own.change.is_some());
+        gives.extend(changed.map(|(_, variable)| value(variable)));
         let work = StepWork::Loop(step_node(&step.node), trips, body);
         Ok(ExplainedStep { work, takes, gives, stays })
     }

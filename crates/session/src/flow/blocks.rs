@@ -12,7 +12,7 @@ use convoke_graph_core::{
 };
 
 use super::quick::Stack;
-use super::repeat::{Kept, Repeat, Repeated, kept};
+use super::repeat::{Repeat, Repeated};
 use super::{Flowing, Running, no_value};
 use crate::core::{Planned, Sent};
 use crate::device_tensor::Fetched;
@@ -292,11 +292,7 @@ impl Running<'_> {
         let Repeat { step, op, .. } = repeat;
         let trips = usize::try_from(trips).map_err(|_| no_value())?;
         let mut carried = repeat.carried.clone();
-        let asked = step.outputs.iter().filter_map(|&(output, _)| match kept(step, op, output) {
-            Kept::Carried(at) if plan.carried.contains(&at) => Some(at),
-            _ => None,
-        });
-        let asked: Vec<usize> = asked.collect();
+        let asked: Vec<usize> = step.asked(op).filter(|at| plan.carried.contains(at)).collect();
         let given = |&at: &usize| {
             let data = going.carried.get(at).cloned().flatten().ok_or_else(no_value)?;
             let param = op.body.params.get(at).ok_or_else(no_value)?;

@@ -81,11 +81,15 @@ impl Running<'_> {
             limit: op.limit(count, &lengths).map_err(refused)?,
             scanned,
         };
-        for (at, tensor) in repeat.carried.iter().enumerate() {
-            op.check_carried(at, tensor.shape(), tensor.shape()).map_err(refused)?;
-        }
         if !goes_on {
             repeat.limit = Some(0);
+        }
+        for own in &step.variables {
+            let is_needed = own.is_read && repeat.limit != Some(0);
+            repeat.carried.push(self.held.now(own.variable, !is_needed)?);
+        }
+        for (at, tensor) in repeat.carried.iter().enumerate() {
+            op.check_carried(at, tensor.shape(), tensor.shape()).map_err(refused)?;
         }
         let repeated = match self.quickly(&repeat)? {
             Some(repeated) => repeated,
@@ -94,6 +98,12 @@ impl Running<'_> {
         let fed = given(&self.request.planned.plan.signature);
         if !op.counted_by.iter().any(|output| fed.contains(output)) {
             op.check_trips(repeated.trips).map_err(refused)?;
+        }
+        let variables = repeated.carried.iter().rev().zip(step.variables.iter().rev());
+        for (now, own) in variables.filter(|_| repeated.trips > 0) {
+            if let Some(change) = own.change {
+                self.held.change(own.variable, now.clone(), change);
+            }
         }
         let mut stacks = repeated.stacks.into_iter();
         for &(output, slot) in &step.outputs {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::LoopOp;
 use crate::ops::body::Body;
-use crate::{Class, Dim, Flow, GraphSnapshot, Node, Output};
+use crate::{Class, Dim, Fact, Flow, GraphSnapshot, Node, Output};
 
 /// Some iterations of a loop, one after the other, and what they are to give.
 #[derive(Debug, Clone)]
@@ -61,6 +61,26 @@ impl LoopOp {
         .complete();
         op.outputs.truncate(op.trips_at());
         op
+    }
+}
+
+impl LoopOp {
+    /// The same loop that carries these as well, behind what it carries: for each a parameter, what it is next, and what
+    /// it has to be like.
+    pub fn with_carried(&self, params: &[Output], next: &[Output], facts: &[Fact]) -> Self {
+        let mut op = self.clone();
+        let (at, end) = (self.n_carried, self.next_at() + self.n_carried);
+        op.body.params.splice(at..at, params.iter().copied());
+        op.body.results.splice(end..end, next.iter().copied());
+        op.body.facts.splice(end..end, facts.iter().cloned());
+        op.expected.splice(at..at, facts.iter().cloned());
+        op.n_carried += params.len();
+        op.complete()
+    }
+
+    /// What is known of its outputs.
+    pub fn outputs(&self) -> &[Fact] {
+        &self.outputs
     }
 }
 
