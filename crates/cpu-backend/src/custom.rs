@@ -53,9 +53,7 @@ impl Custom {
         }
         let call = AssertUnwindSafe(|| self.kernel.cpu(&views, &mut views_mut));
         catch_unwind(call).unwrap_or_else(|payload| {
-            let text = payload.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("");
-            Err(Error::internal(format!("the kernel {:?} panicked: {text}", self.kernel)))
+            Err(Error::panicked(format_args!("the kernel {:?}", self.kernel), &*payload))
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The one public error, its kinds, and why an operation refuses its inputs.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::Location;
 
@@ -73,6 +74,14 @@ impl Error {
     /// An [`ErrorKind::Internal`]: a broken invariant.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
+    }
+
+    /// An [`ErrorKind::Unknown`]: a function of the user, which is `what`, panicked.
+    pub fn panicked(what: impl fmt::Display, payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("no message");
+        Self::new(ErrorKind::Unknown, format!("{what} panicked: {text}"))
     }
 
     /// Names the node, unless one is named.

@@ -18,7 +18,7 @@ use frozen::Freezes;
 pub use frozen::Frozen;
 use infer::{fold_small, op_controls};
 pub use parts::{GraphParts, NodeParts, SharedParts};
-use scopes::Scope;
+use scopes::{Scope, within};
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
@@ -413,7 +413,7 @@ impl Graph {
                     controls.clear();
                     colocated.clear();
                 }
-                Scope::Device(name) => device = Some(name.clone()),
+                Scope::Device(name) => device = Some(within(device.take(), name)),
                 Scope::Container(name) => container = name.clone(),
                 Scope::Uncontrolled => controls.clear(),
                 Scope::Control(ids) => controls.extend_from_slice(ids),

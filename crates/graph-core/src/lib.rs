@@ -18,6 +18,7 @@
 mod attributes;
 pub mod batches;
 mod custom;
+mod device_spec;
 mod dtype;
 mod error;
 mod fact;
@@ -42,6 +43,7 @@ mod tests;
 
 pub use attributes::{Attribute, Attributes};
 pub use custom::{CustomKernel, KernelShapes, TensorView, TensorViewMut, Wgsl, WgslParam};
+pub use device_spec::{DeviceSpec, FieldConflict};
 pub use dtype::{Compute, DType, Element, Float};
 pub use error::{Error, ErrorKind, OpError, Result};
 pub use fact::{Contents, Dim, Dims, Fact};

@@ -403,9 +403,7 @@ fn time_until(then: Instant) -> Duration {
 }
 
 fn of_panic(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
-    Error::internal(format!("the thread {name} panicked: {text}"))
+    Error::panicked(format_args!("the thread {name}"), panic)
 }

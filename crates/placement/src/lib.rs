@@ -37,7 +37,6 @@ mod price;
 mod problem;
 mod refuse;
 mod request;
-mod spec;
 mod tight;
 mod unite;
 
@@ -45,6 +44,7 @@ mod unite;
 mod tests;
 
 pub use choose::solve;
+pub use convoke_graph_core::{DeviceSpec, FieldConflict};
 pub use curve::Curve;
 pub use explain::{
     Bytes, Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Signed, Solution,
@@ -54,4 +54,3 @@ pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work}
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};
 pub use problem::{Constant, Item, Objective, Problem, Producer, TensorEdge};
-pub use spec::{DeviceSpec, FieldConflict};

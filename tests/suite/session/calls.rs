@@ -3,7 +3,7 @@
 
 use convoke::input::{CsvDecoder, CsvOptions, DecodeExt, Endian};
 use convoke::prelude::*;
-use convoke::{LookupTable, ModelSpec, SavedModel};
+use convoke::{ErrorKind, LookupTable, ModelSpec, SavedModel};
 use convoke_tests::{Folder, devices};
 
 fn strings(texts: &[&str]) -> HostTensor {
@@ -129,6 +129,29 @@ fn a_function_gives_what_it_says() {
     let error = Session::new(&g, &Devices::cpu()).unwrap().run(&[], &y).unwrap_err();
     assert_eq!(error.message(), "the function says that it gives f32[2], and gives i32[]");
     assert!(y[0].gradients(&[&x])[0].is_none());
+}
+
+/// A panic is an error of the run, with its text, the function's node and line; the session goes on.
+#[test]
+fn a_function_that_panics_fails_the_run() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![]);
+    let count = g.variable("count", Init::Constant(0.0), F32, []);
+    let half = |x: &[HostTensor]| match x[0].scalar::<f32>()? {
+        x if x < 0.0 => panic!("{x} is below zero"),
+        x => Ok(vec![HostTensor::from(x / 2.0)]),
+    };
+    let y = g.host_function("half", &[&x], [(F32, dims![])], half).remove(0);
+    let step = count.assign_add(&y);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let error = session.run(&[x.feed(-1.5)], &step).unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::Unknown, Some("half")), "{error}");
+    assert_eq!(error.message(), "the function half panicked: -1.5 is below zero");
+    assert!(error.to_string().contains("calls.rs"), "{error}");
+    assert_eq!(session.state_digest().unwrap(), before);
+    assert_eq!(session.run(&[x.feed(3.0)], &step).unwrap().scalar::<f32>().unwrap(), 1.5);
 }
 
 #[test]

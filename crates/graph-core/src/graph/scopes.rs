@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{BodyId, Graph, NodeId};
+use crate::DeviceSpec;
 
 /// What scopes add to nodes that are built inside of them. Scopes are entered by closures and hold for
 /// the thread that entered them.
@@ -67,5 +68,46 @@ impl Graph {
             _ => None,
         });
         name.unwrap_or_default()
+    }
+}
+
+/// The device that a scope asks for within another. A name that is malformed stays as it is, for whoever reads it.
+pub(super) fn within(outer: Option<Arc<str>>, inner: &Arc<str>) -> Arc<str> {
+    let Some(outer) = outer else { return inner.clone() };
+    match (outer.parse::<DeviceSpec>(), inner.parse::<DeviceSpec>()) {
+        (Ok(of_outer), Ok(of_inner)) => of_outer.merge(&of_inner).to_string().into(),
+        (Err(_), _) => outer,
+        (Ok(_), Err(_)) => inner.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an inner scope names decides, and the rest stays; another type drops the index. A malformed name stays, for
+    /// whoever places the node to refuse.
+    #[test]
+    fn device_scopes_merge() {
+        let g = Graph::new();
+        let asked = |names: &[&str]| {
+            let build = || g.constant(1.0f32).node().device.clone();
+            let device = match *names {
+                [a] => g.device(a, build),
+                [a, b] => g.device(a, || g.device(b, build)),
+                [a, b, c] => g.device(a, || g.device(b, || g.device(c, build))),
+                _ => build(),
+            };
+            device.map_or_else(String::new, |device| device.to_string())
+        };
+        assert_eq!(asked(&[]), "");
+        assert_eq!(asked(&["gpu:1"]), "gpu:1");
+        assert_eq!(asked(&["GPU:1", "/task:0"]), "/task:0/device:GPU:1");
+        assert_eq!(asked(&["/job:worker", "GPU:0"]), "/job:worker/device:GPU:0");
+        assert_eq!(asked(&["GPU:1", "CPU"]), "/device:CPU");
+        assert_eq!(asked(&["/job:a/task:2", "/task:3", "CPU:0"]), "/job:a/task:3/device:CPU:0");
+        assert_eq!(asked(&["GPU:1", ""]), "/device:GPU:1");
+        assert_eq!(asked(&["GPU:1", "no such"]), "no such");
+        assert_eq!(asked(&["no such", "GPU:1"]), "no such");
     }
 }

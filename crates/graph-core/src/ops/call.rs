@@ -3,6 +3,7 @@
 //! Source: TensorFlow's `tf.py_func`.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -24,7 +25,7 @@ impl Graph {
     /// model with it cannot be saved.
     ///
     /// # Errors
-    /// A run fails if the function does, or gives other dtypes or shapes than it says.
+    /// A run fails if the function does, panics (`Unknown`), or gives other dtypes or shapes than it says.
     #[track_caller]
     pub fn host_function(
         &self,
@@ -100,7 +101,10 @@ pub trait HostCall: fmt::Debug + Send + Sync {
 
 impl HostCall for Call {
     fn call(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>> {
-        let results = (self.function)(inputs)?;
+        let results = catch_unwind(AssertUnwindSafe(|| (self.function)(inputs)));
+        let results = results.unwrap_or_else(|payload| {
+            Err(Error::panicked(format_args!("the function {}", self.name), &*payload))
+        })?;
         let fits = |(tensor, fact): (&HostTensor, &Fact)| {
             tensor.dtype() == fact.dtype && fact.dims.admits(tensor.shape())
         };

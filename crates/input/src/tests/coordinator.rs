@@ -305,7 +305,7 @@ fn a_panic_is_an_error_that_stops() {
     let bad = |_: &Coordinator| panic!("no such {}", "file");
     coordinator.spawn("decoder", bad).expect("a thread");
     let message = "the thread decoder panicked: no such file";
-    check_failed(coordinator.join(Coordinator::GRACE), ErrorKind::Internal, message);
+    check_failed(coordinator.join(Coordinator::GRACE), ErrorKind::Unknown, message);
 
     let coordinator = Coordinator::new();
     let caught = coordinator.stop_on_error(|| -> Result<()> { std::panic::panic_any(3) });

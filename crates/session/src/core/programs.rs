@@ -148,7 +148,7 @@ impl Core {
             let Refused { device, node, reason, .. } = &error;
             let device = self.devices.list().get(*device).map_or("?", |info| &*info.name);
             if !self.options.soft_placement {
-                let error = Error::new(ErrorKind::Internal, reason.clone());
+                let error = Error::new(ErrorKind::Unimplemented, format!("unsupported: {reason}"));
                 return Err(error.with_node(&**node).with_device(device));
             }
             tracing::warn!(

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use convoke_graph_core::{Error, Result};
+use crate::{Error, Result};
 
 /// The longest part of a refused name that a message repeats.
 const MAX_QUOTED: usize = 80;
