@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, DType, Error, GraphSnapshot, Host, Node, NodeId, OpError, Output, Result,
-    Scatter, State,
+    BodyId, Class, DType, Error, GraphSnapshot, Host, Node, NodeId, OpError, Output, Result, State,
 };
 use rustc_hash::FxHashSet;
 
@@ -143,9 +142,7 @@ impl Plan {
         let own = self.nodes.iter().filter(|node| assigns.contains(&node.id));
         let changes = own.filter_map(|node| match node.op.class() {
             Class::State(State::Assign) => Some(Change::Replaced),
-            Class::State(
-                State::AssignAdd | State::AssignSub | State::Scatter(Scatter::Add | Scatter::Sub),
-            ) => Some(Change::Moved),
+            Class::State(state) if state.sums() => Some(Change::Moved),
             Class::State(State::Count { .. }) => Some(Change::Counted),
             Class::State(_) => Some(Change::Changed),
             _ => None,

@@ -362,9 +362,10 @@ pub struct Commit {
     pub variable: NodeId,
     /// The new elements, if nobody else committed since the run's start.
     pub value: ValueId,
-    /// True if the new elements are those at the run's start plus or minus something. If others committed
-    /// meanwhile, the group that computes the value runs again on the elements that are current.
+    /// True if one assignment makes them from those at the start: if others committed meanwhile, its group runs again.
     pub accumulates: bool,
+    /// True if something is added to those at the start: if no group can run again, it is added to what is current.
+    pub sums: bool,
 }
 
 /// A plan compiled for one set of input shapes.

@@ -478,6 +478,12 @@ impl State {
         }
     }
 
+    /// Whether it is an assignment that adds to the elements or subtracts from them.
+    pub fn sums(self) -> bool {
+        let scatters = matches!(self, Self::Scatter(Scatter::Add | Scatter::Sub));
+        scatters || matches!(self, Self::AssignAdd | Self::AssignSub)
+    }
+
     /// Whether it is an assignment that applies to the elements that are current when the run commits.
     pub fn accumulates(self) -> bool {
         matches!(self, Self::AssignAdd | Self::AssignSub | Self::Scatter(_))

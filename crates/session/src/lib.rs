@@ -44,6 +44,7 @@ mod saver;
 mod session;
 mod state;
 mod submit;
+mod sums;
 mod sync;
 mod trace;
 mod turn;

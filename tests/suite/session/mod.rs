@@ -67,6 +67,7 @@ mod sparse_accumulators;
 mod splits;
 mod staging_areas;
 mod submitted;
+mod sums;
 mod table_checkpoints;
 mod tables;
 mod threads;

@@ -192,16 +192,16 @@ impl Lowering<'_> {
             let of = self.forms.get(&Output { node: last, index: 0 }).cloned();
             let (fact, form) = of.ok_or_else(|| Error::internal("an assignment is missing"))?;
             let value = self.packed(last, &form, fact.dtype)?.value;
-            // A longer chain, or a plain assignment, does not depend on what others committed.
-            let accumulates = assigns.len() == 1 && self.accumulates(last);
-            self.out.commits.push(Commit { variable, value, accumulates });
+            let accumulates = assigns.len() == 1 && self.all(assigns, State::accumulates);
+            let sums = self.all(assigns, State::sums);
+            self.out.commits.push(Commit { variable, value, accumulates, sums });
         }
         Ok(self.out)
     }
 
-    fn accumulates(&self, assign: NodeId) -> bool {
-        let node = self.plan.nodes.iter().find(|node| node.id == assign);
-        let adds = |node: &Arc<Node>| matches!(node.op.class(), Class::State(state) if state.accumulates());
-        node.is_some_and(adds)
+    /// Whether all of some assignments are of a kind.
+    fn all(&self, assigns: &[NodeId], is_it: impl Fn(State) -> bool) -> bool {
+        let mut own = self.plan.nodes.iter().filter(|node| assigns.contains(&node.id));
+        own.all(|node| matches!(node.op.class(), Class::State(state) if is_it(state)))
     }
 }

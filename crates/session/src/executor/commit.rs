@@ -7,9 +7,10 @@ use convoke_cpu_backend::Threads;
 use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
 use smallvec::SmallVec;
 
-use super::{Bound, Compiled, On, Place};
+use super::{Bound, Compiled, CpuStep, On, Outputs, Place};
 use crate::instance::Instance;
 use crate::state::Kept;
+use crate::sums::add_difference;
 
 impl Compiled {
     /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
@@ -19,6 +20,7 @@ impl Compiled {
         instance: &mut Instance,
         bound: &mut Bound<'_>,
         on: &On<'_>,
+        outputs: &mut Outputs<'_, '_>,
     ) -> Result<()> {
         let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
         let commits: SmallVec<[&Commit; 8]> =
@@ -38,30 +40,22 @@ impl Compiled {
             None => {}
         }
         let mut kept = on.state.lock();
-        let again = |commit: &&Commit| self.current_if_changed(commit, bound, &kept).is_some();
-        let (again, plain): (SmallVec<[&Commit; 8]>, SmallVec<[&Commit; 8]>) =
-            commits.iter().copied().partition(|commit| again(commit));
+        let mut plain: SmallVec<[&Commit; 8]> = SmallVec::new();
         let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
-        for commit in again {
-            if let Some(current) = self.current_if_changed(commit, bound, &kept) {
-                let elements = self.again(commit, &current, instance, bound, on.threads)?;
-                stores.push((commit.variable, elements, None));
+        for commit in commits {
+            match self.overtaken(commit, instance, bound, &kept, on.threads)? {
+                Some(elements) => {
+                    outputs.replace(&self.program, commit.value, &elements)?;
+                    stores.push((commit.variable, elements, None));
+                }
+                None => plain.push(commit),
             }
         }
         for commit in &plain {
             let (elements, slot) = self.new_elements(commit, &plain, instance, bound)?;
             stores.push((commit.variable, elements, slot));
         }
-        let moved = |variable: &NodeId| {
-            let entry = kept.variables.get(variable).filter(|_| !self.was_reset(*variable, &kept));
-            entry.is_some_and(|entry| entry.device != HOST)
-        };
-        if let Some((variable, ..)) = stores.iter().find(|(variable, ..)| moved(variable)) {
-            let name = kept.variables.get(variable).map(|entry| entry.name.to_string());
-            let message = "the variable moved to another device during the run; run again";
-            let error = Error::new(ErrorKind::Aborted, message);
-            return Err(error.with_node(name.unwrap_or_default()));
-        }
+        self.check_homes(stores.iter().map(|(variable, ..)| variable), &kept)?;
         // Nobody needs the elements of the start any more, so that their buffers may become slots.
         bound.variables.iter_mut().for_each(|variable| variable.elements = None);
         if let Some(journal) = on.journal {
@@ -85,30 +79,100 @@ impl Compiled {
         Ok(())
     }
 
-    /// For an accumulating commit, the variable's elements if others committed since the run's start.
-    fn current_if_changed(
+    /// For a commit that builds on the variable's elements, those at the run's start and now, if others committed since.
+    fn overtaking(
         &self,
         commit: &Commit,
         bound: &Bound<'_>,
         kept: &Kept,
-    ) -> Option<Arc<AlignedBytes>> {
-        let entry = kept.variables.get(&commit.variable).filter(|_| commit.accumulates)?;
+    ) -> Option<(Arc<AlignedBytes>, Arc<AlignedBytes>)> {
+        let builds = commit.accumulates || commit.sums;
+        let entry = kept.variables.get(&commit.variable).filter(|_| builds)?;
         let at = self.variables.iter().position(|(id, _)| *id == commit.variable)?;
-        let changed = bound.variables[at].version != entry.version;
-        entry.elements.clone().filter(|_| changed)
+        let start = &bound.variables[at];
+        let changed = start.version != entry.version;
+        start.elements.clone().zip(entry.elements.clone()).filter(|_| changed)
     }
 
-    /// Runs the group of an accumulating commit again, on the variable's current elements.
+    /// # Errors
+    /// A variable that is to be stored is not on the host any more.
+    fn check_homes<'v>(
+        &self,
+        mut stored: impl Iterator<Item = &'v NodeId>,
+        kept: &Kept,
+    ) -> Result<()> {
+        let moved = |variable: &&NodeId| {
+            let entry = kept.variables.get(variable).filter(|_| !self.was_reset(**variable, kept));
+            entry.is_some_and(|entry| entry.device != HOST)
+        };
+        let Some(variable) = stored.find(moved) else { return Ok(()) };
+        let name = kept.variables.get(variable).map(|entry| entry.name.to_string());
+        let message = "the variable moved to another device during the run; run again";
+        Err(Error::new(ErrorKind::Aborted, message).with_node(name.unwrap_or_default()))
+    }
+
+    /// What a commit stores that builds on the variable's elements, if others committed since the run's start.
+    fn overtaken(
+        &self,
+        commit: &Commit,
+        instance: &Instance,
+        bound: &Bound<'_>,
+        kept: &Kept,
+        threads: &Threads,
+    ) -> Result<Option<AlignedBytes>> {
+        let Some((start, current)) = self.overtaking(commit, bound, kept) else { return Ok(None) };
+        match self.redo(commit) {
+            Some(step) => self.again(step, commit, &current, instance, bound, threads),
+            None => self.summed(commit, &start, &current, instance, bound),
+        }
+        .map(Some)
+    }
+
+    /// The step that gives a commit's elements from those of its variable, if it is one of the host that reads these itself.
+    fn redo(&self, commit: &Commit) -> Option<&CpuStep> {
+        let is_it = |source: &Source| matches!(source, Source::Variable(variable) if *variable == commit.variable);
+        let mut steps = self.cpu_steps().filter(|_| commit.accumulates);
+        let step = steps.find(|step| step.outputs.contains(&commit.value))?;
+        step.inputs.iter().any(|id| is_it(&self.program.value(*id).source)).then_some(step)
+    }
+
+    /// What the run adds to the variable's elements at its start, added to those that are current.
+    ///
+    /// # Errors
+    /// It does something else to them; no memory.
+    fn summed(
+        &self,
+        commit: &Commit,
+        start: &[u8],
+        current: &[u8],
+        instance: &Instance,
+        bound: &Bound<'_>,
+    ) -> Result<AlignedBytes> {
+        let value = self.program.value(commit.value);
+        if !commit.sums {
+            let message = "others have stored into the variable meanwhile; run again";
+            let name = self.variables.iter().find(|(id, _)| *id == commit.variable);
+            let name = name.map(|(_, name)| name.to_string()).unwrap_or_default();
+            return Err(Error::new(ErrorKind::Aborted, message).with_node(name));
+        }
+        let n_bytes = value.n_bytes();
+        let [start, current] = [start, current].map(|bytes| &bytes[..n_bytes.min(bytes.len())]);
+        let mut elements = AlignedBytes::copy_of(current)?;
+        let now = self.bytes(commit.value, instance, bound)?;
+        add_difference(value.dtype, &mut elements, start, now)?;
+        Ok(elements)
+    }
+
+    /// Runs the step of a commit again, on the variable's current elements.
     fn again(
         &self,
+        step: &CpuStep,
         commit: &Commit,
         current: &[u8],
         instance: &Instance,
         bound: &Bound<'_>,
         threads: &Threads,
     ) -> Result<AlignedBytes> {
-        let step = self.cpu_steps().find(|step| step.outputs.contains(&commit.value));
-        let step = step.ok_or_else(|| Error::internal("a commit has no group"))?;
         let input = |&id: &ValueId| match &self.program.value(id).source {
             Source::Variable(variable) if *variable == commit.variable => {
                 Ok(&current[..self.program.value(id).n_bytes()])

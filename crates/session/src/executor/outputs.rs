@@ -40,6 +40,41 @@ impl Outputs<'_, '_> {
         Ok(())
     }
 
+    /// Gives other elements than those of the instance wherever this value is fetched.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(super) fn replace(
+        &mut self,
+        program: &Program,
+        value: ValueId,
+        elements: &[u8],
+    ) -> Result<()> {
+        let is_it = |fetch: &Operand| fetch.value == value;
+        match self {
+            Self::Tensors(tensors) => {
+                for (tensor, fetch) in tensors.iter_mut().zip(&program.fetches) {
+                    if is_it(fetch) {
+                        let (dtype, shape) = (program.value(value).dtype, fetch.layout.shape());
+                        let new = HostTensor::copy_of(dtype, shape.clone(), elements)?;
+                        *tensor = match tensor {
+                            Fetched::Host(_) => Fetched::Host(new),
+                            Fetched::Device(_) => Fetched::Device(DeviceTensor::on_host(new)),
+                        };
+                    }
+                }
+            }
+            Self::Into(views, places) => {
+                for (view, &place) in views.iter_mut().zip(*places) {
+                    if program.fetches.get(place).is_some_and(is_it) {
+                        view.copy_from(elements)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Gives tensors that a run fetched, and maybe more.
     ///
     /// # Errors

@@ -218,7 +218,7 @@ impl Build {
     }
 
     pub fn commit(&mut self, variable: u32, value: ValueId) {
-        let commit = Commit { variable: NodeId(variable), value, accumulates: false };
+        let commit = Commit { variable: NodeId(variable), value, accumulates: false, sums: false };
         self.segment().commits.push(commit);
     }
 
