@@ -112,6 +112,7 @@ pub(crate) fn run(
         None => {
             let own = core.moments.storing(false);
             running.held.store(core, request.storing.unwrap_or(&own))?;
+            running.held.note_crossings(running.metadata);
         }
     }
     Ok(results)

@@ -4,12 +4,13 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use convoke_compiler::HOST;
 use convoke_compiler::flow::{Change, Held};
+use convoke_compiler::{DeviceIndex, HOST};
 use convoke_graph_core::{AlignedBytes, Error, ErrorKind, HostTensor, Node, NodeId, Result};
 use rustc_hash::FxHashMap;
 
 use crate::core::Core;
+use crate::metadata::RunMetadata;
 use crate::moment::Storing;
 use crate::state::{Kept, Snapshot, uninitialized};
 use crate::sums::add_difference;
@@ -28,6 +29,8 @@ struct Holding {
     /// How often it was stored into and reset when the run began.
     version: u64,
     resets: u32,
+    /// Where it lives.
+    device: DeviceIndex,
     /// The elements at the start, if it had some that may be needed.
     before: Option<HostTensor>,
     /// The elements that the run has assigned, and how they came about.
@@ -99,6 +102,7 @@ impl Holdings {
                 variable: variable.clone(),
                 version: entry.map_or(0, |entry| entry.version),
                 resets: entry.map_or(0, |entry| entry.generation().resets),
+                device: entry.map_or(HOST, |entry| entry.device),
                 before: elements.remove(&variable.id),
                 now: None,
             };
@@ -174,6 +178,21 @@ impl Holdings {
     pub fn counts(&self) -> bool {
         let mut all = self.variables.values();
         all.any(|holding| matches!(holding.now, Some((_, Change::Counted))))
+    }
+
+    /// Notes what came from devices when it was taken, and went back when it was stored.
+    pub fn note_crossings(&self, metadata: &mut RunMetadata) {
+        let away = self.variables.values().filter(|holding| holding.device != HOST);
+        for Holding { before, now, .. } in away {
+            if let Some(before) = before {
+                metadata.downloads += 1;
+                metadata.download_bytes += before.bytes().len() as u64;
+            }
+            if let Some((now, _)) = now {
+                metadata.uploads += 1;
+                metadata.upload_bytes += now.bytes().len() as u64;
+            }
+        }
     }
 
     /// Stores what was assigned and drawn, as the last step but for what `storing` knows of.

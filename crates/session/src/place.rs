@@ -11,7 +11,7 @@ use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Output, Result, Sta
 use convoke_placement::{
     Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, solve,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::autotune::{Known, MOVES_MAX};
 use crate::devices::{Devices, Gpus};
@@ -89,6 +89,12 @@ impl Placing<'_> {
                 entry.moves += 1;
             }
         }
+        let inputs = program.groups.iter().flat_map(|group| &group.inputs);
+        let read = inputs.filter_map(|input| match program.value(input.value).source {
+            Source::Variable(variable) => Some(variable),
+            _ => None,
+        });
+        let read: FxHashSet<NodeId> = read.collect();
         let mut generations = Vec::with_capacity(program.variables.len());
         for &(variable, device) in &program.variables {
             let entry = kept.entry(self.graph.node(variable), device);
@@ -96,9 +102,9 @@ impl Placing<'_> {
                 send(variable, entry, device, gpus)?;
             }
             entry.device = device;
-            let reads = |value: &Value| matches!(value.source, Source::Variable(other) if other == variable);
-            // Without elements there is nothing to read yet: such a run fails and decides nothing.
-            entry.settled |= entry.version > 0 && program.values.iter().any(reads);
+            // Without elements there is nothing to read yet: such a run fails and decides nothing. Nor does one that
+            // only fetches the variable.
+            entry.settled |= entry.version > 0 && read.contains(&variable);
             generations.push(entry.generation());
         }
         Ok(generations)

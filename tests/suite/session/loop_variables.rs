@@ -44,7 +44,10 @@ fn what_a_loop_assigns_stays_on_its_device() {
             crossed.push([uploads, upload_bytes, downloads, download_bytes]);
         }
         assert_eq!(crossed[0], crossed[1], "{}", device.name);
-        assert!(crossed[0][1] <= 2 * 16_384 && crossed[0][3] <= 2 * 16_384, "{crossed:?}");
+        // It comes to the run and goes to the loop, comes from it and goes back; so do a few numbers.
+        let expected = if device.name == "CPU" { [0, 0] } else { [2, 2] };
+        let [_, upload_bytes, _, download_bytes] = crossed[0];
+        assert_eq!([upload_bytes / 16_384, download_bytes / 16_384], expected, "{}", device.name);
     }
 }
 

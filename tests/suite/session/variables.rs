@@ -1,5 +1,6 @@
 //! Variables: initialisation, assignment, order, failed runs.
 
+use convoke::RunOptions;
 use convoke::prelude::*;
 use convoke_tests::devices;
 
@@ -184,5 +185,26 @@ fn keeps_state_across_runs_of_session() {
             let v = session.run(&[], &v).unwrap();
             assert_eq!(v.to_vec::<f32>().unwrap(), [20.0; 100], "{}", device.name);
         }
+    }
+}
+
+/// Looking at a variable does not decide where it lives: its first use does.
+#[test]
+fn a_variable_that_was_only_fetched_may_still_go_where_it_is_used() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Constant(1.0), F32, [256, 256]);
+        let by = g.placeholder("by", F32, dims![]);
+        let step = g.device("GPU:0", || v.assign_add(&by * v.read())).operation();
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[], v.value()).unwrap();
+        let run = || session.run_with(&[by.feed(1.0f32)], &step, RunOptions::default()).unwrap().1;
+        run();
+        let metadata = run();
+        assert_eq!(metadata.download_bytes, 0, "{metadata} on {}", device.name);
+        assert!(metadata.upload_bytes <= 64, "{metadata} on {}", device.name);
+        let v = session.run(&[], v.value()).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(v, vec![4.0; 65_536], "{}", device.name);
     }
 }
