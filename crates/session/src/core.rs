@@ -23,7 +23,7 @@ use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{Bell, CancelToken, Stop};
 use crate::device_tensor::Fetched;
-use crate::devices::{Devices, Gpus, cores};
+use crate::devices::{Devices, Gpus, HOST_NAME, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
@@ -203,7 +203,7 @@ impl Core {
         if !uses.is_empty() {
             let uses = &*self.resolved(request)?;
             let taken = self.queues.take(uses, request.data, &self.stop(request));
-            let taken = taken.map_err(|e| self.located(e))?;
+            let taken = taken.map_err(|e| self.located_on_host(e))?;
             return self.run_with(request, uses, taken, outputs, metadata);
         }
         self.settled(request, |request| self.run_once(request, outputs, None, None, metadata))
@@ -244,7 +244,7 @@ impl Core {
         }
         let computed = computed.into_iter().map(Fetched::into_host).collect::<Result<Vec<_>>>()?;
         let resolved = uses.resolved(request.data, &computed);
-        resolved.map(Cow::Owned).map_err(|e| self.located(e))
+        resolved.map(Cow::Owned).map_err(|e| self.located_on_host(e))
     }
 
     /// Runs with what was taken from queues, and gives it back if that fails. Anew, if other runs have changed tables
@@ -340,6 +340,12 @@ impl Core {
             }
             run => run.map_err(|e| self.located(e)),
         }
+    }
+
+    /// As [`Self::located`], of what the host does by itself.
+    pub fn located_on_host(&self, error: Error) -> Error {
+        let error = self.located(error);
+        if error.node().is_some() { error.with_device(HOST_NAME) } else { error }
     }
 
     /// An error with the line where the node that it names was built.

@@ -15,6 +15,7 @@ use convoke_wgpu_backend::{GpuTensor, wgpu};
 
 #[cfg(feature = "gpu")]
 use crate::devices::Devices;
+use crate::devices::HOST_NAME;
 use crate::fetch::{Fetch, FetchList, FetchResults};
 
 /// A fetched tensor whose elements stay on the device that computed them: the CPU's lie in host memory.
@@ -61,7 +62,7 @@ impl DeviceTensor {
     /// A tensor in host memory.
     pub(crate) fn on_host(tensor: HostTensor) -> Self {
         let (dtype, shape) = (tensor.dtype(), tensor.shape().clone());
-        Self(Arc::new(Inner { dtype, shape, device: "CPU:0".into(), home: Home::Host(tensor) }))
+        Self(Arc::new(Inner { dtype, shape, device: HOST_NAME.into(), home: Home::Host(tensor) }))
     }
 
     /// A tensor on a GPU.

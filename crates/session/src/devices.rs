@@ -429,6 +429,9 @@ impl Gpus {
     }
 }
 
+/// The name of the host among devices.
+pub(crate) const HOST_NAME: &str = "CPU:0";
+
 /// How many threads this process may run at once, as of when it was first asked: the system takes long to say so.
 pub(crate) fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
@@ -438,7 +441,7 @@ pub(crate) fn cores() -> usize {
 fn cpu_info() -> DeviceInfo {
     let cores = cores();
     DeviceInfo {
-        name: "CPU:0".into(),
+        name: HOST_NAME.into(),
         id: "cpu".to_owned(),
         kind: DeviceKind::Cpu,
         adapter: std::env::consts::ARCH.to_owned(),

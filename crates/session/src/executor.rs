@@ -30,7 +30,7 @@ pub(crate) use outputs::Outputs;
 
 use crate::autotune::Tuning;
 use crate::cancel::Stop;
-use crate::devices::Gpus;
+use crate::devices::{Gpus, HOST_NAME};
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
 use crate::holding::Journal;
@@ -210,7 +210,7 @@ impl Compiled {
     /// The memory that a run takes, on the host and for each segment of a GPU.
     pub(crate) fn memory(&self) -> Vec<MemoryUse> {
         let host = MemoryUse {
-            device: "CPU:0".to_owned(),
+            device: HOST_NAME.to_owned(),
             planned_bytes: self.memory.n_bytes(),
             live_bytes: self.memory.live_bytes,
         };
@@ -498,7 +498,7 @@ impl Compiled {
             metadata.notes.kernels.push(note);
         }
         result.map_err(|e: Error| match self.blamed.get(step.group as usize) {
-            Some(name) => e.with_node(&**name).with_device("CPU:0"),
+            Some(name) => e.with_node(&**name).with_device(HOST_NAME),
             None => e,
         })
     }

@@ -18,6 +18,7 @@ use convoke_graph_core::{
 use crate::cache::Cache;
 use crate::cancel::Stop;
 use crate::core::{Core, Planned, Request};
+use crate::devices::HOST_NAME;
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::holding::Holdings;
@@ -303,5 +304,5 @@ fn no_value() -> Error {
 }
 
 fn named(error: Error, node: &Node) -> Error {
-    error.with_node(&*node.name).with_location(node.location)
+    error.with_node(&*node.name).with_location(node.location).with_device(HOST_NAME)
 }

@@ -257,7 +257,7 @@ impl PartialRun {
         let stop = core.stop_of(options, Instant::now());
         let storing = core.moments.storing(self.taken.is_some());
         let claimed = self.store(&self.held, self.taken.as_ref(), &[], &storing, &stop);
-        let claimed = claimed.map_err(|e| core.located(e))?;
+        let claimed = claimed.map_err(|e| core.located_on_host(e))?;
         self.has_ended = true;
         self.end(claimed);
         storing.end();

@@ -156,6 +156,31 @@ fn errors_of_runs_name_node_device_and_line() {
     }
 }
 
+/// So do errors of what the host does between programs: assertions, branches, functions, queues.
+#[test]
+fn errors_of_the_host_name_it() {
+    for device in devices() {
+        let g = Graph::new();
+        let p = g.placeholder("p", Bool, dims![]);
+        let queue = g.fifo_queue("queue", 1, [(F32, dims![])]);
+        let check = g.assert(&p, "p is to hold", &[]);
+        let function = |_: &[HostTensor]| Err(convoke::Error::new(ErrorKind::DataLoss, "no data"));
+        let called = g.host_function("called", &[&p], [(F32, dims![])], function).remove(0);
+        let session = device.session(&g);
+        session.run(&[], queue.close()).unwrap();
+        let failed = |error: convoke::Error, node: &str| {
+            assert_eq!((error.node(), error.device()), (Some(node), Some("CPU:0")), "{error}");
+            assert!(error.location().is_some_and(|at| at.file().ends_with("errors.rs")), "{error}");
+        };
+        failed(session.run(&[p.feed(false)], &check).unwrap_err(), &check.name());
+        failed(session.run(&[p.feed(false)], &called).unwrap_err(), "called");
+        let taken = queue.dequeue();
+        let error = session.run(&[], &taken).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error}");
+        failed(error, &taken[0].operation().name());
+    }
+}
+
 /// The page on errors has all kinds, which are TensorFlow's 16.
 #[test]
 fn each_kind_is_on_the_page() {

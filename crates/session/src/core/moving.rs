@@ -12,6 +12,8 @@ use convoke_graph_core::{HostTensor, Result};
 use super::Core;
 #[cfg(feature = "gpu")]
 use crate::device_tensor::DeviceTensor;
+#[cfg(feature = "gpu")]
+use crate::devices::HOST_NAME;
 use crate::feeds::FeedData;
 use crate::metadata::RunMetadata;
 #[cfg(feature = "gpu")]
@@ -129,7 +131,7 @@ impl RunMetadata {
             *n += 1;
             let device = on.get_or_insert_with(|| Arc::<str>::from(tensor.device()));
             let Some(start) = begun else { continue };
-            let (host, device) = (Arc::<str>::from("CPU:0"), device.clone());
+            let (host, device) = (Arc::<str>::from(HOST_NAME), device.clone());
             let (from, to) = if is_upload { (host, device) } else { (device, host) };
             self.transfers.push(TransferTime {
                 value: usize::MAX,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use convoke_compiler::{Group, Source, ValueId};
 
 use super::{Compiled, SegmentWork};
+use crate::devices::HOST_NAME;
 use crate::metadata::{KernelNote, NodeTime, RunMetadata, TransferNote, TransferTime};
 
 impl Compiled {
@@ -21,7 +22,7 @@ impl Compiled {
         match self.segments.get(segment) {
             #[cfg(feature = "gpu")]
             Some(SegmentWork::Gpu(work)) => work.device.clone(),
-            Some(SegmentWork::Cpu(_)) | None => "CPU:0".into(),
+            Some(SegmentWork::Cpu(_)) | None => HOST_NAME.into(),
         }
     }
 
@@ -56,7 +57,7 @@ impl Compiled {
     fn transfer_time(&self, note: &TransferNote) -> TransferTime {
         let &TransferNote { value: id, segment, is_upload, n_bytes, start, time } = note;
         let value = self.program.value(id);
-        let (host, device): (Arc<str>, _) = ("CPU:0".into(), self.device_of(segment));
+        let (host, device): (Arc<str>, _) = (HOST_NAME.into(), self.device_of(segment));
         let (from, to) = if is_upload { (host, device) } else { (device, host) };
         TransferTime {
             value: id.0 as usize,
