@@ -271,7 +271,7 @@ impl Inner {
     /// Does what a run does with a queue once it has succeeded. `items` are what it puts; nothing, if it did not come to
     /// it.
     fn put(&mut self, used: &Use, items: Option<Vec<Item>>, fetched: &[HostTensor]) {
-        let (ticket, now) = (self.next_ticket, self.n_resets + 1);
+        let now = self.n_resets + 1;
         let Some(kept) = self.queues.get_mut(&used.queue.name) else { return };
         if puts(used.action) {
             kept.reserved -= 1;
@@ -296,13 +296,7 @@ impl Inner {
                 self.n_resets = now;
                 kept.clear(now);
             }
-            QueueAction::Close { cancel_pending } => {
-                let (first, cancels) = kept.closed.unwrap_or((ticket, false));
-                kept.closed = Some((first, cancels || cancel_pending));
-                if cancel_pending {
-                    kept.parts.clear();
-                }
-            }
+            QueueAction::Close { cancel_pending } => kept.close(cancel_pending),
             QueueAction::InsertMany { .. } | QueueAction::Put { .. } => {
                 for (key, item) in used.keys.iter().zip(items) {
                     for (place, value) in used.action.parts().zip(item) {
@@ -310,7 +304,7 @@ impl Inner {
                     }
                 }
                 // It was closed meanwhile, and nothing more becomes complete.
-                if kept.closed.is_some_and(|(_, cancels)| cancels) {
+                if kept.is_cancelled() {
                     kept.parts.clear();
                 }
             }

@@ -393,7 +393,7 @@ impl Queue {
         self.apply(QueueAction::IsClosed, &[])
     }
 
-    /// Closes the queue: nothing more is put into it, and what is there can be taken. Who waits for room already
+    /// Closes the queue: nothing more is put into it, and what is there can be taken. Who waits for room in it already
     /// still gets it.
     ///
     /// # Errors

@@ -335,9 +335,7 @@ impl Inner {
         self.moved = true;
         self.waiting.remove(&ticket);
         for kept in self.queues.values_mut() {
-            kept.takers.retain(|(other, _)| *other != ticket);
-            kept.putters.retain(|other| *other != ticket);
-            kept.seek(ticket, &[]);
+            kept.forget(ticket);
         }
         for kept in self.readers.values_mut() {
             kept.line.retain(|other| *other != ticket);
@@ -358,8 +356,8 @@ pub(super) fn is_first(first: Option<u64>, ticket: u64) -> bool {
 impl Kept {
     fn can_close(&self, cancel_pending: bool) -> Can {
         let is_barrier = self.spec.role == QueueRole::Barrier;
-        match self.closed {
-            Some((_, false)) if is_barrier && cancel_pending => Can::Now,
+        match &self.closed {
+            Some(closed) if is_barrier && cancel_pending && !closed.cancels => Can::Now,
             Some(_) => Can::Never(cancelled(format!("{} is already closed", self.label()))),
             None => Can::Now,
         }
@@ -370,12 +368,10 @@ impl Kept {
         let before = same(&uses[..at], &self.spec).filter(|other| puts(other.action)).count();
         let takes = same(uses, &self.spec).filter_map(|other| demand(other.action));
         let taken = takes.fold(0, usize::saturating_add);
-        match self.closed {
-            Some((closed, cancels)) if cancels || ticket >= closed => {
-                Can::Never(cancelled(format!("{} is closed", self.label())))
-            }
-            _ => self.can_have_room(before, taken, ticket),
+        if !self.admits(ticket) {
+            return Can::Never(cancelled(format!("{} is closed", self.label())));
         }
+        self.can_have_room(before, taken, ticket)
     }
 
     /// Whether a run that takes so many can have room for an element besides `before` others.
