@@ -315,18 +315,27 @@ fn closing_lets_in_who_waited_before() {
     assert_eq!(kind(s.get(&session)), ErrorKind::OutOfRange);
 }
 
-/// `close(cancel_pending_enqueues=True)`.
+/// `close(cancel_pending_enqueues=True)`, also of a queue that is closed, but not twice.
 #[test]
 fn closing_may_cancel_who_waited_before() {
-    let s = Scalars::fifo(1);
-    let session = s.session();
-    s.put(&session, 1.0).unwrap();
-    let waits = session.submit(&[s.x.feed(2.0)], &s.put, RunOptions::default());
-    let waits = waits.wait_for(A_WHILE).expect_err("there is no room");
-    session.run(&[], s.q.close_and_cancel()).unwrap();
-    assert_eq!(kind(waits.wait()), ErrorKind::Cancelled);
-    assert_eq!(s.get(&session).unwrap(), 1.0);
-    assert_eq!(kind(s.get(&session)), ErrorKind::OutOfRange);
+    for is_closed in [false, true] {
+        let s = Scalars::fifo(1);
+        let session = s.session();
+        s.put(&session, 1.0).unwrap();
+        let waits = blocked(&session, &[s.x.feed(2.0)], &s.put);
+        if is_closed {
+            session.run(&[], s.q.close()).unwrap();
+        }
+        session.run(&[], s.q.close_and_cancel()).unwrap();
+        assert_eq!(kind(waits.wait()), ErrorKind::Cancelled);
+        assert_eq!(s.get(&session).unwrap(), 1.0);
+        assert_eq!(kind(s.get(&session)), ErrorKind::OutOfRange);
+        for close in [s.q.close(), s.q.close_and_cancel()] {
+            let error = session.run(&[], close).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+            assert!(error.to_string().contains("already closed"), "{error}");
+        }
+    }
 }
 
 /// Who waited for something else when a queue was closed puts nothing into it, and takes nothing for that.

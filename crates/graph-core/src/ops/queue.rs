@@ -403,10 +403,10 @@ impl Queue {
         self.apply(QueueAction::Close { cancel_pending: false }, &[]).operation()
     }
 
-    /// Closes the queue, and ends runs that wait for room with `Cancelled`.
+    /// Closes the queue, also one that [`Self::close`] has closed, and ends runs that wait for room with `Cancelled`.
     ///
     /// # Errors
-    /// As [`Self::close`].
+    /// As [`Self::close`], if it was closed like this.
     #[track_caller]
     pub fn close_and_cancel(&self) -> Operation {
         self.apply(QueueAction::Close { cancel_pending: true }, &[]).operation()

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueRole, QueueSpec, Result};
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueSpec, Result};
 
 use super::ahead::Job;
 use super::kept::Kept;
@@ -355,9 +355,8 @@ pub(super) fn is_first(first: Option<u64>, ticket: u64) -> bool {
 
 impl Kept {
     fn can_close(&self, cancel_pending: bool) -> Can {
-        let is_barrier = self.spec.role == QueueRole::Barrier;
         match &self.closed {
-            Some(closed) if is_barrier && cancel_pending && !closed.cancels => Can::Now,
+            Some(closed) if cancel_pending && !closed.cancels => Can::Now,
             Some(_) => Can::Never(cancelled(format!("{} is already closed", self.label()))),
             None => Can::Now,
         }
