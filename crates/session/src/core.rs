@@ -231,7 +231,7 @@ impl Core {
     /// A number of elements below 0, an index of a queue out of range; what computing them refuses.
     pub fn resolved<'a>(&self, request: &Request<'a>) -> Result<Cow<'a, Uses>> {
         let uses = &request.planned.uses;
-        if !uses.is_open() {
+        if !uses.is_open(request.data) {
             return Ok(Cow::Borrowed(uses));
         }
         let mut computed = Vec::new();

@@ -273,7 +273,7 @@ impl Inner {
     fn put(&mut self, used: &Use, items: Option<Vec<Item>>, fetched: &[HostTensor]) {
         let now = self.n_resets + 1;
         let Some(kept) = self.queues.get_mut(&used.queue.name) else { return };
-        if puts(used.action) {
+        if used.needs_room() {
             kept.reserved -= 1;
         }
         kept.parts.release(&used.keys, used.action);

@@ -280,7 +280,7 @@ impl Submitted {
             let queues = &self.core.queues;
             let uses = match self.uses.get() {
                 Some(uses) => uses,
-                None if !self.planned.uses.is_open() => &self.planned.uses,
+                None if !self.planned.uses.is_open(&self.data) => &self.planned.uses,
                 None => {
                     let resolved = self.core.resolved(&request)?.into_owned();
                     self.uses.get_or_init(|| resolved)

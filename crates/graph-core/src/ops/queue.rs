@@ -342,7 +342,8 @@ impl Queue {
     }
 
     /// Puts an element for each row of the components. The run waits for room for one; the others may be more than
-    /// the capacity.
+    /// the capacity. Of no rows nothing is put, and the run waits for no room and may find the queue closed, if it is
+    /// known before the run that there are none: their number is fixed, or a component is fed.
     ///
     /// # Errors
     /// As [`Self::enqueue`]; components of different numbers of rows.

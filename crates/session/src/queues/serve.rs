@@ -11,7 +11,7 @@ use super::kept::Kept;
 use super::keyed::Keyed;
 use super::parts::Parts;
 use super::readers::Reads;
-use super::uses::{Use, Uses, puts};
+use super::uses::{Use, Uses};
 use super::values::Draft;
 use super::waiting::Lack;
 use super::{Attempt, Inner, Taken, Undo};
@@ -234,7 +234,7 @@ impl Inner {
             }
             QueueAction::Close { cancel_pending } => kept.can_close(cancel_pending),
             QueueAction::Peek(index) => kept.can_peek(index.unwrap_or(0)),
-            action if puts(action) => kept.can_put(uses, at, ticket),
+            _ if used.needs_room() => kept.can_put(uses, at, ticket),
             QueueAction::TakeGradient(Some(0)) => {
                 let message = "expected a number of gradients of at least 1, got 0";
                 Can::Never(Error::invalid(message))
@@ -364,7 +364,7 @@ impl Kept {
 
     /// Whether use `at` of a run can put an element.
     fn can_put(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
-        let before = same(&uses[..at], &self.spec).filter(|other| puts(other.action)).count();
+        let before = same(&uses[..at], &self.spec).filter(|other| other.needs_room()).count();
         let takes = same(uses, &self.spec).filter_map(|other| demand(other.action));
         let taken = takes.fold(0, usize::saturating_add);
         if !self.admits(ticket) {
@@ -444,7 +444,7 @@ impl Kept {
 /// Takes or reserves what a use says.
 fn take_one(kept: &mut Kept, all: &[Use], used: &Use, ticket: u64, undo: &mut Vec<Undo>) -> Draft {
     let queue = used.queue.name.clone();
-    if puts(used.action) {
+    if used.needs_room() {
         kept.reserved += 1;
         let (keys, action) = (used.keys.clone(), used.action);
         if !keys.is_empty() {
