@@ -163,7 +163,7 @@ impl PartialRun {
     ) -> Result<(F::Output, RunMetadata)> {
         let start = Instant::now();
         let core = self.session.core.clone();
-        core.check_open()?;
+        let _at_work = core.enter()?;
         if self.has_ended {
             let message = "the partial run has ended: all that was declared has been fetched, or it was finished; make another";
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
@@ -253,7 +253,7 @@ impl PartialRun {
             return Ok(());
         }
         let core = self.session.core.clone();
-        core.check_open()?;
+        let _at_work = core.enter()?;
         let stop = core.stop_of(options, Instant::now());
         let storing = core.moments.storing(self.taken.is_some());
         let claimed = self.store(&self.held, self.taken.as_ref(), &[], &storing, &stop);

@@ -28,6 +28,7 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -404,7 +405,7 @@ impl Queues {
             self.wake(&mut inner);
             return Err(error);
         }
-        inner.parked.push(park(std::mem::take(attempt)));
+        inner.parked.push(park(take(attempt)));
         self.look_for_abandoned(&mut inner);
         Ok(None)
     }
@@ -445,7 +446,7 @@ impl Queues {
             }
             // Others may have their turn now, or room for what somebody waits for.
             let frees = !goes_on && uses.has_lines();
-            if std::mem::take(&mut inner.moved) || frees {
+            if take(&mut inner.moved) || frees {
                 self.wake(&mut inner);
             }
             let mut job = match served? {
@@ -525,6 +526,19 @@ impl Queues {
         inner.reset_tables(&is_named);
         inner.fillers.forget();
         self.wake(&mut inner);
+    }
+
+    /// Drops what all of them hold, and lets all who wait look again: the session is closed, and nothing comes in any
+    /// more. What runs under way have taken does not come back, and what they put is dropped.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        // Who has claimed a table before puts nothing into another of the name.
+        inner.n_resets += 1;
+        let kept = (take(&mut inner.queues), take(&mut inner.readers), take(&mut inner.tables));
+        self.free_tables.notify_all();
+        self.wake(&mut inner);
+        drop(inner);
+        drop(kept);
     }
 
     /// Lets all who wait look again.

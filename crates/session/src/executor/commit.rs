@@ -13,12 +13,14 @@ use crate::state::Kept;
 
 impl Compiled {
     /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
-    /// before the first store.
+    /// before the first store, and so does whether the session was closed, which frees what it keeps under the same
+    /// lock. `has_stored` tells that something is stored elsewhere already.
     pub(super) fn commit(
         &self,
         instance: &mut Instance,
         bound: &mut Bound<'_>,
         on: &On<'_>,
+        has_stored: bool,
     ) -> Result<()> {
         let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
         let commits: SmallVec<[&Commit; 8]> =
@@ -38,6 +40,7 @@ impl Compiled {
             None => {}
         }
         let mut kept = on.state.lock();
+        on.check(has_stored)?;
         let again = |commit: &&Commit| self.current_if_changed(commit, bound, &kept).is_some();
         let (again, plain): (SmallVec<[&Commit; 8]>, SmallVec<[&Commit; 8]>) =
             commits.iter().copied().partition(|commit| again(commit));
@@ -64,9 +67,7 @@ impl Compiled {
         }
         // Nobody needs the elements of the start any more, so that their buffers may become slots.
         bound.variables.iter_mut().for_each(|variable| variable.elements = None);
-        if let Some(journal) = on.journal {
-            journal.borrow_mut().forget_starts();
-        }
+        on.journal.inspect(|journal| journal.borrow_mut().forget_starts());
         for (variable, elements, slot) in stores {
             if self.was_reset(variable, &kept) {
                 continue;
