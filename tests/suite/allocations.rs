@@ -1,4 +1,4 @@
-//! How often a thread of this binary allocates, and what may not.
+//! How often a thread of this binary allocates, and what may not; what it gives back.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,11 +9,21 @@ use convoke::{SessionOptions, Shape, TensorViewMut};
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<u64> = const { Cell::new(0) };
+    static FREED: Cell<u64> = const { Cell::new(0) };
 }
 
 fn note(n_bytes: usize) {
     let _ = COUNT.try_with(|count| count.set(count.get() + 1));
     let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + n_bytes as u64));
+}
+
+fn note_freed(n_bytes: usize) {
+    let _ = FREED.try_with(|bytes| bytes.set(bytes.get() + n_bytes as u64));
+}
+
+/// How many bytes more this thread has allocated than freed.
+fn held() -> i64 {
+    BYTES.get() as i64 - FREED.get() as i64
 }
 
 /// The system's, and counts.
@@ -29,12 +39,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        note_freed(layout.size());
         // SAFETY: The caller's promises are passed on.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note(size);
+        note_freed(layout.size());
         // SAFETY: The caller's promises are passed on.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -119,4 +131,34 @@ fn a_step_allocates_as_much_after_many_steps_as_after_few() {
     };
     let (few, many) = (of(&spent[8..40]), of(&spent[STEPS - 40..STEPS - 8]));
     assert_eq!(few, many, "allocations and bytes of a step, after few and after many");
+}
+
+/// Variables, what queues and tables hold, and the memory of programs, which a callable has still.
+#[test]
+fn a_session_gives_the_hosts_memory_back() {
+    const N: usize = 1 << 20;
+    const BYTES: i64 = 4 * N as i64;
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, F32, [N]);
+    let (q, table) = (g.fifo_queue("q", 1, [(F32, dims![N])]), g.mutable_table("t", I64, F32));
+    let keys = g.placeholder("keys", I64, dims![None]);
+    let (put, insert) = (q.enqueue(&[&(v.value() * 2.0)]), table.insert(&keys, v.value()));
+    let grow = (v.assign_add(1.0) * 3.0).sum(());
+    let branch = g.cond(&grow.less(1.0f32), || v.value().sum(()), || v.value().max(()));
+    let all: Vec<i64> = (0..N as i64).collect();
+    for is_closed in [true, false] {
+        let before = held();
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        let callables = [&grow, &branch].map(|y| session.callable(&[], y).unwrap());
+        callables.iter().for_each(|callable| drop(callable.call(()).unwrap()));
+        session.run(&[keys.feed(&all)], (&put, &insert)).unwrap();
+        assert!(held() > before + 5 * BYTES, "{} of {before}", held());
+        match is_closed {
+            true => session.close(),
+            false => drop((session, callables)),
+        }
+        let left = held() - before;
+        assert!(left < BYTES / 4, "{left}");
+    }
 }

@@ -7,17 +7,17 @@ use std::time::Instant;
 use convoke_graph_core::{Error, FeedValue, IntoFeed, Result, Tensor, TensorViewMut};
 use smallvec::SmallVec;
 
-use crate::core::{Planned, Request};
+use crate::core::Request;
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
-use crate::recent::Recent;
+use crate::prepared::Prepared;
 use crate::session::{RunOptions, Session};
 
 /// A run that is prepared: its feeds are given by place, and nothing is looked up while their shapes stay the same.
 ///
-/// Many threads may call one callable at once. It keeps its session alive. Nodes that are added to the graph later
+/// Many threads may call one callable at once. It keeps its session alive, but nothing of one that is closed. Nodes that are added to the graph later
 /// are no part of it.
 ///
 /// ```
@@ -35,12 +35,11 @@ use crate::session::{RunOptions, Session};
 /// Source: TensorFlow's `Session.make_callable`.
 pub struct Callable<F: Fetch> {
     session: Session,
-    planned: Arc<Planned>,
+    prepared: Arc<Prepared>,
     feeds: Vec<Tensor>,
     fetch: F,
     /// For each fetched tensor in order, its place among the fetches of the program.
     places: Places,
-    recent: Recent,
 }
 
 /// What a callable does besides what it is fed and fetches.
@@ -88,7 +87,8 @@ impl<F: Fetch> Callable<F> {
             session.core.planned_connected(feeds.iter(), connections, &fetch, &mut metadata)?
         };
         let places = list.into_places();
-        Ok(Self { session, planned, feeds, fetch, places, recent: Recent::default() })
+        let prepared = session.core.prepared.add(planned);
+        Ok(Self { session, prepared, feeds, fetch, places })
     }
 
     /// Runs with these values for the tensors that the callable was made with, in their order.
@@ -125,7 +125,7 @@ impl<F: Fetch> Callable<F> {
         values: impl Arguments<'a>,
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<RunMetadata> {
-        if !self.planned.plan.signature.residents.is_empty() {
+        if !self.prepared.planned.plan.signature.residents.is_empty() {
             let message = "what stays on a device does not go into memory of the caller; fetch the tensor itself";
             return Err(Error::invalid(message));
         }
@@ -155,17 +155,18 @@ impl<F: Fetch> Callable<F> {
     ) -> Result<()> {
         let start = Instant::now();
         let core = &self.session.core;
-        core.check_open()?;
+        let _at_work = core.enter()?;
         let values = values.values();
         if values.len() != self.feeds.len() {
             let (n, given) = (self.feeds.len(), values.len());
             return Err(Error::invalid(format!("expected values for {n} tensors, got {given}")));
         }
-        let data = values.iter().zip(&self.feeds).zip(self.planned.feed_facts());
+        let Prepared { planned, recent } = &*self.prepared;
+        let data = values.iter().zip(&self.feeds).zip(planned.feed_facts());
         let data = data.map(|((value, tensor), fact)| feeds::check_value(value, fact, tensor));
         let data: SmallVec<[FeedData<'_>; 4]> = data.collect::<Result<_>>()?;
-        let (planned, recent) = (&*self.planned, Some(&self.recent));
-        let request = Request { recent, ..Request::new(planned, &data, options, start) };
+        let request =
+            Request { recent: Some(recent), ..Request::new(planned, &data, options, start) };
         metadata.begin(&request);
         (metadata.plan_cached, metadata.graph_nodes) = (true, planned.n_nodes());
         core.run(&request, outputs, metadata)?;

@@ -97,9 +97,7 @@ impl Stop<'_> {
     /// # Errors
     /// `Cancelled` or `DeadlineExceeded`, if the run is to end.
     pub fn check(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(cancelled("the session was closed during the run"));
-        }
+        check_closed(self.closed)?;
         if self.tokens.into_iter().flatten().any(CancelToken::is_cancelled) {
             return Err(cancelled("the run was cancelled"));
         }
@@ -111,6 +109,15 @@ impl Stop<'_> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// # Errors
+/// The session of a run is closed.
+pub(crate) fn check_closed(closed: &AtomicBool) -> Result<()> {
+    match closed.load(Ordering::Acquire) {
+        true => Err(cancelled("the session was closed during the run")),
+        false => Ok(()),
     }
 }
 

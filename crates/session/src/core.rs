@@ -1,5 +1,6 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
+mod closing;
 mod kept;
 mod moving;
 mod planning;
@@ -7,7 +8,6 @@ mod programs;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use convoke_graph_core::{
 use crate::autotune::{Known, Tuning};
 use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
-use crate::cancel::{Bell, CancelToken, Stop};
+use crate::cancel::{CancelToken, Stop};
 use crate::device_tensor::Fetched;
 use crate::devices::{Devices, Gpus, HOST_NAME, cores};
 use crate::donation::Settled;
@@ -34,6 +34,7 @@ use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::moment::{Moments, Storing};
 use crate::partial::PartialPlans;
+use crate::prepared::AllPrepared;
 use crate::queues::{Puts, Queues, Tables, Taken, Uses};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
@@ -68,6 +69,8 @@ pub(crate) struct Core {
     plans: Cache<Signature, Arc<Planned>>,
     /// Those of partial runs.
     pub partial: PartialPlans,
+    /// Those of callables, which may keep them longer.
+    pub prepared: AllPrepared,
     closed: AtomicBool,
     growth: Mutex<Growth>,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
@@ -163,6 +166,7 @@ impl Core {
             known: Known::default(),
             plans: Cache::new(options.plans),
             partial: PartialPlans::new(options.plans),
+            prepared: AllPrepared::default(),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
             moves: RwLock::default(),
@@ -173,15 +177,6 @@ impl Core {
             runners: Runners::new(or_cores(options.runners)),
             options,
         })
-    }
-
-    /// Ends it: runs that are under way are cancelled, later ones refused.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.queues.ring();
-        self.turn.ring();
-        self.forget_plans();
-        self.identity.iter().for_each(Identity::release);
     }
 
     /// Its name and version.
@@ -231,7 +226,7 @@ impl Core {
     /// A number of elements below 0, an index of a queue out of range; what computing them refuses.
     pub fn resolved<'a>(&self, request: &Request<'a>) -> Result<Cow<'a, Uses>> {
         let uses = &request.planned.uses;
-        if !uses.is_open() {
+        if !uses.is_open(request.data) {
             return Ok(Cow::Borrowed(uses));
         }
         let mut computed = Vec::new();
@@ -325,7 +320,7 @@ impl Core {
         let _active = self.activity.begin();
         let own = self.moments.storing(false);
         let request = &Request { storing: request.storing.or(Some(&own)), ..*request };
-        match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
+        let run = match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
                 if e.kind() == ErrorKind::ResourceExhausted
@@ -335,11 +330,11 @@ impl Core {
                 // Others that hold what this waits for may wait for these tables.
                 drop(request.puts.and_then(Puts::give_up));
                 metadata.begin_again(request);
-                let run = self.attempt(request, outputs, others, held, metadata);
-                run.map_err(|e| self.located(e))
+                self.attempt(request, outputs, others, held, metadata)
             }
-            run => run.map_err(|e| self.located(e)),
-        }
+            run => run,
+        };
+        run.map_err(|e| self.reason(e, metadata.stores))
     }
 
     /// As [`Self::located`], of what the host does by itself.
@@ -489,16 +484,6 @@ impl Core {
         Stop { closed: &self.closed, tokens, deadline, fails_if_blocked }
     }
 
-    /// # Errors
-    /// The session is closed.
-    pub fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            let message = "the session is closed; make a new one";
-            return Err(Error::new(ErrorKind::FailedPrecondition, message));
-        }
-        Ok(())
-    }
-
     pub fn plans(&self) -> MutexGuard<'_, Lru<Signature, Arc<Planned>>> {
         self.plans.lock()
     }
@@ -564,6 +549,12 @@ impl Planned {
 
     fn programs(&self) -> MutexGuard<'_, Lru<ProgramKey, Arc<Compiled>>> {
         self.programs.lock()
+    }
+
+    /// Drops its programs, and those of its parts.
+    pub fn forget_programs(&self) {
+        self.flow.iter().for_each(Flowing::forget);
+        self.all().for_each(|planned| planned.programs().clear());
     }
 
     /// What is known of the tensors that are fed.

@@ -373,6 +373,18 @@ impl Gpus {
         Ok(all.iter().zip(sent).map(tensor).collect())
     }
 
+    /// Takes all variables of the session. Their memory is given back when they are dropped, as far as no program uses
+    /// it.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn take_variables(&self) -> impl Sized {
+        let mut variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        std::mem::take(&mut *variables)
+    }
+
+    /// There are none.
+    #[cfg(not(feature = "gpu"))]
+    pub(crate) fn take_variables(&self) -> impl Sized {}
+
     /// Frees the memory of tensors that are gone. True if there was any.
     pub(crate) fn shrink(&self) -> bool {
         #[cfg(feature = "gpu")]

@@ -403,7 +403,7 @@ impl Compiled {
         self.fetch_all(instance, bound, outputs)?;
         metadata.note(PhaseKind::Fetch, start);
         let start = metadata.now();
-        self.commit(instance, bound, on, outputs)?;
+        self.commit(instance, bound, on, outputs, metadata.stores)?;
         metadata.note(PhaseKind::Commit, start);
         metadata.host_bytes = metadata.host_bytes.max(self.memory.n_bytes());
         metadata.planned_bytes += self.memory.n_bytes();

@@ -66,6 +66,12 @@ impl Flowing {
         self.blocks.iter().flat_map(of).collect()
     }
 
+    /// Forgets the programs of many iterations, and which were used last.
+    pub fn forget(&self) {
+        self.programs.iter().for_each(|(_, recent)| recent.clear());
+        self.blocks.iter().for_each(|blocks| blocks.lock().clear());
+    }
+
     /// Its programs.
     pub fn programs(&self) -> impl Iterator<Item = &Planned> {
         self.programs.iter().map(|(planned, _)| planned)

@@ -216,6 +216,8 @@ impl Holdings {
         }
         storing.begin_if_it_goes_on();
         let mut kept = core.state.lock();
+        // A closed session has freed what it kept.
+        core.check_still_open()?;
         core.make_room(&mut kept, changed.clone().map(|holding| &holding.variable))?;
         let mut ready = Vec::new();
         for holding in changed {

@@ -37,6 +37,7 @@ mod monitored;
 mod partial;
 mod place;
 mod pool;
+mod prepared;
 mod queue_runner;
 mod queues;
 mod recent;

@@ -163,7 +163,7 @@ impl PartialRun {
     ) -> Result<(F::Output, RunMetadata)> {
         let start = Instant::now();
         let core = self.session.core.clone();
-        core.check_open()?;
+        let _at_work = core.enter()?;
         if self.has_ended {
             let message = "the partial run has ended: all that was declared has been fetched, or it was finished; make another";
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
@@ -253,7 +253,7 @@ impl PartialRun {
             return Ok(());
         }
         let core = self.session.core.clone();
-        core.check_open()?;
+        let _at_work = core.enter()?;
         let stop = core.stop_of(options, Instant::now());
         let storing = core.moments.storing(self.taken.is_some());
         let claimed = self.store(&self.held, self.taken.as_ref(), &[], &storing, &stop);
@@ -269,12 +269,13 @@ impl PartialRun {
         let core = &self.session.core;
         let Declared { steps, uses, takes, early, before, .. } = &*self.declared;
         let feeds = &steps.signature().feeds;
-        let mut data = vec![FeedData::Tensor(HostTensor::from(false)); feeds.len()];
-        for &at in early {
-            let value = made.get(&feeds[at]).or_else(|| self.known.get(&feeds[at]));
-            let value = value.cloned().ok_or_else(|| steps.missing_early(feeds[at]))?;
-            data[at] = FeedData::Tensor(value);
+        let known = |feed: &Output| made.get(feed).or_else(|| self.known.get(feed)).cloned();
+        if let Some(&missing) = early.iter().find(|&&at| known(&feeds[at]).is_none()) {
+            return Err(steps.missing_early(feeds[missing]));
         }
+        // In the places of those that are not fed yet are scalars, which tell nothing.
+        let given = |feed: &Output| FeedData::Tensor(known(feed).unwrap_or_else(|| false.into()));
+        let data: Vec<FeedData<'_>> = feeds.iter().map(given).collect();
         let mut computed = Vec::new();
         if let Some(before) = before {
             let data: Vec<FeedData<'_>> = early.iter().map(|&at| data[at].clone()).collect();
@@ -282,7 +283,7 @@ impl PartialRun {
             let outputs = &mut Outputs::Tensors(&mut computed);
             core.run(&request, outputs, &mut RunMetadata::default())?;
         }
-        let uses = match uses.is_open() {
+        let uses = match uses.is_open(&data) {
             true => {
                 let computed = computed.into_iter().map(Fetched::into_host);
                 Arc::new(uses.resolved(&data, &computed.collect::<Result<Vec<_>>>()?)?)

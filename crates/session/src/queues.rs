@@ -28,6 +28,7 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -271,9 +272,9 @@ impl Inner {
     /// Does what a run does with a queue once it has succeeded. `items` are what it puts; nothing, if it did not come to
     /// it.
     fn put(&mut self, used: &Use, items: Option<Vec<Item>>, fetched: &[HostTensor]) {
-        let (ticket, now) = (self.next_ticket, self.n_resets + 1);
+        let now = self.n_resets + 1;
         let Some(kept) = self.queues.get_mut(&used.queue.name) else { return };
-        if puts(used.action) {
+        if used.needs_room() {
             kept.reserved -= 1;
         }
         kept.parts.release(&used.keys, used.action);
@@ -296,13 +297,7 @@ impl Inner {
                 self.n_resets = now;
                 kept.clear(now);
             }
-            QueueAction::Close { cancel_pending } => {
-                let (first, cancels) = kept.closed.unwrap_or((ticket, false));
-                kept.closed = Some((first, cancels || cancel_pending));
-                if cancel_pending {
-                    kept.parts.clear();
-                }
-            }
+            QueueAction::Close { cancel_pending } => kept.close(cancel_pending),
             QueueAction::InsertMany { .. } | QueueAction::Put { .. } => {
                 for (key, item) in used.keys.iter().zip(items) {
                     for (place, value) in used.action.parts().zip(item) {
@@ -310,7 +305,7 @@ impl Inner {
                     }
                 }
                 // It was closed meanwhile, and nothing more becomes complete.
-                if kept.closed.is_some_and(|(_, cancels)| cancels) {
+                if kept.is_cancelled() {
                     kept.parts.clear();
                 }
             }
@@ -410,7 +405,7 @@ impl Queues {
             self.wake(&mut inner);
             return Err(error);
         }
-        inner.parked.push(park(std::mem::take(attempt)));
+        inner.parked.push(park(take(attempt)));
         self.look_for_abandoned(&mut inner);
         Ok(None)
     }
@@ -451,7 +446,7 @@ impl Queues {
             }
             // Others may have their turn now, or room for what somebody waits for.
             let frees = !goes_on && uses.has_lines();
-            if std::mem::take(&mut inner.moved) || frees {
+            if take(&mut inner.moved) || frees {
                 self.wake(&mut inner);
             }
             let mut job = match served? {
@@ -531,6 +526,19 @@ impl Queues {
         inner.reset_tables(&is_named);
         inner.fillers.forget();
         self.wake(&mut inner);
+    }
+
+    /// Drops what all of them hold, and lets all who wait look again: the session is closed, and nothing comes in any
+    /// more. What runs under way have taken does not come back, and what they put is dropped.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        // Who has claimed a table before puts nothing into another of the name.
+        inner.n_resets += 1;
+        let kept = (take(&mut inner.queues), take(&mut inner.readers), take(&mut inner.tables));
+        self.free_tables.notify_all();
+        self.wake(&mut inner);
+        drop(inner);
+        drop(kept);
     }
 
     /// Lets all who wait look again.

@@ -55,6 +55,13 @@ impl Recent {
         is_like.then(|| Current::Recent(kept.clone()))
     }
 
+    /// Keeps none any more.
+    pub fn clear(&self) {
+        for lane in self.0.all() {
+            let _before = lock(lane).take();
+        }
+    }
+
     /// Keeps a program, and no other.
     pub fn set(&self, key: ProgramKey, compiled: Arc<Compiled>) {
         for lane in self.0.all().skip(1) {

@@ -219,7 +219,7 @@ impl Session {
         options: RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
         let start = Instant::now();
-        self.core.check_open()?;
+        let _at_work = self.core.enter()?;
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (list, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
@@ -290,7 +290,7 @@ impl Session {
     /// As [`Self::run`], for what is found before work begins; [`ErrorKind::Unimplemented`] for a run with branches,
     /// loops or assertions, which has several: see [`Self::programs`].
     pub fn program<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Program> {
-        self.core.check_open()?;
+        let _at_work = self.core.enter()?;
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
@@ -311,7 +311,7 @@ impl Session {
         feeds: &[Feed<'_>],
         fetch: F,
     ) -> Result<Vec<(usize, Program)>> {
-        self.core.check_open()?;
+        let _at_work = self.core.enter()?;
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
@@ -330,7 +330,7 @@ impl Session {
     /// # Errors
     /// As [`Self::run`], for what is found before work begins.
     pub fn explain<F: Fetch>(&self, feeds: &[Feed<'_>], fetch: F) -> Result<Explanation> {
-        self.core.check_open()?;
+        let _at_work = self.core.enter()?;
         let mut metadata = RunMetadata::default();
         let tensors = feeds.iter().map(|feed| &feed.tensor);
         let (_, planned) = self.core.planned(tensors, &fetch, &mut metadata)?;
@@ -346,7 +346,7 @@ impl Session {
         Explanation::of(&compiled, &planned.plan, &planned.graph)
     }
 
-    /// The variables that runs have needed so far, by name.
+    /// The variables that runs have needed so far, by name. Those of a closed session have no elements.
     pub fn variables(&self) -> Vec<VariableInfo> {
         let kept = self.core.state.lock();
         let mut all: Vec<VariableInfo> = kept.variables.values().map(|e| e.info()).collect();
@@ -371,6 +371,11 @@ impl Session {
 
     /// Ends the session for all its handles: runs that are under way end with [`ErrorKind::Cancelled`] where they
     /// would look for their cancelling, later ones are refused. Does not wait for them.
+    ///
+    /// What the session keeps is freed, whatever handles and callables there are: the elements of variables on all
+    /// devices, what queues and tables hold, what readers have read, and the memory of programs. [`Self::variables`]
+    /// says then that no variable has elements. What a run under way uses is freed when it ends, and nothing of what it
+    /// stores stays; a [`PartialRun`] keeps what it has until it is dropped. What was fetched is the caller's.
     pub fn close(&self) {
         self.core.close();
     }

@@ -255,6 +255,7 @@ impl Submitted {
         mut attempt: Attempt,
     ) -> Result<Option<(Vec<Fetched>, RunMetadata)>> {
         let start = *self.begun.get_or_init(Instant::now);
+        let _at_work = self.core.at_work();
         let request = Request::new(&self.planned, &self.data, &self.options, start);
         let request = Request { token: Some(&self.token), ..request };
         let mut metadata = self.metadata.clone();
@@ -280,7 +281,7 @@ impl Submitted {
             let queues = &self.core.queues;
             let uses = match self.uses.get() {
                 Some(uses) => uses,
-                None if !self.planned.uses.is_open() => &self.planned.uses,
+                None if !self.planned.uses.is_open(&self.data) => &self.planned.uses,
                 None => {
                     let resolved = self.core.resolved(&request)?.into_owned();
                     self.uses.get_or_init(|| resolved)

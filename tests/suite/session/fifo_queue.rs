@@ -250,6 +250,50 @@ fn does_not_lose_value() {
     assert_eq!(taker(&s)(&session).unwrap(), 10.0);
 }
 
+/// `testEmptyEnqueueMany`: of no rows nothing comes in, and a full or closed queue is in nobody's way where it is known
+/// before the run that there are none.
+#[test]
+fn empty_enqueue_many() {
+    let s = Fifo::new(1);
+    let (session, none) = (s.session(), Vec::<f32>::new());
+    let fixed = s.q.enqueue_many(&[&s.g.constant(&none[..])]);
+    let computed = s.q.enqueue_many(&[&(&s.xs * 2.0)]);
+    let put = |put: &Operation| {
+        let options = RunOptions { fail_if_blocked: true, ..RunOptions::default() };
+        session.run_with(&[s.xs.feed(&none[..])], put, options).map(|_| ())
+    };
+    let all = [&s.put_many, &fixed, &computed];
+    all.map(put).into_iter().for_each(|put| put.unwrap());
+    assert_eq!(s.size(&session), 0);
+    s.put(&session, 1.0);
+    all[..2].iter().for_each(|&none| put(none).unwrap());
+    assert_eq!(kind(put(&computed)), ErrorKind::FailedPrecondition);
+    session.run(&[], s.q.close()).unwrap();
+    all[..2].iter().for_each(|&none| put(none).unwrap());
+    assert_eq!(kind(put(&computed)), ErrorKind::Cancelled);
+    // Beside something that is put, and in a partial run.
+    assert_eq!(
+        kind(session.run(&[s.xs.feed(&none[..]), s.x.feed(1.0)], (&s.put_many, &s.put))),
+        ErrorKind::Cancelled
+    );
+    let mut run = session.partial_run(&[&s.xs], &s.put_many).unwrap();
+    run.run(&[s.xs.feed(&none[..])], &s.put_many).unwrap();
+    assert_eq!(s.size(&session), 1);
+    // Components are checked all the same.
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 1, [(F32, dims![]), (F32, dims![2])]);
+    let (a, b) = (g.placeholder("a", F32, dims![None]), g.placeholder("b", F32, dims![None, None]));
+    let put = q.enqueue_many(&[&a, &b]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let run = |rows: usize, n: usize| {
+        let b_is = vec![0.0f32; rows * n];
+        session.run(&[a.feed(&none[..]), b.feed((&b_is[..], [rows, n]))], &put)
+    };
+    run(0, 2).unwrap();
+    assert_eq!(kind(run(1, 2)), ErrorKind::InvalidArgument);
+    assert_eq!(kind(run(0, 3)), ErrorKind::InvalidArgument);
+}
+
 /// `testEmptyDequeueMany`, `testEmptyDequeueUpTo`: none of an empty queue, at once, before and after.
 #[test]
 fn empty_dequeue_many() {

@@ -12,6 +12,7 @@ mod calls;
 mod cancelling;
 mod checkpoints;
 mod chosen_queues;
+mod closing;
 mod composites;
 mod connections;
 mod containers;

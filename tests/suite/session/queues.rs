@@ -62,6 +62,18 @@ fn floats(tensor: &HostTensor) -> Vec<f32> {
     tensor.to_vec::<f32>().unwrap()
 }
 
+/// Submits a run that has to wait, and gives it once it does.
+fn blocked<F: Fetch>(session: &Session, feeds: &[Feed<'_>], fetch: F) -> RunHandle<F> {
+    let last = || session.waiting().last().map(|waiting| waiting.run);
+    let before = last();
+    let run = session.submit(feeds, fetch, RunOptions::default());
+    while last() <= before {
+        assert!(!run.is_done());
+        thread::sleep(Duration::from_millis(1));
+    }
+    run
+}
+
 /// `testEnqueue`, `testDequeue`, `testQueueSizeAfterEnqueueAndDequeue`.
 #[test]
 fn elements_come_out_as_they_went_in() {
@@ -303,18 +315,80 @@ fn closing_lets_in_who_waited_before() {
     assert_eq!(kind(s.get(&session)), ErrorKind::OutOfRange);
 }
 
-/// `close(cancel_pending_enqueues=True)`.
+/// `close(cancel_pending_enqueues=True)`, also of a queue that is closed, but not twice.
 #[test]
 fn closing_may_cancel_who_waited_before() {
-    let s = Scalars::fifo(1);
-    let session = s.session();
-    s.put(&session, 1.0).unwrap();
-    let waits = session.submit(&[s.x.feed(2.0)], &s.put, RunOptions::default());
-    let waits = waits.wait_for(A_WHILE).expect_err("there is no room");
-    session.run(&[], s.q.close_and_cancel()).unwrap();
-    assert_eq!(kind(waits.wait()), ErrorKind::Cancelled);
-    assert_eq!(s.get(&session).unwrap(), 1.0);
-    assert_eq!(kind(s.get(&session)), ErrorKind::OutOfRange);
+    for is_closed in [false, true] {
+        let s = Scalars::fifo(1);
+        let session = s.session();
+        s.put(&session, 1.0).unwrap();
+        let waits = blocked(&session, &[s.x.feed(2.0)], &s.put);
+        if is_closed {
+            session.run(&[], s.q.close()).unwrap();
+        }
+        session.run(&[], s.q.close_and_cancel()).unwrap();
+        assert_eq!(kind(waits.wait()), ErrorKind::Cancelled);
+        assert_eq!(s.get(&session).unwrap(), 1.0);
+        assert_eq!(kind(s.get(&session)), ErrorKind::OutOfRange);
+        for close in [s.q.close(), s.q.close_and_cancel()] {
+            let error = session.run(&[], close).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+            assert!(error.to_string().contains("already closed"), "{error}");
+        }
+    }
+}
+
+/// Who waited for something else when a queue was closed puts nothing into it, and takes nothing for that.
+#[test]
+fn closing_lets_in_nobody_who_waited_elsewhere() {
+    let g = Graph::new();
+    let queue = |name| g.fifo_queue(name, 9, [(F32, dims![])]);
+    let (q_in, q_out) = (queue("in"), queue("out"));
+    let x = g.placeholder("x", F32, dims![]);
+    let (put, over) = (q_in.enqueue(&[&x]), q_out.enqueue(&[&q_in.dequeue()[0]]));
+    let taken = q_out.dequeue().remove(0);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let waits = blocked(&session, &[], &over);
+    session.run(&[], q_out.close()).unwrap();
+    assert_eq!(kind(session.run(&[], &taken)), ErrorKind::OutOfRange);
+    session.run(&[x.feed(1.0)], &put).unwrap();
+    let error = waits.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(error.to_string().contains("FIFO queue 'out' is closed"), "{error}");
+    let left = session.run(&[], q_in.size()).unwrap().scalar::<i32>().unwrap();
+    assert_eq!((left, kind(session.run(&[], &taken))), (1, ErrorKind::OutOfRange));
+}
+
+/// Who waited for room in a queue when it was closed may have to wait for something else once there is room. The queue
+/// is not at its end before all of them have put, in their order, or have given up.
+#[test]
+fn a_closed_queue_is_at_its_end_after_all_who_waited_for_room() {
+    for gives_up in [false, true] {
+        let g = Graph::new();
+        let queue = |name| g.fifo_queue(name, 1, [(F32, dims![])]);
+        let (q, other) = (queue("q"), queue("other"));
+        let x = g.placeholder("x", F32, dims![]);
+        let (put, put_other) = (q.enqueue(&[&x]), other.enqueue(&[&x]));
+        let (take, take_other) = (q.dequeue().remove(0), other.dequeue().remove(0));
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        let get = || session.run(&[], &take).map(|taken| taken.scalar::<f32>().unwrap());
+        session.run(&[x.feed(1.0)], (&put, &put_other)).unwrap();
+        let both = blocked(&session, &[x.feed(2.0)], (&put, &put_other));
+        let others = [3.0, 4.0].map(|y| blocked(&session, &[x.feed(y)], &put));
+        session.run(&[], q.close()).unwrap();
+        assert_eq!([get(), get(), get()].map(Result::unwrap), [1.0, 3.0, 4.0]);
+        others.into_iter().for_each(|other| other.wait().unwrap());
+        let end = blocked(&session, &[], &take);
+        if gives_up {
+            drop(both);
+            assert_eq!(kind(end.wait()), ErrorKind::OutOfRange);
+        } else {
+            session.run(&[], &take_other).unwrap();
+            both.wait().unwrap();
+            assert_eq!(end.wait().unwrap().scalar::<f32>().unwrap(), 2.0);
+        }
+        assert_eq!(kind(get()), ErrorKind::OutOfRange);
+    }
 }
 
 /// `testDequeueUpTo...`.

@@ -342,7 +342,8 @@ impl Queue {
     }
 
     /// Puts an element for each row of the components. The run waits for room for one; the others may be more than
-    /// the capacity.
+    /// the capacity. Of no rows nothing is put, and the run waits for no room and may find the queue closed, if it is
+    /// known before the run that there are none: their number is fixed, or a component is fed.
     ///
     /// # Errors
     /// As [`Self::enqueue`]; components of different numbers of rows.
@@ -393,7 +394,7 @@ impl Queue {
         self.apply(QueueAction::IsClosed, &[])
     }
 
-    /// Closes the queue: nothing more is put into it, and what is there can be taken. Who waits for room already
+    /// Closes the queue: nothing more is put into it, and what is there can be taken. Who waits for room in it already
     /// still gets it.
     ///
     /// # Errors
@@ -403,10 +404,10 @@ impl Queue {
         self.apply(QueueAction::Close { cancel_pending: false }, &[]).operation()
     }
 
-    /// Closes the queue, and ends runs that wait for room with `Cancelled`.
+    /// Closes the queue, also one that [`Self::close`] has closed, and ends runs that wait for room with `Cancelled`.
     ///
     /// # Errors
-    /// As [`Self::close`].
+    /// As [`Self::close`], if it was closed like this.
     #[track_caller]
     pub fn close_and_cancel(&self) -> Operation {
         self.apply(QueueAction::Close { cancel_pending: true }, &[]).operation()

@@ -63,7 +63,7 @@ impl Core {
     /// # Errors
     /// The session is closed, or a device does not give its elements.
     pub fn digest(&self) -> Result<u64> {
-        self.check_open()?;
+        let _at_work = self.enter()?;
         let mut hasher = DefaultHasher::new();
         let _looking = self.moments.look();
         let kept = self.state.lock();
@@ -154,7 +154,7 @@ impl Core {
         tables: &[Arc<TableSpec>],
         may_lack: impl Fn(NodeId) -> bool,
     ) -> Result<Moment> {
-        self.check_open()?;
+        let _at_work = self.enter()?;
         let nodes: Vec<Arc<Node>> = variables.iter().map(|v| v.handle().node()).collect();
         if let Some(error) = nodes.iter().find_map(|node| node.error()) {
             return Err(error);
@@ -266,7 +266,7 @@ impl Core {
         draws: Option<Vec<(NodeId, u32)>>,
         tables: Vec<(Arc<TableSpec>, TableContents)>,
     ) -> Result<()> {
-        self.check_open()?;
+        let _at_work = self.enter()?;
         let nodes: Vec<Arc<Node>> =
             values.iter().map(|(variable, _)| self.graph.node(*variable)).collect();
         let copies =
@@ -290,7 +290,7 @@ impl Core {
     /// # Errors
     /// The session is closed, or a device is lost. Nothing has changed then.
     pub fn reset(&self, containers: &[&str]) -> Result<()> {
-        self.check_open()?;
+        let _at_work = self.enter()?;
         // Where variables move between runs, programs rely on it that nothing else changes their memory.
         let moves = &self.moves;
         let _alone =

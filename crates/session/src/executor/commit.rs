@@ -14,13 +14,15 @@ use crate::sums::add_difference;
 
 impl Compiled {
     /// Stores new elements of variables on the host, and counts draws. Everything that can fail comes
-    /// before the first store.
+    /// before the first store, and so does whether the session was closed, which frees what it keeps under the same
+    /// lock. `has_stored` tells that something is stored elsewhere already.
     pub(super) fn commit(
         &self,
         instance: &mut Instance,
         bound: &mut Bound<'_>,
         on: &On<'_>,
         outputs: &mut Outputs<'_, '_>,
+        has_stored: bool,
     ) -> Result<()> {
         let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
         let commits: SmallVec<[&Commit; 8]> =
@@ -40,6 +42,7 @@ impl Compiled {
             None => {}
         }
         let mut kept = on.state.lock();
+        on.check(has_stored)?;
         let mut plain: SmallVec<[&Commit; 8]> = SmallVec::new();
         let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
         for commit in commits {
@@ -58,9 +61,7 @@ impl Compiled {
         self.check_homes(stores.iter().map(|(variable, ..)| variable), &kept)?;
         // Nobody needs the elements of the start any more, so that their buffers may become slots.
         bound.variables.iter_mut().for_each(|variable| variable.elements = None);
-        if let Some(journal) = on.journal {
-            journal.borrow_mut().forget_starts();
-        }
+        on.journal.inspect(|journal| journal.borrow_mut().forget_starts());
         for (variable, elements, slot) in stores {
             if self.was_reset(variable, &kept) {
                 continue;

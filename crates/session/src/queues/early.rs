@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Amount, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId, Output,
-    QueueAction, QueueOp, QueueRole, QueueSpec, Result,
+    Amount, Class, Dim, Error, ErrorKind, Flow, GraphSnapshot, Host, HostTensor, Node, NodeId,
+    Output, QueueAction, QueueOp, QueueRole, QueueSpec, Result,
 };
 use rustc_hash::FxHashSet;
 
@@ -30,6 +30,44 @@ pub(crate) struct Early {
     number: Option<Given>,
     keys: Option<Given>,
     queue: Option<(Given, Arc<[Arc<QueueSpec>]>)>,
+    rows: RowCount,
+}
+
+/// What is known before a run of how many rows an operation puts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum RowCount {
+    #[default]
+    Unknown,
+    /// As many as the feed at this place has.
+    Fed(usize),
+    /// None at all.
+    None,
+}
+
+impl RowCount {
+    /// What is known of the rows of these tensors.
+    fn of(graph: &GraphSnapshot, signature: &Signature, components: &[Output]) -> Self {
+        let has_none = |&component: &Output| {
+            let dims = graph.fact(component).dims.dims();
+            dims.and_then(<[Dim]>::first) == Some(&Dim::Known(0))
+        };
+        if components.iter().any(has_none) {
+            return Self::None;
+        }
+        let fed = signature.feeds.iter().position(|feed| components.contains(feed));
+        fed.map_or(Self::Unknown, Self::Fed)
+    }
+
+    /// What is known of them with these feeds.
+    fn with(self, data: &[FeedData<'_>]) -> Self {
+        match self {
+            Self::Fed(at) => {
+                let rows = data.get(at).and_then(|data| data.shape().dims().first());
+                if rows == Some(&0) { Self::None } else { Self::Unknown }
+            }
+            known => known,
+        }
+    }
 }
 
 impl Early {
@@ -45,6 +83,11 @@ impl Early {
             Given::Fed(at) => Some(*at),
             Given::Constant(_) | Given::Computed(_) => None,
         })
+    }
+
+    /// Whether it is known that the operation puts no rows.
+    pub fn has_no_rows(&self) -> bool {
+        self.rows == RowCount::None
     }
 
     /// The queues that it may be about, if that is not known yet.
@@ -72,7 +115,14 @@ impl Early {
         let number = number.map(&mut given).transpose()?;
         let keys = keys.map(&mut given).transpose()?;
         let index = index.map(given).transpose()?;
-        Ok(Self { number, keys, queue: index.map(|index| (index, op.among.clone())) })
+        let rows = match op.action {
+            QueueAction::EnqueueMany => {
+                RowCount::of(graph, signature, &node.inputs[..n_components])
+            }
+            _ => RowCount::Unknown,
+        };
+        let queue = index.map(|index| (index, op.among.clone()));
+        Ok(Self { number, keys, queue, rows })
     }
 }
 
@@ -161,9 +211,10 @@ pub(super) fn value<'a>(
 }
 
 impl Uses {
-    /// Whether something must be known first.
-    pub fn is_open(&self) -> bool {
-        self.queues.iter().any(|used| !used.early.is_empty())
+    /// Whether something must be known first, or these feeds tell that an operation puts nothing.
+    pub fn is_open(&self, data: &[FeedData<'_>]) -> bool {
+        let is_open = |early: &Early| !early.is_empty() || early.rows.with(data) == RowCount::None;
+        self.queues.iter().any(|used| is_open(&used.early))
     }
 
     /// The places of those feeds that must be there before the run takes anything, in order: what is told by them, or
@@ -209,7 +260,8 @@ impl Uses {
 
 impl Use {
     fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
-        let mut resolved = Self { early: Early::default(), ..self.clone() };
+        let early = Early { rows: self.early.rows.with(data), ..Early::default() };
+        let mut resolved = Self { early, ..self.clone() };
         if let Some(number) = &self.early.number {
             let n = Some(Amount::value(&*value(number, data, computed)?)?);
             resolved.action = match self.action {

@@ -23,8 +23,7 @@ pub(super) struct Kept {
     pub next: u64,
     /// Elements that runs under way will put.
     pub reserved: usize,
-    /// The first ticket that came after it was closed, and whether those before it were cancelled.
-    pub closed: Option<(u64, bool)>,
+    pub closed: Option<Closed>,
     /// How often an element was drawn at random.
     pub draws: u64,
     /// Of a barrier or a map staging area, what is not complete.
@@ -37,6 +36,15 @@ pub(super) struct Kept {
     pub takers: VecDeque<(u64, usize)>,
     /// Tickets that wait for room.
     pub putters: VecDeque<u64>,
+}
+
+/// How a queue was closed.
+#[derive(Debug, Default)]
+pub(super) struct Closed {
+    /// The tickets of those that waited for room in it then, each once: they may still put.
+    pending: Vec<u64>,
+    /// Whether those were cancelled.
+    pub cancels: bool,
 }
 
 /// An element, the place that it was taken from, and its number.
@@ -104,11 +112,44 @@ impl Kept {
 
     /// Whether no element can come any more.
     pub fn is_final(&self) -> bool {
-        let Some((closed, cancels)) = self.closed else { return false };
+        let Some(closed) = &self.closed else { return false };
         // Who waits for elements of this queue puts none before it has them.
         let takes = |ticket: u64| self.takers.iter().any(|(other, _)| *other == ticket);
-        let waits = self.putters.iter().any(|&ticket| ticket < closed && !takes(ticket));
-        self.reserved == 0 && self.parts.len() == 0 && (cancels || !waits)
+        let waits = closed.pending.iter().any(|&ticket| !takes(ticket));
+        self.reserved == 0 && self.parts.len() == 0 && !waits
+    }
+
+    /// Closes it, also one that is closed: who waits for room the first time may still put, unless that is cancelled.
+    pub fn close(&mut self, cancels: bool) {
+        let closed = self.closed.get_or_insert_with(|| {
+            let mut pending: Vec<u64> = self.putters.iter().copied().collect();
+            pending.dedup();
+            Closed { pending, cancels }
+        });
+        if cancels {
+            (closed.pending, closed.cancels) = (Vec::new(), true);
+            self.parts.clear();
+        }
+    }
+
+    /// Whether who has this ticket may put, as far as that depends on whether it is closed.
+    pub fn admits(&self, ticket: u64) -> bool {
+        self.closed.as_ref().is_none_or(|closed| closed.pending.contains(&ticket))
+    }
+
+    /// Whether it was closed so that nothing more comes in.
+    pub fn is_cancelled(&self) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.cancels)
+    }
+
+    /// Nobody has this ticket any more.
+    pub fn forget(&mut self, ticket: u64) {
+        self.takers.retain(|(other, _)| *other != ticket);
+        self.putters.retain(|other| *other != ticket);
+        if let Some(closed) = &mut self.closed {
+            closed.pending.retain(|other| *other != ticket);
+        }
+        self.seek(ticket, &[]);
     }
 
     /// Puts a gradient with its step after it, unless it is too old.

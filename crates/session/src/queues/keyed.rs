@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::kept::{Item, Kept, Popped};
 use super::parts::Key;
 use super::serve::{Can, demand, is_first, same};
-use super::uses::{Use, puts};
+use super::uses::Use;
 use super::waiting::Lack;
 
 /// What a map staging area knows of keys.
@@ -185,7 +185,7 @@ impl Kept {
         }
         // An element that was begun has its room.
         let begins = |key: &i64| !self.parts.is_open(&Key::Number(*key));
-        let put = |uses| same(uses, &self.spec).filter(|other| puts(other.action));
+        let put = |uses| same(uses, &self.spec).filter(|other| other.needs_room());
         let before = put(&uses[..at]).filter_map(Use::number);
         let later = put(&uses[at..]).filter_map(Use::number).filter(replaces);
         let begun: FxHashSet<i64> = before.chain(later).filter(begins).collect();

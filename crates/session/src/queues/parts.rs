@@ -124,7 +124,7 @@ impl Kept {
     /// What `used` puts of these keys cannot be put. Of `taken` keys the run takes the elements.
     pub fn check_parts(&self, used: &Use, taken: &[i64]) -> Result<()> {
         let is_new = |key: &Key| !self.parts.incomplete.contains_key(key);
-        if self.closed.is_some_and(|(_, cancels)| cancels || used.keys.iter().any(is_new)) {
+        if self.is_cancelled() || (self.closed.is_some() && used.keys.iter().any(is_new)) {
             let message = format!("{} is closed", self.label());
             return Err(Error::new(ErrorKind::Cancelled, message));
         }

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueRole, QueueSpec, Result};
+use convoke_graph_core::{Error, ErrorKind, HostTensor, QueueAction, QueueSpec, Result};
 
 use super::ahead::Job;
 use super::kept::Kept;
 use super::keyed::Keyed;
 use super::parts::Parts;
 use super::readers::Reads;
-use super::uses::{Use, Uses, puts};
+use super::uses::{Use, Uses};
 use super::values::Draft;
 use super::waiting::Lack;
 use super::{Attempt, Inner, Taken, Undo};
@@ -234,7 +234,7 @@ impl Inner {
             }
             QueueAction::Close { cancel_pending } => kept.can_close(cancel_pending),
             QueueAction::Peek(index) => kept.can_peek(index.unwrap_or(0)),
-            action if puts(action) => kept.can_put(uses, at, ticket),
+            _ if used.needs_room() => kept.can_put(uses, at, ticket),
             QueueAction::TakeGradient(Some(0)) => {
                 let message = "expected a number of gradients of at least 1, got 0";
                 Can::Never(Error::invalid(message))
@@ -335,9 +335,7 @@ impl Inner {
         self.moved = true;
         self.waiting.remove(&ticket);
         for kept in self.queues.values_mut() {
-            kept.takers.retain(|(other, _)| *other != ticket);
-            kept.putters.retain(|other| *other != ticket);
-            kept.seek(ticket, &[]);
+            kept.forget(ticket);
         }
         for kept in self.readers.values_mut() {
             kept.line.retain(|other| *other != ticket);
@@ -357,9 +355,8 @@ pub(super) fn is_first(first: Option<u64>, ticket: u64) -> bool {
 
 impl Kept {
     fn can_close(&self, cancel_pending: bool) -> Can {
-        let is_barrier = self.spec.role == QueueRole::Barrier;
-        match self.closed {
-            Some((_, false)) if is_barrier && cancel_pending => Can::Now,
+        match &self.closed {
+            Some(closed) if cancel_pending && !closed.cancels => Can::Now,
             Some(_) => Can::Never(cancelled(format!("{} is already closed", self.label()))),
             None => Can::Now,
         }
@@ -367,15 +364,13 @@ impl Kept {
 
     /// Whether use `at` of a run can put an element.
     fn can_put(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
-        let before = same(&uses[..at], &self.spec).filter(|other| puts(other.action)).count();
+        let before = same(&uses[..at], &self.spec).filter(|other| other.needs_room()).count();
         let takes = same(uses, &self.spec).filter_map(|other| demand(other.action));
         let taken = takes.fold(0, usize::saturating_add);
-        match self.closed {
-            Some((closed, cancels)) if cancels || ticket >= closed => {
-                Can::Never(cancelled(format!("{} is closed", self.label())))
-            }
-            _ => self.can_have_room(before, taken, ticket),
+        if !self.admits(ticket) {
+            return Can::Never(cancelled(format!("{} is closed", self.label())));
         }
+        self.can_have_room(before, taken, ticket)
     }
 
     /// Whether a run that takes so many can have room for an element besides `before` others.
@@ -449,7 +444,7 @@ impl Kept {
 /// Takes or reserves what a use says.
 fn take_one(kept: &mut Kept, all: &[Use], used: &Use, ticket: u64, undo: &mut Vec<Undo>) -> Draft {
     let queue = used.queue.name.clone();
-    if puts(used.action) {
+    if used.needs_room() {
         kept.reserved += 1;
         let (keys, action) = (used.keys.clone(), used.action);
         if !keys.is_empty() {

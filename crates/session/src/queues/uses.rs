@@ -36,6 +36,11 @@ pub(crate) struct Use {
 }
 
 impl Use {
+    /// Whether it waits for room: it puts elements, as far as is known.
+    pub fn needs_room(&self) -> bool {
+        puts(self.action) && !self.early.has_no_rows()
+    }
+
     /// What it puts of elements that come in parts: keys and places of components.
     pub fn parts(&self) -> impl Iterator<Item = (&Key, usize)> {
         self.keys.iter().flat_map(|key| self.action.parts().map(move |place| (key, place)))
