@@ -178,6 +178,10 @@ impl Lowering<'_> {
         };
         for (index, (fact, form)) in outputs.into_iter().zip(results).enumerate() {
             self.check_form(&form, &fact)?;
+            let index = match node.op.class() {
+                Class::Flow(Flow::Loop(op)) => op.node_output(index),
+                _ => index,
+            };
             let output = Output { node: node.id, index: index as u32 };
             self.forms.entry(output).or_insert((refined(fact, &form), form));
         }

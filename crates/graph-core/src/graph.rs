@@ -4,6 +4,7 @@ mod connect;
 mod frozen;
 mod infer;
 mod marks;
+mod narrow;
 mod parts;
 mod scopes;
 
@@ -16,7 +17,7 @@ use smallvec::SmallVec;
 
 use frozen::Freezes;
 pub use frozen::Frozen;
-use infer::{fold_small, op_controls};
+use infer::fold_small;
 pub use parts::{GraphParts, NodeParts, SharedParts};
 use scopes::{Scope, within};
 
@@ -127,6 +128,8 @@ pub struct Node {
     pub inputs: SmallVec<[Output; 3]>,
     /// Nodes that run before it.
     pub controls: SmallVec<[NodeId; 1]>,
+    /// Those of the controls that only something in its bodies runs after.
+    pub body_controls: Box<[NodeId]>,
     /// What is known of each output.
     pub facts: SmallVec<[Fact; 1]>,
     /// The device asked for: a full or partial device name.
@@ -144,6 +147,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// The controls that it has whatever its bodies run after.
+    pub fn own_controls(&self) -> impl Iterator<Item = NodeId> {
+        let own = self.controls.iter().filter(|control| !self.body_controls.contains(control));
+        own.copied()
+    }
+
     /// The error of a refused node: its reason, name and the caller's line.
     pub fn error(&self) -> Option<Error> {
         let reason = self.invalid.clone()?;
@@ -420,13 +429,8 @@ impl Graph {
                 Scope::Colocate(id) => colocated.push(*id),
             }
         }
-        let prefix = scopes.iter().rev().find_map(|s| match s {
-            Scope::Name(name) => Some(format!("{name}/")),
-            _ => None,
-        });
         let mut state = self.write();
-        let name: Arc<str> =
-            state.unique_name(&format!("{}{base}", prefix.unwrap_or_default())).into();
+        let name: Arc<str> = state.unique_name(&full_name(&scopes, base)).into();
         let id = NodeId(state.nodes.len() as u32);
         let foreign = scopes.iter().find_map(|s| match s {
             Scope::Foreign(name) => Some(name),
@@ -441,9 +445,8 @@ impl Graph {
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());
         let inputs = own.map(Tensor::output).collect();
         state.names.insert(name.clone(), id);
-        // Of what is built again elsewhere, what came before has no place there.
-        let is_around = |id: &&NodeId| state.encloses(state.nodes[id.0 as usize].body, body);
-        controls.extend(op_controls(&*op).iter().filter(is_around).copied());
+        let body_controls = state.body_controls(body, &*op, &controls);
+        controls.extend(body_controls.iter().copied());
         controls.sort_unstable();
         controls.dedup();
         let node = Node {
@@ -452,6 +455,7 @@ impl Graph {
             op,
             inputs,
             controls,
+            body_controls,
             facts,
             device,
             colocated,
@@ -537,6 +541,15 @@ impl GraphState {
             }
         }
     }
+}
+
+/// A name in the innermost scope that has one.
+fn full_name(scopes: &[Scope], base: &str) -> String {
+    let prefix = scopes.iter().rev().find_map(|scope| match scope {
+        Scope::Name(name) => Some(format!("{name}/")),
+        _ => None,
+    });
+    format!("{}{base}", prefix.unwrap_or_default())
 }
 
 /// A name part without the characters that separate parts.

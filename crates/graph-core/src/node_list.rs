@@ -31,6 +31,17 @@ impl NodeList {
         self.full.iter().flat_map(|block| block.iter()).chain(&self.last)
     }
 
+    /// Puts another node in the place of one that there is.
+    pub(crate) fn replace(&mut self, at: usize, node: Arc<Node>) {
+        let own = match self.full.get_mut(at / BLOCK) {
+            Some(block) => Arc::make_mut(block).get_mut(at % BLOCK),
+            None => self.last.get_mut(at % BLOCK),
+        };
+        if let Some(own) = own {
+            *own = node;
+        }
+    }
+
     pub(crate) fn push(&mut self, node: Arc<Node>) {
         self.last.push(node);
         if self.last.len() == BLOCK {
@@ -70,6 +81,26 @@ mod tests {
             let names: Vec<String> = snapshot.nodes.iter().map(|n| n.name.to_string()).collect();
             assert_eq!(names, (0..n).map(|i| format!("x{i}")).collect::<Vec<_>>());
             assert!((0..n).all(|i| *snapshot.nodes[i].name == names[i]));
+        }
+    }
+
+    #[test]
+    fn a_node_is_replaced_in_one_copy_only() {
+        let g = Graph::new();
+        for i in 0..300 {
+            g.placeholder(&format!("x{i}"), DType::F32, [1]);
+        }
+        let before = g.snapshot();
+        let mut after = before.clone();
+        for at in [0, 255, 256, 299, 300] {
+            after.nodes.replace(at, before.nodes[7].clone());
+        }
+        assert_eq!(after.nodes.len(), 300);
+        for i in 0..300 {
+            let is_replaced = [0, 255, 256, 299].contains(&i);
+            let name = if is_replaced { "x7".to_owned() } else { format!("x{i}") };
+            assert_eq!(*after.nodes[i].name, *name);
+            assert_eq!(*before.nodes[i].name, *format!("x{i}"));
         }
     }
 }

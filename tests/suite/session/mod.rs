@@ -30,6 +30,7 @@ mod fetches;
 mod fifo_queue;
 mod flow;
 mod flow_models;
+mod flow_needs;
 mod flow_pruned;
 mod growth;
 mod hooks;

@@ -158,7 +158,8 @@ impl LoopStep {
         let facts: Vec<Fact> = inputs.iter().map(|&input| graph.fact(input).clone()).collect();
         let facts = op.infer(&facts)?;
         let (op, inputs, controls) = (Arc::new(op), inputs.into(), SmallVec::new());
-        Ok(Node { op, inputs, controls, facts, ..(*self.node).clone() })
+        let body_controls = Box::default();
+        Ok(Node { op, inputs, controls, body_controls, facts, ..(*self.node).clone() })
     }
 
     /// The output of the body of which an output of the loop is a stack.

@@ -86,7 +86,7 @@ impl LoopStep {
         let k = self.variables.len();
         let is_residual = output >= op.residuals_at();
         let own = output.saturating_sub(if is_residual { 2 * k } else { k });
-        if output < op.n_carried { output } else { own }
+        op.node_output(if output < op.n_carried { output } else { own })
     }
 
     /// The carried tensors that somebody needs when the loop has ended.

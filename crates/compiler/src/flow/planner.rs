@@ -14,7 +14,7 @@ use super::{
     BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, ReadOrStep, Start, Step, ancestors,
     is_flow, near, roots,
 };
-use crate::order::{Order, assigned, each_within, is_assign, is_read, unfed_inputs};
+use crate::order::{Order, assigned, is_assign, is_read, unfed_inputs};
 use crate::{Plan, Signature};
 
 /// What makes parts.
@@ -440,10 +440,15 @@ impl<'a> Planner<'a> {
             return Ok(Step::ReadOr(ReadOrStep { node: node.clone(), start, initial, output }));
         }
         let slot = |making: &mut Making<'_>, index: u32| {
-            (index as usize, making.slot(Output { node: node.id, index }))
+            let own = match node.op.class() {
+                Class::Flow(Flow::Loop(op)) => op.output_of(index as usize),
+                _ => Some(index as usize),
+            };
+            let own = own.ok_or_else(|| Error::internal("a loop does not give what is needed"))?;
+            Ok((own, making.slot(Output { node: node.id, index })))
         };
         let outputs: Vec<(usize, usize)> =
-            used.into_iter().map(|index| slot(making, index)).collect();
+            used.into_iter().map(|index| slot(making, index)).collect::<Result<_>>()?;
         match node.op.class() {
             Class::Flow(Flow::Branch(op)) => {
                 Ok(Step::Branch(self.branch(node, op, &inputs, outputs)?))
@@ -500,7 +505,7 @@ impl<'a> Planner<'a> {
     ) -> Result<LoopStep> {
         let (pred, count, carried, scanned, captures) = op.split(inputs);
         let body = &op.body;
-        let mut results = self.needed_results(op, &outputs);
+        let mut results = body.results[..op.next_at() + op.n_carried].to_vec();
         let mut stacked = Vec::new();
         for &(output, _) in &outputs {
             if let Some(result) = op.collects(output) {
@@ -524,69 +529,15 @@ impl<'a> Planner<'a> {
         };
         Ok(step.lifted(self.graph, op, &self.plans))
     }
-
-    /// Whether a loop runs again and what it carries next, as its body gives them. A carried tensor that decides nothing
-    /// and that no output needs is passed on as it is, unless that would leave out an effect.
-    fn needed_results(&self, op: &LoopOp, outputs: &[(usize, usize)]) -> Vec<Output> {
-        let (body, next) = (&op.body, op.next_at());
-        let mut results = body.results[..next + op.n_carried].to_vec();
-        let asked = |at: &usize| {
-            let is_it = |output: usize| output == *at || output == op.history_at() + at;
-            outputs.iter().any(|&(output, _)| is_it(output))
-        };
-        let mut needed: FxHashSet<usize> = (0..op.n_carried).filter(asked).collect();
-        let collected = outputs.iter().filter_map(|&(output, _)| op.collects(output));
-        let collected: Vec<Output> = collected.map(|result| body.results[result]).collect();
-        let captured: FxHashSet<Output> = body.captures.iter().copied().collect();
-        let behind = |needed: &FxHashSet<usize>| -> FxHashSet<NodeId> {
-            let carried = needed.iter().map(|&at| results[next + at]);
-            let roots = results[..next].iter().copied().chain(collected.iter().copied());
-            let roots = roots.chain(carried).filter(|root| !captured.contains(root));
-            let roots: Vec<NodeId> = roots.map(|root| root.node).collect();
-            let own = |control: NodeId| self.graph.node(control).body == body.id;
-            let nodes = ancestors(self.graph, &roots, &captured, &own);
-            nodes.iter().map(|node| node.id).collect()
-        };
-        let kept = loop {
-            let kept = behind(&needed);
-            let n_needed = needed.len();
-            let is_used = |at: &usize| kept.contains(&body.params[*at].node);
-            needed.extend((0..op.n_carried).filter(is_used));
-            if needed.len() == n_needed {
-                break kept;
-            }
-        };
-        let all = behind(&(0..op.n_carried).collect());
-        if all.difference(&kept).any(|&id| has_effect(self.graph.node(id))) {
-            return results;
-        }
-        for at in (0..op.n_carried).filter(|at| !needed.contains(at)) {
-            results[next + at] = body.params[at];
-        }
-        results
-    }
-}
-
-/// Whether a node may do more than give values, itself or in a body.
-fn has_effect(node: &Node) -> bool {
-    let mut found = false;
-    each_within(node, &mut |node| {
-        found |= match node.op.class() {
-            Class::State(state) => state.is_assign(),
-            Class::Queue(_) | Class::Reader(_) | Class::Table(_) => true,
-            Class::Flow(Flow::Branch(_) | Flow::Loop(_)) => false,
-            Class::Flow(_) => true,
-            _ => false,
-        };
-    });
-    found
 }
 
 /// The results of a branch or loop that is needed for its effects: all of them.
-fn own_results(node: &Node) -> std::ops::Range<u32> {
+fn own_results(node: &Node) -> Vec<u32> {
     match node.op.class() {
-        Class::Flow(Flow::Branch(op)) => 0..op.n_results as u32,
-        Class::Flow(Flow::Loop(op)) => 0..op.trips_at() as u32,
-        _ => 0..0,
+        Class::Flow(Flow::Branch(op)) => (0..op.n_results as u32).collect(),
+        Class::Flow(Flow::Loop(op)) => {
+            (0..op.trips_at()).map(|output| op.node_output(output) as u32).collect()
+        }
+        _ => Vec::new(),
     }
 }

@@ -67,15 +67,39 @@ impl GraphSnapshot {
                 false => Ok(control),
             };
             let controls = node.controls.iter().map(control).collect::<Result<_>>()?;
-            nodes.push(Arc::new(Node { inputs, controls, ..Node::clone(node) }));
+            let body_controls = node.body_controls.iter().filter(|control| !follows(control));
+            let body_controls = body_controls.copied().collect();
+            nodes.push(Arc::new(Node { inputs, controls, body_controls, ..Node::clone(node) }));
         }
         for (_, to) in pairs {
             let Connected { from, check: Some(id) } = connections[to] else { continue };
             nodes.push(Arc::new(self.check_of(id, given(from)?, *to)));
         }
         let connected = Self { graph_id: self.graph_id, nodes, is_connected: true };
+        self.check_cycles(&connected, &connections, pairs, feeds)?;
+        let stands = pairs.iter().map(|&(_, to)| given(to)).collect::<Result<_>>()?;
+        Ok((connected, stands))
+    }
+
+    /// The node that runs in the place of one where `pairs` are connected, for each of which one of `stands` is given: a
+    /// placeholder that is connected is not there itself.
+    pub fn stand_in(&self, node: NodeId, pairs: &[(Output, Output)], stands: &[Output]) -> NodeId {
+        let is_it = |(_, to): &(Output, Output)| self.is_replaced(node, |own| own == to);
+        let at = pairs.iter().position(is_it);
+        at.and_then(|at| stands.get(at)).map_or(node, |stand| stand.node)
+    }
+
+    /// # Errors
+    /// The first tensor of a pair needs the second.
+    fn check_cycles(
+        &self,
+        connected: &Self,
+        connections: &FxHashMap<Output, Connected>,
+        pairs: &[(Output, Output)],
+        feeds: &[Output],
+    ) -> Result<()> {
         for &(from, to) in pairs {
-            let mut stack = vec![given(from)?.node];
+            let mut stack = vec![self.given(connections, from)?.node];
             let mut seen: FxHashSet<NodeId> = FxHashSet::default();
             while let Some(id) = stack.pop() {
                 if !seen.insert(id) {
@@ -95,16 +119,7 @@ impl GraphSnapshot {
                 stack.extend(inputs.map(|input| input.node).chain(node.controls.iter().copied()));
             }
         }
-        let stands = pairs.iter().map(|&(_, to)| given(to)).collect::<Result<_>>()?;
-        Ok((connected, stands))
-    }
-
-    /// The node that runs in the place of one where `pairs` are connected, for each of which one of `stands` is given: a
-    /// placeholder that is connected is not there itself.
-    pub fn stand_in(&self, node: NodeId, pairs: &[(Output, Output)], stands: &[Output]) -> NodeId {
-        let is_it = |(_, to): &(Output, Output)| self.is_replaced(node, |own| own == to);
-        let at = pairs.iter().position(is_it);
-        at.and_then(|at| stands.get(at)).map_or(node, |stand| stand.node)
+        Ok(())
     }
 
     /// Whether a node is a placeholder without a default, and is connected.
@@ -178,6 +193,7 @@ impl GraphSnapshot {
             op: Arc::new(Connection { dtype, dims: dims.clone() }),
             inputs: smallvec![from],
             controls: SmallVec::new(),
+            body_controls: Box::default(),
             facts: smallvec![Fact::new(dtype, dims)],
             device: None,
             colocated: SmallVec::new(),

@@ -69,6 +69,25 @@ impl GraphState {
         ))
     }
 
+    /// What an operation in a body runs after because something in its own bodies does, where that is none of its
+    /// `controls`.
+    pub(super) fn body_controls(
+        &self,
+        body: BodyId,
+        op: &dyn Op,
+        controls: &[NodeId],
+    ) -> Box<[NodeId]> {
+        let before: &[NodeId] = match op.class() {
+            Class::Flow(Flow::Branch(branch)) => &branch.before,
+            Class::Flow(Flow::Loop(repeated)) => &repeated.body.before,
+            _ => &[],
+        };
+        // Of what is built again elsewhere, what came before has no place there.
+        let is_around = |id: NodeId| self.encloses(self.nodes[id.0 as usize].body, body);
+        let before = before.iter().copied();
+        before.filter(|&id| is_around(id) && !controls.contains(&id)).collect()
+    }
+
     fn input_facts(
         &self,
         graph_id: u64,
@@ -94,15 +113,6 @@ impl GraphState {
             }
         };
         inputs.iter().map(fact).collect()
-    }
-}
-
-/// Nodes that an operation itself needs to run after.
-pub(super) fn op_controls(op: &dyn Op) -> &[NodeId] {
-    match op.class() {
-        Class::Flow(Flow::Branch(branch)) => &branch.before,
-        Class::Flow(Flow::Loop(repeated)) => &repeated.body.before,
-        _ => &[],
     }
 }
 

@@ -3,7 +3,6 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use super::infer::op_controls;
 use super::{
     BodyId, Collection, DEPTH_MAX, Graph, GraphState, Node, NodeId, Output, SharedVariable,
 };
@@ -43,7 +42,7 @@ pub struct NodeParts {
     pub op: SharedOp,
     /// Its operands, of smaller ids.
     pub inputs: Vec<Output>,
-    /// Nodes that run before it, of smaller ids.
+    /// Nodes that run before it, of smaller ids; without those that only something in its bodies runs after.
     pub controls: Vec<NodeId>,
     /// The device asked for.
     pub device: Option<Arc<str>>,
@@ -76,7 +75,7 @@ impl From<&Node> for NodeParts {
             name: node.name.clone(),
             op: node.op.clone(),
             inputs: node.inputs.to_vec(),
-            controls: node.controls.to_vec(),
+            controls: node.own_controls().collect(),
             device: node.device.clone(),
             colocated: node.colocated.to_vec(),
             body: node.body,
@@ -242,8 +241,8 @@ impl GraphState {
         let NodeParts { name, op, mut inputs, mut controls, device, colocated, body, container } =
             node;
         let op = self.restore_flow(graph.id(), body, op, &mut inputs, amounts)?;
-        let is_around = |id: &&NodeId| self.encloses(self.nodes[id.0 as usize].body, body);
-        controls.extend(op_controls(&*op).iter().filter(is_around).copied());
+        let body_controls = self.body_controls(body, &*op, &controls);
+        controls.extend(body_controls.iter().copied());
         controls.sort_unstable();
         controls.dedup();
         let tensors = inputs.iter().map(|&output| Tensor::new(graph.clone(), output));
@@ -274,6 +273,7 @@ impl GraphState {
             op,
             inputs,
             controls,
+            body_controls,
             facts,
             device,
             colocated,

@@ -13,8 +13,8 @@ use crate::ops::bodies::{Restoring, body_of, count_of, outputs_of, pairs, recapt
 use crate::ops::body::{Body, Built, Map, mapped, rebuild};
 use crate::ops::registry::Decode;
 use crate::{
-    Attributes, Backward, BodyId, Class, DType, Dim, Dims, Fact, Flow, Graph, HostTensor, Op,
-    OpError, Output, Shape, Tensor,
+    Attributes, Backward, BodyId, Class, DType, Dim, Dims, Fact, Flow, Graph, HostTensor, NodeId,
+    Op, OpError, Output, Shape, Tensor,
 };
 
 /// One of several bodies runs.
@@ -30,7 +30,7 @@ pub struct BranchOp {
     /// What any body captures; the inputs after the index.
     pub captures: Vec<Output>,
     /// What bodies run after.
-    pub(crate) before: Vec<crate::NodeId>,
+    pub(crate) before: Vec<NodeId>,
     outputs: SmallVec<[Fact; 1]>,
     refused: Option<OpError>,
 }
@@ -57,6 +57,13 @@ impl BranchOp {
             output if own.contains(&output) => Some(self.n_results + output - own.start),
             _ => None,
         }
+    }
+
+    /// The same for bodies of fewer nodes, with what those capture.
+    pub(crate) fn narrowed(&self, branches: Vec<Body>, captures: Vec<Output>) -> Self {
+        let (n_results, before) = (self.n_results, before(&branches));
+        let (outputs, refused) = (self.outputs.clone(), self.refused.clone());
+        Self { branches, n_results, captures, before, outputs, refused }
     }
 
     /// Zeros for an output that the body that ran does not give. A size that is not known is 0.
@@ -127,10 +134,6 @@ impl BranchOp {
             bodies.iter().flat_map(|(body, _)| body.captures.iter().copied()).collect();
         captures.sort_unstable();
         captures.dedup();
-        let mut before: Vec<crate::NodeId> =
-            bodies.iter().flat_map(|(body, _)| body.before.iter().copied()).collect();
-        before.sort_unstable();
-        before.dedup();
         let mut results: Vec<Fact> = Vec::new();
         for (at, (body, n)) in bodies.iter().enumerate() {
             if *n != n_results {
@@ -154,9 +157,19 @@ impl BranchOp {
         let own = bodies.iter().flat_map(|(body, _)| &body.facts[n_results..]);
         let outputs = results.iter().chain(own);
         let outputs = outputs.map(|fact| Fact::new(fact.dtype, fact.dims.clone())).collect();
-        let branches = bodies.into_iter().map(|(body, _)| body).collect();
+        let branches: Vec<Body> = bodies.into_iter().map(|(body, _)| body).collect();
+        let before = before(&branches);
         Self { branches, n_results, captures, before, outputs, refused: None }
     }
+}
+
+/// What any of some bodies runs after.
+fn before(bodies: &[Body]) -> Vec<NodeId> {
+    let mut before: Vec<NodeId> =
+        bodies.iter().flat_map(|body| body.before.iter().copied()).collect();
+    before.sort_unstable();
+    before.dedup();
+    before
 }
 
 /// What two shapes have in common.

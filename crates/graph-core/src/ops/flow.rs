@@ -149,7 +149,7 @@ fn structured<T: Structure>(like: &T, outputs: &[Tensor]) -> T {
 impl Graph {
     /// What `then` builds where `condition`, a scalar bool, is true, else what `otherwise` builds. Only the one that is
     /// taken runs, with what it needs of what is built inside of it; what is built outside and used inside runs first,
-    /// whichever is taken.
+    /// whichever is taken, as far as the results that a run needs use it.
     ///
     /// # Shapes
     /// A size in which the two differ is not known.

@@ -7,6 +7,7 @@ mod back;
 mod block;
 mod build;
 mod counter;
+mod narrowed;
 mod saved;
 mod trips;
 
@@ -62,6 +63,8 @@ pub struct LoopOp {
     /// How many slices each stack has.
     size: Dim,
     outputs: SmallVec<[Fact; 1]>,
+    /// Which outputs of the node its outputs are, if a run needs only some; none if they are all.
+    places: Vec<usize>,
     /// What each carried tensor has to be like, and each scanned one.
     expected: Vec<Fact>,
     refused: Option<OpError>,
@@ -164,8 +167,9 @@ impl LoopOp {
             return Ok(());
         }
         Err(crate::Error::invalid(format!(
-            "loop variable {at} becomes {shape}, and is {expected} in every iteration; give it another \
-             shape in LoopOptions::invariants"
+            "loop variable {} becomes {shape}, and is {expected} in every iteration; give it another \
+             shape in LoopOptions::invariants",
+            self.node_output(at)
         )))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use convoke_compiler::flow::{FlowPlan, has_flow};
+use convoke_compiler::flow::{FlowPlan, given, has_flow};
 use convoke_compiler::{Plan, Signature};
 use convoke_graph_core::{Error, Result, Tensor};
 
@@ -120,6 +120,7 @@ impl Core {
             }
             graph = connected;
         }
+        graph = graph.narrowed(&signature.fetches, &signature.targets, &given(&signature));
         let feeds = signature.feeds.clone();
         let (signature, uses) = with_queues(&graph, &signature).map_err(|e| self.located(e))?;
         if self.options.warn_of_growth {

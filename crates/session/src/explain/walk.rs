@@ -316,7 +316,8 @@ impl Walk<'_> {
         let begin = step.carried.iter().map(|&slot| of(slot));
         let begin: Slots = begin.chain(variables.iter().cloned().map(Some)).collect();
         let first: Vec<_> = begin.iter().map(|known| known.as_ref()?.like.clone()).collect();
-        let names = (0..step.carried.len()).map(|at| format!("carried {at} of {name}").into());
+        let names = (0..step.carried.len()).map(|at| op.node_output(at));
+        let names = names.map(|at| format!("carried {at} of {name}").into());
         let names = names.chain(variables.iter().map(|variable| variable.name.clone()));
         let given = names.zip(&first).map(|(name, like)| Some(self.like(name, like.clone())));
         let mut given: Slots = given.collect();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use convoke_compiler::Signature;
-use convoke_compiler::flow::Held;
+use convoke_compiler::flow::{Held, given};
 use convoke_compiler::steps::{StepPlan, Steps};
 use convoke_graph_core::{Error, Graph, GraphSnapshot, NodeId, Output, Result};
 use rustc_hash::FxHashSet;
@@ -129,7 +129,8 @@ impl Declared {
     }
 
     fn new(core: &Core, signature: &Signature) -> Result<Self> {
-        let graph = core.graph.snapshot();
+        let Signature { fetches, targets, .. } = signature;
+        let graph = core.graph.snapshot().narrowed(fetches, targets, &given(signature));
         let located = |e| core.located(e);
         let (wider, uses) = with_queues(&graph, signature).map_err(located)?;
         let early = uses.early_feeds(&graph, signature);

@@ -54,6 +54,7 @@ impl LoopOp {
             trips: Some(*trips),
             counted_by: Vec::new(),
             unrolled: true,
+            places: Vec::new(),
             size: usize::try_from(*trips).map_or(Dim::Unknown, Dim::Known),
             expected: places.iter().filter_map(|&at| self.expected.get(at)).cloned().collect(),
             ..self.clone()

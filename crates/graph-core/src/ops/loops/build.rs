@@ -136,6 +136,7 @@ impl LoopOp {
             unrolled: false,
             size: Dim::Unknown,
             outputs: SmallVec::new(),
+            places: Vec::new(),
             expected: Vec::new(),
             refused: Some(reason),
         }
