@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Error, Flow, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
+    BodyId, Class, Error, ErrorKind, Flow, GraphSnapshot, Host, Node, NodeId, Output, Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -117,7 +117,7 @@ impl Steps {
     /// tables as more feeds, and what it puts as more fetches; `early` is what must be fed before it takes anything.
     ///
     /// # Errors
-    /// As [`FlowPlan::new`].
+    /// As [`FlowPlan::new`]. Initial values between a branch or loop that assigns the variable and another assignment.
     pub fn new(
         graph: &GraphSnapshot,
         signature: Signature,
@@ -135,6 +135,12 @@ impl Steps {
         let mut run: FxHashSet<NodeId> = wider.targets.iter().copied().collect();
         for node in &nodes {
             run.extend(&node.controls);
+            if is_between(graph, &order, &fed, node) {
+                let what = "a variable or its initial value, between a branch or loop that assigns the variable and \
+                            another assignment, in a partial run; read the variable";
+                let error = Error::new(ErrorKind::Unimplemented, format!("unsupported: {what}"));
+                return Err(error.with_node(&*node.name));
+            }
         }
         let graph = graph.clone();
         Ok(Self { graph, signature, fed, taken, early, nodes, order, run })
@@ -423,6 +429,19 @@ fn is_source(node: &Node) -> bool {
         Class::Table(op) => op.is_source(),
         _ => false,
     }
+}
+
+/// Whether a node gives a variable or its initial value after a branch or loop that assigns the variable, and before
+/// something else that does.
+fn is_between(graph: &GraphSnapshot, order: &Order, fed: &FxHashSet<Output>, node: &Node) -> bool {
+    let (Class::State(State::ReadOr), Some(handle)) = (node.op.class(), node.inputs.first()) else {
+        return false;
+    };
+    let after = order.after.get(&node.id);
+    let Some(after) = after.filter(|&&assign| is_flow(graph.node(assign), fed)) else {
+        return false;
+    };
+    order.assigns.get(&handle.node).is_some_and(|all| all.last() != Some(after))
 }
 
 /// What a node puts, if it changes a queue or table at the end of the run.

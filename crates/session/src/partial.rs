@@ -290,7 +290,8 @@ impl PartialRun {
             }
             false => uses.clone(),
         };
-        let mut taken = core.queues.take(&uses, &data, &core.stop_of(options, start))?;
+        let taken = core.queues.take(&uses, &data, &core.stop_of(options, start));
+        let mut taken = taken.map_err(|e| core.located_on_host(e))?;
         made.extend(takes.iter().copied().zip(std::mem::take(&mut taken.values)));
         Ok(Taking::new(uses, core.queues.hold(taken), self.declared.n_fetches))
     }

@@ -103,8 +103,9 @@ impl Placing<'_> {
             }
             entry.device = device;
             // Without elements there is nothing to read yet: such a run fails and decides nothing. Nor does one that
-            // only fetches the variable.
-            entry.settled |= entry.version > 0 && read.contains(&variable);
+            // only fetches the variable, unless it has gone to and fro.
+            let is_used = read.contains(&variable) || entry.moves >= MOVES_MAX;
+            entry.settled |= entry.version > 0 && is_used;
             generations.push(entry.generation());
         }
         Ok(generations)

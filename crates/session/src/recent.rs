@@ -64,11 +64,12 @@ impl Recent {
 
     /// Keeps a program, and no other.
     pub fn set(&self, key: ProgramKey, compiled: Arc<Compiled>) {
+        let kept = Arc::new(Kept { key, compiled });
+        let _before = lock(self.0.own()).replace(kept.clone());
         for lane in self.0.all().skip(1) {
-            let others = |kept: &mut Arc<Kept>| !Arc::ptr_eq(&kept.compiled, &compiled);
-            let _other = lock(lane).take_if(others);
+            let is_other = |other: &mut Arc<Kept>| !Arc::ptr_eq(&other.compiled, &kept.compiled);
+            let _other = lock(lane).take_if(is_other);
         }
-        let _before = lock(self.0.own()).replace(Arc::new(Kept { key, compiled }));
     }
 }
 

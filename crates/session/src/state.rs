@@ -30,7 +30,8 @@ pub(crate) struct Entry {
     pub(crate) dtype: DType,
     pub(crate) shape: Shape,
     pub(crate) device: DeviceIndex,
-    /// Whether a program reads it. Until then it may move: its initialiser does not decide its place.
+    /// Whether work of a program reads it. Until then it may move: its initialiser and a mere fetch do not decide its
+    /// place.
     pub(crate) settled: bool,
     /// How often it moved to another device: programs that were made before have its old memory.
     pub(crate) moves: u32,

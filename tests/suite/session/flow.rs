@@ -1032,21 +1032,26 @@ fn initial_values_that_come_late_do_not_see_what_they_do_not_follow() {
     let n = g.placeholder("n", I32, dims![]);
     let start = (g.constant(0i32), g.constant(10.0f32));
     let (_, y) = g.while_loop(start, |(i, _)| i.less(&n), |(i, y)| (i + 1, y + 1.0));
-    let v = g.variable("v", Init::Tensor(&y * 2.0), F32, []);
-    let set = v.assign(7.0);
-    let first = g.cond(&p, || &set + 1.0, || g.constant(0.0f32));
-    let (value, is_set) = (v.initialized_value() + 0.5, v.is_initialized());
-    let fetched = [&first, &value, &is_set.cast(F32), v.value()];
-    let run = |session: &Session| -> Vec<f32> {
-        let fetched = session.run(&[p.feed(true), n.feed(2i32)], &fetched[..3]).unwrap();
-        fetched.iter().map(|x| x.scalar().unwrap()).collect()
-    };
-    let session = on_host(&g);
-    assert_eq!(run(&session), [8.0, 24.5, 0.0]);
-    assert_eq!(number(&session, v.value()), 7.0);
-    assert_eq!(run(&session), [8.0, 7.5, 1.0]);
-    session.run(&[], v.assign(5.0).operation()).unwrap();
-    assert_eq!(run(&session), [8.0, 5.5, 1.0]);
+    // By its value, or by an edge alone.
+    let x = g.placeholder("x", F32, dims![]);
+    let inits = [&y * 2.0, g.after(&[&y.operation()], || &x * 2.0)];
+    for (i, init) in inits.into_iter().enumerate() {
+        let v = g.variable(&format!("v{i}"), Init::Tensor(init), F32, []);
+        let set = v.assign(7.0);
+        let first = g.cond(&p, || &set + 1.0, || g.constant(0.0f32));
+        let (value, is_set) = (v.initialized_value() + 0.5, v.is_initialized().cast(F32));
+        let run = |session: &Session| -> Vec<f32> {
+            let feeds = [p.feed(true), n.feed(2i32), x.feed(12.0f32)];
+            let fetched = session.run(&feeds, &[&first, &value, &is_set]).unwrap();
+            fetched.iter().map(|x| x.scalar().unwrap()).collect()
+        };
+        let session = on_host(&g);
+        assert_eq!(run(&session), [8.0, 24.5, 0.0]);
+        assert_eq!(number(&session, v.value()), 7.0);
+        assert_eq!(run(&session), [8.0, 7.5, 1.0]);
+        session.run(&[], v.assign(5.0).operation()).unwrap();
+        assert_eq!(run(&session), [8.0, 5.5, 1.0]);
+    }
 }
 
 #[test]

@@ -182,3 +182,30 @@ fn what_comes_before_and_after_a_loop() {
         assert_eq!(elements(&session, &v), [1023.0, 2047.0], "{}", device.name);
     }
 }
+
+/// A variable that the run assigned before a loop, which only reads it, is read as it was assigned.
+#[test]
+fn a_loop_reads_what_the_run_assigned_before() {
+    for device in devices() {
+        let g = Graph::new();
+        let n = g.placeholder("n", I32, dims![]);
+        let w = g.variable("w", Init::Constant(1.0), F32, [64]);
+        let v = g.variable("v", Init::Zeros, F32, [64]);
+        let set = w.assign(g.constant([5.0f32; 64])).operation();
+        let last = g.after(&[&set], || {
+            let sum = repeated(&g, &n, |_| vec![v.assign_add(w.read())]);
+            let start = (g.constant(0i32), g.constant([1.0f32; 64]));
+            let next = |(i, x): &(Tensor, Tensor)| (i + 1, x + w.read());
+            let (_, x) = g.while_loop(start, |(i, _)| i.less(&n), next);
+            g.after(&[&sum.operation()], || x * 1.0)
+        });
+        let session = device.session(&g);
+        session.run(&[], v.initializer()).unwrap();
+        for round in [1.0, 2.0] {
+            let x = session.run(&[n.feed(1500)], &last).unwrap();
+            assert_eq!(x.to_vec::<f32>().unwrap(), [7501.0; 64], "{}", device.name);
+            assert_eq!(elements(&session, &v), [7500.0 * round; 64], "{}", device.name);
+            assert_eq!(elements(&session, &w), [5.0; 64], "{}", device.name);
+        }
+    }
+}

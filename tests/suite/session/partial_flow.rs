@@ -289,6 +289,20 @@ fn initial_values_after_branches_that_assign() {
     }
 }
 
+#[test]
+fn what_a_partial_run_does_not_do_is_said() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let set = g.cond(&p, || v.assign(2.0), || v.read());
+    let initial = g.after(&[&set.operation()], || v.initialized_value());
+    let again = g.after(&[&set.operation()], || v.assign(7.0));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let error = session.partial_run(&[&p], (&initial, &again)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
+    assert!(error.message().contains("unsupported"), "{error}");
+}
+
 /// Numbers that look random.
 struct Numbers(u64);
 

@@ -115,3 +115,20 @@ fn infinite_elements_stay_infinite() {
     let v = session.run(&[], &v).unwrap().to_vec::<f32>().unwrap();
     assert_eq!(v, [f32::INFINITY, (THREADS * RUNS * 2) as f32]);
 }
+
+/// What is assigned to another variable is what was stored.
+#[test]
+fn a_copy_of_a_sum_is_the_sum() {
+    let g = Graph::new();
+    let (v, w) = (g.variable("v", Init::Zeros, I32, []), g.variable("w", Init::Zeros, I32, []));
+    let sum = v.assign_add(1);
+    let last = w.assign(&sum);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    at_once(|| {
+        let (sum, last) = session.run(&[], (&sum, &last)).unwrap();
+        assert_eq!(sum.scalar::<i32>().unwrap(), last.scalar::<i32>().unwrap());
+        let (v, w) = session.run(&[], (v.value(), w.value())).unwrap();
+        assert_eq!(v.scalar::<i32>().unwrap(), w.scalar::<i32>().unwrap());
+    });
+}

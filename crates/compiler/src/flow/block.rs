@@ -36,8 +36,8 @@ pub enum BlockFeed {
 }
 
 impl LoopStep {
-    /// The program that is all that an iteration does, if it is one that takes nothing of variables that the run holds
-    /// and changes none.
+    /// The program that is all that an iteration does, if it is one that uses no variables that the run holds but those
+    /// that the loop carries.
     pub fn program(&self) -> Option<&ProgramStep> {
         let ([Step::Program(program)], []) = (&self.body.steps[..], &self.body.starts[..]) else {
             return None;
@@ -87,7 +87,8 @@ impl LoopStep {
         let mut captures: Vec<Output> = used
             .into_iter()
             .filter(|output| !own.contains(&output.node) && !inputs.contains(output))
-            .filter(|&output| !graph.fact(output).is_variable())
+            // A variable that is carried and stays as it is is fed all the same.
+            .filter(|output| !graph.fact(*output).is_variable() || params.contains(output))
             .collect();
         captures.sort_unstable();
         inputs.extend(&captures);

@@ -184,8 +184,10 @@ impl<'a> Planner<'a> {
     fn find_late(&mut self, nodes: &[Arc<Node>], order: &Order) {
         let mut behind: FxHashSet<NodeId> = FxHashSet::default();
         for node in nodes {
-            let (id, inputs) = (node.id, unfed_inputs(node, &self.fed).collect::<Vec<_>>());
-            let is_behind = inputs.iter().any(|input| behind.contains(input));
+            let id = node.id;
+            let controls = if self.is_prompt(node) { &[][..] } else { &node.controls[..] };
+            let mut before = unfed_inputs(node, &self.fed).chain(controls.iter().copied());
+            let is_behind = before.any(|input| behind.contains(&input));
             if is_behind || is_flow(node, &self.fed) {
                 behind.insert(id);
             }
@@ -196,6 +198,7 @@ impl<'a> Planner<'a> {
                 && order.assigns.contains_key(&variable)
                 && !order.after.contains_key(&id)
                 && !self.initial.contains(&id)
+                && !self.fed.contains(&Output { node: id, index: 0 })
             {
                 self.late.insert(id);
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use convoke_graph_core::{Feed, Graph, HostTensor, Operation, Result, Tensor};
 use convoke_placement::{Picoseconds, Work};
 
-use crate::devices::Devices;
+use crate::devices::{Devices, HOST_NAME};
 use crate::explain::ItemKind;
 use crate::session::{DevicePolicy, Session, SessionOptions};
 
@@ -44,7 +44,7 @@ impl Bench {
     /// The CPU of the same devices.
     pub fn on_host(&self) -> Self {
         let (devices, threads) = (self.devices.clone(), self.threads);
-        Self { devices, device: "CPU:0".to_owned(), threads }
+        Self { devices, device: HOST_NAME.to_owned(), threads }
     }
 
     /// Times a probe.

@@ -43,19 +43,24 @@ impl Compiled {
         }
         let mut kept = on.state.lock();
         on.check(has_stored)?;
-        let mut plain: SmallVec<[&Commit; 8]> = SmallVec::new();
+        let (mut plain, mut late) =
+            (SmallVec::<[&Commit; 8]>::new(), SmallVec::<[ValueId; 2]>::new());
         let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
         for commit in commits {
             match self.overtaken(commit, instance, bound, &kept, on.threads)? {
                 Some(elements) => {
                     outputs.replace(&self.program, commit.value, &elements)?;
+                    late.push(commit.value);
                     stores.push((commit.variable, elements, None));
                 }
                 None => plain.push(commit),
             }
         }
         for commit in &plain {
-            let (elements, slot) = self.new_elements(commit, &plain, instance, bound)?;
+            let (elements, slot) = match late.iter().position(|&value| value == commit.value) {
+                Some(at) => (AlignedBytes::copy_of(&stores[at].1)?, None),
+                None => self.new_elements(commit, &plain, instance, bound)?,
+            };
             stores.push((commit.variable, elements, slot));
         }
         self.check_homes(stores.iter().map(|(variable, ..)| variable), &kept)?;

@@ -45,7 +45,7 @@ impl Explanation {
     /// | field | what it holds |
     /// |---|---|
     /// | `part` | `predicted_us` (null if unknown; see [`ExplainedParts::predicted`](super::ExplainedParts::predicted)), `steps` in order |
-    /// | `steps` | `kind` (`program`, `branch`, `loop`, `assertion`, `call`), `name`, `location`, `program`, `trips`, `parts`, `takes`, `gives`; what a kind has not is null or empty |
+    /// | `steps` | `kind` (`program`, `branch`, `loop`, `assertion`, `call`, `read_or`), `name`, `location`, `program`, `trips`, `parts`, `takes`, `gives`; what a kind has not is null or empty |
     /// | ... `program` | a place in `programs` |
     /// | ... `trips` | `exactly`, `at_most`: numbers, null if the data decides |
     /// | ... `parts` | those that a branch chooses from, or the loop's body, each as `part` |

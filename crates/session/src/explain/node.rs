@@ -171,7 +171,7 @@ impl<'a> NodeReport<'a> {
         self.explanation.reason(*self.items.first()?)
     }
 
-    /// The step of a run with parts that it is, if no program does its work: a branch, loop, assertion or call.
+    /// The step of a run with parts that it is, if no program does its work: a branch, loop, assertion, call or initial value.
     pub fn step(&self) -> Option<&'a ExplainedStep> {
         self.step
     }

@@ -128,7 +128,7 @@ impl ExplainedStep {
         }
     }
 
-    /// `program`, `branch`, `loop`, `assertion` or `call`.
+    /// `program`, `branch`, `loop`, `assertion`, `call` or `read_or`.
     pub fn kind(&self) -> &'static str {
         match &self.work {
             StepWork::Program(_) => "program",
