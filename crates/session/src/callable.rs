@@ -17,8 +17,8 @@ use crate::session::{RunOptions, Session};
 
 /// A run that is prepared: its feeds are given by place, and nothing is looked up while their shapes stay the same.
 ///
-/// Many threads may call one callable at once. It keeps its session alive, but nothing of one that is closed. Nodes that are added to the graph later
-/// are no part of it.
+/// Many threads may call one callable at once. It keeps its session alive, but nothing of one that is closed. Nodes
+/// that are added to the graph later are no part of it.
 ///
 /// ```
 /// # use convoke_session::{Devices, Session};
