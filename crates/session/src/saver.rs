@@ -8,7 +8,6 @@ mod list;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use convoke_graph_core::{Error, ErrorKind, Result, Variable};
@@ -17,9 +16,6 @@ use crate::checkpoint::{Named, RestoreOptions, RestoreReport};
 use crate::session::Session;
 use folder::Folder;
 use list::now_ms;
-
-/// Held while checkpoints, lists and deletions change a folder.
-static SAVING: Mutex<()> = Mutex::new(());
 
 /// A checkpoint that a [`Saver`] wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +31,9 @@ pub struct Checkpoint {
 /// With the prefix `runs/a/model`, step 100 is in `runs/a/model-100.safetensors`; or, in shards, in
 /// `runs/a/model-100-00001-of-00002.safetensors` and so on, with the index `runs/a/model-100.safetensors.index.json`
 /// written last. `runs/a/model.checkpoints.json` lists them in the order of saving. Savers of several names may share
-/// a folder; a saver goes on with the list that an earlier one of its name left. Two processes must not save under
-/// one prefix at the same time.
+/// a folder; a saver goes on with the list that an earlier one of its name left. Those that save under one prefix at
+/// the same time, in one process or in several, wait for one another: `runs/a/model.checkpoints.lock` is locked by who
+/// saves. Where a file system has no locks, there must be one at a time.
 ///
 /// # Source
 /// TensorFlow 1.x, `tf.train.Saver`.
@@ -121,7 +118,7 @@ impl Saver {
         if values.is_empty() {
             return Err(Error::invalid("the graph has no variables and no tables to save"));
         }
-        let _saving = SAVING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _saving = folder.lock()?;
         let mut list = folder.list_to_extend()?;
         let files = match divide(&values, self.sharding) {
             None => folder.write_single(step, values, notes)?,

@@ -57,6 +57,11 @@ fn steps(saver: &Saver) -> Vec<u64> {
     saver.checkpoints().unwrap().iter().map(|checkpoint| checkpoint.step).collect()
 }
 
+/// What is in a folder, but for the files that savers lock.
+fn files(folder: &Folder) -> Vec<String> {
+    folder.files().into_iter().filter(|name| !name.ends_with(".lock")).collect()
+}
+
 fn kind<T: std::fmt::Debug>(result: convoke::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
@@ -101,7 +106,7 @@ fn the_newest_checkpoints_stay() {
     save(&saver, &[1]);
     assert_eq!(steps(&saver), [2, 1]);
     assert_eq!(
-        folder.files(),
+        files(&folder),
         ["model-1.safetensors", "model-2.safetensors", "model.checkpoints.json"]
     );
     let default = Saver::new(folder.path().join("default"));
@@ -116,7 +121,7 @@ fn none_is_deleted_where_all_are_kept() {
     let saver = Saver::new(folder.path().join("model")).max_to_keep(0);
     save(&saver, &[1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(steps(&saver), [1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(folder.files().len(), 8);
+    assert_eq!(files(&folder).len(), 8);
 }
 
 // KeepCheckpointEveryNHoursTest.testNonSharded
@@ -154,7 +159,7 @@ fn shards_are_written_restored_and_deleted_together() {
         "model-10.safetensors.index.json",
         "model.checkpoints.json",
     ];
-    assert_eq!(folder.files(), expected);
+    assert_eq!(files(&folder), expected);
     // The largest is w with 12 bytes; b and n have 12 as well.
     let index = fs::read_to_string(folder.path().join(expected[2])).unwrap();
     let index: serde_json::Value = serde_json::from_str(&index).unwrap();
@@ -184,7 +189,7 @@ fn shards_have_the_sizes_that_were_asked_for() {
         let folder = Folder::new("sizes");
         let saver = divided(Saver::new(folder.path().join("model")));
         save(&saver, &[1]);
-        assert_eq!(folder.files().len(), n + 2, "case {i}");
+        assert_eq!(files(&folder).len(), n + 2, "case {i}");
         let model = Counting::new();
         saver.restore_latest(&model.session).unwrap();
         assert_eq!(model.values(), [1.0; 6], "case {i}");
@@ -206,7 +211,7 @@ fn a_step_saved_again_replaces_all_its_files() {
     .enumerate()
     {
         saver.save(model.set(i as f32), 7).unwrap();
-        assert_eq!(folder.files().len(), n_files + 1, "{:?}", folder.files());
+        assert_eq!(files(&folder).len(), n_files + 1, "{:?}", files(&folder));
         let other = Counting::new();
         assert_eq!(saver.restore_latest(&other.session).unwrap(), 7);
         assert_eq!(other.values(), [i as f32; 6]);
@@ -279,7 +284,7 @@ fn no_changed_byte_of_an_index_or_a_list_is_more_than_an_error() {
         }
         fs::write(&path, whole).unwrap();
     }
-    let mut files = folder.files();
+    let mut files = files(&folder);
     assert_eq!(saver.restore_latest(&model.session).unwrap(), 6);
     assert_eq!(model.values(), [6.0; 6]);
     assert_eq!(files.split_off(6), ["model.checkpoints.json"], "restoring deletes nothing");
@@ -300,7 +305,7 @@ fn a_half_written_checkpoint_is_never_the_latest() {
     assert_eq!(model.values(), [1.0; 6]);
     // Saved again, it is whole, and what was left of it is gone.
     save(&saver, &[2]);
-    assert_eq!(folder.files().iter().filter(|name| name.starts_with("model-2")).count(), 3);
+    assert_eq!(files(&folder).iter().filter(|name| name.starts_with("model-2")).count(), 3);
     assert_eq!(saver.restore_latest(&model.session).unwrap(), 2);
     assert_eq!(model.values(), [2.0; 6]);
 }
@@ -333,7 +338,7 @@ fn a_missing_or_damaged_list_is_found_again_in_the_folder() {
     }
     save(&saver, &[11]);
     assert_eq!(steps(&saver), [9, 10, 11]);
-    assert!(!folder.files().contains(&"model-8.safetensors".to_owned()));
+    assert!(!files(&folder).contains(&"model-8.safetensors".to_owned()));
 }
 
 #[test]
@@ -389,7 +394,7 @@ fn a_save_that_fails_loses_nothing() {
     let folder = Folder::new("unwritable");
     let saver = Saver::new(folder.path().join("model")).max_to_keep(1);
     save(&saver, &[1]);
-    let before = folder.files();
+    let before = files(&folder);
     let model = Counting::new();
     // A folder where a file should go.
     for (saver, name) in [
@@ -402,7 +407,7 @@ fn a_save_that_fails_loses_nothing() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.message().contains(name), "{error}");
         fs::remove_dir(&blocked).unwrap();
-        assert_eq!(folder.files(), before);
+        assert_eq!(files(&folder), before);
     }
     assert_eq!(steps(&saver), [1]);
     let missing = Saver::new(folder.path().join("none/model"));
@@ -449,7 +454,7 @@ fn there_must_be_variables_with_elements() {
     let foreign = saver.variables(model.variables);
     session.run(&[], g.initializers()).unwrap();
     assert_eq!(kind(foreign.save(&session, 1)), ErrorKind::InvalidArgument);
-    assert!(folder.files().is_empty());
+    assert!(files(&folder).is_empty());
 }
 
 // SaverTest.testSameName
@@ -507,6 +512,25 @@ fn a_saver_of_some_variables_leaves_the_others() {
     assert_eq!(report.kept.len(), 2);
 }
 
+/// `model.checkpoints.lock` is what savers of other processes lock.
+#[test]
+fn who_saves_waits_for_another_process_that_does() {
+    let folder = Folder::new("locked");
+    let saver = Saver::new(folder.path().join("model"));
+    save(&saver, &[1]);
+    let other = fs::File::open(folder.path().join("model.checkpoints.lock")).unwrap();
+    other.lock().unwrap();
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| save(&saver, &[2]));
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(steps(&saver), [1]);
+        assert!(!saving.is_finished());
+        other.unlock().unwrap();
+        saving.join().unwrap();
+    });
+    assert_eq!(steps(&saver), [1, 2]);
+}
+
 #[test]
 fn threads_may_save_under_one_prefix() {
     let folder = Folder::new("threads");
@@ -518,7 +542,7 @@ fn threads_may_save_under_one_prefix() {
         }
     });
     assert_eq!(steps(&saver).len(), 3);
-    assert_eq!(folder.files().len(), 3 * 3 + 1, "{:?}", folder.files());
+    assert_eq!(files(&folder).len(), 3 * 3 + 1, "{:?}", files(&folder));
     for checkpoint in saver.checkpoints().unwrap() {
         let model = Counting::new();
         model.session.restore(checkpoint.path).unwrap();

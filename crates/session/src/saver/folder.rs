@@ -3,7 +3,7 @@
 //! Only names that a saver of this name gives are ever deleted, whatever a file says.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,19 @@ impl Folder {
         let message =
             format!("there is no folder {} for checkpoints; create it", self.dir.display());
         Err(Error::new(ErrorKind::NotFound, message))
+    }
+
+    /// Waits until nobody else changes checkpoints of this name. They may again when what it gives is dropped.
+    pub(super) fn lock(&self) -> Result<File> {
+        let path = self.path(&format!("{}.checkpoints.lock", self.name));
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.map_err(|e| checkpoint::io(&path, "open", &e))?;
+        match file.lock() {
+            Err(e) if e.kind() != io::ErrorKind::Unsupported => {
+                Err(checkpoint::io(&path, "lock", &e))
+            }
+            _ => Ok(file),
+        }
     }
 
     pub(super) fn path(&self, file: &str) -> PathBuf {
