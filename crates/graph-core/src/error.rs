@@ -47,6 +47,33 @@ pub enum ErrorKind {
     Unknown,
 }
 
+impl ErrorKind {
+    /// All kinds.
+    pub const ALL: [Self; 16] = [
+        Self::Cancelled,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::PermissionDenied,
+        Self::Unauthenticated,
+        Self::Unknown,
+    ];
+
+    /// The kind of this name, as `{:?}` writes it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name)
+    }
+}
+
 /// What went wrong: a kind to match on, a message for people, and where.
 #[derive(Clone, thiserror::Error)]
 pub struct Error(Box<Inner>);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::graph::GraphState;
 use crate::{
-    BodyId, Class, Graph, Node, NodeId, NodeList, OpError, Operation, Queue, QueueAction,
-    QueueRole, QueueSpec,
+    BodyId, Class, ErrorKind, Graph, Node, NodeId, NodeList, OpError, Operation, Queue,
+    QueueAction, QueueRole, QueueSpec,
 };
 
 /// How many threads the runners of a graph that is made of parts have at most.
@@ -18,14 +18,16 @@ const NODES_MAX: usize = 1 << 22;
 
 /// Operations that put elements into a queue, each run again and again on a thread of its own, and what ends them.
 ///
-/// A session starts it. A thread ends when its operation gives `OutOfRange` or `Cancelled`: its own input is at an
-/// end, or the queue was closed. The last thread to end closes the queue.
+/// A session starts it. A thread ends when its operation gives [`ErrorKind::OutOfRange`] (see [`Self::ending_at`]) or
+/// [`ErrorKind::Cancelled`]: its own input is at an end, or the queue was closed. The last thread to end closes the
+/// queue.
 #[derive(Debug, Clone)]
 pub struct QueueRunner {
     queue: Queue,
     enqueues: Vec<Operation>,
     close: Operation,
     cancel: Operation,
+    ends: Vec<ErrorKind>,
 }
 
 /// The nodes of a queue runner: see [`QueueRunner`].
@@ -37,6 +39,8 @@ pub struct RunnerParts {
     pub close: NodeId,
     /// What closes the queue when a stop was requested or a thread has failed.
     pub cancel: NodeId,
+    /// What ends a thread well, beside a cancel.
+    pub ends: Vec<ErrorKind>,
 }
 
 /// A runner as its graph keeps it, without handles to the graph.
@@ -58,7 +62,15 @@ impl QueueRunner {
             enqueues: enqueues.into_iter().collect(),
             close: queue.close(),
             cancel: queue.close_and_cancel(),
+            ends: vec![ErrorKind::OutOfRange],
         }
+    }
+
+    /// Errors of these kinds are the end of what a thread puts, and no failure: `queue_closed_exception_types`. They
+    /// take the place of [`ErrorKind::OutOfRange`] alone; [`ErrorKind::Cancelled`] always is one.
+    #[must_use]
+    pub fn ending_at(self, kinds: impl IntoIterator<Item = ErrorKind>) -> Self {
+        Self { ends: kinds.into_iter().collect(), ..self }
     }
 
     /// The queue that it fills.
@@ -81,6 +93,11 @@ impl QueueRunner {
         &self.cancel
     }
 
+    /// The kinds of errors that end a thread well, beside [`ErrorKind::Cancelled`].
+    pub fn ends(&self) -> &[ErrorKind] {
+        &self.ends
+    }
+
     /// The name of the queue.
     pub fn name(&self) -> &str {
         &self.queue.spec().name
@@ -98,6 +115,7 @@ impl Graph {
             enqueues: runner.enqueues.iter().map(Operation::id).collect(),
             close: runner.close.id(),
             cancel: runner.cancel.id(),
+            ends: runner.ends.clone(),
         };
         self.write().queue_runners.push(KeptRunner { queue: runner.queue.shared_spec(), parts });
     }
@@ -110,6 +128,7 @@ impl Graph {
             enqueues: parts.enqueues.iter().map(operation).collect(),
             close: operation(&parts.close),
             cancel: operation(&parts.cancel),
+            ends: parts.ends.clone(),
         };
         self.read().queue_runners.iter().map(runner).collect()
     }

@@ -222,6 +222,119 @@ fn a_graph_keeps_its_runners() {
     assert_eq!(Pipe::new(1, 1).session().start_queue_runners(&coordinator).unwrap(), 0);
 }
 
+/// The parameter `queue_closed_exception_types`: what ends a thread well is said for each runner.
+#[test]
+fn a_runner_ends_at_the_kinds_that_it_names() {
+    let sides = |ends: Option<&[ErrorKind]>| {
+        let g = Graph::new();
+        let (source, sink) = (
+            g.fifo_queue("source", 9, [(F32, dims![1])]),
+            g.fifo_queue("sink", 9, [(F32, dims![1])]),
+        );
+        let fails = Arc::new(AtomicBool::new(true));
+        let bad = sink.enqueue(&[&fails_while(&source.dequeue()[0], &fails)]);
+        let runner = QueueRunner::new(&sink, [bad]);
+        let runner = match ends {
+            Some(kinds) => runner.ending_at(kinds.iter().copied()),
+            None => runner,
+        };
+        let put = source.enqueue(&[&g.constant([1.0f32])]);
+        let session = Session::new(&g, &Devices::cpu()).unwrap();
+        (session, put, source, sink, runner)
+    };
+    // `fails_while` fails as `Aborted`.
+    let (session, put, _, sink, runner) = sides(Some(&[ErrorKind::DataLoss, ErrorKind::Aborted]));
+    let coordinator = Coordinator::new();
+    session.run(&[], &put).unwrap();
+    session.start_queue_runner(&runner, &coordinator).unwrap();
+    coordinator.join(GRACE).unwrap();
+    assert!(!coordinator.should_stop());
+    assert!(is_closed(&session, &sink));
+    // They take the place of `OutOfRange`, which coordinators take for a good reason to stop.
+    for (ends, stops) in [(Some(&[][..]), true), (None, false)] {
+        let (session, _, source, sink, runner) = sides(ends);
+        let coordinator = Coordinator::new();
+        session.run(&[], source.close()).unwrap();
+        session.start_queue_runner(&runner, &coordinator).unwrap();
+        coordinator.join(GRACE).unwrap();
+        assert_eq!(coordinator.should_stop(), stops);
+        assert!(is_closed(&session, &sink));
+    }
+}
+
+/// A queue that an iterator fills: pairs in order, waiting for room, and who takes more than there is hears of the end.
+#[test]
+fn an_iterator_fills_a_queue() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 2, [(F32, dims![2]), (I32, dims![])]);
+    let (x, y) = (g.placeholder("x", F32, dims![2]), g.placeholder("y", I32, dims![]));
+    let runner = QueueRunner::new(&q, [q.enqueue(&[&x, &y])]);
+    let taken = q.dequeue();
+    let (session, coordinator) = (Session::new(&g, &Devices::cpu()).unwrap(), Coordinator::new());
+    let item = |i: i32| Ok((HostTensor::new(&[2], vec![i as f32, 0.5])?, i));
+    let start = || session.start_queue_input(&runner, &[&x, &y], (0..5).map(item), &coordinator);
+    assert!(start().unwrap());
+    assert!(!start().unwrap(), "it is at work");
+    comes(|| size(&session, &q) == 2);
+    for i in 0..5 {
+        let got = session.run(&[], &taken).unwrap();
+        assert_eq!(got[0].to_vec::<f32>().unwrap(), [i as f32, 0.5]);
+        assert_eq!(got[1].scalar::<i32>().unwrap(), i);
+    }
+    coordinator.join(GRACE).unwrap();
+    assert!(is_closed(&session, &q));
+    assert_eq!(kind(session.run(&[], &taken)), ErrorKind::OutOfRange);
+}
+
+/// All that put into a queue have ended, and nothing closes it.
+#[test]
+fn who_waits_for_an_iterator_that_has_ended_is_told() {
+    let g = Graph::new();
+    let source = g.fifo_queue("source", 9, [(F32, dims![])]);
+    let sink = g.fifo_queue("sink", 9, [(F32, dims![])]);
+    let x = g.placeholder("x", F32, dims![]);
+    // The runner puts into both, and closes the sink only.
+    let puts = g.group([&source.enqueue(&[&x]), &sink.enqueue(&[&x])]);
+    let runner = QueueRunner::new(&sink, [puts]);
+    let (session, coordinator) = (Session::new(&g, &Devices::cpu()).unwrap(), Coordinator::new());
+    let input = [1.0f32, 2.0].map(|x| Ok((x,)));
+    session.start_queue_input(&runner, &[&x], input, &coordinator).unwrap();
+    coordinator.join(GRACE).unwrap();
+    assert!(!is_closed(&session, &source));
+    session.run(&[], source.dequeue_many(2)).unwrap();
+    let error = session.run(&[], source.dequeue()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    assert!(error.to_string().contains("which have ended"), "{error}");
+}
+
+#[test]
+fn an_input_that_fails_stops_the_coordinator() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 9, [(F32, dims![])]);
+    let x = g.placeholder("x", F32, dims![]);
+    let put = q.enqueue(&[&x]);
+    let runner = QueueRunner::new(&q, [put.clone()]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let run = |input: Vec<convoke::Result<(HostTensor,)>>| {
+        let coordinator = Coordinator::new();
+        session.start_queue_input(&runner, &[&x], input, &coordinator).unwrap();
+        coordinator.join(GRACE).unwrap_err()
+    };
+    let lost = Error::new(ErrorKind::DataLoss, "the third record is damaged");
+    let error = run(vec![Ok((1.0f32.into(),)), Err(lost)]);
+    assert_eq!(error.kind(), ErrorKind::DataLoss);
+    assert_eq!((size(&session, &q), is_closed(&session, &q)), (1, true));
+    // Shapes that do not fit are the operation's error; two operations have no place for one input.
+    let other = Session::new(&g, &Devices::cpu()).unwrap();
+    let coordinator = Coordinator::new();
+    let vector = HostTensor::new(&[2], vec![1.0f32, 2.0]).unwrap();
+    other.start_queue_input(&runner, &[&x], [Ok((vector,))], &coordinator).unwrap();
+    assert_eq!(kind(coordinator.join(GRACE)), ErrorKind::InvalidArgument);
+    let two = QueueRunner::new(&q, [put.clone(), put]);
+    let refused = other.start_queue_input(&two, &[&x], [Ok((1.0f32,))], &coordinator);
+    assert_eq!(kind(refused), ErrorKind::InvalidArgument);
+}
+
 /// The session's timeout is for its runs, not for those that wait in the background.
 #[test]
 fn runners_wait_longer_than_the_sessions_timeout() {

@@ -361,6 +361,7 @@ impl<'a> Selected<'a> {
                 enqueues,
                 close: new.id(runner.close)?,
                 cancel: new.id(runner.cancel)?,
+                ends: runner.ends.clone(),
             })
         });
         let queue_runners = queue_runners.collect::<Result<_>>()?;

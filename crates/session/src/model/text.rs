@@ -415,18 +415,31 @@ fn shared_from_json(value: &Value) -> Result<SharedParts> {
 }
 
 fn runner_to_json(runner: &RunnerParts) -> Value {
-    json!({
+    let mut value = json!({
         "enqueues": runner.enqueues.iter().map(|id| id.0).collect::<Vec<_>>(),
         "close": runner.close.0,
         "cancel": runner.cancel.0,
-    })
+    });
+    if runner.ends != [ErrorKind::OutOfRange] {
+        value["ends"] = runner.ends.iter().map(|kind| json!(format!("{kind:?}"))).collect();
+    }
+    value
 }
 
 fn runner_from_json(value: &Value) -> Result<RunnerParts> {
+    let kind = |name: &Value| {
+        let kind = name.as_str().and_then(ErrorKind::named);
+        kind.ok_or_else(|| damaged(format!("{name} is no kind of errors")))
+    };
+    let ends = match value.get("ends") {
+        None => vec![ErrorKind::OutOfRange],
+        Some(_) => list_of(value, "ends")?.iter().map(kind).collect::<Result<_>>()?,
+    };
     Ok(RunnerParts {
         enqueues: ids_of(list_of(value, "enqueues")?)?,
         close: NodeId(index(&value["close"])?),
         cancel: NodeId(index(&value["cancel"])?),
+        ends,
     })
 }
 

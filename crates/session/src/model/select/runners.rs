@@ -27,7 +27,7 @@ impl Selected<'_> {
             };
             let Some(place) = left.iter().position(fills) else { break };
             let at = left.remove(place);
-            let RunnerParts { enqueues, close, cancel } = &all[at];
+            let RunnerParts { enqueues, close, cancel, .. } = &all[at];
             let roots = enqueues.iter().chain([close, cancel]).copied().collect();
             let needed = self.follow(roots, &self.cut);
             if let Some(reason) = self.unfit(&all[at], &needed, &is_initialized) {
