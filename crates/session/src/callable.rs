@@ -125,13 +125,26 @@ impl<F: Fetch> Callable<F> {
         values: impl Arguments<'a>,
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<RunMetadata> {
+        self.call_into_with(values, &RunOptions::default(), outputs)
+    }
+
+    /// As [`Self::call_into`], with options.
+    ///
+    /// # Errors
+    /// As [`Self::call_into`] and [`Session::run_with`].
+    pub fn call_into_with<'a>(
+        &self,
+        values: impl Arguments<'a>,
+        options: &RunOptions,
+        outputs: &mut [TensorViewMut<'_>],
+    ) -> Result<RunMetadata> {
         if !self.prepared.planned.plan.signature.residents.is_empty() {
             let message = "what stays on a device does not go into memory of the caller; fetch the tensor itself";
             return Err(Error::invalid(message));
         }
         let outputs = &mut Outputs::Into(outputs, &self.places);
         let mut metadata = RunMetadata::default();
-        self.run(values, &RunOptions::default(), outputs, &mut metadata)?;
+        self.run(values, options, outputs, &mut metadata)?;
         Ok(metadata)
     }
 
