@@ -50,6 +50,11 @@ fn feed_sparse_placeholder_constant_shape() {
         let outside = sparse([[0, 2], [2, 0]], [1.0, 2.0], [3, 2]);
         let error = session.run(&sp.feed(&outside), &dense).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}", device.name);
+        // The shape of the placeholder is a constant, and of no other is a value.
+        let other = sparse([[0, 1], [2, 0]], [1.0, 2.0], [3, 3]);
+        let error = session.run(&sp.feed(&other), &sp).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}", device.name);
+        assert!(error.message().contains("[3, 2], got [3, 3]"), "{error}");
     }
 }
 

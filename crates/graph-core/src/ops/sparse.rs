@@ -4,7 +4,9 @@
 
 use crate::ops::control::Refused;
 use crate::ops::gather::ScatterAdd;
-use crate::{Class, DType, Dims, Feed, Graph, Host, HostTensor, OpError, Shape, Structure, Tensor};
+use crate::{
+    Class, DType, Dims, Error, Feed, Graph, Host, HostTensor, OpError, Shape, Structure, Tensor,
+};
 
 /// The elements of a tensor that are not zero, and where they stand.
 ///
@@ -58,13 +60,12 @@ impl Graph {
 }
 
 impl SparseTensor {
-    /// Gives it a value in a run: two feeds, or three if its dense shape is not a constant.
+    /// Gives it a value in a run: two feeds, or three if its dense shape is not a constant. A run that is fed another
+    /// dense shape than the constant one is refused.
     pub fn feed<'a>(&self, value: &SparseTensor<HostTensor>) -> Vec<Feed<'a>> {
-        let mut feeds = vec![self.indices.feed(&value.indices), self.values.feed(&value.values)];
-        if !is_constant(&self.dense_shape) {
-            feeds.push(self.dense_shape.feed(&value.dense_shape));
-        }
-        feeds
+        let values = self.values.feed(&value.values);
+        let (values, shape) = with_shape(values, &self.dense_shape, &value.dense_shape);
+        [self.indices.feed(&value.indices), values].into_iter().chain(shape).collect()
     }
 
     /// All elements, zeros where there are none. Elements at one place are added.
@@ -116,13 +117,12 @@ impl SparseTensor {
 impl IndexedSlices {
     /// Gives it a value in a run.
     pub fn feed<'a>(&self, value: &IndexedSlices<HostTensor>) -> Vec<Feed<'a>> {
-        let mut feeds = vec![self.values.feed(&value.values), self.indices.feed(&value.indices)];
-        if let (Some(shape), Some(value)) = (&self.dense_shape, &value.dense_shape)
-            && !is_constant(shape)
-        {
-            feeds.push(shape.feed(value));
-        }
-        feeds
+        let values = self.values.feed(&value.values);
+        let (values, shape) = match (&self.dense_shape, &value.dense_shape) {
+            (Some(shape), Some(value)) => with_shape(values, shape, value),
+            _ => (values, None),
+        };
+        [values, self.indices.feed(&value.indices)].into_iter().chain(shape).collect()
     }
 
     /// Zeros of the dense shape, to which the slices are added.
@@ -140,6 +140,27 @@ impl IndexedSlices {
                 self.values.apply(Refused(reason), &[&self.values])
             }
         }
+    }
+}
+
+/// The feed of a composite's values, and of its dense shape unless that is a constant: then the values are refused if
+/// the shape is another.
+fn with_shape<'a>(
+    values: Feed<'a>,
+    shape: &Tensor,
+    fed: &HostTensor,
+) -> (Feed<'a>, Option<Feed<'a>>) {
+    if !is_constant(shape) {
+        return (values, Some(shape.feed(fed)));
+    }
+    let (own, fed) = (shape.fact().integers(), fed.to_vec::<i64>());
+    match (own, fed) {
+        (_, Err(error)) => (Feed { value: Err(error), ..values }, None),
+        (Some(own), Ok(fed)) if *own != *fed => {
+            let message = format!("expected a value of the dense shape {own:?}, got {fed:?}");
+            (Feed { value: Err(Error::invalid(message)), ..values }, None)
+        }
+        _ => (values, None),
     }
 }
 
