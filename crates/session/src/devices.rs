@@ -373,17 +373,18 @@ impl Gpus {
         Ok(all.iter().zip(sent).map(tensor).collect())
     }
 
-    /// Takes all variables of the session. Their memory is given back when they are dropped, as far as no program uses
-    /// it.
+    /// Takes all variables of the session, and the memory of tensors that are gone or will be. It is given back when
+    /// they are dropped, as far as no program uses it.
     #[cfg(feature = "gpu")]
-    pub(crate) fn take_variables(&self) -> impl Sized {
+    pub(crate) fn take_memory(&self) -> impl Sized {
         let mut variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        std::mem::take(&mut *variables)
+        let mut tensors = self.tensors.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        (std::mem::take(&mut *variables), std::mem::take(&mut *tensors))
     }
 
     /// There are none.
     #[cfg(not(feature = "gpu"))]
-    pub(crate) fn take_variables(&self) -> impl Sized {}
+    pub(crate) fn take_memory(&self) -> impl Sized {}
 
     /// Frees the memory of tensors that are gone. True if there was any.
     pub(crate) fn shrink(&self) -> bool {

@@ -63,7 +63,9 @@ fn closing_gives_a_gpus_memory_back() {
             let bounds = before + LARGE..before + LARGE + SMALL;
             assert!(bounds.contains(&after), "{}: {before} and {after}", device.name);
             assert_eq!(kept.to_host().unwrap().to_vec::<f32>().unwrap()[0], 8.0);
+            let held = alive(&device);
             drop(kept);
+            assert_eq!(alive(&device) + LARGE, held, "{}: it is kept for nobody", device.name);
         }
     }
 }

@@ -30,14 +30,13 @@ impl Core {
     fn free(&self) {
         let mut kept = self.state.lock();
         kept.variables.values_mut().for_each(Entry::reset);
-        let on_gpus = self.gpus.take_variables();
+        let on_gpus = self.gpus.take_memory();
         drop(kept);
         drop(on_gpus);
         self.queues.close();
         self.forget_plans();
         // Callables keep plans of their own.
         self.prepared.forget_programs();
-        self.gpus.shrink();
     }
 
     /// Begins something that may leave something in the session.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use convoke_graph_core::{AlignedBytes, Error};
 
@@ -33,8 +33,8 @@ struct Inner {
     gpu: Gpu,
     buffer: Buffer,
     n_bytes: u64,
-    /// Where the buffer goes when the tensor is gone; an app's own goes nowhere.
-    idle: Option<Arc<Idle>>,
+    /// Where the buffer goes when the tensor is gone, as long as that is there; an app's own goes nowhere.
+    idle: Weak<Idle>,
     /// Whether wgpu's handle was given to somebody.
     is_shown: AtomicBool,
 }
@@ -80,7 +80,7 @@ impl GpuTensors {
                 buffer.map_err(|e| to_error(&e))?
             }
         };
-        let (gpu, idle) = (self.gpu.clone(), Some(self.idle.clone()));
+        let (gpu, idle) = (self.gpu.clone(), Arc::downgrade(&self.idle));
         Ok(GpuTensor(Arc::new(Inner {
             gpu,
             buffer,
@@ -121,7 +121,7 @@ impl GpuTensor {
     pub fn of_buffer(gpu: &Gpu, buffer: wgpu::Buffer, n_bytes: u64) -> Result<Self, Error> {
         let buffer = fitting(gpu, buffer, wgpu::BufferUsages::COPY_SRC, 0, n_bytes)?;
         let (gpu, is_shown) = (gpu.clone(), AtomicBool::new(true));
-        Ok(Self(Arc::new(Inner { gpu, buffer, n_bytes, idle: None, is_shown })))
+        Ok(Self(Arc::new(Inner { gpu, buffer, n_bytes, idle: Weak::new(), is_shown })))
     }
 
     /// Copies the elements into a buffer that the app made on this device, which has COPY_DST, and waits for it. Up to
@@ -232,7 +232,7 @@ fn fitting(
 impl Drop for Inner {
     /// What was submitted before and reads the buffer comes before whatever writes it next.
     fn drop(&mut self) {
-        if let Some(idle) = &self.idle {
+        if let Some(idle) = self.idle.upgrade() {
             idle.put(self.buffer.clone());
         }
     }
