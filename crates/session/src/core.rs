@@ -57,7 +57,7 @@ pub(crate) struct Core {
     pub graph: Graph,
     pub devices: Devices,
     pub options: SessionOptions,
-    pub state: State,
+    pub state: Arc<State>,
     pub runners: Runners,
     pub queues: Arc<Queues>,
     /// Its name and version, if it has them.
@@ -161,7 +161,7 @@ impl Core {
             threads,
             activity,
             _background: background.transpose()?,
-            state: State::default(),
+            state: Arc::default(),
             gpus: Gpus::new(devices),
             known: Known::default(),
             plans: Cache::new(options.plans),

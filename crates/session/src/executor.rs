@@ -31,6 +31,7 @@ pub(crate) use outputs::Outputs;
 use crate::autotune::Tuning;
 use crate::cancel::Stop;
 use crate::devices::{Gpus, HOST_NAME};
+use crate::drawing::{self, Drawn};
 use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
 use crate::holding::Journal;
@@ -57,6 +58,8 @@ pub(crate) struct Compiled {
     /// The variables that are read, with their names.
     variables: Vec<(NodeId, Arc<str>)>,
     inputs: Vec<Source>,
+    /// How many numbers a run draws from each random node.
+    draws: Vec<(NodeId, u32)>,
     instances: Pool<Instance>,
     names: Vec<Vec<Arc<str>>>,
     /// The outputs that are fed, with the names of their nodes.
@@ -129,7 +132,7 @@ enum Place {
 /// What a session's programs run on.
 #[derive(Clone, Copy)]
 pub(crate) struct RunState<'a> {
-    pub(crate) state: &'a State,
+    pub(crate) state: &'a Arc<State>,
     pub(crate) threads: &'a Threads,
     /// What the run keeps to itself, if the program is only a part of it.
     pub(crate) journal: Option<&'a RefCell<Journal>>,
@@ -163,6 +166,7 @@ struct Bound<'a> {
     inputs: SmallVec<[[u8; 4]; 2]>,
 }
 
+    drawn: Drawn,
 impl Compiled {
     /// Adds kernels to a program.
     pub(crate) fn new(
@@ -183,6 +187,7 @@ impl Compiled {
             inputs: Vec::new(),
             instances: Pool::default(),
             names: Vec::new(),
+            draws: drawing::counted(&program.random),
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
             host_feeds: vec![false; feeds.len()],

@@ -10,13 +10,14 @@ use convoke_graph_core::{AlignedBytes, Error, ErrorKind, HostTensor, Node, NodeI
 use rustc_hash::FxHashMap;
 
 use crate::core::Core;
+use crate::drawing::{Drawing, Draws};
 use crate::metadata::RunMetadata;
 use crate::moment::Storing;
-use crate::state::{Kept, Snapshot, uninitialized};
+use crate::state::{Kept, Snapshot, State, uninitialized};
 use crate::sums::add_difference;
 
 /// The variables that a run holds, and its journal.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Holdings {
     variables: FxHashMap<NodeId, Holding>,
     journal: RefCell<Journal>,
@@ -38,10 +39,12 @@ struct Holding {
 }
 
 /// What programs are told that are only a part of a run, and tell it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Journal {
-    /// How often it drew from random nodes.
-    draws: FxHashMap<NodeId, u32>,
+    /// Behind what it drew from random nodes.
+    drawn: FxHashMap<NodeId, u32>,
+    /// The nodes that it draws from.
+    drawing: Arc<Drawing>,
     /// The held variables that have elements, as the run sees them.
     initialized: FxHashMap<NodeId, bool>,
     /// The other variables that it reads, as they were at its start.
@@ -49,23 +52,28 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Stores what was drawn.
-    fn store(&self, kept: &mut Kept) {
-        for (&node, &draws) in &self.draws {
-            let all = kept.draws.entry(node).or_insert(0);
-            *all = all.wrapping_add(draws);
+    fn new(state: &Arc<State>) -> Self {
+        Self {
+            drawn: FxHashMap::default(),
+            drawing: Arc::new(Drawing::new(state)),
+            initialized: FxHashMap::default(),
+            starts: FxHashMap::default(),
         }
     }
 
-    /// How often the run has drawn from a random node.
-    pub fn draws(&self, node: NodeId) -> u32 {
-        self.draws.get(&node).copied().unwrap_or(0)
+    /// Stores what was drawn.
+    fn store(&self, kept: &mut Kept) {
+        self.drawn.iter().for_each(|(&node, &after)| kept.draws.drawn(node, after));
     }
 
-    /// Notes that a program has drawn from a random node.
-    pub fn draw(&mut self, node: NodeId) {
-        let draws = self.draws.entry(node).or_insert(0);
-        *draws = draws.wrapping_add(1);
+    /// The first of `n` numbers of a random node that the run draws next.
+    pub fn draws(&self, draws: &mut Draws, node: NodeId, n: u32) -> u32 {
+        self.drawing.take(draws, node, n, self.drawn.get(&node).copied())
+    }
+
+    /// Notes that a program has drawn from a random node, up to the number before `after`.
+    pub fn drawn(&mut self, node: NodeId, after: u32) {
+        self.drawn.insert(node, after);
     }
 
     /// A variable at the start of the run, if the run reads it.
@@ -94,7 +102,7 @@ impl Holdings {
         let needed: Vec<&Arc<Node>> =
             held.iter().filter(|held| held.is_read).map(|held| &held.variable).collect();
         let mut elements = core.elements(&kept, &needed)?;
-        let mut holdings = Self::default();
+        let mut holdings = Self::of_nothing(&core.state);
         let journal = holdings.journal.get_mut();
         for Held { variable, .. } in held {
             let entry = kept.variables.get(&variable.id);
@@ -169,6 +177,20 @@ impl Holdings {
         }
     }
 
+    fn of_nothing(state: &Arc<State>) -> Self {
+        Self { variables: FxHashMap::default(), journal: RefCell::new(Journal::new(state)) }
+    }
+
+    /// Lets go of all, at the end of the run.
+    pub fn let_go(&mut self, state: &Arc<State>) {
+        *self = Self::of_nothing(state);
+    }
+
+    /// Whether any variable that the run holds lives on a GPU.
+    pub fn lie_on_gpus(&self) -> bool {
+        self.variables.values().any(|holding| holding.device != HOST)
+    }
+
     fn holding(&self, variable: NodeId) -> Result<&Holding> {
         let missing = || Error::internal(format!("node {} is not held", variable.0));
         self.variables.get(&variable).ok_or_else(missing)
@@ -211,7 +233,7 @@ impl Holdings {
     fn try_store(&self, core: &Core, storing: &Storing<'_>) -> Result<()> {
         let changed = self.variables.values().filter(|holding| holding.now.is_some());
         let journal = self.journal.borrow();
-        if changed.clone().next().is_none() && journal.draws.is_empty() {
+        if changed.clone().next().is_none() && journal.drawn.is_empty() {
             return Ok(());
         }
         storing.begin_if_it_goes_on();

@@ -21,6 +21,7 @@ mod core;
 mod device_tensor;
 mod devices;
 mod donation;
+mod drawing;
 mod executor;
 mod explain;
 mod feeds;

@@ -213,6 +213,7 @@ impl PartialRun {
         (self.held, self.has_ended, self.after) = (held, *ends, planned.id);
         self.initialized.clear();
         if *ends {
+            self.held.note_crossings(&mut metadata);
             self.end(claimed);
             storing.end();
         }
@@ -336,6 +337,8 @@ impl PartialRun {
             taken.end(claimed.as_ref());
         }
         drop(claimed);
+        self.held.let_go(&self.session.core.state);
+        self.known.clear();
     }
 
     /// Refuses what a step can't ask for.

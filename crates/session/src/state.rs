@@ -8,6 +8,8 @@ use convoke_compiler::{DeviceIndex, HOST};
 use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, Node, NodeId, Result, Shape};
 use rustc_hash::FxHashMap;
 
+use crate::drawing::Draws;
+
 /// A variable as a session keeps it.
 #[derive(Debug, Clone)]
 pub struct VariableInfo {
@@ -53,7 +55,7 @@ pub(crate) struct Generation {
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) variables: FxHashMap<NodeId, Entry>,
-    pub(crate) draws: FxHashMap<NodeId, u32>,
+    pub(crate) draws: Draws,
 }
 
 /// The elements and version of a variable at the start of a run.
@@ -124,7 +126,8 @@ impl Kept {
                 _ => load(variable, entry)?.get(..n_bytes).hash(hasher),
             }
         }
-        let mut draws: Vec<(&NodeId, &u32)> = self.draws.iter().filter(|(_, n)| **n > 0).collect();
+        let mut draws: Vec<(&NodeId, &u32)> =
+            self.draws.counts.iter().filter(|(_, n)| **n > 0).collect();
         draws.sort_unstable();
         draws.hash(hasher);
         Ok(())
@@ -132,11 +135,6 @@ impl Kept {
 
     pub(crate) fn is_initialized(&self, variable: NodeId) -> bool {
         self.variables.get(&variable).is_some_and(|entry| entry.version > 0)
-    }
-
-    /// How often a random node was drawn.
-    pub(crate) fn draws(&self, node: NodeId) -> u32 {
-        self.draws.get(&node).copied().unwrap_or(0)
     }
 
     /// Stores host elements, and gives back the buffer that they replace if nobody else holds it.

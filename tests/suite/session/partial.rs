@@ -410,3 +410,28 @@ fn sizes_and_strings_go_from_step_to_step() {
         assert_eq!(run.run(&[], &sum).unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]);
     }
 }
+
+/// A variable of a GPU comes to the host at the start, and goes back at the end, whatever the steps are.
+#[test]
+fn the_last_step_tells_what_crossed() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let v = g.device("GPU:0", || g.variable("v", Init::Zeros, F32, [1000]));
+        let used = g.device("GPU:0", || v.value() * 2.0);
+        let p = g.placeholder("p", F32, dims![]);
+        let later = g.device("CPU:0", || &p + 1.0);
+        let add = g.device("CPU:0", || v.assign_add(1.0));
+        let session = initialized(device, &g);
+        session.run(&[], &used).unwrap();
+        let mut run = session.partial_run(&[&p], (add.operation(), &later)).unwrap();
+        let options = RunOptions::default();
+        let ((), first) = run.run_with(&[], add.operation(), &options).unwrap();
+        assert_eq!((first.upload_bytes, first.download_bytes), (0, 0), "{}", device.name);
+        let (_, last) = run.run_with(&[p.feed(1.0)], &later, &options).unwrap();
+        assert!(run.is_done());
+        assert_eq!((last.uploads, last.upload_bytes), (1, 4000), "{}", device.name);
+        assert_eq!((last.downloads, last.download_bytes), (1, 4000), "{}", device.name);
+        let used = session.run(&[], &used).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(used, [2.0; 1000], "{}", device.name);
+    }
+}

@@ -166,7 +166,7 @@ impl Core {
             return Err(self.located(uninitialized(&node.name)));
         }
         let begun = self.begin_elements(&kept, &nodes.iter().collect::<Vec<_>>())?;
-        let draws = kept.draws.iter().map(|(&node, &count)| (node, count)).collect();
+        let draws = kept.draws.counts.iter().map(|(&node, &count)| (node, count)).collect();
         let tables = self.queues.table_contents(tables)?;
         drop(kept);
         drop(looking);
@@ -278,7 +278,7 @@ impl Core {
         self.make_room(&mut kept, nodes.iter())?;
         self.store_all(&mut kept, copies)?;
         if let Some(draws) = draws {
-            kept.draws = draws.into_iter().collect();
+            kept.draws.counts = draws.into_iter().collect();
         }
         self.queues.set_tables(tables);
         Ok(())

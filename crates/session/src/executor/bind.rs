@@ -8,8 +8,10 @@ use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled, RunState};
+use crate::drawing::{Drawing, Drawn};
 use crate::feeds::FeedData;
-use crate::state::{Generation, Kept, Snapshot};
+use crate::holding::Journal;
+use crate::state::{Generation, Kept, Snapshot, State};
 
 impl Compiled {
     pub(super) fn bind<'a>(
@@ -17,11 +19,12 @@ impl Compiled {
         feeds: &'a [FeedData<'a>],
         run: RunState<'_>,
     ) -> Result<Bound<'a>> {
-        let mut bound = Bound { feeds, variables: SmallVec::new(), inputs: SmallVec::new() };
-        if self.variables.is_empty() && self.inputs.is_empty() {
+        let (variables, inputs) = (SmallVec::new(), SmallVec::new());
+        let mut bound = Bound { feeds, variables, inputs, drawn: Drawn::default() };
+        if self.variables.is_empty() && self.inputs.is_empty() && self.draws.is_empty() {
             return Ok(bound);
         }
-        let kept = run.state.lock();
+        let mut kept = run.state.lock();
         let journal = run.journal.map(RefCell::borrow);
         for (variable, name) in &self.variables {
             let start = journal.as_ref().and_then(|journal| journal.start(*variable));
@@ -37,6 +40,7 @@ impl Compiled {
                 None => read,
             });
         }
+        bound.drawn = self.draw(&mut kept, run.state, journal.as_deref());
         for input in &self.inputs {
             bound.inputs.push(match input {
                 Source::Initialized(variable) => {
@@ -44,14 +48,30 @@ impl Compiled {
                     [u8::from(own.unwrap_or_else(|| kept.is_initialized(*variable))), 0, 0, 0]
                 }
                 Source::Draws(node, earlier) => {
-                    let own = journal.as_ref().map_or(0, |journal| journal.draws(*node));
-                    let before = kept.draws(*node).wrapping_add(own);
-                    before.wrapping_add(*earlier).to_ne_bytes()
+                    bound.drawn.first(*node).wrapping_add(*earlier).to_ne_bytes()
                 }
                 _ => [0; 4],
             });
         }
         Ok(bound)
+    }
+
+    /// The numbers that the program draws.
+    fn draw(&self, kept: &mut Kept, state: &Arc<State>, journal: Option<&Journal>) -> Drawn {
+        if self.draws.is_empty() {
+            return Drawn::default();
+        }
+        let mut own = None;
+        let range = |&(node, n): &(NodeId, u32)| {
+            let draws = &mut kept.draws;
+            let first = match journal {
+                Some(journal) => journal.draws(draws, node, n),
+                None => own.get_or_insert_with(|| Drawing::new(state)).take(draws, node, n, None),
+            };
+            (node, first, first.wrapping_add(n))
+        };
+        let ranges = self.draws.iter().map(range).collect();
+        Drawn { ranges, _own: own }
     }
 
     /// A variable's generation when the program was made, and now.

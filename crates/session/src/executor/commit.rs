@@ -27,10 +27,10 @@ impl Compiled {
         let on_host = self.program.segments.iter().filter(|segment| segment.device == HOST);
         let commits: SmallVec<[&Commit; 8]> =
             on_host.flat_map(|segment| &segment.commits).collect();
-        let draws = if on.journal.is_some() { &[][..] } else { &self.program.random };
+        let draws = if on.journal.is_some() { &[][..] } else { &bound.drawn.ranges[..] };
         if let Some(journal) = on.journal {
             let mut journal = journal.borrow_mut();
-            self.program.random.iter().for_each(|&node| journal.draw(node));
+            bound.drawn.ranges.iter().for_each(|&(node, _, after)| journal.drawn(node, after));
         }
         if commits.is_empty() && draws.is_empty() {
             return Ok(());
@@ -78,9 +78,8 @@ impl Compiled {
                 instance.slots[slot] = old.filter(|old| old.len() >= size).unwrap_or_default();
             }
         }
-        for &node in draws {
-            let all = kept.draws.entry(node).or_insert(0);
-            *all = all.wrapping_add(1);
+        for &(node, _, after) in draws {
+            kept.draws.drawn(node, after);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use convoke_compiler::HOST;
 use convoke_graph_core::Result;
 use smallvec::SmallVec;
 
-use super::{Bound, Compiled, On, RunState};
+use super::{Bound, Compiled, Drawn, On, RunState};
 use crate::cancel::Stop;
 use crate::feeds::FeedData;
 use crate::instance::Instance;
@@ -59,7 +59,8 @@ impl Turns<'_> {
         mut take: impl FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let variables = std::mem::take(&mut self.variables);
-        let bound = Bound { feeds, variables, inputs: SmallVec::new() };
+        let (inputs, drawn) = (SmallVec::new(), Drawn::default());
+        let bound = Bound { feeds, variables, inputs, drawn };
         let result = self.run(&bound, metadata, &mut take);
         self.variables = bound.variables;
         result
