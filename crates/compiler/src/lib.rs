@@ -14,6 +14,7 @@
 
 mod apart;
 mod donate;
+mod elsewhere;
 pub mod flow;
 mod group;
 mod lower;

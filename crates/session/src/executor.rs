@@ -68,6 +68,8 @@ pub(crate) struct Compiled {
     blamed: Vec<Arc<str>>,
     /// For each feed, whether the host reads its elements.
     host_feeds: Vec<bool>,
+    /// Whether a sum into a variable of a GPU is computed elsewhere.
+    stores_alone: bool,
     /// What all groups read and write.
     kernel_bytes: u64,
     /// If it is an iteration of a loop, how many may be one program at most, as far as it was tried.
@@ -164,9 +166,9 @@ struct Bound<'a> {
     feeds: &'a [FeedData<'a>],
     variables: SmallVec<[Snapshot; 8]>,
     inputs: SmallVec<[[u8; 4]; 2]>,
+    drawn: Drawn,
 }
 
-    drawn: Drawn,
 impl Compiled {
     /// Adds kernels to a program.
     pub(crate) fn new(
@@ -185,12 +187,13 @@ impl Compiled {
             places: Vec::new(),
             variables: Vec::new(),
             inputs: Vec::new(),
+            draws: drawing::counted(&program.random),
             instances: Pool::default(),
             names: Vec::new(),
-            draws: drawing::counted(&program.random),
             feeds: feeds.iter().map(|feed| (*feed, graph.node(feed.node).name.clone())).collect(),
             blamed: Vec::new(),
             host_feeds: vec![false; feeds.len()],
+            stores_alone: program.sums_elsewhere(),
             kernel_bytes: 0,
             trips_max: AtomicU64::new(u64::MAX),
             program,
@@ -364,18 +367,34 @@ impl Compiled {
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let start = metadata.now();
         let feeds = &*self.brought(feeds, metadata)?;
+        if self.stores_alone {
+            run.storing.inspect(|storing| storing.begin_alone());
+        }
+        let result = self.run_bound(feeds, run, timings, stop, outputs, metadata);
+        if result.is_err() {
+            // It may be made again, and wait for others.
+            run.storing.inspect(|storing| storing.end());
+        }
+        result
+    }
+
+    fn run_bound(
+        &self,
+        feeds: &[FeedData<'_>],
+        run: RunState<'_>,
+        timings: Timings,
+        stop: Stop<'_>,
+        outputs: &mut Outputs<'_, '_>,
+        metadata: &mut RunMetadata,
+    ) -> Result<()> {
+        let start = metadata.now();
         let mut bound = self.bind(feeds, run)?;
         let mut instance = self.lease(metadata)?;
         metadata.note(PhaseKind::Bind, start);
         let RunState { state, threads, journal, storing } = run;
         let on = On { state, threads, journal, storing, timings, stop };
         let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
-        if result.is_err() {
-            // It may be made again, and wait for others.
-            storing.inspect(|storing| storing.end());
-        }
         // What stays on a device is the caller's now.
         instance.residents.clear();
         self.instances.give_back(instance);
@@ -506,34 +525,6 @@ impl Compiled {
             Some(name) => e.with_node(&**name).with_device(HOST_NAME),
             None => e,
         })
-    }
-
-    /// Runs the kernel of a step into an arena and slots that are not the instance's just now.
-    fn run_kernel(
-        &self,
-        step: &CpuStep,
-        (arena, slots): (&mut [u8], &mut [(u32, AlignedBytes)]),
-        instance: &Instance,
-        bound: &Bound<'_>,
-        threads: &Threads,
-    ) -> Result<()> {
-        let mut written: SmallVec<[&mut [u8]; 2]> =
-            step.outputs.iter().map(|_| &mut [][..]).collect();
-        let rest = arena::carve(arena, &step.in_arena, &mut written)?;
-        let outside = step.outputs.iter().zip(&mut written);
-        let outside =
-            outside.filter(|(id, _)| !matches!(self.places[id.0 as usize], Place::Arena(_)));
-        for ((_, buffer), (&id, written)) in slots.iter_mut().zip(outside) {
-            *written = &mut buffer[..self.program.value(id).n_bytes()];
-        }
-        let input = |&id: &ValueId| match self.places[id.0 as usize] {
-            Place::Arena(offset) if !step.in_arena.is_empty() => {
-                arena::find(&rest, offset, self.program.value(id).n_bytes())
-            }
-            _ => self.bytes(id, instance, bound),
-        };
-        let inputs: SmallVec<[&[u8]; 4]> = step.inputs.iter().map(input).collect::<Result<_>>()?;
-        step.kernel.run(&inputs, &mut written, threads)
     }
 
     /// The bytes of a value, exactly as long as it is.

@@ -250,6 +250,9 @@ impl Running<'_> {
                 None => fetched(slot).ok_or_else(no_value),
             };
             check(&part.results.iter().map(shape).collect::<Result<Vec<_>>>()?)?;
+            if let Some(storing) = self.request.storing.filter(|_| self.held.lie_on_gpus()) {
+                storing.begin_alone();
+            }
         }
         let mut tensors = Vec::new();
         let (core, timings) = (self.core, self.request.options.timings);

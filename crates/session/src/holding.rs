@@ -236,7 +236,10 @@ impl Holdings {
         if changed.clone().next().is_none() && journal.drawn.is_empty() {
             return Ok(());
         }
-        storing.begin_if_it_goes_on();
+        match changed.clone().any(|holding| holding.device != HOST) {
+            true => storing.begin_alone(),
+            false => storing.begin_if_it_goes_on(),
+        }
         let mut kept = core.state.lock();
         // A closed session has freed what it kept.
         core.check_still_open()?;

@@ -5,6 +5,9 @@
 //! looks goes first, so that it waits only for runs that have begun. Who restores or resets looks, too, and does all of
 //! it under one lock of the state, so that no two of those who look mix.
 //!
+//! A run that stores on a GPU what was computed elsewhere from the elements there, which it was given before, stores
+//! alone: it waits as one that looks does, and nobody begins until it has ended.
+//!
 //! A run that has begun waits for its devices only, never for other runs, as these may wait for who looks. It takes
 //! this before the lock of the state, and so does who looks; the lock of queues and tables comes last.
 
@@ -23,8 +26,19 @@ pub(crate) struct Moments {
 
 #[derive(Debug, Default)]
 struct Counts {
+    /// Runs that have begun to store.
     storing: usize,
+    /// Who looks or stores alone, or waits until he may.
+    first: usize,
+    /// Who looks.
     looking: usize,
+}
+
+/// How a run has begun to store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Beside,
+    Alone,
 }
 
 /// What a run has to do with moments.
@@ -33,7 +47,7 @@ pub(crate) struct Storing<'a> {
     moments: &'a Moments,
     /// Whether the run stores something after what its programs store.
     goes_on: bool,
-    has_begun: Cell<bool>,
+    begun: Cell<Option<Begun>>,
 }
 
 /// Somebody who looks, until this is dropped.
@@ -44,14 +58,14 @@ impl Moments {
     /// Waits until no run is between two steps of storing; none begins until what this gives is dropped.
     pub fn look(&self) -> Looking<'_> {
         let mut counts = self.lock();
-        counts.looking += 1;
-        let _counts = self.wait_while(counts, |counts| counts.storing > 0);
+        counts.first += 1;
+        self.wait_while(counts, |counts| counts.storing > 0).looking += 1;
         Looking(self)
     }
 
     /// A run that has not begun to store.
     pub fn storing(&self, goes_on: bool) -> Storing<'_> {
-        Storing { moments: self, goes_on, has_begun: Cell::new(false) }
+        Storing { moments: self, goes_on, begun: Cell::new(None) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -70,9 +84,22 @@ impl Moments {
 impl Storing<'_> {
     /// Before the first of several steps of storing.
     pub fn begin(&self) {
-        if !self.has_begun.replace(true) {
+        if self.begun.get().is_none() {
+            self.begun.set(Some(Begun::Beside));
             let counts = self.moments.lock();
-            self.moments.wait_while(counts, |counts| counts.looking > 0).storing += 1;
+            self.moments.wait_while(counts, |counts| counts.first > 0).storing += 1;
+        }
+    }
+
+    /// As [`Self::begin`], with no other run that stores so, before elements are read which a sum on a GPU builds on. A
+    /// run that has begun goes on as it has.
+    pub fn begin_alone(&self) {
+        if self.begun.get().is_none() {
+            self.begun.set(Some(Begun::Alone));
+            let mut counts = self.moments.lock();
+            counts.first += 1;
+            let is_early = |counts: &mut Counts| counts.storing > 0 || counts.looking > 0;
+            self.moments.wait_while(counts, is_early).storing += 1;
         }
     }
 
@@ -85,8 +112,10 @@ impl Storing<'_> {
 
     /// After the last step, or where nothing is stored after all.
     pub fn end(&self) {
-        if self.has_begun.take() {
-            self.moments.lock().storing -= 1;
+        if let Some(begun) = self.begun.take() {
+            let mut counts = self.moments.lock();
+            counts.storing -= 1;
+            counts.first -= usize::from(begun == Begun::Alone);
             self.moments.changed.notify_all();
         }
     }
@@ -100,7 +129,8 @@ impl Drop for Storing<'_> {
 
 impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        self.0.lock().looking -= 1;
+        let mut counts = self.0.lock();
+        (counts.first, counts.looking) = (counts.first - 1, counts.looking - 1);
         self.0.changed.notify_all();
     }
 }

@@ -98,6 +98,36 @@ fn sums_may_be_computed_elsewhere() {
     }
 }
 
+/// A variable of a GPU, to which the host adds: by its device, and by indices that the GPU has not.
+#[test]
+fn sums_for_a_gpu_may_be_computed_on_the_host() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let v = g.device("GPU:0", || g.variable("v", Init::Zeros, F32, [1000, 4]));
+        let by = g.placeholder("by", F32, dims![1000, 4]);
+        let at = g.placeholder("at", I64, dims![2]);
+        let used = g.device("GPU:0", || v.value() * 2.0);
+        let whole = g.device("CPU:0", || v.assign_add(&by));
+        let rows = v.scatter_add(&at, 1.0f32);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[], &used).unwrap();
+        at_once(|| {
+            let ones = HostTensor::new(&[1000, 4], vec![1.0f32; 4000]).unwrap();
+            session.run(&[by.feed(ones)], whole.operation()).unwrap();
+            session.run(&[at.feed([7i64, 7])], rows.operation()).unwrap();
+        });
+        let (v_, at_gpu) = session.run(&[], (&v, &used)).unwrap();
+        let n = (THREADS * RUNS) as f32;
+        let mut expected = vec![n; 4000];
+        expected[28..32].fill(3.0 * n);
+        assert_eq!(v_.to_vec::<f32>().unwrap(), expected, "{}", device.name);
+        assert_eq!(at_gpu.to_vec::<f32>().unwrap()[0], 2.0 * n, "{}", device.name);
+        let home = &session.variables()[0];
+        assert_eq!((&*home.name, home.device), ("v", 1), "{}", device.name);
+    }
+}
+
 /// Elements that are infinite stay so while others are added to.
 #[test]
 fn infinite_elements_stay_infinite() {

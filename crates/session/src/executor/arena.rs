@@ -1,7 +1,12 @@
-//! The arena of a run: what a step writes of it, and what it may read meanwhile.
+//! A step of the host in the arena of a run: what it writes there, and what it may read meanwhile.
 
-use convoke_graph_core::{Error, Result};
+use convoke_compiler::ValueId;
+use convoke_cpu_backend::Threads;
+use convoke_graph_core::{AlignedBytes, Error, Result};
 use smallvec::SmallVec;
+
+use super::{Bound, Compiled, CpuStep, Place};
+use crate::instance::Instance;
 
 /// An output of a step that lies in the arena.
 #[derive(Debug, Clone, Copy)]
@@ -12,14 +17,44 @@ pub(super) struct Part {
     pub output: usize,
 }
 
+impl Compiled {
+    /// Runs the kernel of a step into an arena and slots that are not the instance's just now.
+    pub(super) fn run_kernel(
+        &self,
+        step: &CpuStep,
+        (arena, slots): (&mut [u8], &mut [(u32, AlignedBytes)]),
+        instance: &Instance,
+        bound: &Bound<'_>,
+        threads: &Threads,
+    ) -> Result<()> {
+        let mut written: SmallVec<[&mut [u8]; 2]> =
+            step.outputs.iter().map(|_| &mut [][..]).collect();
+        let rest = carve(arena, &step.in_arena, &mut written)?;
+        let outside = step.outputs.iter().zip(&mut written);
+        let outside =
+            outside.filter(|(id, _)| !matches!(self.places[id.0 as usize], Place::Arena(_)));
+        for ((_, buffer), (&id, written)) in slots.iter_mut().zip(outside) {
+            *written = &mut buffer[..self.program.value(id).n_bytes()];
+        }
+        let input = |&id: &ValueId| match self.places[id.0 as usize] {
+            Place::Arena(offset) if !step.in_arena.is_empty() => {
+                find(&rest, offset, self.program.value(id).n_bytes())
+            }
+            _ => self.bytes(id, instance, bound),
+        };
+        let inputs: SmallVec<[&[u8]; 4]> = step.inputs.iter().map(input).collect::<Result<_>>()?;
+        step.kernel.run(&inputs, &mut written, threads)
+    }
+}
+
 /// Pieces of the arena that are not written, each with its offset.
-pub(super) type Rest<'a> = SmallVec<[(usize, &'a [u8]); 3]>;
+type Rest<'a> = SmallVec<[(usize, &'a [u8]); 3]>;
 
 /// Takes the parts, which are in the order of their offsets, and gives the rest.
 ///
 /// # Errors
 /// Parts that overlap or lie outside.
-pub(super) fn carve<'a>(
+fn carve<'a>(
     arena: &'a mut [u8],
     parts: &[Part],
     written: &mut [&'a mut [u8]],
@@ -42,7 +77,7 @@ pub(super) fn carve<'a>(
 ///
 /// # Errors
 /// They are, or lie outside.
-pub(super) fn find<'a>(rest: &Rest<'a>, offset: usize, n_bytes: usize) -> Result<&'a [u8]> {
+fn find<'a>(rest: &Rest<'a>, offset: usize, n_bytes: usize) -> Result<&'a [u8]> {
     let mut pieces = rest.iter();
     let piece =
         pieces.find_map(|&(at, piece)| piece.get(offset.checked_sub(at)?..)?.get(..n_bytes));

@@ -32,7 +32,7 @@ fn check(session: &Session, change: impl Fn() + Sync) {
             change();
             has_changed.store(true, Ordering::SeqCst);
         });
-        while moments.lock().looking == 0 && !has_changed.load(Ordering::SeqCst) {
+        while moments.lock().first == 0 && !has_changed.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(20));
@@ -58,4 +58,49 @@ fn who_resets_waits_for_who_stores() {
     let (session, path) = session("resets");
     std::fs::remove_file(path).unwrap();
     check(&session, || session.reset(&[]).unwrap());
+}
+
+#[test]
+fn who_stores_alone_waits_for_all_and_all_wait_for_him() {
+    let moments = super::Moments::default();
+    let [is_alone, has_begun, looks, may_end] = [(); 4].map(|()| AtomicBool::new(false));
+    let comes = |flag: &AtomicBool| {
+        while !flag.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let beside = moments.storing(false);
+    beside.begin();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let alone = moments.storing(false);
+            alone.begin_alone();
+            is_alone.store(true, Ordering::SeqCst);
+            comes(&may_end);
+            alone.end();
+        });
+        while moments.lock().first == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(20));
+        assert!(!is_alone.load(Ordering::SeqCst), "somebody stores");
+        beside.end();
+        comes(&is_alone);
+        scope.spawn(|| {
+            moments.storing(false).begin();
+            has_begun.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(|| {
+            drop(moments.look());
+            looks.store(true, Ordering::SeqCst);
+        });
+        thread::sleep(Duration::from_millis(20));
+        let early = [&has_begun, &looks].map(|flag| flag.load(Ordering::SeqCst));
+        may_end.store(true, Ordering::SeqCst);
+        comes(&has_begun);
+        comes(&looks);
+        assert_eq!(early, [false, false]);
+    });
+    let counts = moments.lock();
+    assert_eq!((counts.storing, counts.first, counts.looking), (0, 0, 0));
 }
