@@ -291,8 +291,22 @@ fn every_element_of_a_float() {
         let v = g.variable("v", Init::Constant(1.0), F32, [3]);
         let image = x.reshape(&[1, 1, 3, 3]);
         let filters = image.slice(&[0, 0, 0, 0], &[None, None, Some(2), Some(2)]);
+        let loss = image.conv2d(&filters, Conv2d::default()).mean(()) + x.log_softmax(1).sum(());
         let all = vec![
             x.exp() + x.log() * x.sqrt() / &x - x.tanh(),
+            x.log_sum_exp(0),
+            x.gelu() + x.silu() + x.elu() + x.leaky_relu(0.1) + x.clamp(-1.0, 1.0),
+            x.layer_norm(&v, &v, 1e-5),
+            x.prod(0) + x.min(0),
+            x.argmin(0).cast(F32),
+            x.is_nan().any(1).cast(F32) + x.is_finite().all(1).cast(F32),
+            x.pad(&[[1, 0], [0, 2]]),
+            g.concat(&[&x, &x.transpose()], 1),
+            g.stack(&[&x, &(&x * 2.0)], 0),
+            x.cast(F16).cast(F32) + x.cast(U32).cast(F32),
+            image.avg_pool(Pool::default()),
+            x.sigmoid_cross_entropy(x.sigmoid()) + x.huber(0.0, 1.0),
+            loss.gradients(&[&x]).remove(0).unwrap(),
             x.softmax(1),
             x.matmul(&x),
             x.sum(1) + x.mean(1) * x.max(1),
@@ -300,7 +314,7 @@ fn every_element_of_a_float() {
             x.cast(I32).cast(F32),
             x.greater(0.0).select(&x, 1.0),
             x.gather(g.constant([2i32, 0]), 0),
-            image.conv2d(filters, Conv2d::default()),
+            image.conv2d(&filters, Conv2d::default()),
             image.max_pool(Pool::default()),
             x.cross_entropy(g.constant([0i32, 1, 2])),
         ];

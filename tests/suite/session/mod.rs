@@ -29,6 +29,7 @@ mod feeds;
 mod fetches;
 mod fifo_queue;
 mod flow;
+mod flow_gradients;
 mod flow_models;
 mod flow_needs;
 mod flow_pruned;
