@@ -20,6 +20,8 @@ pub enum Apart {
     Readers(usize),
     /// The two ask for different devices.
     Devices,
+    /// The two are to share devices with different nodes, or only one of them is.
+    Company,
     /// The two go over different shapes.
     Shapes(Shape, Shape),
     /// The reader sees it in another order, or an element more than once.
@@ -50,6 +52,7 @@ impl fmt::Display for Apart {
             Self::Kept => f.write_str("a fetch or a variable needs it too"),
             Self::Readers(n) => write!(f, "{n} kernels read it"),
             Self::Devices => f.write_str("its two ends ask for different devices"),
+            Self::Company => f.write_str("its two ends are to be with different nodes"),
             Self::Shapes(one, other) => write!(f, "its two ends go over {one} and {other}"),
             Self::Order => f.write_str("it is read in another order or more than once"),
             Self::Buffers(n, most) => write!(f, "one kernel would bind {n} buffers of {most}"),

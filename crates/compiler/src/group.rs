@@ -177,9 +177,7 @@ impl Grouping<'_> {
         }
         let (one, other) = (&self.clusters[&a], &self.clusters[&b]);
         let (first, second) = (one.members[0], other.members[0]);
-        if self.groups[first].device != self.groups[second].device {
-            return Err(Apart::Devices);
-        }
+        self.groups[first].asked.with(&self.groups[second].asked)?;
         let domains = one.domain.with(&other.domain)?;
         let mut members: Vec<usize> = one.members.iter().chain(&other.members).copied().collect();
         members.sort_unstable();

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod apart;
+mod asked;
 mod donate;
 mod elsewhere;
 pub mod flow;
@@ -34,6 +35,7 @@ mod work;
 mod tests;
 
 pub use apart::Apart;
+pub use asked::Asked;
 pub use group::GroupLimits;
 pub use lower::InputFact;
 pub use plan::{Plan, Signature};

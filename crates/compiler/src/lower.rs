@@ -18,13 +18,14 @@ use convoke_graph_core::{
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
 
+use crate::asked::Companies;
 use fold::{fold, refined, splat};
 use identities::identity;
 use simplify::remove_dead;
 
 use crate::{
-    Apart, Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Plan, Reduction, Source,
-    Value, ValueId,
+    Apart, Arg, Asked, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Plan, Reduction,
+    Source, Value, ValueId,
 };
 
 /// What a run gives for a feed.
@@ -77,8 +78,9 @@ struct Lowering<'a> {
     variables: FxHashMap<NodeId, ValueId>,
     /// Variables that must have elements.
     required: FxHashSet<NodeId>,
-    /// The device that the node at hand asks for.
-    device: Option<Arc<str>>,
+    /// What the node at hand asks for.
+    asked: Asked,
+    companies: Companies,
     /// How many loops are being unrolled: what their bodies give is another thing in each iteration.
     depth: u32,
     /// Equal operations, by their text and inputs.
@@ -101,7 +103,8 @@ pub(crate) fn lower(plan: &Plan, inputs: &[InputFact], simplify: bool) -> Result
         forms: FxHashMap::default(),
         variables: FxHashMap::default(),
         required: FxHashSet::default(),
-        device: None,
+        asked: Asked::default(),
+        companies: Companies::of(plan),
         depth: 0,
         shared: FxHashMap::default(),
         same: FxHashMap::default(),
@@ -151,8 +154,12 @@ impl Lowering<'_> {
             .ok_or_else(|| Error::internal("a feed has no dtype"))
     }
 
+    fn asked_by(&self, node: &Node) -> Asked {
+        Asked { device: node.device.clone(), company: self.companies.of_node(node.id) }
+    }
+
     fn node(&mut self, node: &Arc<Node>) -> Result<()> {
-        self.device = node.device.clone();
+        self.asked = self.asked_by(node);
         let mut inputs: SmallVec<[(Fact, Form); 3]> = SmallVec::new();
         for input in &node.inputs {
             let of = self.forms.get(input).cloned();
@@ -310,8 +317,8 @@ impl Lowering<'_> {
             Form::Operand(Operand { value, layout })
         };
         let results = ids.iter().map(form).collect();
-        let (kernel, nodes, device) = (Kernel::Custom(kernel), vec![node], self.device.clone());
-        self.out.groups.push(Group { kernel, inputs, outputs: ids, tail: None, nodes, device });
+        let (kernel, nodes, asked) = (Kernel::Custom(kernel), vec![node], self.asked.clone());
+        self.out.groups.push(Group { kernel, inputs, outputs: ids, tail: None, nodes, asked });
         Ok(results)
     }
 
@@ -512,8 +519,8 @@ impl Lowering<'_> {
         shape: &Shape,
     ) -> Form {
         let value = self.value(dtype, shape.clone(), Source::Computed);
-        let (outputs, nodes, device) = (smallvec![value], vec![node], self.device.clone());
-        self.out.groups.push(Group { kernel, inputs, outputs, tail: None, nodes, device });
+        let (outputs, nodes, asked) = (smallvec![value], vec![node], self.asked.clone());
+        self.out.groups.push(Group { kernel, inputs, outputs, tail: None, nodes, asked });
         Form::Operand(Operand { value, layout: Layout::packed(shape.clone()) })
     }
 

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, DType, Error, GraphSnapshot, Host, Node, NodeId, OpError, Output, Result, State,
+    BodyId, Class, DType, Error, Flow, GraphSnapshot, Host, Node, NodeId, OpError, Output, Result,
+    State,
 };
 use rustc_hash::FxHashSet;
 
@@ -161,6 +162,20 @@ impl Plan {
         self.handles.push(handle);
         self.feed_dtypes.push(dtype);
         self.shape_feeds.push(false);
+    }
+
+    /// The nodes, and those of the loops among them, which are written out.
+    pub fn all_nodes(&self) -> Vec<&Arc<Node>> {
+        let (mut all, mut lists) = (Vec::with_capacity(self.nodes.len()), vec![&self.nodes]);
+        while let Some(nodes) = lists.pop() {
+            for node in nodes {
+                all.push(node);
+                if let Class::Flow(Flow::Loop(op)) = node.op.class() {
+                    lists.push(&op.body.nodes);
+                }
+            }
+        }
+        all
     }
 
     /// Whether a node sees a variable as it is at the start of the run.

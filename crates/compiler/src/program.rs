@@ -9,7 +9,7 @@ use convoke_graph_core::{
 };
 use smallvec::SmallVec;
 
-use crate::Apart;
+use crate::{Apart, Asked};
 
 /// The index of a value in its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,8 +78,8 @@ pub struct Group {
     pub tail: Option<Tail>,
     /// The nodes that it does the work of, for placement and reports.
     pub nodes: Vec<NodeId>,
-    /// The device that was asked for.
-    pub device: Option<Arc<str>>,
+    /// Where it was asked to run.
+    pub asked: Asked,
 }
 
 impl Group {

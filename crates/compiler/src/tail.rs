@@ -78,9 +78,7 @@ fn join(
     let mut seen = reader.inputs.iter().filter(|input| input.value == result);
     let layout = seen.next().ok_or(Apart::Order)?.layout.clone();
     let in_order = seen.next().is_none() && is_permutation(&layout, value.shape.len());
-    if core.device != reader.device {
-        return Err(Apart::Devices);
-    }
+    core.asked.with(&reader.asked)?;
     if fused.shape.len() != value.shape.len() {
         return Err(Apart::Shapes(value.shape.clone(), fused.shape.clone()));
     }
@@ -112,7 +110,7 @@ fn join(
         outputs: reader.outputs.clone(),
         tail: Some(Tail { result, layout, fused }),
         nodes,
-        device: core.device.clone(),
+        asked: core.asked.clone(),
     })
 }
 

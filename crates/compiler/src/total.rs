@@ -115,7 +115,7 @@ fn join(
     let at = core.outputs.iter().position(|&id| id == reduction.of)?;
     let of = *rows.fused.stores.get(at)?;
     let fits = core.tail.is_none()
-        && core.device == total.device
+        && core.asked == total.asked
         && rows.n_rows() == n
         && rows.seen.is_none()
         && rows.n_inner() <= TOTAL_INNER

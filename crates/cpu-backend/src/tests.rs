@@ -9,7 +9,7 @@ mod random;
 mod reduce;
 mod threads;
 
-use convoke_compiler::{Group, Kernel, Operand, Program, Source, Value, ValueId};
+use convoke_compiler::{Asked, Group, Kernel, Operand, Program, Source, Value, ValueId};
 use convoke_graph_core::{AlignedBytes, DType, HostTensor, Layout, Result, Shape};
 
 use crate::{CpuKernel, Threads, supports};
@@ -39,7 +39,8 @@ impl Case {
         let operands = operands.collect();
         let outputs = outputs.iter().map(|(dtype, shape)| add(*dtype, shape)).collect();
         let nodes = Vec::new();
-        let group = Group { kernel, inputs: operands, outputs, tail: None, nodes, device: None };
+        let group =
+            Group { kernel, inputs: operands, outputs, tail: None, nodes, asked: Asked::default() };
         let program = Program {
             values,
             groups: Vec::new(),

@@ -339,7 +339,8 @@ impl Graph {
         self.enter(self.controls(before.iter().copied()), build)
     }
 
-    /// Nodes built in `build` run on the device of `other`.
+    /// Nodes built in `build`, and in branches and loops there, run on the device of `other`, whatever device scopes
+    /// around it name.
     ///
     /// # Errors
     /// Recorded for each of those nodes: an operation of another graph.
@@ -420,13 +421,16 @@ impl Graph {
                 Scope::Body(id) => {
                     body = *id;
                     controls.clear();
-                    colocated.clear();
                 }
                 Scope::Device(name) => device = Some(within(device.take(), name)),
                 Scope::Container(name) => container = name.clone(),
                 Scope::Uncontrolled => controls.clear(),
                 Scope::Control(ids) => controls.extend_from_slice(ids),
-                Scope::Colocate(id) => colocated.push(*id),
+                Scope::Colocate(id) => {
+                    // What it is with says where it runs, and devices that are named inside of this scope.
+                    device = None;
+                    colocated.push(*id);
+                }
             }
         }
         let mut state = self.write();

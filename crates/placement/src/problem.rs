@@ -22,7 +22,7 @@ pub struct Problem {
     /// What is brought to devices once, before all runs: it takes memory there, and no time.
     pub constants: Vec<Constant>,
     /// Items that must share a device, since the second uses what the first holds: `(source, user)`. Soft
-    /// placement does not relax this.
+    /// placement does not relax this. What an item asks for that uses itself binds nobody.
     pub resource_edges: Vec<(usize, usize)>,
     /// Items that were asked to share a device, in the order in which it was asked: `(item, with)`. With
     /// soft placement, what can't be had is dropped.

@@ -127,6 +127,9 @@ impl Placing<'_> {
             DevicePolicy::Auto => None,
             DevicePolicy::Prefer(name) => Some(self.devices.index_of(name)?),
         };
+        for node in self.plan.all_nodes() {
+            self.requested(node.device.as_deref(), node.id)?;
+        }
         for &variable in variables {
             problem.items.push(self.variable_item(variable)?);
         }
@@ -222,7 +225,7 @@ impl Placing<'_> {
         let group = &program.groups[index];
         let last = group.nodes.last().copied().unwrap_or(NodeId(0));
         let node = self.graph.node(last);
-        let requested = self.requested(group.device.as_deref(), last)?;
+        let requested = self.requested(group.asked.device.as_deref(), last)?;
         let refusals =
             (0..self.devices.list().len()).map(|d| self.refusal(d, program, index)).collect();
         let more = group.nodes.len() - 1;
@@ -290,6 +293,7 @@ impl Placing<'_> {
                 problem.items.push(self.resource_item(node)?);
             }
         }
+        self.stand_in(&mut items_of, problem)?;
         let mut nodes: Vec<(NodeId, &[usize])> =
             items_of.iter().map(|(&node, items)| (node, &**items)).collect();
         nodes.sort_unstable();
@@ -305,6 +309,38 @@ impl Placing<'_> {
                 let own = items.iter().map(|&item| (item, first));
                 let pairs = own.chain(others.iter().map(|&other| (asks, other)));
                 problem.colocations.extend(pairs.filter(|(item, with)| item != with));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds items for what others are to be with and the program does not compute: what they ask for counts.
+    fn stand_in(
+        &self,
+        items_of: &mut FxHashMap<NodeId, Vec<usize>>,
+        problem: &mut Problem,
+    ) -> Result<()> {
+        let mut nodes: Vec<NodeId> = items_of.keys().copied().collect();
+        nodes.sort_unstable();
+        nodes.reverse();
+        while let Some(node) = nodes.pop() {
+            for &target in &self.graph.node(node).colocated {
+                let variable = accessed(self.graph.node(target));
+                let target = if items_of.contains_key(&target) {
+                    target
+                } else {
+                    variable.unwrap_or(target)
+                };
+                let hash_map::Entry::Vacant(entry) = items_of.entry(target) else { continue };
+                let (node, at) = (self.graph.node(target), problem.items.len());
+                if matches!(node.op.class(), Class::State(StateOp::Variable)) {
+                    problem.items.push(self.variable_item(target)?);
+                } else {
+                    problem.items.push(self.resource_item(node)?);
+                    problem.resource_edges.push((at, at));
+                }
+                entry.insert(vec![at]);
+                nodes.push(target);
             }
         }
         Ok(())

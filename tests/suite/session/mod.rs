@@ -13,6 +13,7 @@ mod cancelling;
 mod checkpoints;
 mod chosen_queues;
 mod closing;
+mod colocation;
 mod composites;
 mod connections;
 mod containers;

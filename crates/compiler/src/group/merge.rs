@@ -78,8 +78,8 @@ impl Grouping<'_> {
         let members = &cluster.members;
         let nodes = members.iter().flat_map(|&m| self.groups[m].nodes.iter().copied()).collect();
         let (inputs, outputs) = (inputs.into(), outputs.into());
-        let device = self.groups[members[0]].device.clone();
-        Group { kernel, inputs, outputs, tail: None, nodes, device }
+        let asked = self.groups[members[0]].asked.clone();
+        Group { kernel, inputs, outputs, tail: None, nodes, asked }
     }
 }
 

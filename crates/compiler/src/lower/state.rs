@@ -9,7 +9,7 @@ use convoke_graph_core::{
 use smallvec::smallvec;
 
 use super::{Form, Lowered, Lowering};
-use crate::{Arg, Check, Commit, Fused, Kernel, Operand, Source};
+use crate::{Arg, Asked, Check, Commit, Fused, Kernel, Operand, Source};
 
 impl Lowering<'_> {
     pub(super) fn state(
@@ -177,6 +177,7 @@ impl Lowering<'_> {
                 let message = "a variable's handle has no value; fetch what it reads";
                 return Err(Error::invalid(message));
             }
+            self.asked = self.asked_by_id(fetch.node);
             fetches.push(self.packed(fetch.node, &form, fact.dtype)?);
         }
         self.out.fetches = fetches;
@@ -191,12 +192,19 @@ impl Lowering<'_> {
             let Some(&last) = assigns.last() else { continue };
             let of = self.forms.get(&Output { node: last, index: 0 }).cloned();
             let (fact, form) = of.ok_or_else(|| Error::internal("an assignment is missing"))?;
+            self.asked = self.asked_by_id(last);
             let value = self.packed(last, &form, fact.dtype)?.value;
             let accumulates = assigns.len() == 1 && self.all(assigns, State::accumulates);
             let sums = self.all(assigns, State::sums);
             self.out.commits.push(Commit { variable, value, accumulates, sums });
         }
         Ok(self.out)
+    }
+
+    /// What a node of the plan asks for.
+    fn asked_by_id(&self, node: NodeId) -> Asked {
+        let at = self.places.get(&node).and_then(|&at| self.plan.nodes.get(at));
+        at.map_or_else(Asked::default, |node| self.asked_by(node))
     }
 
     /// Whether all of some assignments are of a kind.

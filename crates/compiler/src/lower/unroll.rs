@@ -26,7 +26,7 @@ impl Lowering<'_> {
         let (.., carried, scanned, captures) = op.split(&given);
         let trips = op.trips.and_then(|trips| usize::try_from(trips).ok());
         let trips = trips.ok_or_else(|| Error::internal("a loop of unknown length is unrolled"))?;
-        let device = self.device.clone();
+        let asked = self.asked.clone();
         self.depth += 1;
         for (&output, given) in op.body.captures.iter().zip(captures) {
             let given = self.once(given)?;
@@ -66,7 +66,7 @@ impl Lowering<'_> {
             }
         }
         self.depth -= 1;
-        self.device = device;
+        self.asked = asked;
         self.variables = before;
         let mut given = SmallVec::new();
         for (output, (fact, mut rows)) in outputs.iter().zip(rows).enumerate() {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use convoke_compiler::{CompileOptions, GroupLimits, InputFact, Signature, compile};
-use convoke_graph_core::{DType, ErrorKind, Graph, Init, Operation, Variable};
+use convoke_graph_core::{DType, ErrorKind, Graph, Init, Operation, Tensor, Variable};
 
 use super::*;
 
@@ -81,6 +81,41 @@ fn colocations_come_in_the_order_of_the_graph() {
     let expected = expected.map(|(item, with)| (item.clone(), with.clone()));
     assert_eq!(named(&problem, &problem.colocations), expected);
     assert!(problem.resource_edges.is_empty());
+}
+
+/// What others are to be with counts where it is not computed: they are together, where it asks to be.
+#[test]
+fn what_is_not_computed_says_where_its_company_is() {
+    let g = Graph::new();
+    let (v, w, u) = (variable(&g, "v"), variable(&g, "w"), variable(&g, "u"));
+    let near = g.device("GPU:3", || u.value().sin());
+    let with = |x: &Tensor| g.colocate_with(&near.operation(), || x.exp());
+    let (b, c) = (with(&v.value()), with(&w.value()));
+    let further = g.colocate_with(&u.handle().operation(), || u.value().cos());
+    let d = g.colocate_with(&further.operation(), || v.value().tan());
+    let targets = [&b, &c, &d].map(|tensor| tensor.operation());
+    let targets: Vec<&Operation> = targets.iter().collect();
+    let state = State::default();
+    state.lock().entry(&u.handle().node(), HOST).settled = true;
+    let options = SessionOptions { soft_placement: true, ..SessionOptions::default() };
+    let problem = problem(&g, &state, &options, &targets);
+    let name = |tensor: &Tensor| name(&tensor.operation());
+    let pairs = [(&b, name(&near)), (&c, name(&near)), (&d, name(&further))];
+    let mut expected = pairs.map(|(own, with)| (name(own), with)).to_vec();
+    expected.insert(2, (name(&further), "u".to_owned()));
+    let mut found = named(&problem, &problem.colocations);
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let item = |name: &str| problem.items.iter().find(|item| item.name == name).unwrap();
+    assert_eq!(item(&name(&near)).requested, Some("GPU:3".parse().unwrap()));
+    assert_eq!(item("u").assigned, Some(0));
+    // It asks as others do: with soft placement it gives way.
+    assert!(solve(&problem).unwrap().to_string().contains("GPU:3 requested, softened"));
+    let hard = Problem { soft_placement: false, ..problem };
+    let error = solve(&hard).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.message().contains("GPU:3"), "{error}");
 }
 
 #[test]

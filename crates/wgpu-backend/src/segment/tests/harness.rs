@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use convoke_compiler::{
-    Arg, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Program, Reduction, Segment,
-    Source, Tail, Value, ValueId,
+    Arg, Asked, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Program, Reduction,
+    Segment, Source, Tail, Value, ValueId,
 };
 use convoke_graph_core::{
     DType, Element, Elementwise, HostTensor, Layout, NodeId, Output, ReduceKind, Row, Shape,
@@ -125,7 +125,7 @@ impl Build {
             outputs: outputs.iter().copied().collect(),
             tail: None,
             nodes: Vec::new(),
-            device: None,
+            asked: Asked::default(),
         });
         self.segment().groups.push(index);
         outputs
