@@ -307,10 +307,7 @@ impl Compiled {
     /// Notes what placement expected to cross.
     pub(crate) fn predict(&self, metadata: &mut RunMetadata) {
         let transfers = self.placed.iter().flat_map(|p| &p.solution.prediction.transfers);
-        for transfer in transfers {
-            metadata.predicted_transfers += 1;
-            metadata.predicted_transfer_bytes += transfer.bytes;
-        }
+        transfers.for_each(|transfer| metadata.predict(transfer.bytes));
     }
 
     /// True if all items of both are on the same devices.

@@ -265,6 +265,7 @@ impl Running<'_> {
             &mut Outputs::Tensors(&mut tensors),
             self.metadata,
         )?;
+        compiled.predict(self.metadata);
         compiled.describe(self.metadata);
         self.metadata.note_executions(step.plan, 1, before, begun.elapsed());
         for (place, tensor) in step.fetches.iter().zip(tensors) {

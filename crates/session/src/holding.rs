@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::drawing::{Drawing, Draws};
 use crate::metadata::RunMetadata;
 use crate::moment::Storing;
+use crate::place::variable_bytes;
 use crate::state::{Kept, Snapshot, State, uninitialized};
 use crate::sums::add_difference;
 
@@ -205,7 +206,10 @@ impl Holdings {
     /// Notes what came from devices when it was taken, and went back when it was stored.
     pub fn note_crossings(&self, metadata: &mut RunMetadata) {
         let away = self.variables.values().filter(|holding| holding.device != HOST);
-        for Holding { before, now, .. } in away {
+        for Holding { variable, before, now, .. } in away {
+            for _ in before.iter().chain(now.iter().map(|(now, _)| now)) {
+                metadata.predict(variable_bytes(variable));
+            }
             if let Some(before) = before {
                 metadata.downloads += 1;
                 metadata.download_bytes += before.bytes().len() as u64;

@@ -119,9 +119,10 @@ pub struct RunMetadata {
     pub transfers: Vec<TransferTime>,
     /// What else took time, with [`Timings::Nodes`](crate::Timings::Nodes).
     pub phases: Vec<Phase>,
-    /// How many tensors placement expected to cross.
+    /// How many tensors were expected to cross: by the placement of each program each time that it ran, and of what a
+    /// run with several programs holds or carries.
     pub predicted_transfers: u64,
-    /// How many bytes placement expected to cross.
+    /// How many bytes were expected to cross.
     pub predicted_transfer_bytes: u64,
     /// Bytes that went to devices.
     pub upload_bytes: u64,
@@ -257,6 +258,12 @@ impl RunMetadata {
         *self = Self::default();
         self.begin(request);
         (self.plan_cached, self.graph_nodes, self.planning) = planned;
+    }
+
+    /// Notes that a tensor of so many bytes is expected to cross.
+    pub(crate) fn predict(&mut self, bytes: u64) {
+        self.predicted_transfers += 1;
+        self.predicted_transfer_bytes += bytes;
     }
 
     /// Forgets what only [`Timings::Nodes`](crate::Timings::Nodes) asks for.

@@ -495,7 +495,7 @@ fn send(variable: NodeId, entry: &mut Entry, to: DeviceIndex, gpus: &Gpus) -> Re
 }
 
 /// The bytes of a variable's elements; 0 if they are not known yet.
-fn variable_bytes(node: &Node) -> u64 {
+pub(crate) fn variable_bytes(node: &Node) -> u64 {
     let fact = node.facts.first();
     let bytes = fact.and_then(|fact| Some(fact.shape()?.len() * fact.dtype.n_bytes()));
     bytes.unwrap_or(0) as u64

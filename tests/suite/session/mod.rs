@@ -30,6 +30,7 @@ mod feeds;
 mod fetches;
 mod fifo_queue;
 mod flow;
+mod flow_crossings;
 mod flow_gradients;
 mod flow_models;
 mod flow_needs;

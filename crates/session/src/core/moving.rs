@@ -54,6 +54,7 @@ impl Core {
                 let is_own = |sent: &&Sent<'_>| sent.device == device && goes(sent);
                 let own: Vec<&HostTensor> =
                     tensors.iter().filter(is_own).filter_map(|sent| sent.tensor).collect();
+                own.iter().for_each(|own| metadata.predict(own.bytes().len() as u64));
                 let (start, begun) = (Instant::now(), metadata.now());
                 let sent = self.gpus.send(device.0 as usize, &own)?;
                 metadata.gpu_wait += start.elapsed();
@@ -92,6 +93,7 @@ impl Core {
                 let is_own = |at: &usize| resident(at).is_some_and(|own| own.device() == device);
                 let places: Vec<usize> = (0..given.len()).filter(is_own).collect();
                 let own: Vec<&DeviceTensor> = places.iter().filter_map(resident).collect();
+                own.iter().for_each(|own| metadata.predict(own.n_bytes()));
                 let (start, begun) = (Instant::now(), metadata.now());
                 let received = DeviceTensor::all_to_host(&own)?;
                 metadata.gpu_wait += start.elapsed();

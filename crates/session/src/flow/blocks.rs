@@ -208,6 +208,7 @@ impl Running<'_> {
             let has_none = error.kind() == ErrorKind::ResourceExhausted && n > 1;
             Failed { error, then: has_none.then_some(1) }
         })?;
+        compiled.predict(self.metadata);
         let plan = repeat.step.program().ok_or_else(no_value)?.plan;
         self.metadata.note_block(plan, before, begun.elapsed());
         Ok(tensors)
