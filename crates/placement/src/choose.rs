@@ -50,21 +50,35 @@ pub fn solve(problem: &Problem) -> Result<Solution> {
     let mut search = Search::new(problem, &classes, pricer);
     search.run();
     let bound = prove(&mut search);
-    let Search { mut pricer, best, .. } = search;
-    let mut device = Vec::new();
-    classes.spread(&best.places, &mut device);
+    let Search { pricer, best, .. } = search;
     if best.score.excess > 0 {
+        let mut device = Vec::new();
+        classes.spread(&best.places, &mut device);
         let least = memory::least(problem, &device);
         if let Some(on) = (0..least.len()).find(|&d| least[d] > problem.devices[d].memory_bytes) {
             return Err(refuse::too_little_memory(problem, &device, on, least[on]));
         }
     }
+    let mut solution = finished(problem, &classes, pricer, &best.places);
+    solution.bound = bound;
+    Ok(solution)
+}
+
+/// What there is to say of the places of classes.
+pub(crate) fn finished(
+    problem: &Problem,
+    classes: &Classes,
+    mut pricer: Pricer<'_>,
+    places: &[usize],
+) -> Solution {
+    let mut device = Vec::new();
+    classes.spread(places, &mut device);
     let prediction = pricer.predict_best(&device);
     let order = pricer.schedule.order;
-    let reasons = decide(problem, &classes, &best.places, &mut pricer);
+    let reasons = decide(problem, classes, places, &mut pricer);
     let mut solution = Solution::new(problem, device, prediction, reasons);
-    (solution.order, solution.bound) = (order, bound);
-    Ok(solution)
+    solution.order = order;
+    solution
 }
 
 /// A place for each class, and how good that is.
@@ -95,7 +109,8 @@ impl<'a> Search<'a> {
         search
     }
 
-    fn run(&mut self) {
+    /// Looks for the cheapest places.
+    pub(crate) fn run(&mut self) {
         let n_devices = self.problem.devices.len();
         if n_devices == 1 {
             return;

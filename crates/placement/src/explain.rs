@@ -28,6 +28,8 @@ pub struct Solution {
     pub bound: Picoseconds,
     /// Why each item is where it is.
     pub reasons: Vec<Reason>,
+    /// How many items were not placed anew, as they had a place before: see [`grow`](crate::grow).
+    pub n_kept: usize,
     labels: Labels,
 }
 
@@ -101,6 +103,8 @@ pub enum Decision {
     },
     /// Nobody asked for a device, and the session prefers this one.
     Preferred,
+    /// It was placed here before, and what is new is placed beside it.
+    Kept,
     /// It costs least here.
     Cheapest {
         /// What this saves against the next best device, in picoseconds.
@@ -140,6 +144,7 @@ impl Decision {
             Self::Softened { .. } => "softened",
             Self::Assigned => "assigned",
             Self::Preferred => "preferred",
+            Self::Kept => "kept",
             Self::Overruled { .. } => "overruled",
         }
     }
@@ -179,7 +184,7 @@ impl Solution {
             tensors: problem.tensors.iter().map(|tensor| tensor.name.clone()).collect(),
         };
         let order = SegmentOrder::default();
-        Self { device, prediction, order, bound: 0, reasons, labels }
+        Self { device, prediction, order, bound: 0, reasons, n_kept: 0, labels }
     }
 
     /// What there is to say about item `item`; `None` if there is no such item.
@@ -215,6 +220,7 @@ impl Solution {
             }
             Decision::Colocated { with } => format!("colocated with {}", labels.items[*with]),
             Decision::Preferred => "the session prefers it".into(),
+            Decision::Kept => "kept: it was placed here before".into(),
             Decision::Cheapest { saved } if reason.next_best.is_some() && *saved > 0 => {
                 format!("cheapest, saves {}", Signed(*saved))
             }

@@ -28,6 +28,7 @@ mod early;
 mod exact;
 mod explain;
 mod flow;
+mod grow;
 mod legal;
 mod memory;
 mod model;
@@ -50,6 +51,7 @@ pub use explain::{
     Bytes, Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Signed, Solution,
     Table, Time,
 };
+pub use grow::grow;
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};

@@ -4,6 +4,7 @@ mod choice;
 mod cost;
 mod cuts;
 mod graphs;
+mod growth;
 mod legality;
 mod placer_table;
 mod printing;

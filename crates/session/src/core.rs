@@ -34,6 +34,7 @@ use crate::identity::{Identity, SessionMetadata};
 use crate::metadata::{PhaseKind, RunMetadata};
 use crate::moment::{Moments, Storing};
 use crate::partial::PartialPlans;
+use crate::place::LastGrown;
 use crate::prepared::AllPrepared;
 use crate::queues::{Puts, Queues, Tables, Taken, Uses};
 use crate::recent::Recent;
@@ -73,6 +74,7 @@ pub(crate) struct Core {
     pub prepared: AllPrepared,
     closed: AtomicBool,
     growth: Mutex<Growth>,
+    grown: LastGrown,
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
     /// When nobody is half through with storing.
@@ -169,6 +171,7 @@ impl Core {
             prepared: AllPrepared::default(),
             closed: AtomicBool::new(false),
             growth: Mutex::default(),
+            grown: LastGrown::default(),
             moves: RwLock::default(),
             moments: Moments::default(),
             turn: Arc::default(),

@@ -1,6 +1,8 @@
 //! Placement of a program's groups on the session's devices: the placement problem is filled in from the
 //! program, solved, and its solution read back.
 
+mod grown;
+
 use std::cell::OnceCell;
 use std::collections::hash_map;
 
@@ -9,7 +11,7 @@ use convoke_compiler::{
 };
 use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Output, Result, State as StateOp};
 use convoke_placement::{
-    Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, solve,
+    Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, grow, solve,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -18,6 +20,8 @@ use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::{Entry, Generation, State};
+use grown::Growing;
+pub(crate) use grown::LastGrown;
 
 /// Where a program's groups and variables went and why.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Placing<'a> {
     pub(crate) unsettles: bool,
     /// Kernels that drivers refused to compile.
     pub(crate) refused: &'a [Refused],
+    /// Where the groups of a large program went that this one may build on.
+    pub(crate) grown: &'a LastGrown,
     pub(crate) placed: OnceCell<Placed>,
 }
 
@@ -60,7 +66,15 @@ impl Placing<'_> {
     pub(crate) fn place(&self, unplaced: &Unplaced<'_>) -> Result<Places> {
         let variables = unplaced.variables();
         let (problem, values) = self.problem(unplaced, &variables)?;
-        let solution = solve(&problem)?;
+        let growing = Growing::of(self, unplaced.program);
+        let before = growing.as_ref().and_then(|growing| growing.before(self, &variables));
+        let solution = match before {
+            Some(before) => grow(&problem, &before)?,
+            None => solve(&problem)?,
+        };
+        if let Some(growing) = growing {
+            growing.note(self, &variables, &solution);
+        }
         let device = |item: usize| DeviceIndex(solution.device[item] as u32);
         let n = variables.len();
         let n_groups = unplaced.program.groups.len();

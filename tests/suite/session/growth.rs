@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use convoke::RunOptions;
 use convoke::prelude::*;
-use convoke_tests::{devices, slow_on_host};
+use convoke_tests::{TestDevice, devices, slow_on_host};
 
 /// `n` operations on a matrix, one after the other, of which none becomes one kernel with the next.
 fn chain(x: &Tensor, n: usize) -> Tensor {
@@ -38,6 +39,82 @@ fn ten_more_nodes_cost_what_ten_nodes_cost() {
     assert!(large < small * 4 + Duration::from_micros(500), "{small:?}, then {large:?}");
 }
 
+/// The test devices that are GPUs.
+fn gpus() -> impl Iterator<Item = &'static TestDevice> {
+    devices().iter().filter(|device| device.devices.list().len() > 1)
+}
+
+/// What was placed with many others stays where it is, and ten more operations are placed beside it; where much is new, all
+/// of it is placed again.
+#[test]
+fn what_builds_on_a_large_program_keeps_its_places() {
+    for device in gpus() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, [2, 2]);
+        let n = 3000;
+        let all = chain(&x, n);
+        let more = &all.matmul(&x) * 3.0;
+        let grown = chain(&more, 8);
+        let feeds = [x.feed([[0.5f32, 0.25], [-0.25, 0.5]])];
+        let session = Session::new(&g, &device.devices).unwrap();
+        let placed = |y: &Tensor| {
+            let explanation = session.explain(&feeds, y).unwrap();
+            let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
+            let kept = (0..explanation.items().len()).filter(is_kept).count();
+            (explanation.items().len(), kept)
+        };
+        let (first, kept) = placed(&all);
+        assert!(first >= 1024, "{}: {first} groups", device.name);
+        assert_eq!(kept, 0, "{}", device.name);
+        let (items, kept) = placed(&grown);
+        let n_new = items - first;
+        assert!((1..=10).contains(&n_new), "{}: {n_new}", device.name);
+        // But for what became other kernels as there is more behind it, and what is next to that.
+        assert!(kept + n_new + 4 >= items && kept < items, "{}: {kept} of {items}", device.name);
+        let reference = Session::new(&g, &Devices::cpu()).unwrap();
+        assert_eq!(session.run(&feeds, &grown).unwrap(), reference.run(&feeds, &grown).unwrap());
+        // Half as much again is placed with all the rest, and what builds on that beside it again.
+        let much = chain(&grown, n / 2);
+        assert_eq!(placed(&much).1, 0, "{}", device.name);
+        let (items, kept) = placed(&(much.matmul(&x) * 2.0));
+        assert!(kept + 10 >= items, "{}: {kept} of {items}", device.name);
+    }
+}
+
+/// A variable is where it has settled however the graph grows, wherever new work is that reads it.
+#[test]
+fn a_settled_variable_stays_while_the_graph_grows() {
+    for device in gpus() {
+        let names = ["CPU:0", "GPU:0"];
+        for (home, away) in [(0, 1), (1, 0)] {
+            let g = Graph::new();
+            let v = g.variable("v", Init::Constant(1.0), F32, [64]);
+            let session = Session::new(&g, &device.devices).unwrap();
+            session.run(&[], g.initializers()).unwrap();
+            let at = |place: usize, k: f64| g.device(names[place], || v.value() * k);
+            session.run(&[], &at(home, 2.0)).unwrap();
+            let homes = || session.variables().iter().map(|v| v.device).collect::<Vec<_>>();
+            assert_eq!(homes(), [home], "{}", device.name);
+            for k in [3.0f32, 4.0, 5.0] {
+                let y = at(away, k.into());
+                let why = session.explain(&[], &y).unwrap().why(0);
+                assert_eq!(why, "assigned: it is already here", "{}", device.name);
+                let (y, run) = session.run_with(&[], &y, RunOptions::default()).unwrap();
+                assert_eq!(y.to_vec::<f32>().unwrap(), [k; 64], "{}", device.name);
+                // It goes to the GPU, or what it gives comes from there; either way its 256 bytes.
+                let crossed = run.upload_bytes + run.download_bytes;
+                assert_eq!(crossed, if home == 0 { 512 } else { 256 }, "{}: {run}", device.name);
+                assert_eq!(homes(), [home], "{}", device.name);
+            }
+            let w = g.variable("w", Init::Constant(1.0), F32, [64]);
+            session.run(&[], w.initializer()).unwrap();
+            let y = g.device(names[away], || v.value() + &w);
+            assert_eq!(session.run(&[], &y).unwrap().to_vec::<f32>().unwrap(), [2.0; 64]);
+            assert_eq!(homes(), [home, away], "{}", device.name);
+        }
+    }
+}
+
 /// Keeps what is written.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -54,7 +131,7 @@ impl Write for Log {
 }
 
 /// What this thread logs in `f`.
-fn logged(f: impl FnOnce()) -> String {
+pub(super) fn logged(f: impl FnOnce()) -> String {
     let log = Log::default();
     let own = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || own.clone());

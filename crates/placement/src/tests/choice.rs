@@ -244,7 +244,7 @@ fn a_small_item_goes_where_its_neighbours_are() {
 }
 
 /// A layered net of `n` items with weights, as a large model has.
-fn large(n: usize, seed: u64) -> Problem {
+pub(super) fn large(n: usize, seed: u64) -> Problem {
     let mut rng = Rng(seed);
     let mut problem = machine(1);
     problem.devices[1].arithmetic.set(Family::Other, Curve::rate(200_000_000));
@@ -299,7 +299,7 @@ fn ten_thousand_items_are_placed_in_good_time() {
 }
 
 /// The time that this thread has computed, where Linux tells; elsewhere the time of day.
-fn busy() -> Duration {
+pub(super) fn busy() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     match stat.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()) {
         Some(nanoseconds) => Duration::from_nanos(nanoseconds),

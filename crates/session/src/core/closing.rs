@@ -3,6 +3,7 @@
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use convoke_graph_core::{Error, ErrorKind, Result};
@@ -35,6 +36,7 @@ impl Core {
         drop(on_gpus);
         self.queues.close();
         self.forget_plans();
+        *self.grown.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // Callables keep plans of their own.
         self.prepared.forget_programs();
     }

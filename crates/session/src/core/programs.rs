@@ -205,6 +205,7 @@ impl Core {
             known: &self.known,
             unsettles: before.is_some_and(Compiled::is_stale),
             refused,
+            grown: &self.grown,
             placed: std::cell::OnceCell::new(),
         };
         let limits =

@@ -35,6 +35,7 @@ fn problem_of(
         options,
         threads: 1,
         refused: &[],
+        grown: &LastGrown::default(),
         placed: OnceCell::new(),
     };
     let found = RefCell::new(None);
