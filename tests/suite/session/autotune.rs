@@ -55,6 +55,38 @@ fn what_runs_took_decides_where_the_next_ones_go() {
     }
 }
 
+/// A graph whose middle only the host can do, and that asks for no device: what runs took splits it in three.
+#[test]
+fn a_graph_with_a_stage_of_the_host_is_split_by_itself() {
+    for device in devices().iter().skip(1) {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![None]);
+        let middle = slow_on_host(&x, HOST_TIME).cast(F64).exp().cast(F32);
+        let y = slow_on_host(&middle, HOST_TIME);
+        let alone = device.alone();
+        let session = Session::with_options(&g, &alone.devices, options()).unwrap();
+        let feed = ramp(&[4]);
+        let runs: Vec<(HostTensor, RunMetadata)> = (0..30)
+            .map(|_| session.run_with(&[x.feed(&feed)], &y, RunOptions::default()).unwrap())
+            .collect();
+        let (first, last) = (&runs[0], &runs[29]);
+        assert_eq!((first.1.submissions, first.1.uploads), (0, 0), "{}", device.name);
+        // The input and what the host made go up, what it makes that of and the result come down: four floats each.
+        let RunMetadata { submissions, uploads, downloads, .. } = last.1;
+        assert_eq!((submissions, uploads, downloads), (2, 2, 2), "{}: {}", device.name, last.1);
+        let bytes = last.1.upload_bytes + last.1.download_bytes;
+        assert_eq!((bytes, last.1.predicted_transfer_bytes), (64, 64), "{}", device.name);
+        let explanation = session.explain(&[x.feed(&feed)], &y).unwrap();
+        let places: Vec<usize> = explanation.segments().iter().map(|s| s.device).collect();
+        assert_eq!(places, [1, 0, 1], "{}: {explanation}", device.name);
+        for (y, _) in &runs {
+            for (y, x) in y.to_vec::<f32>().unwrap().iter().zip(feed.to_vec::<f32>().unwrap()) {
+                assert!((y - x.exp()).abs() <= 1e-6 * x.exp(), "{}: {y}", device.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn without_it_no_run_is_timed() {
     let g = Graph::new();

@@ -109,7 +109,14 @@ fn memory_that_no_run_uses_makes_room() {
             let Err(error) = run(&session, rows * N) else { continue };
             assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}: {error}", device.name);
             let (tried, placed) = ("asked for", format!("GPU:0 has {budget} bytes"));
-            told[0] |= error.message().contains(tried);
+            if let Some((_, numbers)) = error.message().split_once(tried) {
+                let digits = numbers.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+                let numbers: Vec<u64> = digits.map(|n| n.parse().unwrap()).collect();
+                let [asked, in_use, of, ..] = numbers[..] else { panic!("{error}") };
+                assert_eq!(of, budget, "{}: {error}", device.name);
+                assert!(asked > 0 && asked + in_use > budget, "{}: {error}", device.name);
+                told[0] = true;
+            }
             told[1] |= error.message().contains(&placed);
             assert_eq!(session.run(&[], &v.value()).unwrap(), before, "a failed run adds nothing");
         }
