@@ -57,7 +57,7 @@ fn work_with_different_company_is_not_one_kernel() {
         let session = Session::with_options(&pair.graph, &Devices::cpu(), hard()).unwrap();
         let feed = [pair.x.feed(ramp(&[8, 4]))];
         let [one, other] = &pair.anchors;
-        let explanation = session.explain(&feed, &(&pair.y, one, other)).unwrap();
+        let explanation = session.explain(&feed, (&pair.y, one, other)).unwrap();
         let found = explanation.gaps().iter().find(|gap| gap.why == Apart::Company);
         let found = found.unwrap_or_else(|| panic!("{explanation}"));
         assert!(found.node.starts_with("between/"), "{explanation}");
@@ -73,7 +73,7 @@ fn work_with_the_same_company_is_one_kernel() {
     let near = x.square();
     let y = g.colocate_with(&near.operation(), || x.sin().exp());
     let session = Session::with_options(&g, &Devices::cpu(), hard()).unwrap();
-    let explanation = session.explain(&[x.feed([0.5f32; 8])], &(&y, &near)).unwrap();
+    let explanation = session.explain(&[x.feed([0.5f32; 8])], (&y, &near)).unwrap();
     assert!(explanation.gaps().is_empty(), "{explanation}");
     assert_eq!(gap(&explanation, "sin"), None);
 }
@@ -89,7 +89,7 @@ fn each_end_is_where_its_company_is() {
                 let options = hard();
                 let session = Session::with_options(&pair.graph, &device.devices, options).unwrap();
                 let [one, other] = &pair.anchors;
-                let (got, ..) = session.run(&feed, &(&pair.y, one, other)).unwrap();
+                let (got, ..) = session.run(&feed, (&pair.y, one, other)).unwrap();
                 for (got, expected) in got.to_vec::<f32>().unwrap().iter().zip(expected) {
                     let difference = (got - expected).abs();
                     assert!(difference <= 1e-4 * expected.abs().max(1.0), "{got} {expected}");
