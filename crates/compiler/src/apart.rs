@@ -5,7 +5,7 @@ use std::fmt;
 use convoke_graph_core::Shape;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::{Group, Kernel, ValueId, tail};
+use crate::{Group, Kernel, Value, ValueId, tail};
 
 /// Why a value goes through memory from one kernel to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +75,19 @@ impl fmt::Display for Apart {
 
 /// For each value that goes through memory from kernel to kernel, why: what grouping `found`, or else that one
 /// of its ends is work of its own.
-pub(crate) fn gaps(groups: &[Group], found: &FxHashMap<ValueId, Apart>) -> Vec<(ValueId, Apart)> {
+pub(crate) fn gaps(
+    groups: &[Group],
+    values: &[Value],
+    found: &FxHashMap<ValueId, Apart>,
+) -> Vec<(ValueId, Apart)> {
     let read = groups.iter().flat_map(|group| &group.inputs).map(|input| input.value);
     let read: FxHashSet<ValueId> = read.collect();
     let mut gaps = Vec::new();
     for group in groups {
         let takes_work_behind = group.tail.is_some()
             || tail::has_store(group)
-            || matches!(group.kernel, Kernel::Elementwise(_) | Kernel::Rows(_));
+            || (matches!(group.kernel, Kernel::Elementwise(_) | Kernel::Rows(_))
+                && !group.has_strings(values));
         let alone = if takes_work_behind { Apart::Reader } else { Apart::Writer };
         let stored = group.outputs.iter().filter(|output| read.contains(output));
         gaps.extend(stored.map(|&value| (value, found.get(&value).unwrap_or(&alone).clone())));

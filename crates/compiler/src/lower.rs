@@ -280,6 +280,10 @@ impl Lowering<'_> {
             Class::Move(movement) => {
                 self.movement(node.id, &movement, forms, fact.dtype, &shape)?
             }
+            Class::Text(op) => {
+                let inputs = forms.iter().map(|form| self.operand(form)).collect::<Result<_>>()?;
+                self.group(node.id, Kernel::Text(op.clone()), inputs, fact.dtype, &shape)
+            }
             Class::Random(random) => self.random(node.id, random, fact.dtype, &shape)?,
             Class::Host(Host::Constant(tensor)) => Form::Constant(tensor.clone()),
             Class::Host(Host::Placeholder) => match forms.first() {
@@ -558,10 +562,6 @@ impl Lowering<'_> {
             if layout.is_packed() && layout.offset() == 0 && layout.shape().len() == whole {
                 return Ok(operand);
             }
-        }
-        if dtype == DType::String {
-            let message = "unsupported: strings that are transposed, broadcast or sliced";
-            return Err(Error::new(ErrorKind::Unimplemented, message));
         }
         let (shape, inputs, constants, store): (Shape, SmallVec<[Operand; 3]>, _, _) = match form {
             Form::Splat(scalar, shape) => {

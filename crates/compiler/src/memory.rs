@@ -4,12 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use convoke_graph_core::DType;
+
 use crate::{Commit, HOST, Program, ValueId};
 
 /// Where a program's host values lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostMemory {
-    /// For each value, its place, if a run makes it on the host or brings it there.
+    /// For each value but strings, its place, if a run makes it on the host or brings it there.
     pub of: Vec<Option<HostPlace>>,
     /// The size in bytes of each buffer that holds one value, which outlives the run.
     pub slots: Vec<usize>,
@@ -72,6 +74,10 @@ pub fn host_memory(program: &Program) -> HostMemory {
     let mut inner: Vec<Inner> = Vec::new();
     for (value, life) in lives.iter().enumerate() {
         let Some(life) = *life else { continue };
+        if program.values[value].dtype == DType::String {
+            // Strings have no size before a run, and are tensors of their own.
+            continue;
+        }
         if life.last == usize::MAX {
             memory.of[value] = Some(HostPlace::Slot(memory.slots.len() as u32));
             memory.slots.push(size(value));

@@ -79,7 +79,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     }
     let (commits, random, optional) = (lowered.commits, lowered.random, lowered.optional);
     let mut program = Program {
-        apart: gaps(&lowered.groups, &lowered.apart),
+        apart: gaps(&lowered.groups, &lowered.values, &lowered.apart),
         late: Vec::new(),
         values: lowered.values,
         groups: lowered.groups,

@@ -81,6 +81,7 @@ impl Group {
                 same(Family::Move, made)
             }
             Kernel::ScatterAdd { .. } => same(Family::Move, first.max(made)),
+            Kernel::Text(_) => same(Family::Other, first.max(made)),
             Kernel::Random(_) => same(Family::Random, made),
             Kernel::Custom(kernel) => same(Family::Other, kernel.flops(&self.shapes(values))),
         }

@@ -44,8 +44,8 @@ pub use convoke_graph_core::{
     ReaderSource, ReaderSpec, Reduction, Result, RunnerParts, Shape, SharedParts,
     SparseConditionalAccumulator, SparseTensor, StagedElement, StagingArea, StagingOptions,
     Structure, TableAction, TableContents, TableOp, TableOptions, TableSpec, TakenElements, Tensor,
-    TensorArray, TensorView, TensorViewMut, Values, Variable, Wgsl, WgslParam, dims, ops, philox,
-    train,
+    TensorArray, TensorView, TensorViewMut, TextOp, Values, Variable, Wgsl, WgslParam, dims, ops,
+    philox, train,
 };
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;

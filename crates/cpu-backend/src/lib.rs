@@ -4,8 +4,10 @@
 //! on the threads of a session. A warm run of a small group allocates nothing. Results do not depend on
 //! the number of threads.
 //!
+//! Strings have no bytes of one size: a group with some is a [`StringKernel`], which gives a tensor of its own.
+//!
 //! Read next: `elementwise/mod.rs` (fused operations), `reduce/mod.rs`, `rows/mod.rs`,
-//! `matmul.rs`, `moves.rs` and
+//! `matmul.rs`, `moves.rs`, `strings.rs` and
 //! `random.rs`; below them `walk.rs` (layouts), `elements.rs` (types) and `fast/` (all unsafe code).
 
 mod conv;
@@ -21,6 +23,7 @@ mod random;
 mod reduce;
 mod reorder;
 mod rows;
+mod strings;
 mod tail;
 mod threads;
 mod walk;
@@ -29,7 +32,7 @@ mod walk;
 mod tests;
 
 use convoke_compiler::{Group, Kernel, Program};
-use convoke_graph_core::{DType, Error, OpError, Result};
+use convoke_graph_core::{Error, OpError, Result};
 use smallvec::SmallVec;
 
 use conv::Conv;
@@ -43,6 +46,7 @@ use random::RandomFill;
 use reduce::Reduce;
 use reorder::Reorder;
 use rows::Rows;
+pub use strings::{Elements, StringKernel};
 use tail::Tail;
 pub use threads::Threads;
 use walk::Walk;
@@ -224,17 +228,18 @@ pub fn supports(program: &Program, group: &Group) -> bool {
     CpuKernel::compile(program, group).is_ok()
 }
 
-/// Refuses what no kernel can run: values that do not exist, strings, layouts that leave their value.
+/// Refuses what no kernel of bytes can run.
 fn check(program: &Program, group: &Group) -> Result<()> {
-    let ids = group.inputs.iter().map(|operand| operand.value).chain(group.outputs.iter().copied());
-    for id in ids {
-        match program.values.get(id.0 as usize) {
-            None => return Err(Error::internal(format!("there is no value {id}"))),
-            Some(value) if value.dtype == DType::String => {
-                return Err(unsupported("a kernel of strings"));
-            }
-            Some(_) => {}
-        }
+    check_values(program, group)?;
+    if group.has_strings(&program.values) { Err(unsupported("strings as bytes")) } else { Ok(()) }
+}
+
+/// Refuses what no kernel can run: values that do not exist, layouts that leave their value.
+fn check_values(program: &Program, group: &Group) -> Result<()> {
+    let mut ids =
+        group.inputs.iter().map(|operand| operand.value).chain(group.outputs.iter().copied());
+    if let Some(id) = ids.find(|id| program.values.get(id.0 as usize).is_none()) {
+        return Err(Error::internal(format!("there is no value {id}")));
     }
     for operand in &group.inputs {
         Walk::new(&operand.layout).check(program.value(operand.value).shape.len())?;

@@ -111,15 +111,17 @@ impl Graph {
         Tensor::new(self.clone(), Output { node, index: 0 })
     }
 
-    /// A scalar constant of `dtype`, rounded to it.
+    /// A scalar constant of `dtype`, rounded to it; of strings, zero is the empty one.
     #[track_caller]
     pub(crate) fn number(&self, dtype: DType, x: f64) -> Tensor {
-        let value = if dtype.is_float() {
+        let value = if dtype == DType::String && x == 0.0 {
+            Ok(HostTensor::from(""))
+        } else if dtype.is_float() {
             HostTensor::from_f64s(dtype, Shape::scalar(), &[x])
         } else {
             HostTensor::from_i128s(dtype, Shape::scalar(), &[x as i128])
         };
-        // Only strings have no numbers; the operation that uses this refuses them itself.
+        // Strings have no other numbers; the operation that uses this refuses them itself.
         self.constant(value.unwrap_or_else(|_| HostTensor::from(x)))
     }
 }
@@ -251,8 +253,8 @@ impl AsRef<Tensor> for Variable {
     }
 }
 
-/// What can stand as an operand beside a tensor: tensors, variables, references to them, and Rust
-/// numbers, which take the tensor's dtype.
+/// What can stand as an operand beside a tensor: tensors, variables, references to them, texts, and
+/// Rust numbers, which take the tensor's dtype.
 pub trait IntoTensor {
     /// Itself as a tensor of the graph and, for numbers, of the dtype of `like`.
     #[track_caller]
@@ -284,6 +286,13 @@ impl IntoTensor for &Variable {
 }
 
 impl IntoTensor for HostTensor {
+    #[track_caller]
+    fn into_tensor(self, like: &Tensor) -> Tensor {
+        like.graph().constant(self)
+    }
+}
+
+impl IntoTensor for &str {
     #[track_caller]
     fn into_tensor(self, like: &Tensor) -> Tensor {
         like.graph().constant(self)

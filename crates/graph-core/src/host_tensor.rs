@@ -515,7 +515,11 @@ impl fmt::Display for HostTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 16;
         let texts: Vec<String> = if let Elements::Strings(strings) = &self.data {
-            let text = |s: &Vec<u8>| format!("{:?}", String::from_utf8_lossy(s));
+            // Of two that differ, so do their texts: equal operations are told by them.
+            let text = |s: &Vec<u8>| match std::str::from_utf8(s) {
+                Ok(text) => format!("{text:?}"),
+                Err(_) => format!("b\"{}\"", s.escape_ascii()),
+            };
             strings.iter().take(SHOWN).map(text).collect()
         } else if let Ok(ints) = self.to_i128s() {
             ints.iter().take(SHOWN).map(i128::to_string).collect()

@@ -70,7 +70,7 @@ pub use ops::{
     Reader, ReaderAction, ReaderOp, ReaderSource, ReaderSpec, Reduction, Row, Scatter,
     SparseConditionalAccumulator, SparseTensor, StagedElement, StagingArea, StagingOptions,
     Structure, TableAction, TableContents, TableOp, TableOptions, TableSpec, TakenElements,
-    TensorArray, index_of, init::Init, operations,
+    TensorArray, TextOp, index_of, init::Init, operations,
 };
 pub use queue_runner::{QueueRunner, RunnerParts};
 pub use records::{

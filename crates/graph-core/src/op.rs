@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::{
     AssertOp, Attributes, Backward, BranchOp, Conv2d, CustomKernel, DType, Dims, Fact, FindOp,
     HostCall, HostTensor, Layout, LoopOp, OpError, Pool, QueueOp, ReaderOp, Row, Scatter, Shape,
-    TableOp, Tensor,
+    TableOp, Tensor, TextOp,
 };
 
 /// The facts of an operation's outputs.
@@ -67,6 +67,8 @@ pub enum Class<'a> {
     Window(Window),
     /// Elements go to other places.
     Move(Move),
+    /// Strings, or numbers as strings, become others.
+    Text(&'a TextOp),
     /// Elements come from a counter-based generator.
     Random(Random),
     /// Known on the host before anything runs, or given to the run.
@@ -175,6 +177,9 @@ impl Class<'_> {
             Self::Move(Move::Concat { .. } | Move::Pad { .. }) => (1, ANY),
             Self::Move(Move::Gather { .. }) => (2, 2),
             Self::Move(Move::ScatterAdd { .. }) => (3, 3),
+            Self::Text(TextOp::Join { .. }) => (1, ANY),
+            Self::Text(TextOp::Substr) => (3, 3),
+            Self::Text(_) => (1, 1),
             Self::Host(Host::Placeholder) => (0, 1),
             Self::Host(Host::Constant(_)) | Self::State(State::Variable) => (0, 0),
             Self::State(State::Read | State::IsInitialized | State::Count { .. }) => (1, 1),

@@ -7,6 +7,7 @@ mod fields;
 
 use std::str::FromStr;
 
+use convoke_graph_core::ops::text::{parse_number, shown};
 use convoke_graph_core::{DType, Element, Error, HostTensor, Result};
 
 use fields::Fields;
@@ -241,8 +242,7 @@ fn number<T: Number>(value: Option<&[u8]>, default: &HostTensor, place: Place) -
     let Some(value) = value else {
         return default.as_slice::<T>()?.first().copied().ok_or_else(|| missing(place));
     };
-    let text = str::from_utf8(value.trim_ascii()).ok();
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+    parse_number(value).ok_or_else(|| {
         let (Place { field, record }, name, shown) = (place, T::NAME, shown(value));
         Error::invalid(format!("Field {field} in record {record} is not a valid {name}: {shown}"))
     })
@@ -250,15 +250,4 @@ fn number<T: Number>(value: Option<&[u8]>, default: &HostTensor, place: Place) -
 
 fn missing(Place { field, record }: Place) -> Error {
     Error::invalid(format!("Field {field} is required but missing in record {record}!"))
-}
-
-/// As much of a field as a message should show.
-fn shown(field: &[u8]) -> String {
-    const SHOWN: usize = 64;
-    match field.get(..SHOWN) {
-        Some(start) if field.len() > SHOWN => {
-            format!("{}... ({} bytes)", String::from_utf8_lossy(start), field.len())
-        }
-        _ => String::from_utf8_lossy(field).into_owned(),
-    }
 }

@@ -6,8 +6,10 @@
 
 mod contents;
 mod file;
+mod place;
 mod report;
 mod restore;
+mod strings;
 mod tables;
 
 use std::path::Path;
@@ -116,13 +118,14 @@ impl Session {
             Some((variable.name(), value))
         });
         let mut named: Vec<Named> = named.collect();
+        let strings = strings::replace(&mut named)?;
         if !is_all {
-            return Ok((named, Notes::default()));
+            return Ok((named, Notes { strings, ..Notes::default() }));
         }
         let tables = tables::add(&specs, &tables, &mut named)?;
         let line = |(node, count): &(NodeId, u32)| format!("{count} {}", graph.node(*node).name);
         let mut lines: Vec<String> = draws.iter().map(line).collect();
         lines.sort();
-        Ok((named, Notes { draws: lines.join("\n"), tables }))
+        Ok((named, Notes { draws: lines.join("\n"), tables, strings }))
     }
 }

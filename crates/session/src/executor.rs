@@ -8,6 +8,7 @@ mod feeds;
 mod gpu;
 mod outputs;
 mod record;
+mod steps;
 mod turns;
 
 use std::cell::RefCell;
@@ -18,8 +19,8 @@ use std::time::Instant;
 use arena::Part;
 use convoke_compiler::memory::{HostMemory, HostPlace, host_memory};
 use convoke_compiler::{HOST, Program, Source, ValueId};
-use convoke_cpu_backend::{CpuKernel, Threads};
-use convoke_graph_core::{AlignedBytes, Error, GraphSnapshot, NodeId, Output, Result};
+use convoke_cpu_backend::{CpuKernel, StringKernel, Threads};
+use convoke_graph_core::{DType, Error, GraphSnapshot, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
 #[cfg(feature = "gpu")]
@@ -36,7 +37,7 @@ use crate::explain::MemoryUse;
 use crate::feeds::FeedData;
 use crate::holding::Journal;
 use crate::instance::Instance;
-use crate::metadata::{KernelNote, PhaseKind, RunMetadata};
+use crate::metadata::{PhaseKind, RunMetadata};
 use crate::moment::Storing;
 use crate::place::Placed;
 use crate::pool::Pool;
@@ -109,7 +110,7 @@ enum SegmentWork {
 }
 
 struct CpuStep {
-    kernel: CpuKernel,
+    kernel: StepKernel,
     group: u32,
     inputs: SmallVec<[ValueId; 4]>,
     outputs: SmallVec<[ValueId; 2]>,
@@ -117,12 +118,19 @@ struct CpuStep {
     in_arena: SmallVec<[Part; 2]>,
 }
 
-/// Where the host finds a value's bytes.
+enum StepKernel {
+    Bytes(CpuKernel),
+    Strings(StringKernel),
+}
+
+/// Where the host finds a value's elements.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Slot(u32),
     /// At an offset in the arena.
     Arena(usize),
+    /// Among the strings that a run computes.
+    Strings(u32),
     Feed(u32),
     Constant,
     Variable(u32),
@@ -235,11 +243,16 @@ impl Compiled {
     }
 
     fn place_values(&mut self, graph: &GraphSnapshot, feeds: &[Output]) {
+        let mut n_strings = 0;
         for (i, value) in self.program.values.iter().enumerate() {
             if let Source::Variable(variable) = &value.source {
                 self.variables.push((*variable, graph.node(*variable).name.clone()));
             }
             let place = match (&value.source, self.memory.of[i]) {
+                (Source::Computed, _) if value.dtype == DType::String => {
+                    n_strings += 1;
+                    Place::Strings(n_strings - 1)
+                }
                 (_, Some(HostPlace::Slot(slot))) => Place::Slot(slot),
                 (_, Some(HostPlace::Arena(offset))) => Place::Arena(offset),
                 (Source::Computed, None) => Place::Device,
@@ -346,7 +359,10 @@ impl Compiled {
             work.outputs.iter().enumerate().filter_map(part).collect();
         in_arena.sort_unstable_by_key(|part| (part.offset, part.n_bytes));
         Ok(CpuStep {
-            kernel: CpuKernel::compile(&self.program, work)?,
+            kernel: match work.has_strings(&self.program.values) {
+                true => StepKernel::Strings(StringKernel::compile(&self.program, work)?),
+                false => StepKernel::Bytes(CpuKernel::compile(&self.program, work)?),
+            },
             group,
             in_arena,
             inputs: work.inputs.iter().map(|input| input.value).collect(),
@@ -392,8 +408,8 @@ impl Compiled {
         let RunState { state, threads, journal, storing } = run;
         let on = On { state, threads, journal, storing, timings, stop };
         let result = self.run_in(&mut instance, &mut bound, &on, outputs, metadata);
-        // What stays on a device is the caller's now.
-        instance.residents.clear();
+        // What stays on a device is the caller's now, and so are strings.
+        instance.forget();
         self.instances.give_back(instance);
         result
     }
@@ -484,46 +500,6 @@ impl Compiled {
         on.check(metadata.stores)
     }
 
-    fn run_step(
-        &self,
-        step: &CpuStep,
-        segment: usize,
-        instance: &mut Instance,
-        bound: &Bound<'_>,
-        threads: &Threads,
-        metadata: &mut RunMetadata,
-    ) -> Result<()> {
-        let start = metadata.now();
-        // The buffers that are written leave the instance while the others are read.
-        let mut arena = match step.in_arena.is_empty() {
-            true => AlignedBytes::default(),
-            false => std::mem::take(&mut instance.arena),
-        };
-        let mut slots: SmallVec<[(u32, AlignedBytes); 2]> = SmallVec::new();
-        for output in &step.outputs {
-            if let Place::Slot(slot) = self.places[output.0 as usize] {
-                slots.push((slot, std::mem::take(&mut instance.slots[slot as usize])));
-            }
-        }
-        let written = (&mut arena[..], slots.as_mut_slice());
-        let result = self.run_kernel(step, written, instance, bound, threads);
-        for (slot, buffer) in slots {
-            instance.slots[slot as usize] = buffer;
-        }
-        if !step.in_arena.is_empty() {
-            instance.arena = arena;
-        }
-        if let (Some(start), Some(end)) = (start, metadata.now()) {
-            let (group, time) = (Some(step.group), end.saturating_sub(start));
-            let note = KernelNote { group, segment, start, time, is_aligned: false };
-            metadata.notes.kernels.push(note);
-        }
-        result.map_err(|e: Error| match self.blamed.get(step.group as usize) {
-            Some(name) => e.with_node(&**name).with_device(HOST_NAME),
-            None => e,
-        })
-    }
-
     /// The bytes of a value, exactly as long as it is.
     fn bytes<'b>(
         &'b self,
@@ -541,11 +517,11 @@ impl Compiled {
                 _ => &[],
             },
             Place::Variable(at) => match &bound.variables[at as usize].elements {
-                Some(elements) => elements,
+                Some(elements) => elements.bytes(),
                 None => &[],
             },
             Place::Input(at) => &bound.inputs[at as usize],
-            Place::Device => &[],
+            Place::Device | Place::Strings(_) => &[],
         };
         bytes.get(..value.n_bytes()).ok_or_else(|| {
             Error::internal(format!("{id} has {} bytes of {}", bytes.len(), value.n_bytes()))

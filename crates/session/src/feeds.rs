@@ -55,6 +55,16 @@ impl FeedData<'_> {
         }
     }
 
+    /// The tensor, if it is one on the host.
+    pub(crate) fn tensor(&self) -> Option<&HostTensor> {
+        match self {
+            Self::Tensor(tensor) | Self::Device(_, Some(tensor)) | Self::Given(_, Some(tensor)) => {
+                Some(tensor)
+            }
+            _ => None,
+        }
+    }
+
     /// A tensor that stays where it is.
     pub(crate) fn of_tensor(tensor: DeviceTensor) -> Self {
         match tensor.host() {

@@ -14,7 +14,7 @@ use crate::drawing::{Drawing, Draws};
 use crate::metadata::RunMetadata;
 use crate::moment::Storing;
 use crate::place::variable_bytes;
-use crate::state::{Kept, Snapshot, State, uninitialized};
+use crate::state::{Kept, NewElements, Snapshot, State, uninitialized};
 use crate::sums::add_difference;
 
 /// The variables that a run holds, and its journal.
@@ -273,7 +273,7 @@ impl Holding {
     ///
     /// # Errors
     /// Others have stored meanwhile what can't be brought together with it; the variable was reset, and counts anew.
-    fn to_store(&self, core: &Core, kept: &mut Kept) -> Result<Option<AlignedBytes>> {
+    fn to_store(&self, core: &Core, kept: &mut Kept) -> Result<Option<NewElements>> {
         let Self { variable, before, now, .. } = self;
         let Some((now, change)) = now else { return Ok(None) };
         let entry = kept.entry(variable, HOST);
@@ -292,9 +292,9 @@ impl Holding {
                 let current = core.elements_of(kept, variable)?;
                 let mut bytes = AlignedBytes::copy_of(current.bytes())?;
                 add_difference(now.dtype(), &mut bytes, before.bytes(), now.bytes())?;
-                Ok(Some(bytes))
+                Ok(Some(NewElements::Bytes(bytes)))
             }
-            _ => AlignedBytes::copy_of(now.bytes()).map(Some),
+            _ => NewElements::of(now).map(Some),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The memory of one run of a program: its arena, and its slots, some of which fetched tensors may still hold. Of those, what comes back
+//! The memory of one run of a program: its arena, its strings, and its slots, some of which fetched tensors may still hold. Of those, what comes back
 //! is used again, so that a state that goes round has two places in turn.
 
 use std::sync::Arc;
 
 use convoke_compiler::ValueId;
 use convoke_compiler::memory::HostMemory;
-use convoke_graph_core::{AlignedBytes, Result};
+use convoke_graph_core::{AlignedBytes, HostTensor, Result};
 
 use crate::device_tensor::DeviceTensor;
 
@@ -18,6 +18,8 @@ pub(crate) struct Instance {
     pub slots: Vec<AlignedBytes>,
     /// What GPUs keep for tensors that are fetched and stay there.
     pub residents: Vec<(ValueId, DeviceTensor)>,
+    /// The strings that the run has computed.
+    strings: Vec<Option<HostTensor>>,
     /// Slots that fetched tensors hold, until those are dropped.
     lent: Vec<Option<Arc<AlignedBytes>>>,
     /// What was lent before that and still held when a run began: one state goes out while the other comes back.
@@ -60,6 +62,25 @@ impl Instance {
             }
         }
         Ok(made)
+    }
+
+    /// Keeps strings for the rest of the run.
+    pub fn keep_strings(&mut self, at: usize, strings: HostTensor) {
+        if self.strings.len() <= at {
+            self.strings.resize(at + 1, None);
+        }
+        self.strings[at] = Some(strings);
+    }
+
+    /// Strings that the run has computed.
+    pub fn strings(&self, at: usize) -> Option<&HostTensor> {
+        self.strings.get(at)?.as_ref()
+    }
+
+    /// Lets go of what is of one run only.
+    pub fn forget(&mut self) {
+        self.residents.clear();
+        self.strings.clear();
     }
 
     /// The bytes of a slot.

@@ -9,7 +9,9 @@ use std::collections::hash_map;
 use convoke_compiler::{
     DeviceIndex, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
 };
-use convoke_graph_core::{Class, GraphSnapshot, Node, NodeId, Output, Result, State as StateOp};
+use convoke_graph_core::{
+    Class, DType, GraphSnapshot, Node, NodeId, Output, Result, State as StateOp,
+};
 use convoke_placement::{
     Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, grow, solve,
 };
@@ -19,6 +21,8 @@ use crate::autotune::{Known, MOVES_MAX};
 use crate::devices::{Devices, Gpus};
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
+#[cfg(feature = "gpu")]
+use crate::state::Elements;
 use crate::state::{Entry, Generation, State};
 use grown::Growing;
 pub(crate) use grown::LastGrown;
@@ -186,7 +190,6 @@ impl Placing<'_> {
 
     fn variable_item(&self, variable: NodeId) -> Result<Item> {
         let node = self.graph.node(variable);
-        let n_bytes = variable_bytes(node);
         let n_devices = self.devices.list().len();
         let kept = self.state.lock();
         let entry = kept.variables.get(&variable).filter(|entry| entry.version > 0);
@@ -199,7 +202,7 @@ impl Placing<'_> {
         Ok(Item {
             assigned,
             now,
-            refusals: (0..n_devices).map(|d| self.variable_refusal(d, n_bytes)).collect(),
+            refusals: (0..n_devices).map(|d| self.variable_refusal(d, node)).collect(),
             ..self.resource_item(node)?
         })
     }
@@ -219,8 +222,15 @@ impl Placing<'_> {
         })
     }
 
-    /// Why no kernel of a device can read a variable of so many bytes.
-    fn variable_refusal(&self, device: usize, n_bytes: u64) -> Option<String> {
+    /// Why no kernel of a device can read a variable.
+    fn variable_refusal(&self, device: usize, variable: &Node) -> Option<String> {
+        let is_string = variable.facts.first().is_some_and(|fact| fact.dtype == DType::String);
+        if is_string && device != HOST.0 as usize {
+            return Some(
+                "unsupported: a variable of strings, which are on the host only".to_owned(),
+            );
+        }
+        let n_bytes = variable_bytes(variable);
         #[cfg(feature = "gpu")]
         {
             let most = self.devices.adapter(device).ok()?.limits.max_storage_buffer_binding_size;
@@ -476,7 +486,7 @@ fn bring_home(variable: NodeId, entry: &mut Entry, gpus: &Gpus) -> Result<()> {
     {
         let (_, from) = gpus.get(entry.device.0 as usize)?;
         let elements = from.load(variable, entry.n_bytes())?;
-        entry.elements = Some(std::sync::Arc::new(elements));
+        entry.elements = Some(Elements::Bytes(std::sync::Arc::new(elements)));
         entry.device = HOST;
         from.remove(variable);
         Ok(())
@@ -493,7 +503,7 @@ fn send(variable: NodeId, entry: &mut Entry, to: DeviceIndex, gpus: &Gpus) -> Re
     #[cfg(feature = "gpu")]
     {
         let n_bytes = entry.n_bytes() as usize;
-        let elements = entry.elements.as_ref().and_then(|elements| elements.get(..n_bytes));
+        let elements = entry.elements.as_ref().and_then(|elements| elements.bytes().get(..n_bytes));
         let elements = elements.ok_or_else(|| {
             convoke_graph_core::Error::internal("a variable without its elements")
         })?;

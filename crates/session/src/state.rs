@@ -5,7 +5,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use convoke_compiler::{DeviceIndex, HOST};
-use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, Node, NodeId, Result, Shape};
+use convoke_graph_core::{
+    AlignedBytes, DType, Error, ErrorKind, HostTensor, Node, NodeId, Result, Shape,
+};
 use rustc_hash::FxHashMap;
 
 use crate::drawing::Draws;
@@ -41,8 +43,26 @@ pub(crate) struct Entry {
     pub(crate) resets: u32,
     /// How often it was stored into; 0 means that it has no elements.
     pub(crate) version: u64,
-    /// The elements, if it lives on the host and has some. May be longer than they are.
-    pub(crate) elements: Option<Arc<AlignedBytes>>,
+    /// The elements, if it lives on the host and has some.
+    pub(crate) elements: Option<Elements>,
+}
+
+/// The elements of a variable on the host.
+#[derive(Debug, Clone)]
+pub(crate) enum Elements {
+    /// May be longer than the elements are.
+    Bytes(Arc<AlignedBytes>),
+    /// Of strings, which never leave the host.
+    Strings(HostTensor),
+}
+
+/// Elements that a variable is to get.
+#[derive(Debug)]
+pub(crate) enum NewElements {
+    /// Of any dtype but string.
+    Bytes(AlignedBytes),
+    /// Of strings.
+    Strings(HostTensor),
 }
 
 /// See [`Entry::generation`].
@@ -62,7 +82,77 @@ pub(crate) struct Kept {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     pub(crate) version: u64,
-    pub(crate) elements: Option<Arc<AlignedBytes>>,
+    pub(crate) elements: Option<Elements>,
+}
+
+impl Elements {
+    /// Zeros, or empty strings.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn zeros(dtype: DType, shape: &Shape) -> Result<Self> {
+        if dtype == DType::String {
+            return HostTensor::zeros(dtype, shape.clone()).map(Self::Strings);
+        }
+        let bytes = AlignedBytes::zeroed(shape.len() * dtype.n_bytes())?;
+        Ok(Self::Bytes(Arc::new(bytes)))
+    }
+
+    /// The bytes, maybe more; none of strings.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.shared().map_or(&[], |bytes| bytes)
+    }
+
+    /// The bytes, maybe more, if they are no strings.
+    pub(crate) fn shared(&self) -> Option<&Arc<AlignedBytes>> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Strings(_) => None,
+        }
+    }
+
+    /// The strings.
+    pub(crate) fn strings(&self) -> Option<&HostTensor> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::Strings(tensor) => Some(tensor),
+        }
+    }
+
+    /// As a tensor, which shares them.
+    ///
+    /// # Errors
+    /// They are not as many.
+    pub(crate) fn tensor(&self, dtype: DType, shape: Shape) -> Result<HostTensor> {
+        match self {
+            Self::Bytes(bytes) => HostTensor::from_shared(dtype, shape, bytes.clone()),
+            Self::Strings(tensor) => tensor.reshaped(shape),
+        }
+    }
+}
+
+impl NewElements {
+    /// Those of a tensor.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn of(tensor: &HostTensor) -> Result<Self> {
+        match tensor.dtype() {
+            DType::String => Ok(Self::Strings(tensor.clone())),
+            _ => AlignedBytes::copy_of(tensor.bytes()).map(Self::Bytes),
+        }
+    }
+
+    /// The same once more.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn copy(&self) -> Result<Self> {
+        match self {
+            Self::Bytes(bytes) => AlignedBytes::copy_of(bytes).map(Self::Bytes),
+            Self::Strings(tensor) => Ok(Self::Strings(tensor.clone())),
+        }
+    }
 }
 
 /// All that a session keeps.
@@ -122,7 +212,8 @@ impl Kept {
             (&entry.name, entry.dtype, entry.shape.dims()).hash(hasher);
             let n_bytes = usize::try_from(entry.n_bytes()).unwrap_or(usize::MAX);
             match (&entry.elements, entry.device) {
-                (Some(elements), HOST) => elements.get(..n_bytes).hash(hasher),
+                (Some(Elements::Strings(tensor)), _) => tensor.as_strings().ok().hash(hasher),
+                (Some(Elements::Bytes(bytes)), HOST) => bytes.get(..n_bytes).hash(hasher),
                 _ => load(variable, entry)?.get(..n_bytes).hash(hasher),
             }
         }
@@ -141,12 +232,19 @@ impl Kept {
     pub(crate) fn store(
         &mut self,
         variable: NodeId,
-        elements: AlignedBytes,
+        elements: NewElements,
     ) -> Option<AlignedBytes> {
         let entry = self.variables.get_mut(&variable)?;
         entry.version += 1;
         entry.device = HOST;
-        entry.elements.replace(Arc::new(elements)).and_then(Arc::into_inner)
+        let elements = match elements {
+            NewElements::Bytes(bytes) => Elements::Bytes(Arc::new(bytes)),
+            NewElements::Strings(tensor) => Elements::Strings(tensor),
+        };
+        match entry.elements.replace(elements) {
+            Some(Elements::Bytes(bytes)) => Arc::into_inner(bytes),
+            Some(Elements::Strings(_)) | None => None,
+        }
     }
 
     /// Notes that a variable's elements on its device were replaced.
@@ -178,7 +276,7 @@ impl Entry {
         (self.version, self.elements, self.settled) = (0, None, false);
     }
 
-    /// The bytes of its elements.
+    /// The bytes of its elements; 0 for strings.
     pub(crate) fn n_bytes(&self) -> u64 {
         (self.shape.len() as u64).saturating_mul(self.dtype.n_bytes() as u64)
     }

@@ -10,4 +10,5 @@ mod networks;
 mod random;
 mod reduce;
 mod rows;
+mod strings;
 mod tails;

@@ -73,6 +73,8 @@ mod small_devices;
 mod sparse_accumulators;
 mod splits;
 mod staging_areas;
+mod string_checkpoints;
+mod string_variables;
 mod submitted;
 mod sums;
 mod table_checkpoints;

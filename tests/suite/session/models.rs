@@ -666,7 +666,7 @@ fn a_hostile_graph_is_refused() {
     with_text(&folder, &whole, |_| {});
     try_out(&folder, &Devices::cpu()).unwrap();
     use ErrorKind::{DataLoss, InvalidArgument, Unimplemented};
-    refused(Unimplemented, "unsupported: version 4", &|m| m["version"] = json!(4));
+    refused(Unimplemented, "unsupported: version 5", &|m| m["version"] = json!(5));
     refused(DataLoss, "no version", &|m| *m = json!([]));
     refused(DataLoss, "no list \"nodes\"", &|m| m["nodes"] = json!(3));
     refused(DataLoss, "there is no form \"other\"", &|m| m["form"] = json!("other"));

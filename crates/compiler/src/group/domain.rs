@@ -34,6 +34,9 @@ pub(super) enum Level {
 impl Domain {
     /// What a group works on.
     pub fn of(group: &Group, values: &[Value]) -> Self {
+        if group.has_strings(values) {
+            return Self::Alone;
+        }
         match (&group.kernel, group.inputs.first()) {
             (Kernel::Elementwise(fused), _) => Self::Elements(fused.shape.clone()),
             (Kernel::Reduce(reduction), Some(x)) => {

@@ -24,7 +24,7 @@ impl Tensor {
     /// - to bool is whether it is not 0 (NaN is true); bool becomes 0 or 1.
     ///
     /// # Errors
-    /// Recorded: strings do not convert.
+    /// Recorded: strings do not convert; see [`Tensor::as_string`] and [`Tensor::string_to_number`].
     #[track_caller]
     pub fn cast(&self, dtype: DType) -> Tensor {
         if self.dtype() == dtype {

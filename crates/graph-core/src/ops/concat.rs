@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::{one, output_shape, resolve_axis, same_dtype, value};
+use crate::op::{one, output_shape, resolve_axis, same_dtype};
 use crate::ops::control::Refused;
 use crate::ops::gather::axis_of;
 use crate::ops::host::Range;
+use crate::ops::pick::picked;
 use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Move, Op,
-    OpError, Tensor,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, Graph, HostTensor, Move, Op, OpError,
+    Tensor,
 };
 
 impl Graph {
@@ -61,7 +62,6 @@ impl Op for Concat {
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         let dtype = same_dtype(inputs)?;
-        inputs[0].expect("concat", "numbers or bool", |d| d != DType::String)?;
         let mut whole = Dims::UnknownRank;
         let mut sum = Some(0usize);
         for input in inputs {
@@ -84,20 +84,16 @@ impl Op for Concat {
 
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
         let (dtype, shape) = output_shape(self, inputs)?;
-        let mut bytes = AlignedBytes::zeroed(shape.len() * dtype.n_bytes())
-            .map_err(|e| OpError::Invalid(e.message().into()))?;
         let n_outer: usize = shape.dims()[..self.axis].iter().product();
-        let row =
-            |x: &HostTensor| x.dims()[self.axis..].iter().product::<usize>() * dtype.n_bytes();
-        let mut at = 0;
+        let row = |x: &HostTensor| x.dims()[self.axis..].iter().product::<usize>();
+        let mut places = Vec::with_capacity(shape.len());
         for outer in 0..n_outer {
-            for x in inputs {
+            for (from, x) in inputs.iter().enumerate() {
                 let n = row(x);
-                bytes[at..at + n].copy_from_slice(&x.bytes()[outer * n..][..n]);
-                at += n;
+                places.extend((outer * n..outer * n + n).map(|at| Some((from, at))));
             }
         }
-        value(HostTensor::from_bytes(dtype, shape, bytes))
+        picked(dtype, shape, inputs, places)
     }
 
     fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {

@@ -6,10 +6,11 @@ use smallvec::SmallVec;
 
 use crate::op::{arity, one, output_shape, resolve_axis, value};
 use crate::ops::control::Refused;
+use crate::ops::pick::picked;
 use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, IntoTensor,
-    Move, Op, OpError, Tensor,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, IntoTensor, Move, Op, OpError,
+    Tensor,
 };
 
 impl Tensor {
@@ -105,7 +106,6 @@ impl Op for Gather {
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         let [x, indices] = arity(inputs)?;
-        x.expect("gather", "numbers or bool", |d| d != DType::String)?;
         indices.expect("the indices of gather", "integers", DType::is_int)?;
         one(x.with_dims(gathered(&x.dims, &indices.dims, self.axis)?))
     }
@@ -113,16 +113,8 @@ impl Op for Gather {
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
         let (dtype, shape) = output_shape(self, inputs)?;
         let (begins, len) = slices(inputs[0].dims(), self.axis, &inputs[1])?;
-        let n_bytes = len * dtype.n_bytes();
-        let mut bytes = AlignedBytes::zeroed(begins.len() * n_bytes)
-            .map_err(|e| OpError::Invalid(e.message().into()))?;
-        if n_bytes > 0 {
-            for (slice, begin) in bytes.chunks_exact_mut(n_bytes).zip(begins) {
-                let begin = begin * dtype.n_bytes();
-                slice.copy_from_slice(&inputs[0].bytes()[begin..][..n_bytes]);
-            }
-        }
-        value(HostTensor::from_bytes(dtype, shape, bytes))
+        let places = begins.iter().flat_map(|&begin| begin..begin + len).map(|at| Some((0, at)));
+        picked(dtype, shape, &inputs[..1], places)
     }
 
     fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {

@@ -6,7 +6,7 @@ use crate::{DType, Graph, HostTensor, Tensor};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Init {
-    /// All zero.
+    /// All zero; of strings, empty.
     Zeros,
     /// All the same.
     Constant(f64),

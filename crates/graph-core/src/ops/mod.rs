@@ -25,6 +25,7 @@ pub(crate) mod matmul;
 pub(crate) mod mutable_table;
 pub(crate) mod nn;
 pub(crate) mod pad;
+pub(crate) mod pick;
 pub(crate) mod pool;
 pub(crate) mod producer;
 pub(crate) mod queue;
@@ -41,6 +42,7 @@ pub(crate) mod staging;
 pub(crate) mod state;
 pub(crate) mod table;
 pub(crate) mod tensor_array;
+pub mod text;
 pub(crate) mod unary;
 pub(crate) mod view;
 pub(crate) mod window;
@@ -74,6 +76,7 @@ pub use sparse_accumulator::SparseConditionalAccumulator;
 pub use staging::{StagingArea, StagingOptions};
 pub use table::LookupTable;
 pub use tensor_array::TensorArray;
+pub use text::TextOp;
 pub use window::{ConvGeometry, ImageLayout, Padding, PoolGeometry};
 
 /// Every row of the elementwise tables.

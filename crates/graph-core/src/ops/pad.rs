@@ -1,18 +1,19 @@
-//! Zeros around a tensor.
+//! Zeros around a tensor; of strings, empty ones.
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::{arity, one, output_shape, value};
+use crate::op::{arity, one, output_shape};
+use crate::ops::pick::picked;
 use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Attribute, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor,
-    Layout, Move, Op, OpError, Shape, Tensor,
+    Attribute, Attributes, Backward, Class, Dim, Dims, Fact, HostTensor, Layout, Move, Op, OpError,
+    Shape, Tensor,
 };
 
 impl Tensor {
-    /// With zeros around: `padding[axis]` is how many before and after.
+    /// With zeros around, or empty strings: `padding[axis]` is how many before and after.
     ///
     /// # Errors
     /// Recorded: another number of axes, or sizes that overflow.
@@ -39,13 +40,11 @@ fn eval(
     let inside = Layout::packed(shape.clone())
         .slice(before, x.dims(), &steps)
         .ok_or_else(|| OpError::Invalid(format!("{} does not fit into {shape}", x.shape())))?;
-    let n = dtype.n_bytes();
-    let mut bytes =
-        AlignedBytes::zeroed(shape.len() * n).map_err(|e| OpError::Invalid(e.message().into()))?;
-    for (i, element) in x.bytes().chunks_exact(n).enumerate() {
-        bytes[inside.at(&x.shape().coords(i)) * n..][..n].copy_from_slice(element);
+    let mut places = vec![None; shape.len()];
+    for i in 0..x.len() {
+        places[inside.at(&x.shape().coords(i))] = Some((0, i));
     }
-    value(HostTensor::from_bytes(dtype, shape, bytes))
+    picked(dtype, shape, inputs, places)
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +65,6 @@ impl Op for Pad {
 
     fn infer(&self, inputs: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
         let [x] = arity(inputs)?;
-        x.expect("pad", "numbers or bool", |d| d != DType::String)?;
         let dims = x.dims.expect_rank(self.padding.len())?;
         let padded = dims.iter().zip(&self.padding).map(|(dim, &[before, after])| {
             let Some(dim) = dim.known() else { return Ok(Dim::Unknown) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     assert, branch, cast, concat, control, conv, count, gather, host, loops, matmul, mutable_table,
-    pad, pool, queue, random, reader, reduce, row, rows, scatter, select, state, table, view,
+    pad, pool, queue, random, reader, reduce, row, rows, scatter, select, state, table, text, view,
 };
 use crate::{Attributes, Op, OpError};
 
@@ -12,7 +12,7 @@ use crate::{Attributes, Op, OpError};
 pub type Decode = fn(&Attributes) -> Result<Arc<dyn Op>, OpError>;
 
 /// What each room makes, beside the rows of the elementwise tables.
-const ROOMS: [&[(&str, Decode)]; 23] = [
+const ROOMS: [&[(&str, Decode)]; 24] = [
     assert::SAVED,
     branch::SAVED,
     cast::SAVED,
@@ -35,6 +35,7 @@ const ROOMS: [&[(&str, Decode)]; 23] = [
     select::SAVED,
     state::SAVED,
     table::SAVED,
+    text::SAVED,
     view::SAVED,
 ];
 

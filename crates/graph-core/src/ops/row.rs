@@ -25,6 +25,8 @@ pub struct Row {
     pub int: Option<IntFns>,
     /// Bools.
     pub bools: Option<BoolFns>,
+    /// A test of two strings.
+    pub strings: Option<fn(&[u8], &[u8]) -> bool>,
     /// The gradient of each input.
     pub gradient: fn(&Backward<'_>) -> Vec<Option<Tensor>>,
     /// Inputs worth testing; of pairs, all combinations.
@@ -96,7 +98,10 @@ impl Row {
                 self.bools.as_ref()?;
                 false
             }
-            DType::String => return None,
+            DType::String => {
+                self.strings?;
+                true
+            }
             d if d.is_float() => self.float.as_ref()?.f32.is_test(),
             _ => self.int.as_ref()?.i32.is_test(),
         };
@@ -176,6 +181,10 @@ impl Op for RowOp {
                 HostTensor::from_f64s(output, shape, &ys)
             });
         }
+        if let ([x, y], Some(test)) = (inputs, row.strings.filter(|_| dtype == DType::String)) {
+            let (x, y) = (broadcast_strings(x, &shape)?, broadcast_strings(y, &shape)?);
+            return value(bools(shape, x.into_iter().zip(y).map(|(x, y)| test(x, y))));
+        }
         let xs = broadcast(inputs, &shape, HostTensor::to_i128s)?;
         let reference = |xs: &[i128]| match (&row.int, &row.bools) {
             (Some(int), _) if dtype.is_int() => (int.reference)(xs),
@@ -216,6 +225,18 @@ pub(crate) fn broadcast<T: Copy>(
         Ok((0..shape.len()).map(|i| xs[layout.at(&shape.coords(i))]).collect())
     };
     inputs.iter().map(one).collect()
+}
+
+/// The strings of an input, repeated to `shape`.
+pub(crate) fn broadcast_strings<'a>(
+    input: &'a HostTensor,
+    shape: &Shape,
+) -> Result<Vec<&'a [u8]>, OpError> {
+    let strings = input.as_strings()?;
+    let layout = Layout::packed(input.shape().clone())
+        .broadcast(shape)
+        .ok_or_else(|| OpError::Broadcast { lhs: input.shape().into(), rhs: shape.into() })?;
+    Ok((0..shape.len()).map(|i| &strings[layout.at(&shape.coords(i))][..]).collect())
 }
 
 fn nth<T: Copy>(columns: &[Vec<T>], i: usize) -> SmallVec<[T; 2]>

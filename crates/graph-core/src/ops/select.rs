@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::{arity, one, output_shape, same_dtype, value};
+use crate::op::{arity, one, output_shape, same_dtype};
+use crate::ops::pick::picked;
 use crate::ops::registry::Decode;
 use crate::ops::row::broadcast;
 use crate::{
-    Attributes, Backward, Class, DType, Elementwise, Fact, HostTensor, IntoTensor, Op, OpError,
-    Tensor,
+    Attributes, Backward, Class, DType, Elementwise, Fact, HostTensor, IntoTensor, Layout, Op,
+    OpError, Tensor,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +39,6 @@ impl Op for Select {
         let [condition, x, y] = arity(inputs)?;
         condition.expect("the condition of select", "bool", |d| d == DType::Bool)?;
         let dtype = same_dtype(&inputs[1..])?;
-        x.expect("select", "numbers or bool", |d| d != DType::String)?;
         let dims = condition.dims.broadcast(&x.dims)?.broadcast(&y.dims)?;
         one(Fact::new(dtype, dims))
     }
@@ -46,21 +46,17 @@ impl Op for Select {
     fn eval(&self, inputs: &[HostTensor]) -> Result<SmallVec<[HostTensor; 1]>, OpError> {
         let (dtype, shape) = output_shape(self, inputs)?;
         let conditions = broadcast(&inputs[..1], &shape, HostTensor::to_vec::<bool>)?;
-        let n = dtype.n_bytes();
-        let index: Vec<i128> = (0..shape.len() as i128).collect();
-        let mut bytes = crate::AlignedBytes::zeroed(shape.len() * n)
-            .map_err(|e| OpError::Invalid(e.message().into()))?;
-        for (side, input) in inputs[1..].iter().enumerate() {
-            let own = crate::Layout::packed(input.shape().clone());
-            let Some(layout) = own.broadcast(&shape) else { continue };
-            for i in index.iter().map(|&i| i as usize) {
-                if conditions[0][i] == (side == 0) {
-                    let at = layout.at(&shape.coords(i)) * n;
-                    bytes[i * n..][..n].copy_from_slice(&input.bytes()[at..][..n]);
-                }
-            }
-        }
-        value(HostTensor::from_bytes(dtype, shape, bytes))
+        let seen = |x: &HostTensor| {
+            let layout = Layout::packed(x.shape().clone()).broadcast(&shape);
+            layout.ok_or_else(|| OpError::Broadcast { lhs: x.shape().into(), rhs: (&shape).into() })
+        };
+        let sides = [seen(&inputs[1])?, seen(&inputs[2])?];
+        let place = |i: usize| {
+            let side = usize::from(!conditions[0][i]);
+            Some((side, sides[side].at(&shape.coords(i))))
+        };
+        let places = (0..shape.len()).map(place);
+        picked(dtype, shape.clone(), &inputs[1..], places)
     }
 
     fn gradient(&self, backward: &Backward<'_>) -> Vec<Option<Tensor>> {

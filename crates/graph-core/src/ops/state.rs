@@ -161,9 +161,6 @@ impl Op for VariableOp {
     }
 
     fn infer(&self, _: &[Fact]) -> Result<SmallVec<[Fact; 1]>, OpError> {
-        if self.dtype == DType::String {
-            return Err(OpError::Unsupported("variables of strings".into()));
-        }
         let dims = self.dims.clone().checked()?;
         one(Fact { dtype: self.dtype, dims, contents: Contents::Variable })
     }

@@ -16,10 +16,10 @@ pub struct TensorArray {
 }
 
 impl Graph {
-    /// `n` tensors of `sizes`, all zeros.
+    /// `n` tensors of `sizes`, all zeros or empty strings.
     ///
     /// # Errors
-    /// Recorded: a dtype without numbers, or sizes that overflow.
+    /// Recorded: sizes that overflow.
     #[track_caller]
     pub fn tensor_array(&self, n: usize, dtype: DType, sizes: &[usize]) -> TensorArray {
         let all: Result<Vec<i64>, _> =

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::op::{arity, axis_mask, one, output_shape, resolve_axis, value};
+use crate::op::{arity, axis_mask, one, output_shape, resolve_axis};
+use crate::ops::pick::picked;
 use crate::ops::registry::Decode;
 use crate::{
-    AlignedBytes, Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Op,
-    OpError, Tensor, View,
+    Attributes, Backward, Class, DType, Dim, Dims, Fact, HostTensor, Layout, Op, OpError, Tensor,
+    View,
 };
 
 impl Tensor {
@@ -144,18 +145,8 @@ fn gather(
     let layout = view
         .layout(&Layout::packed(x.shape().clone()), &shape)
         .ok_or_else(|| OpError::Invalid(format!("{} is not inside of {}", shape, x.shape())))?;
-    if dtype == DType::String {
-        let strings = x.as_strings().map_err(|e| OpError::Invalid(e.message().into()))?;
-        let seen = (0..shape.len()).map(|i| strings[layout.at(&shape.coords(i))].clone());
-        return value(HostTensor::strings(shape.dims(), seen));
-    }
-    let n = dtype.n_bytes();
-    let mut bytes =
-        AlignedBytes::zeroed(shape.len() * n).map_err(|e| OpError::Invalid(e.message().into()))?;
-    for (i, element) in bytes.chunks_exact_mut(n).enumerate() {
-        element.copy_from_slice(&x.bytes()[layout.at(&shape.coords(i)) * n..][..n]);
-    }
-    value(HostTensor::from_bytes(dtype, shape, bytes))
+    let places = (0..shape.len()).map(|i| Some((0, layout.at(&shape.coords(i)))));
+    picked(dtype, shape.clone(), &inputs[..1], places)
 }
 
 /// From `begin`, every element.

@@ -40,6 +40,7 @@ fn everything() -> Graph {
     g.truncated_normal(&[2], DType::F16, 2);
     g.constant(HostTensor::strings(&[2], ["a", "\u{0}b\""]).unwrap());
     windows(&g);
+    texts(&g, &x);
     state(&g, &x);
     queues(&g);
     chosen_queues(&g);
@@ -47,6 +48,15 @@ fn everything() -> Graph {
     readers(&g);
     super::saved_flow::flows(&g);
     g
+}
+
+fn texts(g: &Graph, x: &Tensor) {
+    let v = g.variable("words", Init::Zeros, DType::String, [2, 2]);
+    let x = x.slice(&[0, 0], &[Some(2), Some(2)]).as_string();
+    let both = g.string_join(&[&x, v.value()], "\u{0}\"");
+    both.reduce_join((), false, "");
+    both.reduce_join([1, -2], true, ", ");
+    let _ = (both.string_length(), both.substr(1, -2), both.string_to_number(DType::I64));
 }
 
 fn windows(g: &Graph) {

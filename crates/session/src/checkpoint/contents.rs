@@ -4,13 +4,16 @@
 //! is written after its shards, so that shards without an index are no checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use convoke_graph_core::{DType, Error, ErrorKind, HostTensor, Result, Shape};
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value, json};
 
-use super::file::{self, TensorFile, damaged, folder_of, read_text, write_whole};
+use super::file::{self, TensorFile, damaged, dtype_of, folder_of, read_text, write_whole};
+use super::place::Place;
+use super::strings;
 use super::tables::{self, Entry};
 
 /// How the names of indexes end.
@@ -21,6 +24,8 @@ const INDEX_MAX_BYTES: u64 = 64 << 20;
 const DRAWS: &str = "convoke.draws";
 /// The key under which it is kept what tables hold.
 const TABLES: &str = "convoke.tables";
+/// The key under which it is kept which variables are of strings.
+const STRINGS: &str = "convoke.strings";
 
 /// Tensors by name.
 pub(crate) type Named = (String, HostTensor);
@@ -35,8 +40,24 @@ pub(super) struct Contents {
     pub(super) draws: String,
     /// What tables hold, if it says so.
     pub(super) tables: Option<Vec<Entry>>,
-    /// The tensors of tables.
-    of_tables: BTreeSet<String>,
+    /// Where the variables of strings are.
+    strings: BTreeMap<String, Place>,
+    /// The names of all variables.
+    variables: BTreeSet<String>,
+}
+
+/// What a checkpoint has of a variable.
+pub(super) struct Found<'a> {
+    /// The dtype, if it is one of ours.
+    pub dtype: Option<DType>,
+    pub dims: &'a [usize],
+    text: String,
+}
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.text, self.dims)
+    }
 }
 
 /// What a checkpoint says beside its tensors.
@@ -46,6 +67,8 @@ pub(crate) struct Notes {
     pub draws: String,
     /// Which tensors are what tables hold, if there are tables.
     pub tables: Option<String>,
+    /// Which tensors are variables of strings, if there are such.
+    pub strings: Option<String>,
 }
 
 impl Contents {
@@ -57,23 +80,36 @@ impl Contents {
         let file = TensorFile::open(path)?;
         let places = file.names().into_iter().map(|name| (name, 0)).collect();
         let draws = file.note(DRAWS).unwrap_or_default().to_owned();
-        let tables = file.note(TABLES).map(str::to_owned);
-        Self::of(path, vec![file], places, Notes { draws, tables })
+        let note = |key: &str| file.note(key).map(str::to_owned);
+        let notes = Notes { draws, tables: note(TABLES), strings: note(STRINGS) };
+        Self::of(path, vec![file], places, notes)
     }
 
     fn of(
         path: &Path,
         files: Vec<TensorFile>,
         places: BTreeMap<String, usize>,
-        Notes { draws, tables }: Notes,
+        Notes { draws, tables, strings }: Notes,
     ) -> Result<Self> {
         let tables = tables::from_note(path, tables.as_deref())?;
-        let of_tables = tables.iter().flatten().flat_map(Entry::tensors).map(str::to_owned);
-        let of_tables: BTreeSet<String> = of_tables.collect();
-        if let Some(name) = of_tables.iter().find(|name| !places.contains_key(*name)) {
-            return Err(damaged(path, &format!("{name:?}, of a table, is not there")));
+        let strings = strings::from_note(path, strings.as_deref())?;
+        let of_tables = tables.iter().flatten().flat_map(Entry::tensors);
+        let of_strings = strings.values().flat_map(Place::names);
+        let parts = of_tables.map(|name| (name, "a table"));
+        let parts: Vec<(&str, &str)> =
+            parts.chain(of_strings.map(|name| (name, "a variable"))).collect();
+        if let Some((name, what)) = parts.iter().find(|(name, _)| !places.contains_key(*name)) {
+            return Err(damaged(path, &format!("{name:?}, of {what}, is not there")));
         }
-        Ok(Self { path: path.to_owned(), files, places, draws, tables, of_tables })
+        let parts: BTreeSet<&str> = parts.into_iter().map(|(name, _)| name).collect();
+        let own = places.keys().filter(|name| !parts.contains(name.as_str()));
+        let mut variables: BTreeSet<String> = own.cloned().collect();
+        for name in strings.keys() {
+            if !variables.insert(name.clone()) {
+                return Err(damaged(path, &format!("it has {name:?} of strings and of numbers")));
+            }
+        }
+        Ok(Self { path: path.to_owned(), files, places, draws, tables, strings, variables })
     }
 
     fn sharded(path: &Path) -> Result<Self> {
@@ -108,15 +144,20 @@ impl Contents {
         &self.path
     }
 
-    /// The names of its tensors but those of tables, sorted.
+    /// The names of its variables, sorted.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let own = self.places.keys().filter(|name| !self.of_tables.contains(*name));
-        own.map(String::as_str)
+        self.variables.iter().map(String::as_str)
     }
 
-    /// A tensor that is not of a table.
-    pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensor(name).filter(|_| !self.of_tables.contains(name))
+    /// What it has of a variable.
+    pub(super) fn variable(&self, name: &str) -> Option<Found<'_>> {
+        if let Some(strings) = self.strings.get(name) {
+            let (dtype, dims) = (DType::String, strings.dims(self)?);
+            return Some(Found { dtype: Some(dtype), dims, text: dtype.to_string() });
+        }
+        let info = self.tensor(name).filter(|_| self.variables.contains(name))?;
+        let (dtype, text) = (dtype_of(info.dtype), format!("{:?}", info.dtype));
+        Some(Found { dtype, dims: &info.shape, text })
     }
 
     /// Any tensor.
@@ -124,7 +165,16 @@ impl Contents {
         self.file(name)?.info(name)
     }
 
+    /// The elements of a variable, which was found to be of this dtype and as many as `shape` has.
     pub(super) fn read(&self, name: &str, dtype: DType, shape: Shape) -> Result<HostTensor> {
+        match self.strings.get(name) {
+            Some(strings) => strings.read(self, "a variable")?.reshaped(shape),
+            None => self.read_tensor(name, dtype, shape),
+        }
+    }
+
+    /// The elements of any tensor.
+    pub(super) fn read_tensor(&self, name: &str, dtype: DType, shape: Shape) -> Result<HostTensor> {
         let file = self.file(name).ok_or_else(|| damaged(&self.path, "a tensor is gone"))?;
         file.read(name, dtype, shape)
     }
@@ -144,6 +194,7 @@ pub(crate) fn write_single(path: &Path, tensors: Vec<Named>, notes: Notes) -> Re
     }
     let mut all = HashMap::from([(DRAWS.to_owned(), notes.draws)]);
     all.extend(notes.tables.map(|tables| (TABLES.to_owned(), tables)));
+    all.extend(notes.strings.map(|strings| (STRINGS.to_owned(), strings)));
     file::write(path, tensors, Some(all))
 }
 
@@ -166,8 +217,10 @@ pub(crate) fn write_sharded(
         "metadata": { "total_size": n_bytes, DRAWS: notes.draws },
         "weight_map": map,
     });
-    if let Some(tables) = &notes.tables {
-        text["metadata"][TABLES] = json!(tables);
+    for (key, note) in [(TABLES, &notes.tables), (STRINGS, &notes.strings)] {
+        if let Some(note) = note {
+            text["metadata"][key] = json!(note);
+        }
     }
     write_whole(index, format!("{text:#}\n").as_bytes())
 }
@@ -197,7 +250,11 @@ impl Index {
             Some(Value::String(note)) => Ok(Some(note.clone())),
             Some(_) => Err(damaged(path, &format!("its note {key:?} is no text"))),
         };
-        let notes = Notes { draws: note(DRAWS)?.unwrap_or_default(), tables: note(TABLES)? };
+        let notes = Notes {
+            draws: note(DRAWS)?.unwrap_or_default(),
+            tables: note(TABLES)?,
+            strings: note(STRINGS)?,
+        };
         Ok(Self { shards, notes })
     }
 }

@@ -225,7 +225,7 @@ impl View for Stored {
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
             DType::F64 => Dtype::F64,
-            // Variables hold no strings.
+            // Strings are written as bytes and the places where they end.
             _ => Dtype::F32,
         }
     }

@@ -12,7 +12,7 @@ use convoke_graph_core::{
 };
 
 use super::contents::Contents;
-use super::file::{damaged, dtype_of};
+use super::file::damaged;
 use super::report::{KeptTable, KeptVariable, RestoreReport, listed};
 use super::tables::{Entry, tables_of};
 use crate::model;
@@ -319,7 +319,7 @@ fn refuse_unknown(file: &Contents, unknown: &[String]) -> Result<()> {
 
 fn refuse_missing(file: &Contents, stored: &[(Variable, String)]) -> Result<()> {
     let missing: Vec<&(Variable, String)> =
-        stored.iter().filter(|(_, name)| file.info(name).is_none()).collect();
+        stored.iter().filter(|(_, name)| file.variable(name).is_none()).collect();
     let Some((variable, name)) = missing.first() else { return Ok(()) };
     let others = match missing.len() - 1 {
         0 => String::new(),
@@ -341,26 +341,21 @@ fn fit(
     name: &str,
     mismatch: Mismatch,
 ) -> Result<Result<Shape, String>> {
-    let Some(info) = file.info(name) else {
+    let Some(found) = file.variable(name) else {
         return Ok(Err(format!("the file has no {name:?}")));
     };
     let dims = variable.dims();
-    let is_dtype = dtype_of(info.dtype) == Some(variable.dtype());
-    let shape = Shape::new(&info.shape).ok();
+    let is_dtype = found.dtype == Some(variable.dtype());
+    let shape = Shape::new(found.dims).ok();
     if let Some(shape) = shape.filter(|shape| is_dtype && dims.admits(shape)) {
         return Ok(Ok(shape));
     }
     let own = dims.shape();
-    let len = info.shape.iter().try_fold(1usize, |len, &n| len.checked_mul(n));
-    let differs = format!(
-        "expected {}{dims}, and {} has {:?}{:?}",
-        variable.dtype(),
-        file.path().display(),
-        info.dtype,
-        info.shape
-    );
+    let len = found.dims.iter().try_fold(1usize, |len, &n| len.checked_mul(n));
+    let differs =
+        format!("expected {}{dims}, and {} has {found}", variable.dtype(), file.path().display(),);
     match (mismatch, own) {
-        (Mismatch::Keep, _) => Ok(Err(format!("the file has {:?}{:?}", info.dtype, info.shape))),
+        (Mismatch::Keep, _) => Ok(Err(format!("the file has {found}"))),
         (Mismatch::Reshape, Some(own)) if is_dtype && len == Some(own.len()) => Ok(Ok(own)),
         _ => Err(Error::invalid(differs).with_node(variable.name())),
     }

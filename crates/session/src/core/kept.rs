@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use super::Core;
 #[cfg(feature = "gpu")]
 use crate::state::Entry;
-use crate::state::{Kept, uninitialized};
+use crate::state::{Elements, Kept, NewElements, uninitialized};
 
 /// What a session keeps at one moment.
 pub(crate) struct Moment {
@@ -32,29 +32,29 @@ pub(crate) struct Moment {
 
 /// Elements of variables, of which some are on their way.
 #[derive(Default)]
-struct Elements {
+struct Coming {
     found: FxHashMap<NodeId, HostTensor>,
     #[cfg(feature = "gpu")]
     coming: Vec<(Vec<Arc<Node>>, Loading)>,
 }
 
-impl Elements {
+impl Coming {
     fn wait(self) -> Result<FxHashMap<NodeId, HostTensor>> {
         #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "all are there"))]
         let mut found = self.found;
         #[cfg(feature = "gpu")]
         for (nodes, loading) in self.coming {
             for (node, elements) in nodes.iter().zip(loading.wait()?) {
-                found.insert(node.id, tensor(node, Arc::new(elements))?);
+                found.insert(node.id, tensor(node, &Elements::Bytes(Arc::new(elements)))?);
             }
         }
         Ok(found)
     }
 }
 
-fn tensor(node: &Node, elements: Arc<AlignedBytes>) -> Result<HostTensor> {
+fn tensor(node: &Node, elements: &Elements) -> Result<HostTensor> {
     let fact = &node.facts[0];
-    HostTensor::from_shared(fact.dtype, fact.shape().unwrap_or_default(), elements)
+    elements.tensor(fact.dtype, fact.shape().unwrap_or_default())
 }
 
 impl Core {
@@ -109,15 +109,15 @@ impl Core {
     ///
     /// # Errors
     /// As [`Self::elements`].
-    fn begin_elements(&self, kept: &Kept, nodes: &[&Arc<Node>]) -> Result<Elements> {
-        let mut begun = Elements::default();
+    fn begin_elements(&self, kept: &Kept, nodes: &[&Arc<Node>]) -> Result<Coming> {
+        let mut begun = Coming::default();
         let mut elsewhere: FxHashMap<DeviceIndex, Vec<&Arc<Node>>> = FxHashMap::default();
         for &node in nodes {
             let entry = kept.variables.get(&node.id).filter(|entry| entry.version > 0);
             let Some(entry) = entry else { continue };
             match &entry.elements {
                 Some(elements) if entry.device == HOST => {
-                    begun.found.insert(node.id, tensor(node, elements.clone())?);
+                    begun.found.insert(node.id, tensor(node, elements)?);
                 }
                 _ => elsewhere.entry(entry.device).or_default().push(node),
             }
@@ -199,14 +199,22 @@ impl Core {
     ///
     /// # Errors
     /// A device does not take them.
-    pub fn store_all(&self, kept: &mut Kept, values: Vec<(NodeId, AlignedBytes)>) -> Result<()> {
+    pub fn store_all(&self, kept: &mut Kept, values: Vec<(NodeId, NewElements)>) -> Result<()> {
         let mut by_device: BTreeMap<DeviceIndex, Vec<(NodeId, AlignedBytes)>> = BTreeMap::new();
+        // What cannot fail comes last.
+        let mut on_host = Vec::new();
         for (variable, elements) in values {
             let device = kept.variables.get(&variable).map_or(HOST, |entry| entry.device);
-            by_device.entry(device).or_default().push((variable, elements));
+            match (device, elements) {
+                (HOST, elements) => on_host.push((variable, elements)),
+                (device, NewElements::Bytes(bytes)) => {
+                    by_device.entry(device).or_default().push((variable, bytes));
+                }
+                (_, NewElements::Strings(_)) => {
+                    return Err(Error::internal("a variable of strings is not on the host"));
+                }
+            }
         }
-        // What cannot fail comes last.
-        let on_host = by_device.remove(&HOST).unwrap_or_default();
         #[cfg(feature = "gpu")]
         self.store_on_gpus(kept, &by_device)?;
         for (variable, elements) in on_host {
@@ -269,9 +277,8 @@ impl Core {
         let _at_work = self.enter()?;
         let nodes: Vec<Arc<Node>> =
             values.iter().map(|(variable, _)| self.graph.node(*variable)).collect();
-        let copies =
-            values.iter().map(|(id, value)| Ok((*id, AlignedBytes::copy_of(value.bytes())?)));
-        let copies: Vec<(NodeId, AlignedBytes)> = copies.collect::<Result<_>>()?;
+        let copies = values.iter().map(|(id, value)| Ok((*id, NewElements::of(value)?)));
+        let copies: Vec<(NodeId, NewElements)> = copies.collect::<Result<_>>()?;
         let _looking = self.moments.look();
         let mut kept = self.state.lock();
         // What there is no memory for is found before anything is stored.

@@ -1,7 +1,7 @@
 //! A step of the host in the arena of a run: what it writes there, and what it may read meanwhile.
 
 use convoke_compiler::ValueId;
-use convoke_cpu_backend::Threads;
+use convoke_cpu_backend::{CpuKernel, Threads};
 use convoke_graph_core::{AlignedBytes, Error, Result};
 use smallvec::SmallVec;
 
@@ -21,6 +21,7 @@ impl Compiled {
     /// Runs the kernel of a step into an arena and slots that are not the instance's just now.
     pub(super) fn run_kernel(
         &self,
+        kernel: &CpuKernel,
         step: &CpuStep,
         (arena, slots): (&mut [u8], &mut [(u32, AlignedBytes)]),
         instance: &Instance,
@@ -43,7 +44,7 @@ impl Compiled {
             _ => self.bytes(id, instance, bound),
         };
         let inputs: SmallVec<[&[u8]; 4]> = step.inputs.iter().map(input).collect::<Result<_>>()?;
-        step.kernel.run(&inputs, &mut written, threads)
+        kernel.run(&inputs, &mut written, threads)
     }
 }
 

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use convoke_compiler::{HOST, Source};
-use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
+use convoke_graph_core::{Error, ErrorKind, NodeId, Result};
 use smallvec::SmallVec;
 
 use super::{Bound, Compiled, RunState};
 use crate::drawing::{Drawing, Drawn};
 use crate::feeds::FeedData;
 use crate::holding::Journal;
-use crate::state::{Generation, Kept, Snapshot, State};
+use crate::state::{Elements, Generation, Kept, Snapshot, State};
 
 impl Compiled {
     pub(super) fn bind<'a>(
@@ -99,7 +99,7 @@ impl Compiled {
         let on_host = homes.any(|&home| home == (variable, HOST));
         let is_it = |source: &Source| matches!(source, Source::Variable(id) if *id == variable);
         let value = self.program.values.iter().find(|value| on_host && is_it(&value.source));
-        let zeros = value.map(|value| AlignedBytes::zeroed(value.n_bytes()).map(Arc::new));
+        let zeros = value.map(|value| Elements::zeros(value.dtype, &value.shape));
         Ok(Snapshot { version: 0, elements: zeros.transpose()? })
     }
 }

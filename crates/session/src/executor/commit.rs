@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use convoke_compiler::{Commit, HOST, Source, ValueId};
 use convoke_cpu_backend::Threads;
-use convoke_graph_core::{AlignedBytes, Error, ErrorKind, NodeId, Result};
+use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, NodeId, Result};
 use smallvec::SmallVec;
 
-use super::{Bound, Compiled, CpuStep, On, Outputs, Place};
+use super::{Bound, Compiled, CpuStep, On, Outputs, Place, StepKernel};
 use crate::instance::Instance;
-use crate::state::Kept;
+use crate::state::{Elements, Kept, NewElements};
 use crate::sums::add_difference;
 
 impl Compiled {
@@ -45,20 +45,20 @@ impl Compiled {
         on.check(has_stored)?;
         let (mut plain, mut late) =
             (SmallVec::<[&Commit; 8]>::new(), SmallVec::<[ValueId; 2]>::new());
-        let mut stores: SmallVec<[(NodeId, AlignedBytes, Option<usize>); 8]> = SmallVec::new();
+        let mut stores: SmallVec<[(NodeId, NewElements, Option<usize>); 8]> = SmallVec::new();
         for commit in commits {
             match self.overtaken(commit, instance, bound, &kept, on.threads)? {
                 Some(elements) => {
                     outputs.replace(&self.program, commit.value, &elements)?;
                     late.push(commit.value);
-                    stores.push((commit.variable, elements, None));
+                    stores.push((commit.variable, NewElements::Bytes(elements), None));
                 }
                 None => plain.push(commit),
             }
         }
         for commit in &plain {
             let (elements, slot) = match late.iter().position(|&value| value == commit.value) {
-                Some(at) => (AlignedBytes::copy_of(&stores[at].1)?, None),
+                Some(at) => (stores[at].1.copy()?, None),
                 None => self.new_elements(commit, &plain, instance, bound)?,
             };
             stores.push((commit.variable, elements, slot));
@@ -96,7 +96,8 @@ impl Compiled {
         let at = self.variables.iter().position(|(id, _)| *id == commit.variable)?;
         let start = &bound.variables[at];
         let changed = start.version != entry.version;
-        start.elements.clone().zip(entry.elements.clone()).filter(|_| changed)
+        let shared = |elements: &Option<Elements>| elements.as_ref()?.shared().cloned();
+        shared(&start.elements).zip(shared(&entry.elements)).filter(|_| changed)
     }
 
     /// # Errors
@@ -190,7 +191,10 @@ impl Compiled {
             step.outputs.iter().map(size).collect::<Result<_>>()?;
         let mut written: SmallVec<[&mut [u8]; 2]> =
             outputs.iter_mut().map(|buffer| &mut buffer[..]).collect();
-        step.kernel.run(&inputs, &mut written, threads)?;
+        match &step.kernel {
+            StepKernel::Bytes(kernel) => kernel.run(&inputs, &mut written, threads)?,
+            StepKernel::Strings(_) => return Err(Error::internal("strings do not accumulate")),
+        }
         drop(written);
         let at = step.outputs.iter().position(|&output| output == commit.value).unwrap_or(0);
         Ok(outputs.swap_remove(at))
@@ -203,12 +207,19 @@ impl Compiled {
         all: &[&Commit],
         instance: &mut Instance,
         bound: &Bound<'_>,
-    ) -> Result<(AlignedBytes, Option<usize>)> {
+    ) -> Result<(NewElements, Option<usize>)> {
+        if self.program.value(commit.value).dtype == DType::String {
+            let strings = self.strings(commit.value, instance, bound)?;
+            let shape = self.program.value(commit.value).shape.clone();
+            return Ok((NewElements::Strings(strings.reshaped(shape)?), None));
+        }
         let users = all.iter().filter(|other| other.value == commit.value).count();
         if let (Place::Slot(slot), 1) = (self.places[commit.value.0 as usize], users) {
             let slot = slot as usize;
-            return Ok((std::mem::take(&mut instance.slots[slot]), Some(slot)));
+            let bytes = std::mem::take(&mut instance.slots[slot]);
+            return Ok((NewElements::Bytes(bytes), Some(slot)));
         }
-        Ok((AlignedBytes::copy_of(self.bytes(commit.value, instance, bound)?)?, None))
+        let copy = AlignedBytes::copy_of(self.bytes(commit.value, instance, bound)?)?;
+        Ok((NewElements::Bytes(copy), None))
     }
 }

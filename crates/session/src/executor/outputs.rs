@@ -172,9 +172,10 @@ impl Compiled {
                 bound.feeds[at as usize].to_tensor()?.reshaped(shape)
             }
             (_, Place::Variable(at)) => match &bound.variables[at as usize].elements {
-                Some(elements) => HostTensor::from_shared(value.dtype, shape, elements.clone()),
+                Some(elements) => elements.tensor(value.dtype, shape),
                 None => Err(Error::internal("a variable is not on the host")),
             },
+            (_, Place::Strings(_)) => self.strings(fetch.value, instance, bound)?.reshaped(shape),
             (_, Place::Slot(slot))
                 if value.n_bytes() >= LEND_MIN && !self.is_committed(fetch.value) =>
             {

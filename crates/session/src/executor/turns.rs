@@ -91,6 +91,7 @@ impl Turns<'_> {
 
 impl Drop for Turns<'_> {
     fn drop(&mut self) {
+        self.instance.forget();
         self.compiled.instances.give_back(std::mem::take(&mut self.instance));
     }
 }

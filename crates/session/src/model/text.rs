@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use convoke_graph_core::ops::{Decode, decode};
 use convoke_graph_core::{
-    BodyId, Class, Collection, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId, NodeParts,
-    Op, Output, Result, RunnerParts, Shape, SharedParts, State,
+    BodyId, Class, Collection, DType, Error, ErrorKind, Graph, GraphParts, HostTensor, NodeId,
+    NodeParts, Op, Output, Result, RunnerParts, Shape, SharedParts, State,
 };
 use serde_json::{Map, Value, json};
 
@@ -21,8 +21,10 @@ const KEY: &str = "convoke.model";
 const VERSION: u64 = 1;
 /// The version of models with tables that hold something.
 const VERSION_WITH_TABLES: u64 = 2;
-/// The version of models with queue runners or several signatures, and the last that is read.
+/// The version of models with queue runners or several signatures.
 const VERSION_WITH_RUNNERS: u64 = 3;
+/// The version of models with variables of strings, and the last that is read.
+const VERSION_WITH_STRINGS: u64 = 4;
 /// The longest text of a graph, in bytes.
 const TEXT_MAX_BYTES: usize = 32 << 20;
 /// Collections that are not named by users.
@@ -54,7 +56,12 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
     let nodes: Vec<Value> = nodes.collect::<Result<_>>()?;
     let variables = stored.variables.iter().map(|(id, value)| {
         let node = stored.parts.nodes.get(id.0 as usize);
-        json!([id.0, tensors.put(node.map_or("variable", |node| &*node.name), value)])
+        let name = node.map_or("variable", |node| &*node.name);
+        let mut put = |name: &str, tensor: &HostTensor| tensors.put(name, tensor);
+        match value.dtype() {
+            DType::String => json!([id.0, value::tensor_to_json(value, name, &mut put)]),
+            _ => json!([id.0, put(name, value)]),
+        }
     });
     let variables: Vec<Value> = variables.collect();
     let parts = &stored.parts;
@@ -62,11 +69,7 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
     let tables: Vec<Value> =
         stored.tables.iter().map(|table| tables::to_json(table, &mut put)).collect();
     let mut model = json!({
-        "version": if parts.queue_runners.is_empty() && stored.signatures.is_empty() {
-            if tables.is_empty() { VERSION } else { VERSION_WITH_TABLES }
-        } else {
-            VERSION_WITH_RUNNERS
-        },
+        "version": version_of(stored),
         "form": match stored.form {
             ModelForm::Frozen => "frozen",
             ModelForm::Trainable => "trainable",
@@ -92,6 +95,18 @@ pub(super) fn write(path: &Path, stored: &Stored) -> Result<()> {
         return Err(Error::new(ErrorKind::ResourceExhausted, message));
     }
     checkpoint::write_tensors(path, tensors.list, Some(HashMap::from([(KEY.to_owned(), text)])))
+}
+
+/// The first version that has what a model has.
+fn version_of(stored: &Stored) -> u64 {
+    let has_strings = stored.variables.iter().any(|(_, value)| value.dtype() == DType::String);
+    let has_runners = !stored.parts.queue_runners.is_empty() || !stored.signatures.is_empty();
+    match (has_strings, has_runners, stored.tables.is_empty()) {
+        (true, ..) => VERSION_WITH_STRINGS,
+        (_, true, _) => VERSION_WITH_RUNNERS,
+        (.., false) => VERSION_WITH_TABLES,
+        _ => VERSION,
+    }
 }
 
 /// Adds what later versions have, where there is any.
@@ -152,8 +167,10 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
     });
     let nodes = nodes.collect::<Result<_>>()?;
     let variables = list_of(&model, "variables")?.iter().map(|pair| match pair_of(pair)? {
-        (id, Value::String(name)) => Ok((NodeId(index(id)?), take(name)?)),
-        _ => Err(damaged("a variable is no node with the name of a tensor")),
+        (id, tensor @ (Value::String(_) | Value::Object(_))) => {
+            Ok((NodeId(index(id)?), value::tensor_from_json(tensor, take)?))
+        }
+        _ => Err(damaged("a variable is no node with a tensor")),
     });
     let variables = variables.collect::<Result<_>>()?;
     let draws = list_of(&model, "draws")?.iter().map(|pair| {
@@ -188,10 +205,10 @@ fn parse(text: &str, own: &[(String, Decode)], take: value::Take<'_>) -> Result<
 fn form_of(model: &Value) -> Result<ModelForm> {
     let version = model.get("version").and_then(Value::as_u64);
     match version.ok_or_else(|| damaged("it has no version"))? {
-        VERSION..=VERSION_WITH_RUNNERS => {}
+        VERSION..=VERSION_WITH_STRINGS => {}
         other => {
             let message = format!(
-                "unsupported: version {other} of the format; this reads {VERSION} to {VERSION_WITH_RUNNERS}"
+                "unsupported: version {other} of the format; this reads {VERSION} to {VERSION_WITH_STRINGS}"
             );
             return Err(Error::new(ErrorKind::Unimplemented, message));
         }

@@ -223,7 +223,7 @@ pub(super) fn is_unrolled(op: &LoopOp) -> bool {
         }
         Some(n.max(1))
     }
-    // Nothing of strings is part of a program, and shapes that may change are looked at in the run.
+    // A loop of strings is no work for a GPU, and shapes that may change are looked at in the run.
     let is_plain = |fact: &Fact| {
         let dims = fact.dims.dims();
         fact.dtype != DType::String && dims.is_some_and(|dims| !dims.contains(&Dim::Unknown))

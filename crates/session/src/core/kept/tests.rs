@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use convoke_graph_core::{
-    AlignedBytes, DType, Graph, HostTensor, Init, Node, NodeId, Result, Tensor,
-};
+use convoke_graph_core::{DType, Graph, HostTensor, Init, Node, NodeId, Result, Tensor};
 
 use crate::calibrate::Calibrations;
+use crate::state::NewElements;
 use crate::{DeviceOptions, Devices, PipelineDir, Session};
 
 /// The CPU and two devices on each adapter that `CONVOKE_TEST_ADAPTERS` names.
@@ -45,8 +44,7 @@ fn what_is_stored_with_what_a_lost_gpu_has_is_undone() {
         let core = &session.core;
         let ids = core.state.lock().variables.keys().copied().collect::<Vec<NodeId>>();
         let store = |x: f32| {
-            let elements =
-                |id: NodeId| (id, AlignedBytes::copy_of(bytemuck::bytes_of(&[x; 4])).unwrap());
+            let elements = |id: NodeId| (id, NewElements::of(&HostTensor::from([x; 4])).unwrap());
             core.store_all(&mut core.state.lock(), ids.iter().copied().map(elements).collect())
         };
         let now = |at: usize| {

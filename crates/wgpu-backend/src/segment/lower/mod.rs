@@ -75,6 +75,9 @@ impl<'a> Lowering<'a> {
         if self.info.limits.max_compute_invocations_per_workgroup < WG as u32 {
             return Err(format!("unsupported: a device without workgroups of {WG} invocations"));
         }
+        if group.has_strings(&self.program.values) {
+            return Err("unsupported: strings, which are on the host only".to_owned());
+        }
         let group = &self.parts.seen(group);
         for operand in &group.inputs {
             self.check(operand.value, operand.layout.shape().len())?;
