@@ -111,10 +111,21 @@ pub enum Step {
     Loop(Box<LoopStep>),
     /// Fails the run unless the first value is true; the others are shown.
     Assert(Arc<Node>, Vec<usize>),
-    /// Calls a function of the host.
+    /// Has the host do something: call a function, look keys up, take from a queue or put into one.
     Call(CallStep),
     /// Reads a variable, or its initial value.
     ReadOr(ReadOrStep),
+}
+
+impl Step {
+    /// The branch or loop that it runs.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Branch(step) => Some(step.node.id),
+            Self::Loop(step) => Some(step.node.id),
+            _ => None,
+        }
+    }
 }
 
 /// Where a program's feed comes from and a fetch goes.
@@ -141,10 +152,10 @@ pub struct ProgramStep {
     pub optional: Vec<NodeId>,
 }
 
-/// A function of the host with its operands.
+/// Something that the host does, with its operands.
 #[derive(Debug, Clone)]
 pub struct CallStep {
-    /// The node, whose operation is a [`HostCall`](convoke_graph_core::HostCall).
+    /// The node.
     pub node: Arc<Node>,
     /// What it is given.
     pub inputs: Vec<usize>,
@@ -321,14 +332,16 @@ pub(crate) fn roots(signature: &Signature) -> Vec<NodeId> {
     fetched.map(|fetch| fetch.node).chain(signature.targets.iter().copied()).collect()
 }
 
-/// Whether the data decides what a node runs. A loop that is unrolled is part of a program, unless the run is fed what its
-/// length was counted by.
+/// Whether a node is no part of a program: the data decides what it runs, or the host does it by itself. A loop that is
+/// unrolled is part of one, unless the run is fed what its length was counted by.
 pub(crate) fn is_flow(node: &Node, fed: &FxHashSet<Output>) -> bool {
     match node.op.class() {
         Class::Flow(Flow::Loop(op)) => {
             !op.unrolled || op.counted_by.iter().any(|output| fed.contains(output))
         }
         Class::Flow(_) => true,
+        // Outside of bodies, what is taken is fed, and what is put is fetched.
+        Class::Queue(_) => node.body != BodyId::GRAPH,
         _ => false,
     }
 }

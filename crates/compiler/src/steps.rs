@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::Signature;
 use crate::flow::{FlowPlan, Held, ancestors, is_flow, roots, variables};
-use crate::order::Order;
+use crate::order::{Order, each_within};
 use crate::plan::{check_feeds, check_nodes};
 
 /// What is asked for in steps.
@@ -412,13 +412,16 @@ fn is_placeholder(node: &Node) -> bool {
     matches!(node.op.class(), Class::Host(Host::Placeholder)) && node.inputs.is_empty()
 }
 
-/// Whether a node does something with what a session keeps beside its variables.
+/// Whether a node does something with what a session keeps beside its variables, itself or in a body.
 fn is_of_session(node: &Node) -> bool {
-    let class = node.op.class();
-    matches!(
-        class,
-        Class::Queue(_) | Class::Reader(_) | Class::Table(_) | Class::Flow(Flow::Find(_))
-    )
+    let mut is_one = false;
+    each_within(node, &mut |node| {
+        is_one |= matches!(
+            node.op.class(),
+            Class::Queue(_) | Class::Reader(_) | Class::Table(_) | Class::Flow(Flow::Find(_))
+        );
+    });
+    is_one
 }
 
 /// Whether all that a node does is done where the run takes what it takes.

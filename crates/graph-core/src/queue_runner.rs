@@ -245,6 +245,10 @@ fn puts_into(
                 return Ok(true);
             }
         }
+        if let Class::Flow(flow) = node.op.class() {
+            let inside = flow.bodies().iter().flat_map(|body| &body.nodes);
+            stack.extend(inside.map(|node| node.id));
+        }
         stack.extend(
             node.inputs.iter().map(|input| input.node).chain(node.controls.iter().copied()),
         );

@@ -36,7 +36,7 @@ use crate::moment::{Moments, Storing};
 use crate::partial::PartialPlans;
 use crate::place::LastGrown;
 use crate::prepared::AllPrepared;
-use crate::queues::{Puts, Queues, Tables, Taken, Uses};
+use crate::queues::{Held, Puts, Queues, Taken, Uses};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -101,7 +101,7 @@ pub(crate) struct Planned {
     pub flow: Option<Flowing>,
     feed_facts: Vec<Fact>,
     /// Whether it takes the next number of a variable.
-    counts: bool,
+    pub counts: bool,
     programs: Cache<ProgramKey, Arc<Compiled>>,
 }
 
@@ -122,8 +122,8 @@ pub(crate) struct Request<'a> {
     pub recent: Option<&'a Recent>,
     /// What it puts into queues, if it uses any.
     pub puts: Option<&'a Puts<'a>>,
-    /// The tables that it looks keys up in.
-    pub tables: Option<&'a Tables>,
+    /// What was taken for it, if it uses queues, readers or tables.
+    pub held: Option<&'a Held>,
     /// Where it notes that it has begun to store.
     pub storing: Option<&'a Storing<'a>>,
 }
@@ -136,8 +136,8 @@ impl<'a> Request<'a> {
         options: &'a RunOptions,
         start: Instant,
     ) -> Self {
-        let (token, recent, puts, tables, storing) = (None, None, None, None, None);
-        Self { planned, data, options, start, token, recent, puts, tables, storing }
+        let (token, recent, puts, held, storing) = (None, None, None, None, None);
+        Self { planned, data, options, start, token, recent, puts, held, storing }
     }
 }
 
@@ -267,8 +267,7 @@ impl Core {
         let mut n_attempts = 1;
         let puts = loop {
             let puts = Puts::of(uses, &held, self.stop(request));
-            let (puts_of_run, tables) = (Some(&puts), held.tables());
-            let own = Request { data: &data, puts: puts_of_run, tables, ..*request };
+            let own = Request { data: &data, puts: Some(&puts), held: Some(&held), ..*request };
             let own = &Request { storing: Some(&storing), ..own };
             let run = self.settled(own, |request| {
                 let own = &mut Outputs::Tensors(&mut tensors);
@@ -367,8 +366,8 @@ impl Core {
         let &Request { planned, data, options, start, recent, puts, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
-        // A part of a run stores nothing, and its whole has its turn when it does.
-        let counts = planned.counts && held.is_none();
+        // A part of a run stores nothing, and its whole has its turn when it does. Who may wait under way takes it later.
+        let counts = planned.counts && held.is_none() && planned.uses.inside.is_empty();
         let _turn = counts.then(|| self.turn.take(&stop)).transpose()?;
         let before = self.gpus.made();
         if let Some(flow) = &planned.flow {

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use convoke_compiler::flow::{BranchStep, FlowPlan, Part, Place, ProgramStep, Start, Step};
 use convoke_graph_core::{
-    Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, Result, Shape, Values, index_of,
+    Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Result, Shape, Values,
+    index_of,
 };
 
 use crate::cache::Cache;
@@ -23,7 +24,10 @@ use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
+use crate::queues;
 use crate::recent::Recent;
+use crate::submit::HeldUp;
+use crate::turn::Taken;
 use blocks::Block;
 
 /// How many programs of many iterations are kept of each loop.
@@ -85,6 +89,10 @@ struct Running<'a> {
     request: &'a Request<'a>,
     stop: Stop<'a>,
     held: Holdings,
+    /// The branch or loop of the whole that runs.
+    at: NodeId,
+    /// Its turn, if it counts and has nothing left to wait for.
+    turn: Option<Taken<'a>>,
     metadata: &'a mut RunMetadata,
 }
 
@@ -105,14 +113,19 @@ pub(crate) fn run(
     metadata: &mut RunMetadata,
 ) -> Result<Vec<HostTensor>> {
     let stop = core.stop(request);
+    if let Some(held) = request.held {
+        held.begin_again();
+    }
     let own = match &held {
         Some(held) => (**held).clone(),
         None => Holdings::take(core, &flow.plan.held, &flow.plan.read)?,
     };
-    let mut running = Running { core, flow, request, stop, held: own, metadata };
+    let (at, turn) = (NodeId(0), None);
+    let mut running = Running { core, flow, request, stop, held: own, at, turn, metadata };
     let given = request.data.iter().map(|data| data.to_tensor().map(Some));
     let given: Vec<Option<HostTensor>> = given.collect::<Result<_>>()?;
-    let results = running.whole(&flow.plan.whole, &given, check)?;
+    let is_own = held.is_none();
+    let results = running.whole(&flow.plan.whole, &given, check, is_own)?;
     running.metadata.program_cached = running.metadata.preparing.is_zero();
     match held {
         Some(held) => *held = running.held,
@@ -125,13 +138,14 @@ pub(crate) fn run(
     Ok(results)
 }
 
-impl Running<'_> {
-    /// The whole run, up to what it holds.
+impl<'a> Running<'a> {
+    /// The whole run, up to what it holds. It counts by itself, if it does and is no part of another.
     fn whole(
         &mut self,
         part: &Part,
         given: &[Option<HostTensor>],
         check: Check<'_>,
+        is_own: bool,
     ) -> Result<Vec<HostTensor>> {
         let mut slots = self.begin(part, given)?;
         // Only the last program stores by itself.
@@ -140,8 +154,12 @@ impl Running<'_> {
             _ => (None, &part.steps[..]),
         };
         for step in before {
+            if let Some(node) = step.node() {
+                self.at = node;
+            }
             self.step(step, &mut slots)?;
         }
+        self.reserve(is_own)?;
         match last {
             Some(last) => self.program(last, &mut slots, Some((part, check)))?,
             None => {
@@ -213,12 +231,39 @@ impl Running<'_> {
 
     /// What the host computes by itself.
     fn call(&self, node: &Node, given: &[HostTensor]) -> Result<Values> {
-        match (node.op.class(), given, self.request.tables) {
+        match (node.op.class(), given, self.request.held) {
             (Class::Flow(Flow::Call(op)), ..) => op.call(given),
-            (Class::Flow(Flow::Find(op)), [keys], Some(tables)) => {
+            (Class::Flow(Flow::Find(op)), [keys], Some(held)) => {
+                let tables = held.tables().ok_or_else(no_value)?;
                 Ok(Values::from_iter([tables.find(op, keys)?]))
             }
+            (Class::Queue(_), given, Some(held)) => {
+                let call = queues::Call { node, of: self.at, given };
+                let mut held_up = None;
+                let values = held.act(&call, &self.stop, &mut || self.hold_up(&mut held_up))?;
+                Ok(Values::from_iter(values))
+            }
             _ => Err(no_value()),
+        }
+    }
+
+    /// Reserves room for what the run puts inside of branches and loops, and takes its turn if it counts and has none yet.
+    fn reserve(&mut self, is_own: bool) -> Result<()> {
+        let Some(held) = self.request.held else { return Ok(()) };
+        let mut held_up = None;
+        held.reserve(&self.stop, &mut || self.hold_up(&mut held_up))?;
+        drop(held_up);
+        let planned = self.request.planned;
+        if is_own && planned.counts && !planned.uses.inside.is_empty() {
+            self.turn = Some(self.core.turn.take(&self.stop)?);
+        }
+        Ok(())
+    }
+
+    /// Has another thread work while a submitted run waits on this one.
+    fn hold_up(&self, held_up: &mut Option<HeldUp<'a>>) {
+        if self.request.token.is_some() && held_up.is_none() {
+            *held_up = Some(self.core.runners.hold_up());
         }
     }
 

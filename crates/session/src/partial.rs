@@ -21,7 +21,7 @@ use crate::fetch::Fetch;
 use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
 use crate::moment::Storing;
-use crate::queues::{Claimed, Tables};
+use crate::queues::{Claimed, Held};
 use crate::session::{RunOptions, Session};
 pub(crate) use planned::PartialPlans;
 use planned::{Declared, PlannedStep, StepKey};
@@ -152,6 +152,9 @@ impl PartialRun {
         options: &RunOptions,
     ) -> Result<(F::Output, RunMetadata)> {
         let step = self.step(feeds, fetch, options);
+        if let (Err(_), Some(taken)) = (&step, &self.taken) {
+            taken.held().begin_again();
+        }
         step.map_err(|e| self.session.core.located(e))
     }
 
@@ -187,8 +190,8 @@ impl PartialRun {
         let takes = step.takes && self.taken.is_none();
         let taken = takes.then(|| self.take(&mut made, options, start)).transpose()?;
         let taking = taken.as_ref().or(self.taken.as_ref());
-        let tables = taking.and_then(Taking::tables);
-        self.compute(&planned, &mut made, &mut held, tables, (options, start), &mut metadata)?;
+        let of_queues = taking.map(Taking::held);
+        self.compute(&planned, &mut made, &mut held, of_queues, (options, start), &mut metadata)?;
         let results = step.results.iter();
         let values = results.map(|given| self.value(*given, &made)).collect::<Result<_>>()?;
         let puts = self.puts(&planned, taking, &made)?;
@@ -393,8 +396,8 @@ impl PartialRun {
         &self,
         PlannedStep { step, planned, .. }: &PlannedStep,
         made: &mut Known,
-        held: &mut Holdings,
-        tables: Option<&Tables>,
+        variables: &mut Holdings,
+        held: Option<&Held>,
         (options, start): (&RunOptions, Instant),
         metadata: &mut RunMetadata,
     ) -> Result<()> {
@@ -402,11 +405,11 @@ impl PartialRun {
         let data = step.feeds.iter();
         let data = data.map(|given| Ok(FeedData::Tensor(self.value(*given, made)?)));
         let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
-        let request = Request { tables, ..Request::new(planned, &data, options, start) };
+        let request = Request { held, ..Request::new(planned, &data, options, start) };
         metadata.begin(&request);
         let mut tensors = Vec::new();
         let outputs = &mut Outputs::Tensors(&mut tensors);
-        self.session.core.run_part(&request, held, outputs, metadata)?;
+        self.session.core.run_part(&request, variables, outputs, metadata)?;
         for (&output, tensor) in planned.plan.signature.fetches.iter().zip(tensors) {
             made.insert(output, tensor.into_host()?);
         }

@@ -1,13 +1,14 @@
 //! The queues of a session: what runs take before they begin and put when they have succeeded, and who waits for it.
 //!
-//! A run takes and reserves all at once, under one lock, or waits. Who waits has a ticket; on each side of a queue,
-//! tickets are served in order. A run of the caller's thread waits there; a submitted one leaves its thread and comes
-//! back when something has changed.
+//! A run takes and reserves all at once, under one lock, or waits; inside of branches and loops, when it comes to it
+//! (`held.rs`). Who waits has a ticket; on each side of a queue, tickets are served in order. A run of the caller's thread
+//! waits there; a submitted one leaves its thread and comes back when something has changed, if it has not begun yet.
 
 mod ahead;
 mod clock;
 mod early;
 mod fillers;
+mod held;
 mod kept;
 mod keyed;
 #[cfg(all(test, loom))]
@@ -44,6 +45,7 @@ use crate::identity::SessionMetadata;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use clock::Clock;
 use fillers::Fillers;
+pub(crate) use held::{Call, Held};
 pub(crate) use kept::Item;
 use kept::{Kept, Popped};
 use parts::Key;
@@ -53,7 +55,7 @@ use readers::{KeptReader, Lease};
 use serve::Served;
 use tables::KeptTable;
 pub(crate) use tables::{Claimed, Tables};
-pub(crate) use uses::{TableUse, Use, Uses, puts, puts_of, with_queues};
+pub(crate) use uses::{Use, Uses, puts, puts_of, with_queues};
 use values::Draft;
 pub use waiting::{Lack, WaitingOperation, WaitingRun};
 use waiting::{Waiter, tell};
@@ -73,77 +75,8 @@ pub(crate) struct Taken {
     leases: Vec<Lease>,
     /// The tables that it looks keys up in.
     tables: Tables,
-}
-
-/// What was taken for a run that is under way: given back when it is dropped, also by a panic.
-pub(crate) struct Held {
-    queues: Arc<Queues>,
-    taken: Option<Taken>,
-}
-
-impl Held {
-    /// The tables that the run looks keys up in.
-    pub fn tables(&self) -> Option<&Tables> {
-        self.taken.as_ref().map(|taken| &taken.tables)
-    }
-
-    /// Has the tables for the run that it is about to change, by what is in `changed`: see [`Queues::claim_tables`].
-    /// Nothing, if it changes none.
-    ///
-    /// # Errors
-    /// As [`Queues::claim_tables`].
-    pub fn claim<'u>(
-        &self,
-        changed: impl Iterator<Item = &'u TableUse> + Clone,
-        stop: &Stop<'_>,
-    ) -> Result<Option<Claimed>> {
-        let Some(tables) = self.tables().filter(|_| changed.clone().next().is_some()) else {
-            return Ok(None);
-        };
-        self.queues.claim_tables(changed, tables, stop).map(Some)
-    }
-
-    /// The run has succeeded: puts what it puts. `items` are those of each use of a queue; nothing, where its operation
-    /// has not run. `changed` is what it does with tables that changes them, and `claimed` are those tables. `fetched` are
-    /// the plan's fetches.
-    pub fn put<'u>(
-        mut self,
-        uses: &Uses,
-        items: Vec<Option<Vec<Item>>>,
-        changed: impl Iterator<Item = &'u TableUse>,
-        fetched: &[HostTensor],
-        claimed: Option<&Claimed>,
-    ) {
-        // Nobody looks at the tables any more that it is to change.
-        let kept = self.taken.take().map(|taken| (taken.undo, taken.leases));
-        let mut inner = self.queues.lock();
-        inner.put_all(uses, kept.unwrap_or_default(), items, fetched);
-        inner.put_into_tables(changed, fetched, claimed);
-        if uses.has_lines() {
-            self.queues.wake(&mut inner);
-        }
-    }
-
-    /// Has the run look at its tables anew, and gives what is fed of them: the last of what was fed.
-    ///
-    /// # Errors
-    /// Another table of one of the names since a reset; no memory.
-    pub fn look_again(&mut self, uses: &Uses) -> Result<Vec<HostTensor>> {
-        let Some(taken) = &mut self.taken else { return Ok(Vec::new()) };
-        let mut inner = self.queues.lock();
-        inner.check_tables(uses)?;
-        (taken.of_tables, taken.tables) = inner.look_at_tables(uses);
-        drop(inner);
-        taken.values_of_tables(uses)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(taken) = self.taken.take() {
-            self.queues.give_back(taken);
-        }
-    }
+    /// What it may do inside of branches and loops, by node.
+    inside: Arc<[Arc<Use>]>,
 }
 
 #[derive(Debug)]
@@ -158,15 +91,12 @@ enum Undo {
         /// Of an accumulator, its step when they were taken.
         step: i64,
     },
-    Room {
-        queue: String,
-    },
+    /// Room for so many elements.
+    Room { queue: String, n: usize },
+    /// That the run may put elements.
+    Coming { queue: String },
     /// Keys that components were to be put for.
-    Keys {
-        queue: String,
-        keys: Arc<[Key]>,
-        action: QueueAction,
-    },
+    Keys { queue: String, keys: Arc<[Key]>, action: QueueAction },
 }
 
 /// How a run waits.
@@ -210,10 +140,15 @@ struct Inner {
     /// The runs that wait, by ticket.
     waiting: BTreeMap<u64, Waiter>,
     fillers: Fillers,
-    /// For each queue, how many submitted runs will put into it that have not tried to take yet.
+    /// For each queue, how many runs may put into it: submitted ones that have not tried to take yet, and those under way
+    /// that put inside of branches and loops.
     coming: FxHashMap<String, usize>,
     /// How many submitted runs there are that use queues.
     n_submitted: usize,
+    /// How many runs wait on threads, and have not been woken since.
+    n_held_up: usize,
+    /// How often all were woken.
+    n_wakes: u64,
     /// Whether no handle of the session is left, so that no run comes any more.
     is_orphaned: bool,
     /// Whether none is under way either: who waits would wait for ever.
@@ -238,78 +173,13 @@ impl Inner {
             fillers: Fillers::new(graph),
             coming: FxHashMap::default(),
             n_submitted: 0,
+            n_held_up: 0,
+            n_wakes: 0,
             is_orphaned: false,
             is_abandoned: false,
             clock: Clock::None,
             moved: false,
             ends: false,
-        }
-    }
-}
-
-impl Inner {
-    /// Puts what a run gives, closes what it closes, and moves the readers.
-    fn put_all(
-        &mut self,
-        uses: &Uses,
-        (undo, leases): (Vec<Undo>, Vec<Lease>),
-        items: Vec<Option<Vec<Item>>>,
-        fetched: &[HostTensor],
-    ) {
-        let mut items = items.into_iter();
-        undo.iter().for_each(|undo| self.settle(undo));
-        for lease in leases {
-            if let Some(kept) = self.readers.get_mut(&lease.reader) {
-                kept.move_to(lease);
-            }
-        }
-        for used in &uses.queues {
-            let items = items.next().flatten();
-            self.put(used, items, fetched);
-        }
-    }
-
-    /// Does what a run does with a queue once it has succeeded. `items` are what it puts; nothing, if it did not come to
-    /// it.
-    fn put(&mut self, used: &Use, items: Option<Vec<Item>>, fetched: &[HostTensor]) {
-        let now = self.n_resets + 1;
-        let Some(kept) = self.queues.get_mut(&used.queue.name) else { return };
-        if used.needs_room() {
-            kept.reserved -= 1;
-        }
-        kept.parts.release(&used.keys, used.action);
-        let Some(items) = items else { return };
-        match used.action {
-            QueueAction::Enqueue | QueueAction::EnqueueMany => {
-                items.into_iter().for_each(|item| kept.push(item));
-            }
-            QueueAction::ApplyGradient => {
-                items.into_iter().for_each(|item| kept.apply(item));
-            }
-            QueueAction::TakeGradient(_) => kept.step = kept.step.saturating_add(1),
-            QueueAction::SetStep => {
-                let step = used.places.first().and_then(|&place| fetched.get(place));
-                if let Some(step) = step.and_then(|step| step.scalar::<i64>().ok()) {
-                    kept.step = step;
-                }
-            }
-            QueueAction::Clear => {
-                self.n_resets = now;
-                kept.clear(now);
-            }
-            QueueAction::Close { cancel_pending } => kept.close(cancel_pending),
-            QueueAction::InsertMany { .. } | QueueAction::Put { .. } => {
-                for (key, item) in used.keys.iter().zip(items) {
-                    for (place, value) in used.action.parts().zip(item) {
-                        kept.insert_part(key, place, value);
-                    }
-                }
-                // It was closed meanwhile, and nothing more becomes complete.
-                if kept.is_cancelled() {
-                    kept.parts.clear();
-                }
-            }
-            _ => {}
         }
     }
 }
@@ -341,6 +211,20 @@ impl Queues {
     /// # Errors
     /// `OutOfRange` and `Cancelled` of closed queues, what files give, and what `stop` says.
     pub fn take(&self, uses: &Uses, data: &[FeedData<'_>], stop: &Stop<'_>) -> Result<Taken> {
+        self.take_with(uses, data, stop, &mut || {})
+    }
+
+    /// As [`Self::take`]; calls `waits` under the lock whenever it waits.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(super) fn take_with(
+        &self,
+        uses: &Uses,
+        data: &[FeedData<'_>],
+        stop: &Stop<'_>,
+        waits: &mut dyn FnMut(),
+    ) -> Result<Taken> {
         let mut attempt = Attempt::default();
         let bell: Arc<dyn Bell> = match self.own.upgrade() {
             Some(own) => own,
@@ -364,6 +248,12 @@ impl Queues {
                 continue;
             }
             let until = stop.deadline.map(|(until, _)| until).into_iter().chain(tells_at).min();
+            waits();
+            inner.n_held_up += 1;
+            if self.look_for_abandoned(&mut inner) {
+                continue;
+            }
+            let n_wakes = inner.n_wakes;
             inner = match until.map(|until| until.saturating_duration_since(now)) {
                 None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
@@ -371,6 +261,9 @@ impl Queues {
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            if inner.n_wakes == n_wakes {
+                inner.n_held_up = inner.n_held_up.saturating_sub(1);
+            }
         }
     }
 
@@ -490,11 +383,6 @@ impl Queues {
         self.lock().waiting_runs()
     }
 
-    /// Keeps what was taken until the run has succeeded.
-    pub fn hold(self: &Arc<Self>, taken: Taken) -> Held {
-        Held { queues: self.clone(), taken: Some(taken) }
-    }
-
     /// What tables hold, in the order of the specs.
     ///
     /// # Errors
@@ -506,16 +394,6 @@ impl Queues {
     /// Has tables hold what is given.
     pub fn set_tables(&self, tables: Vec<(Arc<TableSpec>, TableContents)>) {
         self.lock().set_tables(tables);
-    }
-
-    /// Gives back what a run took that has failed.
-    fn give_back(&self, taken: Taken) {
-        if taken.undo.is_empty() && taken.leases.is_empty() {
-            return;
-        }
-        let mut inner = self.lock();
-        inner.undo(taken);
-        self.wake(&mut inner);
     }
 
     /// Empties and opens the queues of containers that are named, empties their tables, and has their readers begin.
@@ -544,6 +422,7 @@ impl Queues {
     /// Lets all who wait look again.
     fn wake(&self, inner: &mut Inner) {
         self.changed.notify_all();
+        (inner.n_held_up, inner.n_wakes) = (0, inner.n_wakes.wrapping_add(1));
         for parked in inner.parked.drain(..) {
             (parked.resume)();
         }

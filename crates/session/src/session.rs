@@ -70,7 +70,8 @@ pub struct SessionOptions {
     /// time.
     pub warn_of_growth: bool,
     /// Threads for submitted runs: so many run at once, the others wait in line. 0 is one for each core. They start
-    /// with the first [`Session::submit`].
+    /// with the first [`Session::submit`]. Those that wait for queues inside of branches and loops do not count: others
+    /// take their places meanwhile.
     pub runners: usize,
     /// How long a run waits for queues or readers before it is told of, once, through `tracing`, with what
     /// [`Session::waiting`] says of it; `None` is never. Those of queue runners are not told of: they wait most of the

@@ -333,25 +333,36 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads that make submitted runs.
 pub(crate) struct Runners {
-    n: usize,
     line: Arc<Line>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// The runs that wait.
-#[derive(Default)]
 struct Line {
-    jobs: Mutex<(VecDeque<Job>, Ends)>,
+    /// How many threads work at a time.
+    n: usize,
+    jobs: Mutex<Jobs>,
     wake: Condvar,
 }
 
-/// Whether no more jobs come.
-type Ends = bool;
+#[derive(Default)]
+struct Jobs {
+    line: VecDeque<Job>,
+    n_threads: usize,
+    /// How many of the threads wait for what other runs do.
+    n_held_up: usize,
+    /// Whether no more jobs come.
+    ends: bool,
+}
+
+/// That a thread waits for what other runs do, until this is dropped.
+pub(crate) struct HeldUp<'a>(&'a Line);
 
 impl Runners {
-    /// At most `n` threads, none yet.
+    /// At most `n` threads that work at a time, none yet.
     pub fn new(n: usize) -> Self {
-        Self { n: n.max(1), line: Arc::default(), threads: Mutex::default() }
+        let (jobs, wake) = (Mutex::default(), Condvar::new());
+        Self { line: Arc::new(Line { n: n.max(1), jobs, wake }), threads: Mutex::default() }
     }
 
     /// Puts a job at the end of the line.
@@ -359,29 +370,68 @@ impl Runners {
     /// # Errors
     /// The system refuses the first thread.
     fn push(&self, job: Job) -> Result<()> {
+        self.start_another()?;
+        self.line.lock().line.push_back(job);
+        self.line.wake.notify_one();
+        Ok(())
+    }
+
+    /// Has another thread work while the one at hand waits for what other runs do, until what this gives is dropped.
+    pub fn hold_up(&self) -> HeldUp<'_> {
+        let mut jobs = self.line.lock();
+        jobs.n_held_up += 1;
+        let has_work = !jobs.line.is_empty();
+        drop(jobs);
+        if has_work {
+            // Without another, those that there are do it.
+            let _is_started = self.start_another();
+        }
+        HeldUp(&self.line)
+    }
+
+    /// Starts a thread, if there may be one more.
+    ///
+    /// # Errors
+    /// The system refuses the first one.
+    fn start_another(&self) -> Result<()> {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        if threads.len() < self.n {
-            let line = self.line.clone();
-            let name = format!("convoke-run-{}", threads.len());
-            match std::thread::Builder::new().name(name).spawn(move || line.work()) {
-                Ok(thread) => threads.push(thread),
-                Err(e) if threads.is_empty() => {
+        let mut jobs = self.line.lock();
+        let n_before = jobs.n_threads;
+        if n_before >= self.line.n.saturating_add(jobs.n_held_up) {
+            return Ok(());
+        }
+        jobs.n_threads += 1;
+        drop(jobs);
+        let line = self.line.clone();
+        let name = format!("convoke-run-{n_before}");
+        match std::thread::Builder::new().name(name).spawn(move || line.work()) {
+            Ok(thread) => {
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(e) => {
+                self.line.lock().n_threads -= 1;
+                // Those that there are do it.
+                if n_before == 0 {
                     let message = format!("cannot start a thread for submitted runs: {e}");
                     return Err(Error::new(ErrorKind::ResourceExhausted, message));
                 }
-                // Those that there are do it.
-                Err(_) => {}
             }
         }
-        drop(threads);
-        self.line.lock().0.push_back(job);
-        self.line.wake.notify_one();
         Ok(())
     }
 }
 
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        self.0.lock().n_held_up -= 1;
+        // One that worked in its place may go.
+        self.0.wake.notify_all();
+    }
+}
+
 impl Line {
-    fn lock(&self) -> MutexGuard<'_, (VecDeque<Job>, Ends)> {
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -390,9 +440,15 @@ impl Line {
         loop {
             let mut jobs = self.lock();
             let job = loop {
-                match jobs.0.pop_front() {
+                if jobs.n_threads > self.n.saturating_add(jobs.n_held_up) {
+                    jobs.n_threads -= 1;
+                    // It may have been woken for a job.
+                    self.wake.notify_one();
+                    return;
+                }
+                match jobs.line.pop_front() {
                     Some(job) => break job,
-                    None if jobs.1 => return,
+                    None if jobs.ends => return,
                     None => jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner),
                 }
             };
@@ -406,7 +462,7 @@ impl Line {
 impl Drop for Runners {
     /// Jobs keep the session that has the runners: there are none left.
     fn drop(&mut self) {
-        self.line.lock().1 = true;
+        self.line.lock().ends = true;
         self.line.wake.notify_all();
         let threads =
             std::mem::take(self.threads.get_mut().unwrap_or_else(PoisonError::into_inner));

@@ -39,6 +39,8 @@ mod flow_pruned;
 mod growth;
 mod hooks;
 mod initial;
+mod inside_queues;
+mod inside_waiting;
 mod lifecycle;
 mod long_loops;
 mod loop_variables;

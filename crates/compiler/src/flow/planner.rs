@@ -14,7 +14,7 @@ use super::{
     BranchStep, CallStep, LoopStep, Part, Place, ProgramStep, ReadOrStep, Start, Step, ancestors,
     is_flow, near, roots,
 };
-use crate::order::{Order, assigned, is_assign, is_read, unfed_inputs};
+use crate::order::{Order, assigned, each_within, is_assign, is_read, unfed_inputs};
 use crate::{Plan, Signature};
 
 /// What makes parts.
@@ -92,6 +92,7 @@ impl<'a> Planner<'a> {
 
     /// Finds the variables that have to be held: those that a branch or loop assigns, or what one of them needs, or what
     /// a read needs that must not wait. If there are any, all that the run assigns are, so that all are stored at once.
+    /// So they are if the run counts and may wait for queues under way, when others may count.
     pub fn hold(&mut self, nodes: &[Arc<Node>]) {
         let mut early: FxHashSet<NodeId> = FxHashSet::default();
         let is_early = |node: &Arc<Node>, early: &FxHashSet<NodeId>| {
@@ -104,7 +105,11 @@ impl<'a> Planner<'a> {
             }
         }
         let mut all = nodes.iter().filter(|node| is_early(node, &early));
-        if all.any(|node| !assigned(node).is_empty()) {
+        let counts =
+            |node: &Arc<Node>| matches!(node.op.class(), Class::State(State::Count { .. }));
+        let waits_and_counts =
+            nodes.iter().any(counts) && nodes.iter().any(|node| has_queues(node));
+        if waits_and_counts || all.any(|node| !assigned(node).is_empty()) {
             self.held = nodes.iter().flat_map(|node| assigned(node)).collect();
         }
     }
@@ -462,7 +467,7 @@ impl<'a> Planner<'a> {
             Class::Flow(Flow::Assert(_)) => {
                 Ok(Step::Assert(node.clone(), inputs.into_iter().flatten().collect()))
             }
-            Class::Flow(Flow::Call(_) | Flow::Find(_)) => {
+            Class::Flow(Flow::Call(_) | Flow::Find(_)) | Class::Queue(_) => {
                 let inputs = inputs.into_iter().flatten().collect();
                 Ok(Step::Call(CallStep { node: node.clone(), inputs, outputs }))
             }
@@ -532,6 +537,15 @@ impl<'a> Planner<'a> {
         };
         Ok(step.lifted(self.graph, op, &self.plans))
     }
+}
+
+/// Whether a node does something with queues in a body.
+fn has_queues(node: &Node) -> bool {
+    let mut has = false;
+    each_within(node, &mut |node| {
+        has |= node.body != BodyId::GRAPH && matches!(node.op.class(), Class::Queue(_));
+    });
+    has
 }
 
 /// The results of a branch or loop that is needed for its effects: all of them.

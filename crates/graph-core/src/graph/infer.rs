@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use super::{BodyId, GraphState, NodeId};
 use crate::{
-    Class, Contents, DType, Dims, Fact, Flow, Host, HostTensor, Op, OpError, State, Tensor,
+    Class, Contents, DType, Dims, Fact, Flow, Host, HostTensor, Op, OpError, QueueRole, State,
+    Tensor,
 };
 
 impl GraphState {
@@ -116,18 +117,29 @@ impl GraphState {
     }
 }
 
-/// Refuses what sessions keep by itself inside of a branch or loop.
+/// Refuses inside of a branch or loop what sessions keep by itself, but for queues and staging areas.
 fn check_in_body(body: BodyId, op: &dyn Op) -> Result<(), OpError> {
-    let what = match op.class() {
+    let (what, instead) = match op.class() {
         _ if body == BodyId::GRAPH => return Ok(()),
-        Class::State(State::Variable) => "a variable made",
-        Class::Queue(_) => "queue operations",
-        Class::Reader(_) => "readers",
-        Class::Table(_) | Class::Flow(Flow::Find(_)) => "tables that runs change",
+        Class::State(State::Variable) => ("a variable made", "build it outside"),
+        Class::Queue(op) => match op.queue.role {
+            QueueRole::Queue | QueueRole::Staging => return Ok(()),
+            QueueRole::MapStaging => ("a map staging area", OUTSIDE),
+            QueueRole::Barrier => ("a barrier", OUTSIDE),
+            QueueRole::Accumulator(_) | QueueRole::SparseAccumulator(_) => {
+                ("an accumulator", OUTSIDE)
+            }
+        },
+        Class::Reader(_) => ("a reader", "read before it, or put what is read into a queue"),
+        Class::Table(_) | Class::Flow(Flow::Find(_)) => ("a table that runs change", OUTSIDE),
         _ => return Ok(()),
     };
-    Err(OpError::Unsupported(format!("{what} inside of a branch or loop; build it outside")))
+    Err(OpError::Unsupported(format!("{what} inside of a branch or loop; {instead}")))
 }
+
+/// What to do with what sessions keep.
+const OUTSIDE: &str =
+    "take or look at it before, and put in after it what the branch or loop gives";
 
 /// Computes the contents of small integer results of small known integers, so that shapes that are
 /// computed from shapes stay known.

@@ -13,7 +13,7 @@ use crate::ops::host::Placeholder;
 use crate::ops::loops::replay_loop;
 use crate::{
     BodyId, Class, Fact, Flow, Graph, GraphSnapshot, HostTensor, Node, NodeId, OpError, Operation,
-    Output, Tensor,
+    Output, QueueAction, Tensor,
 };
 
 /// What a branch or a loop runs.
@@ -152,6 +152,7 @@ pub(crate) fn residuals(node: &Node) -> Vec<Output> {
     let n = node.facts.len();
     match node.op.class() {
         Class::State(_) | Class::Random(_) => (0..n).map(output).collect(),
+        Class::Queue(op) if op.is_source() => (0..n).map(output).collect(),
         Class::Flow(Flow::Branch(op)) => (op.n_results..n).map(output).collect(),
         Class::Flow(Flow::Loop(op)) => (op.residuals_at()..n).map(output).collect(),
         _ => Vec::new(),
@@ -165,6 +166,7 @@ pub(crate) fn effects(graph: &Graph, tensors: &[Tensor]) -> Vec<Operation> {
     let nodes = needed(&graph.snapshot(), graph.body(), &outputs).nodes;
     let has_effect = |node: &&Arc<Node>| match node.op.class() {
         Class::State(state) => state.is_assign(),
+        Class::Queue(op) => op.action != QueueAction::Make,
         Class::Flow(Flow::Branch(op)) => !op.branches.iter().all(Body::is_pure),
         Class::Flow(Flow::Loop(op)) => !op.body.is_pure(),
         _ => false,
@@ -231,7 +233,7 @@ impl Body {
     /// Whether a run of it gives the same again, and has no effect.
     pub fn is_pure(&self) -> bool {
         self.nodes.iter().all(|node| match node.op.class() {
-            Class::State(_) | Class::Random(_) => false,
+            Class::State(_) | Class::Random(_) | Class::Queue(_) => false,
             Class::Flow(Flow::Assert(_)) => true,
             Class::Flow(Flow::Branch(op)) => op.branches.iter().all(Self::is_pure),
             Class::Flow(Flow::Loop(op)) => op.body.is_pure(),

@@ -1,5 +1,5 @@
-//! Queues: elements that runs leave for later runs. What an operation takes, it takes before its run begins; what it
-//! puts comes into the queue when the run has succeeded.
+//! Queues: elements that runs leave for later runs. What an operation takes, it takes before its run begins, or inside of
+//! a branch or loop when the run comes to it; what it puts comes into the queue when the run has succeeded.
 //!
 //! Source: TensorFlow's `python/ops/data_flow_ops.py`. There, both happen in the middle of a step, and a step that
 //! fails later has lost what it took.
@@ -198,6 +198,9 @@ impl Default for QueueOptions {
 /// Runs that need an element wait until there is one, in the order in which they came, and so do those that put one
 /// into a full queue. A run takes all that it needs at once and before it begins, and puts all that it puts when it
 /// has succeeded: if it fails, every queue is as it was. An element that a run puts can be taken by later runs only.
+///
+/// Inside of branches and loops, a run takes when it comes to it and waits there, in each iteration of a loop; it waits
+/// for room for what it puts there before it stores anything.
 #[derive(Debug, Clone)]
 pub struct Queue {
     graph: Graph,

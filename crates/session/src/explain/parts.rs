@@ -67,7 +67,7 @@ pub enum StepWork {
     Loop(StepNode, Trips, ExplainedPart),
     /// Fails the run unless a value is true.
     Assertion(StepNode),
-    /// Calls a function of the host.
+    /// Calls a function of the host, or does something with a queue.
     Call(StepNode),
     /// Gives a variable as it was before, or an initial value where it had none.
     ReadOr(StepNode),

@@ -6,7 +6,7 @@ use convoke_graph_core::{HostTensor, NodeId, Result, Shape, TableAction};
 use smallvec::SmallVec;
 
 use crate::cancel::Stop;
-use crate::queues::{self, Claimed, Held, Item, Tables, Uses};
+use crate::queues::{self, Claimed, Held, Item, Uses};
 
 /// What was taken, which is given back when this is dropped, and what is to be put.
 pub(super) struct Taking {
@@ -43,9 +43,9 @@ impl Taking {
         Self { uses, held, items, has_run, fetched: vec![false.into(); n_fetches] }
     }
 
-    /// The tables as the run sees them.
-    pub fn tables(&self) -> Option<&Tables> {
-        self.held.tables()
+    /// What was taken.
+    pub fn held(&self) -> &Held {
+        &self.held
     }
 
     /// What an operation that has run puts at the end, of these values.
@@ -77,6 +77,7 @@ impl Taking {
 
     /// Notes what a step puts, now that it has succeeded.
     pub fn note(&mut self, puts: Vec<Put>) {
+        self.held.keep();
         for Put { of, items, values } in puts {
             let places = match of {
                 Of::Queue(at) => {

@@ -75,6 +75,26 @@ impl Early {
         self.number.is_none() && self.keys.is_none() && self.queue.is_none()
     }
 
+    /// Of an operation inside of a branch or loop: its last operands tell it when the run comes to it.
+    pub fn inside(op: &QueueOp) -> Self {
+        let mut n = 0;
+        let mut next = |is_expected: bool| {
+            is_expected.then(|| {
+                n += 1;
+                Given::Computed(n - 1)
+            })
+        };
+        let (number, keys) = (next(op.has_number()), next(op.has_keys()));
+        let queue = next(!op.among.is_empty()).map(|index| (index, op.among.clone()));
+        Self { number, keys, queue, rows: RowCount::Unknown }
+    }
+
+    /// How many tensors tell it.
+    pub fn n_given(&self) -> usize {
+        let given = [self.number.is_some(), self.keys.is_some(), self.queue.is_some()];
+        given.into_iter().map(usize::from).sum()
+    }
+
     /// The places of feeds that tell it.
     fn fed(&self) -> impl Iterator<Item = usize> {
         let queue = self.queue.as_ref().map(|(index, _)| index);
@@ -259,7 +279,8 @@ impl Uses {
 }
 
 impl Use {
-    fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
+    /// As [`Uses::resolved`].
+    pub(super) fn resolved(&self, data: &[FeedData<'_>], computed: &[HostTensor]) -> Result<Self> {
         let early = Early { rows: self.early.rows.with(data), ..Early::default() };
         let mut resolved = Self { early, ..self.clone() };
         if let Some(number) = &self.early.number {

@@ -78,15 +78,17 @@ impl Kept {
         is_empty && self.draws == 0 && self.step == 0 && self.closed.is_none()
     }
 
-    /// Whether one more element of a run has room beside `before` others of it, once the run has taken what it takes.
-    /// Who waits for more elements than there is room for makes room, and so does who puts more.
-    pub fn has_room(&self, before: usize, taken: usize) -> bool {
+    /// Whether one more element of a run has room beside `before` others of it, once the run has taken what it takes. For
+    /// `had` of those it has room already. Who waits for more elements than there is room for makes room, and so does who
+    /// puts more.
+    pub fn has_room(&self, before: usize, had: usize, taken: usize) -> bool {
         let Some(capacity) = self.spec.capacity else { return true };
         let first = self.takers.front().map(|(ticket, _)| *ticket);
         let own = self.takers.iter().take_while(|(ticket, _)| Some(*ticket) == first);
         let wanted = own.fold(self.kept_back(), |sum, (_, n)| sum.saturating_add(*n));
         let wanted = wanted.max(self.keyed.seekers.front().map_or(0, |first| first.n));
         let left = self.items.len().saturating_sub(taken).saturating_add(self.promised());
+        let left = left.saturating_sub(had);
         left.saturating_add(before) < capacity.max(wanted).max(before.saturating_add(1))
     }
 

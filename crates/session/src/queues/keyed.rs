@@ -192,7 +192,7 @@ impl Kept {
         if !begins(&key) || begun.contains(&key) {
             return Can::Now;
         }
-        self.can_have_room(begun.len(), taken.len(), ticket)
+        self.can_have_room(begun.len(), 0, taken.len(), ticket)
     }
 
     /// Takes the elements that a use takes, of a run of `uses`.

@@ -7,7 +7,7 @@ use convoke_graph_core::{DType, Dims, ErrorKind, NodeId, QueueKind, QueueRole, Q
 use loom::thread;
 
 use super::early::Early;
-use super::uses::Use;
+use super::uses::{Own, Use};
 use super::*;
 use crate::sync::AtomicBool;
 
@@ -46,7 +46,18 @@ impl One {
         let (queue, node, at) = (self.spec.clone(), Arc::from("node"), Location::caller());
         let (places, early) = (vec![0], Early::default());
         let id = NodeId(0);
-        let queues = vec![Use { id, queue, action, node, at, places, early, keys: Arc::default() }];
+        let queues = vec![Use {
+            id,
+            queue,
+            action,
+            node,
+            at,
+            places,
+            early,
+            keys: Arc::default(),
+            rooms: 1,
+            own: Own::default(),
+        }];
         Uses { queues, ..Uses::default() }
     }
 

@@ -39,12 +39,16 @@ impl Queues {
         Arc::new(Handles(self.clone()))
     }
 
-    /// Ends those who wait if there is nobody else: no handle of the session and no run that is under way.
-    pub(super) fn look_for_abandoned(&self, inner: &mut Inner) {
-        if inner.is_orphaned && !inner.is_abandoned && inner.parked.len() == inner.n_submitted {
+    /// Ends those who wait if there is nobody else: no handle of the session and no run that is under way. Whether it does
+    /// so now.
+    pub(super) fn look_for_abandoned(&self, inner: &mut Inner) -> bool {
+        let n_waiting = inner.parked.len().saturating_add(inner.n_held_up);
+        let ends = inner.is_orphaned && !inner.is_abandoned && n_waiting == inner.n_submitted;
+        if ends {
             inner.is_abandoned = true;
             self.wake(inner);
         }
+        ends
     }
 }
 

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::ahead::{Ahead, End, Job, Pair, Wanted};
 use super::early::Early;
 use super::serve::demand;
-use super::uses::{ReaderUse, Use, Uses};
+use super::uses::{Own, ReaderUse, Use, Uses};
 use super::{Inner, state_bytes};
 use crate::feeds::FeedData;
 use convoke_graph_core::batches;
@@ -409,7 +409,18 @@ impl Reads {
         let (id, queue, node) = (used.id, queue.clone(), used.node.clone());
         let (at, places, early) = (used.at, Vec::new(), Early::default());
         let keys = Arc::default();
-        self.names.push(Use { id, queue, action, node, at, places, early, keys });
+        self.names.push(Use {
+            id,
+            queue,
+            action,
+            node,
+            at,
+            places,
+            early,
+            keys,
+            rooms: 1,
+            own: Own::default(),
+        });
     }
 }
 

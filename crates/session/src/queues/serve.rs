@@ -70,8 +70,13 @@ impl Inner {
         let is_ready = lacks.is_empty() && reads.busy.is_empty();
         if is_ready && reads.wanted.is_none() {
             let (of_tables, tables) = self.look_at_tables(uses);
-            let taken = self.take_all(&all, reads, ticket);
-            return Ok(Served::Taken(Taken { of_tables, tables, ..taken }));
+            let mut taken = self.take_all(&all, reads, ticket);
+            taken.undo.extend(uses.inside_fills().into_iter().map(|queue| {
+                *self.coming.entry(queue.name.clone()).or_default() += 1;
+                Undo::Coming { queue: queue.name.clone() }
+            }));
+            let inside = uses.inside.clone();
+            return Ok(Served::Taken(Taken { of_tables, tables, inside, ..taken }));
         }
         self.number(attempt, ticket);
         if let Some(wanted) = reads.wanted.filter(|_| is_ready) {
@@ -282,34 +287,39 @@ impl Inner {
             }
         }
         for undo in taken.undo.into_iter().rev() {
-            match undo {
-                Undo::Room { queue } => {
-                    if let Some(kept) = self.queues.get_mut(&queue) {
-                        kept.reserved -= 1;
-                    }
-                }
-                Undo::Keys { queue, keys, action } => {
-                    if let Some(kept) = self.queues.get_mut(&queue) {
-                        kept.parts.release(&keys, action);
-                    }
-                }
-                Undo::Elements { queue, made, mut items, draws, step } => {
-                    let kept = self.queues.get_mut(&queue);
-                    if let Some(kept) = kept.filter(|kept| kept.made == made) {
-                        kept.settle(&items);
-                        kept.leave_out_old(&mut items, step);
-                        kept.put_back(items, draws);
-                    }
-                }
+            self.settle(&undo);
+            let Undo::Elements { queue, made, mut items, draws, step } = undo else { continue };
+            let kept = self.queues.get_mut(&queue);
+            if let Some(kept) = kept.filter(|kept| kept.made == made) {
+                kept.leave_out_old(&mut items, step);
+                kept.put_back(items, draws);
             }
         }
     }
 
-    /// What this would give back is the run's for good.
+    /// The elements of this are the run's for good, and room and keys that were kept for it are free.
     pub fn settle(&mut self, undo: &Undo) {
-        let Undo::Elements { queue, made, items, .. } = undo else { return };
-        if let Some(kept) = self.queues.get_mut(queue).filter(|kept| kept.made == *made) {
-            kept.settle(items);
+        match undo {
+            Undo::Room { queue, n } => {
+                if let Some(kept) = self.queues.get_mut(queue) {
+                    kept.reserved -= n;
+                }
+            }
+            Undo::Coming { queue } => {
+                if let Some(n) = self.coming.get_mut(queue) {
+                    *n = n.saturating_sub(1);
+                }
+            }
+            Undo::Keys { queue, keys, action } => {
+                if let Some(kept) = self.queues.get_mut(queue) {
+                    kept.parts.release(keys, *action);
+                }
+            }
+            Undo::Elements { queue, made, items, .. } => {
+                if let Some(kept) = self.queues.get_mut(queue).filter(|kept| kept.made == *made) {
+                    kept.settle(items);
+                }
+            }
         }
     }
 
@@ -364,20 +374,25 @@ impl Kept {
 
     /// Whether use `at` of a run can put an element.
     fn can_put(&self, uses: &[Use], at: usize, ticket: u64) -> Can {
-        let before = same(&uses[..at], &self.spec).filter(|other| other.needs_room()).count();
+        let used = &uses[at];
+        let before = same(&uses[..at], &self.spec).filter(|other| other.needs_room());
+        let before = before.map(|other| other.rooms).sum::<usize>() + used.own.rooms;
+        // If there is room for the last, there is for those before it.
+        let last = before.saturating_add(used.rooms.saturating_sub(1));
         let takes = same(uses, &self.spec).filter_map(|other| demand(other.action));
         let taken = takes.fold(0, usize::saturating_add);
         if !self.admits(ticket) {
             return Can::Never(cancelled(format!("{} is closed", self.label())));
         }
-        self.can_have_room(before, taken, ticket)
+        self.can_have_room(last, used.own.rooms, taken, ticket)
     }
 
-    /// Whether a run that takes so many can have room for an element besides `before` others.
-    pub fn can_have_room(&self, before: usize, taken: usize, ticket: u64) -> Can {
+    /// Whether a run that takes so many can have room for an element besides `before` others, for `own` of which it has
+    /// room already.
+    pub fn can_have_room(&self, before: usize, own: usize, taken: usize, ticket: u64) -> Can {
         match self.spec.capacity {
             _ if !is_first(self.putters.front().copied(), ticket) => Can::Later(Lack::Turn),
-            Some(capacity) if !self.has_room(before, taken) => {
+            Some(capacity) if !self.has_room(before, own, taken) => {
                 let (there, promised) = (self.items.len(), self.promised());
                 Can::Later(Lack::Room { capacity, there, promised })
             }
@@ -445,13 +460,13 @@ impl Kept {
 fn take_one(kept: &mut Kept, all: &[Use], used: &Use, ticket: u64, undo: &mut Vec<Undo>) -> Draft {
     let queue = used.queue.name.clone();
     if used.needs_room() {
-        kept.reserved += 1;
+        kept.reserved += used.rooms;
         let (keys, action) = (used.keys.clone(), used.action);
         if !keys.is_empty() {
             kept.parts.promise(&keys, action);
             undo.push(Undo::Keys { queue: queue.clone(), keys, action });
         }
-        undo.push(Undo::Room { queue });
+        undo.push(Undo::Room { queue, n: used.rooms });
         return Draft::Nothing;
     }
     let n = match used.action {

@@ -13,7 +13,7 @@ use convoke_graph_core::{
 };
 
 use super::early::Early;
-use super::uses::TableUse;
+use super::uses::{Own, TableUse};
 use super::{Attempt, Parked, Puts, Queues, Use, Uses};
 use crate::cancel::{Bell, CancelToken, Stop};
 
@@ -28,7 +28,18 @@ fn queue_uses(action: QueueAction) -> Uses {
     });
     let (id, node, at) = (NodeId(0), Arc::from("node"), Location::caller());
     let (places, early, keys) = (vec![0], Early::default(), Arc::default());
-    let queues = vec![Use { id, queue, action, node, at, places, early, keys }];
+    let queues = vec![Use {
+        id,
+        queue,
+        action,
+        node,
+        at,
+        places,
+        early,
+        keys,
+        rooms: 1,
+        own: Own::default(),
+    }];
     Uses { queues, ..Uses::default() }
 }
 

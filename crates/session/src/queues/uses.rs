@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use convoke_compiler::Signature;
 use convoke_graph_core::{
-    Class, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, NodeId, Output, QueueAction, QueueOp,
-    QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, TableAction, TableSpec,
+    Body, Class, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output,
+    QueueAction, QueueOp, QueueSpec, ReaderAction, ReaderOp, ReaderSpec, Result, TableAction,
+    TableSpec,
 };
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
@@ -33,9 +34,36 @@ pub(crate) struct Use {
     pub early: Early,
     /// The keys of what it puts, takes or looks at.
     pub keys: Arc<[Key]>,
+    /// How many elements it waits for room for, if it does.
+    pub rooms: usize,
+    pub own: Own,
+}
+
+/// What a run that is under way has of a queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Own {
+    /// Room for so many elements.
+    pub rooms: usize,
+    /// How often it was noted that it may put.
+    pub coming: usize,
 }
 
 impl Use {
+    fn new(node: &Node, op: &QueueOp, early: Early, places: Vec<usize>) -> Self {
+        Self {
+            id: node.id,
+            queue: op.queue.clone(),
+            action: op.action,
+            node: node.name.clone(),
+            at: node.location,
+            places,
+            early,
+            keys: Arc::default(),
+            rooms: 1,
+            own: Own::default(),
+        }
+    }
+
     /// Whether it waits for room: it puts elements, as far as is known.
     pub fn needs_room(&self) -> bool {
         puts(self.action) && !self.early.has_no_rows()
@@ -88,11 +116,13 @@ pub(crate) struct Uses {
     pub finds: Vec<Arc<TableSpec>>,
     /// What is computed before the run takes anything.
     pub wanted: Vec<Output>,
+    /// What it may do with queues inside of branches and loops, in the order of the nodes.
+    pub inside: Arc<[Arc<Use>]>,
 }
 
 impl Uses {
     pub fn is_empty(&self) -> bool {
-        self.queues.is_empty() && self.readers.is_empty() && !self.has_tables()
+        !self.has_lines() && !self.has_tables()
     }
 
     /// Whether it looks at tables that change, or changes some.
@@ -114,7 +144,7 @@ impl Uses {
 
     /// Whether it uses queues or readers, for which others may wait.
     pub fn has_lines(&self) -> bool {
-        !self.queues.is_empty() || !self.readers.is_empty()
+        !self.queues.is_empty() || !self.readers.is_empty() || !self.inside.is_empty()
     }
 
     /// The places among what is fed of the states that readers are restored from.
@@ -126,19 +156,30 @@ impl Uses {
     }
 
     /// The queues that the run puts into, or may, each once.
-    pub fn fills(&self) -> SmallVec<[Arc<QueueSpec>; 2]> {
-        let mut fills: SmallVec<[Arc<QueueSpec>; 2]> = SmallVec::new();
-        for used in self.queues.iter().filter(|used| puts(used.action)) {
-            let among = used.early.among();
-            let queues = if among.is_empty() { std::slice::from_ref(&used.queue) } else { among };
-            for queue in queues {
-                if !fills.iter().any(|other| other.name == queue.name) {
-                    fills.push(queue.clone());
-                }
+    pub fn fills(&self) -> Fills {
+        filled_by(self.queues.iter().chain(self.inside.iter().map(|used| &**used)))
+    }
+
+    /// Those of them that it may put into inside of branches and loops.
+    pub fn inside_fills(&self) -> Fills {
+        filled_by(self.inside.iter().map(|used| &**used))
+    }
+}
+
+type Fills = SmallVec<[Arc<QueueSpec>; 2]>;
+
+fn filled_by<'a>(uses: impl Iterator<Item = &'a Use>) -> Fills {
+    let mut fills = Fills::new();
+    for used in uses.filter(|used| puts(used.action)) {
+        let among = used.early.among();
+        let queues = if among.is_empty() { std::slice::from_ref(&used.queue) } else { among };
+        for queue in queues {
+            if !fills.iter().any(|other| other.name == queue.name) {
+                fills.push(queue.clone());
             }
         }
-        fills
     }
+    fills
 }
 
 /// Whether an action puts elements.
@@ -174,8 +215,9 @@ pub(crate) fn with_queues(
 ) -> Result<(Signature, Uses)> {
     let mut wider = signature.clone();
     let mut fed: FxHashSet<Output> = signature.feeds.iter().copied().collect();
-    let found = found(graph, signature, &fed);
-    let mut uses = Uses::default();
+    let (found, inside) = found(graph, signature, &fed);
+    let inside = inside.into_iter().filter_map(|id| inside_use(graph, id)).map(Arc::new);
+    let mut uses = Uses { inside: inside.collect(), ..Uses::default() };
     for &id in &found {
         let Class::Queue(op) = graph.node(id).op.class() else { continue };
         let node = graph.node(id);
@@ -250,7 +292,8 @@ fn check_takes(uses: &[Use]) -> Result<()> {
 pub(crate) fn puts_of(graph: &GraphSnapshot, target: NodeId) -> Vec<NodeId> {
     let targets = vec![target];
     let signature = Signature { targets, ..Signature::default() };
-    let mut found = found(graph, &signature, &FxHashSet::default());
+    let (mut found, inside) = found(graph, &signature, &FxHashSet::default());
+    found.extend(inside);
     found.retain(|&id| match graph.node(id).op.class() {
         Class::Queue(op) => puts(op.action),
         _ => false,
@@ -258,10 +301,15 @@ pub(crate) fn puts_of(graph: &GraphSnapshot, target: NodeId) -> Vec<NodeId> {
     found
 }
 
-/// The operations on queues, readers and tables that `signature` needs, in order.
-fn found(graph: &GraphSnapshot, signature: &Signature, fed: &FxHashSet<Output>) -> Vec<NodeId> {
+/// The operations on queues, readers and tables that `signature` needs, in order, and those in the bodies of branches
+/// and loops.
+fn found(
+    graph: &GraphSnapshot,
+    signature: &Signature,
+    fed: &FxHashSet<Output>,
+) -> (Vec<NodeId>, Vec<NodeId>) {
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
-    let mut found: Vec<NodeId> = Vec::new();
+    let (mut found, mut inside) = (Vec::new(), Vec::new());
     let fetched = signature.fetches.iter().filter(|output| !fed.contains(output)).map(|f| f.node);
     let mut stack: Vec<NodeId> = fetched.chain(signature.targets.iter().copied()).collect();
     while let Some(id) = stack.pop() {
@@ -269,21 +317,48 @@ fn found(graph: &GraphSnapshot, signature: &Signature, fed: &FxHashSet<Output>) 
             continue;
         }
         let node = graph.node(id);
-        let acts = match node.op.class() {
-            Class::Queue(op) => op.action != QueueAction::Make,
-            Class::Reader(op) => op.action != ReaderAction::Make,
-            Class::Table(op) => op.action != TableAction::Make,
-            Class::Flow(Flow::Find(_)) => true,
-            _ => false,
-        };
-        if acts && node.invalid.is_none() {
+        if acts(node) {
             found.push(id);
+        }
+        let mut bodies: Vec<&Body> = bodies(node).iter().collect();
+        while let Some(body) = bodies.pop() {
+            inside.extend(body.nodes.iter().filter(|node| acts(node)).map(|node| node.id));
+            bodies.extend(body.nodes.iter().flat_map(|node| self::bodies(node)));
         }
         let inputs = node.inputs.iter().filter(|input| !fed.contains(input));
         stack.extend(inputs.map(|input| input.node).chain(node.controls.iter().copied()));
     }
     found.sort_unstable();
-    found
+    inside.sort_unstable();
+    inside.dedup();
+    (found, inside)
+}
+
+/// Whether a node does something with a queue, reader or table.
+fn acts(node: &Node) -> bool {
+    let acts = match node.op.class() {
+        Class::Queue(op) => op.action != QueueAction::Make,
+        Class::Reader(op) => op.action != ReaderAction::Make,
+        Class::Table(op) => op.action != TableAction::Make,
+        Class::Flow(Flow::Find(_)) => true,
+        _ => false,
+    };
+    acts && node.invalid.is_none()
+}
+
+fn bodies(node: &Node) -> &[Body] {
+    match node.op.class() {
+        Class::Flow(flow) => flow.bodies(),
+        _ => &[],
+    }
+}
+
+/// What a run does with a queue inside of a branch or loop.
+fn inside_use(graph: &GraphSnapshot, id: NodeId) -> Option<Use> {
+    let node = graph.node(id);
+    let Class::Queue(op) = node.op.class() else { return None };
+    let places = if op.is_source() { (0..node.facts.len()).collect() } else { Vec::new() };
+    Some(Use::new(node, op, Early::inside(op), places))
 }
 
 fn queue_use(
@@ -301,17 +376,7 @@ fn queue_use(
         let n_components = node.inputs.len().saturating_sub(op.n_early());
         fetched(&node.inputs[..n_components], signature)
     };
-    let (name, at) = (node.name.clone(), node.location);
-    Use {
-        id,
-        queue: op.queue.clone(),
-        action: op.action,
-        node: name,
-        at,
-        places,
-        early,
-        keys: Arc::default(),
-    }
+    Use::new(node, op, early, places)
 }
 
 /// Fetches inputs of a node, and says their places.

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::Inner;
 use super::kept::label;
-use super::uses::{ReaderUse, Use, Uses};
+use super::uses::{Own, ReaderUse, Use, Uses};
 use crate::cancel::Stop;
 use crate::identity::{Prefix, SessionMetadata};
 
@@ -92,6 +92,8 @@ struct Lacking {
     at: &'static Location<'static>,
     of: Of,
     lack: Lack,
+    /// What the run has of the queue.
+    own: Own,
 }
 
 enum Of {
@@ -141,12 +143,14 @@ impl Inner {
             at: used.at,
             of: Of::Queue(used.queue.clone()),
             lack,
+            own: used.own,
         });
         let readers = readers.map(|used| Lacking {
             node: used.node.clone(),
             at: used.at,
             of: Of::Reader(used.reader.name.clone()),
             lack: Lack::Reader,
+            own: Own::default(),
         });
         waiter.lacks.clear();
         waiter.lacks.extend(queues.chain(readers));
@@ -198,18 +202,22 @@ impl Inner {
         }
         let waiter = self.waiting.get(&ticket)?;
         let lacking = waiter.lacks.iter().filter_map(|lacking| match (&lacking.of, lacking.lack) {
-            (Of::Queue(spec), Lack::Elements { .. } | Lack::Key { .. }) => Some(spec.clone()),
+            (Of::Queue(spec), Lack::Elements { .. } | Lack::Key { .. }) => {
+                Some((spec.clone(), lacking.own))
+            }
             _ => None,
         });
-        let lacking: SmallVec<[Arc<QueueSpec>; 2]> = lacking.collect();
-        lacking.into_iter().find(|spec| {
+        let lacking: SmallVec<[(Arc<QueueSpec>, Own); 2]> = lacking.collect();
+        let found = lacking.into_iter().find(|(spec, own)| {
             let fills = |other: &Waiter| other.fills.iter().any(|queue| queue.name == spec.name);
             let mut others = self.waiting.iter().filter(|(other, _)| **other != ticket);
-            let may_come = self.queues.get(&spec.name).is_some_and(|kept| kept.reserved > 0)
-                || self.coming.get(&spec.name).is_some_and(|&n| n > 0)
-                || others.any(|(_, waiter)| fills(waiter));
+            let may_come =
+                self.queues.get(&spec.name).is_some_and(|kept| kept.reserved > own.rooms)
+                    || self.coming.get(&spec.name).is_some_and(|&n| n > own.coming)
+                    || others.any(|(_, waiter)| fills(waiter));
             !may_come && self.fillers.have_ended_for(&spec.name)
-        })
+        });
+        found.map(|(spec, _)| spec)
     }
 
     /// The runs that wait.

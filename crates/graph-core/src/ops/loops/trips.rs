@@ -212,7 +212,9 @@ pub(super) fn is_unrolled(op: &LoopOp) -> bool {
         let mut n = 0u64;
         for node in &body.nodes {
             n = n.saturating_add(match node.op.class() {
-                Class::State(_) | Class::Random(_) | Class::Control(_) => return None,
+                Class::State(_) | Class::Random(_) | Class::Control(_) | Class::Queue(_) => {
+                    return None;
+                }
                 Class::Flow(Flow::Loop(op)) if op.unrolled => {
                     nodes(&op.body)?.saturating_mul(op.trips?)
                 }

@@ -7,7 +7,7 @@ use crate::{Contents, DType, Error, Fact, HostTensor, OpError, Result, Shape, Te
 /// A tensor is a scalar of i32 or i64. What a run takes it takes before it begins, all at once: so the number must be
 /// known by then. It is constant, fed, or computed from such tensors alone; a number that depends on a variable, on a
 /// random operation or on what the run takes itself is refused with `Unimplemented`: fetch it, and feed it to a later
-/// run.
+/// run. Inside of a branch or loop, where a run takes when it comes to it, anything may compute it.
 #[derive(Debug, Clone)]
 pub enum Amount {
     /// This many.

@@ -1,0 +1,349 @@
+//! Runs that wait for queues inside of a branch or loop: who is told of, what ends them, and what keeps others going.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use convoke::prelude::*;
+use convoke::{CancelToken, Lack, Queue, QueueOptions, QueueRunner, RunOptions, WaitingRun};
+
+const A_WHILE: Duration = Duration::from_millis(15);
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A queue of scalars, what puts one, and a loop that takes `n` and moves them to another queue.
+struct Moving {
+    g: Graph,
+    q: Queue,
+    x: Tensor,
+    put: Operation,
+    to: Queue,
+    n: Tensor,
+    moved: Tensor,
+}
+
+impl Moving {
+    fn new(capacity: Option<usize>) -> Self {
+        let g = Graph::new();
+        let options = || QueueOptions { capacity, ..QueueOptions::default() };
+        let q = g.queue("q", [(I32, dims![])], options());
+        let to = g.queue("to", [(I32, dims![])], options());
+        let x = g.placeholder("x", I32, dims![]);
+        let put = q.enqueue(&[&x]);
+        let n = g.placeholder("n", I32, dims![]);
+        let (_, moved) = g.while_loop(
+            (g.constant(0i32), g.constant(0i32)),
+            |(i, _)| i.less(&n),
+            |(i, sum)| {
+                let x = q.dequeue().remove(0);
+                let put = to.enqueue(&[&x]);
+                g.after(&[&put], || (i + 1, sum * 10 + &x))
+            },
+        );
+        Self { g, q, x, put, to, n, moved }
+    }
+
+    fn session(&self) -> Session {
+        Session::new(&self.g, &Devices::cpu()).unwrap()
+    }
+
+    fn put(&self, session: &Session, x: i32) {
+        session.run(&[self.x.feed(x)], &self.put).unwrap();
+    }
+
+    fn moves(&self, session: &Session, n: i32, options: &RunOptions) -> convoke::Result<i32> {
+        session.run_with(&[self.n.feed(n)], &self.moved, options.clone())?.0.scalar::<i32>()
+    }
+
+    fn submit(&self, session: &Session, n: i32) -> convoke::RunHandle<&Tensor> {
+        session.submit(&[self.n.feed(n)], &self.moved, RunOptions::default())
+    }
+}
+
+/// Waits for what another thread is about to do.
+#[track_caller]
+fn comes(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < GRACE, "it does not come");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The runs that wait, when there are so many.
+#[track_caller]
+fn waiting(session: &Session, n: usize) -> Vec<WaitingRun> {
+    comes(|| session.waiting().len() == n);
+    session.waiting()
+}
+
+fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
+    result.err().expect("an error").kind()
+}
+
+fn size(session: &Session, q: &Queue) -> i32 {
+    session.run(&[], q.size()).unwrap().scalar::<i32>().unwrap()
+}
+
+/// It is listed with what it lacks, has what it took before, and goes on when others put.
+#[test]
+fn a_run_waits_in_the_middle_and_goes_on() {
+    let m = Moving::new(None);
+    let session = m.session();
+    m.put(&session, 1);
+    thread::scope(|scope| {
+        let run = scope.spawn(|| m.moves(&session, 3, &RunOptions::default()).unwrap());
+        let runs = waiting(&session, 1);
+        let operation = &runs[0].operations[0];
+        assert_eq!((&*operation.name, &*operation.of), ("q_dequeue", "q"));
+        assert_eq!(operation.location.file(), file!());
+        assert_eq!(operation.lacks, Lack::Elements { wanted: 1, there: 0 });
+        assert_eq!(size(&session, &m.q), 0);
+        m.put(&session, 2);
+        comes(|| size(&session, &m.q) == 0);
+        assert_eq!(size(&session, &m.to), 0);
+        m.put(&session, 3);
+        assert_eq!(run.join().unwrap(), 123);
+    });
+    assert!(session.waiting().is_empty());
+    assert_eq!(size(&session, &m.to), 3);
+}
+
+/// Timeouts, tokens, closing of the queue and closing of the session end a run that waits in the middle, and what it took is
+/// there again.
+#[test]
+fn what_ends_a_run_that_waits_gives_back_what_it_took() {
+    let m = Moving::new(None);
+    let close = m.q.close();
+    let session = m.session();
+    m.put(&session, 1);
+    m.put(&session, 2);
+    let digest = session.state_digest().unwrap();
+    let options = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
+    assert_eq!(kind(m.moves(&session, 3, &options)), ErrorKind::DeadlineExceeded);
+    assert_eq!(session.state_digest().unwrap(), digest);
+    let token = CancelToken::new();
+    let options = RunOptions { cancel: Some(token.clone()), ..RunOptions::default() };
+    thread::scope(|scope| {
+        let run = scope.spawn(|| m.moves(&session, 3, &options));
+        waiting(&session, 1);
+        assert_ne!(session.state_digest().unwrap(), digest);
+        token.cancel();
+        assert_eq!(kind(run.join().unwrap()), ErrorKind::Cancelled);
+    });
+    assert_eq!(session.state_digest().unwrap(), digest);
+    let run = m.submit(&session, 3);
+    waiting(&session, 1);
+    drop(run);
+    comes(|| session.state_digest().unwrap() == digest);
+    let run = m.submit(&session, 3);
+    waiting(&session, 1);
+    session.run(&[], &close).unwrap();
+    let error = run.wait().unwrap_err();
+    assert_eq!((error.kind(), error.node()), (ErrorKind::OutOfRange, Some("q_dequeue")));
+    let message =
+        "FIFO queue 'q' is closed and has insufficient elements (requested 1, current size 0)";
+    assert_eq!(error.message(), message);
+    assert_eq!(size(&session, &m.q), 2);
+    let session = m.session();
+    let run = m.submit(&session, 3);
+    waiting(&session, 1);
+    session.close();
+    assert_eq!(kind(run.wait()), ErrorKind::Cancelled);
+}
+
+/// A run that waits for room at its end has stored nothing, and is cancelled by `close_and_cancel`.
+#[test]
+fn a_run_waits_for_room_before_it_stores() {
+    let m = Moving::new(Some(2));
+    let v = m.g.variable("v", Init::Zeros, I32, []);
+    let add = v.assign_add(1);
+    let take = m.to.dequeue().remove(0);
+    let cancel = m.to.close_and_cancel();
+    let session = m.session();
+    session.run(&[], m.g.initializers()).unwrap();
+    let run = || session.submit(&[m.n.feed(2)], (&m.moved, &add), RunOptions::default());
+    let now = || session.run(&[], v.value()).unwrap().scalar::<i32>().unwrap();
+    [1, 2].into_iter().for_each(|x| m.put(&session, x));
+    run().wait().unwrap();
+    [3, 4].into_iter().for_each(|x| m.put(&session, x));
+    let second = run();
+    let runs = waiting(&session, 1);
+    assert_eq!(&*runs[0].operations[0].name, "to_enqueue");
+    assert_eq!(runs[0].operations[0].lacks, Lack::Room { capacity: 2, there: 2, promised: 0 });
+    assert_eq!(now(), 1);
+    assert_eq!(session.run(&[], &take).unwrap().scalar::<i32>().unwrap(), 1);
+    thread::sleep(A_WHILE);
+    // There must be room for both.
+    assert!(!second.is_done());
+    assert_eq!(session.run(&[], &take).unwrap().scalar::<i32>().unwrap(), 2);
+    second.wait().unwrap();
+    assert_eq!(now(), 2);
+    [5, 6].into_iter().for_each(|x| m.put(&session, x));
+    let third = run();
+    waiting(&session, 1);
+    session.run(&[], &cancel).unwrap();
+    assert_eq!(kind(third.wait()), ErrorKind::Cancelled);
+    assert_eq!((now(), size(&session, &m.q), size(&session, &m.to)), (2, 2, 2));
+}
+
+/// While a submitted run waits in the middle, another thread works in its place, so that those that it waits for are made;
+/// also of many.
+#[test]
+fn submitted_runs_that_wait_in_the_middle_hold_up_no_others() {
+    let m = Moving::new(None);
+    let options = SessionOptions { runners: 1, ..SessionOptions::default() };
+    let session = Session::with_options(&m.g, &Devices::cpu(), options).unwrap();
+    for _ in 0..2 {
+        let runs: Vec<_> = (0..10).map(|_| m.submit(&session, 2)).collect();
+        waiting(&session, 10);
+        let puts: Vec<_> = (0..20)
+            .map(|_| session.submit(&[m.x.feed(1)], &m.put, RunOptions::default()))
+            .collect();
+        puts.into_iter().for_each(|put| put.wait().unwrap());
+        for run in runs {
+            assert_eq!(run.wait().unwrap().scalar::<i32>().unwrap(), 11);
+        }
+    }
+    assert_eq!(size(&session, &m.to), 40);
+}
+
+/// Nobody puts any more: a run in the middle ends as one that has not begun, whatever it may put there itself.
+#[test]
+fn a_run_in_the_middle_ends_where_nobody_puts_any_more() {
+    let g = Graph::new();
+    let q = g.queue("q", [(I32, dims![])], QueueOptions::default());
+    let numbers = g.fifo_queue("numbers", 9, [(I32, dims![])]);
+    let fill = numbers.enqueue_many(&[&g.constant([1i32, 2])]);
+    let put = q.enqueue(&[&numbers.dequeue()[0]]);
+    let runner = QueueRunner::new(&q, [put]);
+    g.add_queue_runner(&runner);
+    let two = g.map(g.constant([0i32, 0]), |x| x + q.dequeue().remove(0));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], &fill).unwrap();
+    session.run(&[], numbers.close()).unwrap();
+    let coordinator = convoke::input::Coordinator::new();
+    session.start_queue_runners(&coordinator).unwrap();
+    assert_eq!(session.run(&[], &two).unwrap().to_vec::<i32>().unwrap(), [1, 2]);
+    let error = session.run(&[], &two).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error}");
+    coordinator.request_stop();
+    coordinator.join(GRACE).unwrap();
+}
+
+/// As above where the queue stays open. Another run that may still put in its middle may help; the run itself cannot.
+#[test]
+fn only_others_help_a_run_in_the_middle() {
+    let g = Graph::new();
+    let [q, side, gate] =
+        ["q", "side", "gate"].map(|name| g.queue(name, [(I32, dims![])], QueueOptions::default()));
+    let numbers = g.fifo_queue("numbers", 9, [(I32, dims![])]);
+    let open = gate.enqueue(&[&g.constant(2i32)]);
+    // What each takes of another queue it puts into that one.
+    let forward = |from: &Queue| {
+        g.map(g.constant([5i32]), |x| {
+            let y = x + from.dequeue().remove(0);
+            let put = side.enqueue(&[&y]);
+            g.after(&[&put], || y.identity())
+        })
+    };
+    let (from_gate, from_side) = (forward(&gate), forward(&side));
+    let put = q.enqueue(&[&numbers.dequeue()[0]]);
+    let all = g.group([&put, &from_gate.operation(), &from_side.operation()]);
+    g.add_queue_runner(&QueueRunner::new(&q, [all]));
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], numbers.close()).unwrap();
+    let coordinator = convoke::input::Coordinator::new();
+    session.start_queue_runners(&coordinator).unwrap();
+    coordinator.join(GRACE).unwrap();
+    let error = session.run(&[], &from_side).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error}");
+    let message = "all that put into FIFO queue 'side' belong to queue runners, which have ended";
+    assert!(error.message().starts_with(message), "{error}");
+    let first = session.submit(&[], &from_gate, RunOptions::default());
+    // Nothing was put into the gate's queue by a runner, so that it waits.
+    waiting(&session, 1);
+    let second = session.submit(&[], &from_side, RunOptions::default());
+    waiting(&session, 2);
+    session.run(&[], &open).unwrap();
+    assert_eq!(first.wait().unwrap().to_vec::<i32>().unwrap(), [7]);
+    assert_eq!(second.wait().unwrap().to_vec::<i32>().unwrap(), [12]);
+}
+
+/// Submitted runs of a session that is gone: those that wait in the middle end when nobody is left who could help.
+#[test]
+fn nobody_waits_in_the_middle_in_a_session_that_is_gone() {
+    let m = Moving::new(None);
+    let session = m.session();
+    m.put(&session, 7);
+    let both: Vec<_> = (0..3).map(|_| m.submit(&session, 2)).collect();
+    let parked = session.submit(&[], m.to.dequeue(), RunOptions::default());
+    waiting(&session, 4);
+    drop(session);
+    let helped = both.into_iter().map(|run| run.wait().unwrap_err());
+    for error in helped.chain([parked.wait().unwrap_err()]) {
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        assert!(error.message().contains("no handle any more"), "{error}");
+    }
+}
+
+/// Who waits in the middle may be helped by one that is under way when the session goes.
+#[test]
+fn runs_under_way_help_those_in_the_middle() {
+    let m = Moving::new(None);
+    let back = m.g.map(m.g.constant([0i32]), |x| {
+        let y = x + m.to.dequeue().remove(0);
+        let put = m.q.enqueue(&[&y]);
+        m.g.after(&[&put], || y.identity())
+    });
+    for _ in 0..20 {
+        let session = m.session();
+        let first = m.submit(&session, 2);
+        let second = session.submit(&[], &back, RunOptions::default());
+        let third = session.submit(&[], &back, RunOptions::default());
+        waiting(&session, 3);
+        // Two numbers: the first run moves them, and the others move them back.
+        session.submit(&[m.x.feed(1)], &m.put, RunOptions::default()).detach();
+        session.submit(&[m.x.feed(2)], &m.put, RunOptions::default()).detach();
+        drop(session);
+        // Two threads put them, in this order or the other.
+        let first = first.wait().unwrap().scalar::<i32>().unwrap();
+        assert!([12, 21].contains(&first), "{first}");
+        let [a, b] = [second, third].map(|run| run.wait().unwrap().to_vec::<i32>().unwrap());
+        assert_eq!(a[0] + b[0], 3);
+    }
+}
+
+/// Many threads move elements from queue to queue, some of them failing on the way: each element is there once.
+#[test]
+fn many_threads_move_elements_inside() {
+    let m = Moving::new(Some(5));
+    let take = m.to.dequeue().remove(0);
+    let session = m.session();
+    let mut got: Vec<i32> = thread::scope(|scope| {
+        scope.spawn(|| (0..120).for_each(|x| m.put(&session, x)));
+        for t in 0..3u64 {
+            let (m, session) = (&m, &session);
+            scope.spawn(move || {
+                let mut n_done = 0;
+                let mut micros = 100 * (t + 1);
+                while n_done < 20 {
+                    // Those that take too long change nothing.
+                    micros = micros * 2 % 50_000 + 50;
+                    let timeout = Some(Duration::from_micros(micros));
+                    let options = RunOptions { timeout, ..RunOptions::default() };
+                    match m.moves(session, 2, &options) {
+                        Ok(_) => n_done += 1,
+                        Err(e) => assert_eq!(e.kind(), ErrorKind::DeadlineExceeded, "{e}"),
+                    }
+                }
+            });
+        }
+        let taker = scope.spawn(|| {
+            let take = || session.run(&[], &take).unwrap().scalar::<i32>().unwrap();
+            (0..120).map(|_| take()).collect::<Vec<_>>()
+        });
+        taker.join().unwrap()
+    });
+    got.sort_unstable();
+    assert_eq!(got, (0..120).collect::<Vec<i32>>());
+    assert_eq!((size(&session, &m.q), size(&session, &m.to)), (0, 0));
+}
