@@ -87,7 +87,9 @@ fn what_variables_of_strings_refuse() {
             "assign_add and assign_sub needs a tensor of numbers, got string; cast it first",
         ),
     ];
-    for (refused, message) in refusals {
+    let scattered = v.scatter_update(g.constant([0i32]), "a");
+    let message = "scatter_update needs a tensor of numbers or bool, got string; cast it first";
+    for (refused, message) in refusals.into_iter().chain([(scattered, message)]) {
         assert_eq!(refused.node().error().unwrap().message(), message);
     }
     let one = g.variable("one", Init::Constant(1.0), Strings, [2]);

@@ -117,8 +117,11 @@ impl Op for Scatter {
         let [variable, indices, updates] = arity(inputs)?;
         let variable = handle(variable)?;
         indices.expect("the indices of a scatter", "integers", DType::is_int)?;
-        if *self != Self::Update {
-            updates.expect("scattered arithmetic", "numbers", DType::is_number)?;
+        match self {
+            Self::Update => {
+                updates.expect("scatter_update", "numbers or bool", |d| d != DType::String)?;
+            }
+            _ => updates.expect("scattered arithmetic", "numbers", DType::is_number)?,
         }
         if updates.dtype != variable.dtype {
             return Err(OpError::DTypes { lhs: variable.dtype, rhs: updates.dtype });
@@ -166,7 +169,7 @@ impl CustomKernel for Scatter {
             DType::BF16 => self.compute::<bf16>(&rows, [x, updates], y),
             DType::F32 => self.compute::<f32>(&rows, [x, updates], y),
             DType::F64 => self.compute::<f64>(&rows, [x, updates], y),
-            DType::String => Err(Error::internal("a variable has no strings")),
+            DType::String => Err(Error::internal("strings are not scattered")),
         }
     }
 
