@@ -51,7 +51,7 @@ fn value_of(program: &Program, feed: Output) -> Option<ValueId> {
 fn only_reader(program: &Program, id: ValueId, device: DeviceIndex) -> Option<usize> {
     let at = program.segments.iter().position(|segment| segment.uploads.contains(&id))?;
     let segment = &program.segments[at];
-    let can_fail = |&group: &u32| program.groups[group as usize].can_fail();
+    let can_fail = |&group: &u32| program.groups[group as usize].can_fail_late(&program.values);
     let later = &program.segments[at + 1..];
     let is_last =
         later.iter().all(|other| other.device == HOST && !other.groups.iter().any(can_fail));

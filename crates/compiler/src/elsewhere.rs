@@ -1,6 +1,7 @@
 //! Sums into variables of GPUs that are not computed where they are stored: from elements that a run was given before.
 
 use convoke_graph_core::NodeId;
+use rustc_hash::FxHashSet;
 
 use crate::{HOST, Program, Segment, Source, ValueId};
 
@@ -10,8 +11,36 @@ impl Program {
     pub fn sums_elsewhere(&self) -> bool {
         self.segments.iter().filter(|segment| segment.device != HOST).any(|segment| {
             let mut commits = segment.commits.iter().filter(|c| c.accumulates || c.sums);
-            commits.any(|commit| !self.builds_on(segment, commit.value, commit.variable))
+            commits.any(|commit| {
+                let (value, variable) = (commit.value, commit.variable);
+                // Of several sums, one may have been computed elsewhere, and another reads the variable here.
+                !self.builds_on(segment, value, variable)
+                    || (!commit.accumulates && self.is_sent(segment, value, variable))
+            })
         })
+    }
+
+    /// Whether groups of a segment make a value from something that others have made from the elements of a variable.
+    fn is_sent(&self, segment: &Segment, value: ValueId, variable: NodeId) -> bool {
+        let mut wanted = FxHashSet::from_iter([value]);
+        let mut sent = FxHashSet::default();
+        let is_own: FxHashSet<u32> = segment.groups.iter().copied().collect();
+        for (at, group) in self.groups.iter().enumerate().rev() {
+            let [is_wanted, is_sent] =
+                [&wanted, &sent].map(|of| group.outputs.iter().any(|output| of.contains(output)));
+            if !is_wanted && !is_sent {
+                continue;
+            }
+            let here = is_own.contains(&(at as u32)) && !is_sent;
+            for input in &group.inputs {
+                match self.value(input.value).source {
+                    Source::Variable(own) if own == variable && !here => return true,
+                    _ if here => wanted.insert(input.value),
+                    _ => sent.insert(input.value),
+                };
+            }
+        }
+        false
     }
 
     /// Whether groups of a segment make a value from the elements of a variable.

@@ -12,7 +12,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use convoke_graph_core::{
-    BodyId, Class, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output, Result, State,
+    BodyId, Class, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Output, QueueAction,
+    Result, State,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -341,7 +342,7 @@ pub(crate) fn is_flow(node: &Node, fed: &FxHashSet<Output>) -> bool {
         }
         Class::Flow(_) => true,
         // Outside of bodies, what is taken is fed, and what is put is fetched.
-        Class::Queue(_) => node.body != BodyId::GRAPH,
+        Class::Queue(op) => node.body != BodyId::GRAPH && op.action != QueueAction::Make,
         _ => false,
     }
 }

@@ -93,6 +93,11 @@ impl Group {
         }
     }
 
+    /// Whether anything but the system can fail it, or strings that it makes find no memory.
+    pub fn can_fail_late(&self, values: &[Value]) -> bool {
+        self.can_fail() || self.has_strings(values)
+    }
+
     fn check(&self) -> Option<Check> {
         match &self.kernel {
             Kernel::Elementwise(fused) | Kernel::Rows(Rows { fused, .. }) => fused.check,

@@ -306,6 +306,6 @@ impl<'a> Scheduling<'a> {
     }
 
     fn can_fail(&self, segment: &Segment) -> bool {
-        segment.groups.iter().any(|&i| self.groups[i as usize].can_fail())
+        segment.groups.iter().any(|&i| self.groups[i as usize].can_fail_late(self.values))
     }
 }

@@ -201,7 +201,7 @@ impl StringKernel {
     fn concat(&self, seen: &[Seen<'_>], n_outer: usize) -> Result<HostTensor> {
         let inputs: Vec<&[&[u8]]> = seen.iter().map(Seen::strings).collect::<Result<_>>()?;
         let mut all: Vec<&[u8]> = reserved(self.shape.len())?;
-        for outer in 0..n_outer {
+        for outer in 0..if self.shape.is_empty() { 0 } else { n_outer } {
             for strings in &inputs {
                 let row = strings.len() / n_outer;
                 all.extend_from_slice(&strings[outer * row..][..row]);
@@ -305,8 +305,9 @@ impl Gather {
         };
         let rows = indices.to_i128s()?.into_iter().enumerate().map(row);
         let rows: Vec<usize> = rows.collect::<Result<_, _>>()?;
-        let mut all = reserved(rows.len().saturating_mul(self.outer).saturating_mul(self.inner))?;
-        for outer in 0..self.outer {
+        let n = rows.len().saturating_mul(self.outer).saturating_mul(self.inner);
+        let mut all = reserved(n)?;
+        for outer in 0..if n == 0 { 0 } else { self.outer } {
             for row in &rows {
                 let begin = (outer * self.size + row) * self.inner;
                 all.extend_from_slice(&strings[begin..][..self.inner]);

@@ -4,7 +4,7 @@ use std::panic::Location;
 
 use rustc_hash::FxHashMap;
 
-use crate::{Graph, GraphSnapshot, Node, NodeId, Output, Tensor, Variable};
+use crate::{DType, Graph, GraphSnapshot, Node, NodeId, Output, Tensor, Variable};
 
 /// What an operation sees when it is asked for the gradient of its inputs.
 pub struct Backward<'a> {
@@ -65,6 +65,9 @@ impl Tensor {
         if self.node().invalid.is_some() {
             let refused = graph.scope("gradients", || self.identity());
             return vec![Some(refused); xs.len()];
+        }
+        if self.dtype() == DType::String {
+            return vec![None; xs.len()];
         }
         let ones = graph.scope("gradients", || self.like(1.0).broadcast_like(self));
         graph.gradients_from(vec![(self.clone(), ones)], xs, NodeId(0))

@@ -210,7 +210,12 @@ impl HostTensor {
     /// [`ErrorKind::ResourceExhausted`] if there is no memory of that size.
     pub fn zeros(dtype: DType, shape: Shape) -> Result<Self> {
         if dtype == DType::String {
-            let strings = vec![Vec::new(); shape.len()];
+            let mut strings: Vec<Vec<u8>> = Vec::new();
+            strings.try_reserve_exact(shape.len()).map_err(|_| {
+                let message = format!("no memory for {} strings", shape.len());
+                Error::new(ErrorKind::ResourceExhausted, message)
+            })?;
+            strings.resize(shape.len(), Vec::new());
             return Ok(Self { dtype, shape, data: Elements::Strings(strings.into()) });
         }
         let bytes = AlignedBytes::zeroed(shape.len() * dtype.n_bytes())?;

@@ -78,7 +78,7 @@ pub(crate) struct Core {
     /// Held for writing by what moves variables that have settled, for reading by the runs of a session that does.
     moves: RwLock<()>,
     /// When nobody is half through with storing.
-    pub moments: Moments,
+    pub moments: Arc<Moments>,
     /// Runs that count follow one another.
     pub turn: Arc<Turn>,
     activity: Arc<Activity>,
@@ -173,7 +173,7 @@ impl Core {
             growth: Mutex::default(),
             grown: LastGrown::default(),
             moves: RwLock::default(),
-            moments: Moments::default(),
+            moments: Arc::default(),
             turn: Arc::default(),
             queues: Queues::new(graph, options.stall_after, metadata),
             identity,
@@ -436,6 +436,8 @@ impl Core {
                         && !metadata.stores
                         && !request.puts.is_some_and(Puts::is_outdated) =>
                 {
+                    // Others that it waits for may wait for these tables.
+                    drop(request.puts.and_then(Puts::give_up));
                     metadata.begin_again(request);
                 }
                 run => return run,

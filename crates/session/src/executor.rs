@@ -381,9 +381,8 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let feeds = &*self.brought(feeds, metadata)?;
-        if self.stores_alone {
-            run.storing.inspect(|storing| storing.begin_alone());
-        }
+        let alone = run.storing.filter(|_| self.stores_alone);
+        alone.map_or(Ok(()), |storing| storing.begin_alone(Some(&stop)))?;
         let result = self.run_bound(feeds, run, timings, stop, outputs, metadata);
         if result.is_err() {
             // It may be made again, and wait for others.
@@ -486,7 +485,9 @@ impl Compiled {
                     metadata.overlaps += u64::from(!running.is_empty());
                     on.check(metadata.stores)?;
                     if !work.commits.is_empty() {
-                        on.storing.inspect(|storing| storing.begin());
+                        // What was donated may be overwritten already.
+                        let stop = (!metadata.stores).then_some(&on.stop);
+                        on.storing.map_or(Ok(()), |storing| storing.begin(stop))?;
                     }
                     let started =
                         self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);

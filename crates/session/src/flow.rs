@@ -89,6 +89,8 @@ struct Running<'a> {
     request: &'a Request<'a>,
     stop: Stop<'a>,
     held: Holdings,
+    /// Whether it is no part of another.
+    is_own: bool,
     /// The branch or loop of the whole that runs.
     at: NodeId,
     /// Its turn, if it counts and has nothing left to wait for.
@@ -120,18 +122,17 @@ pub(crate) fn run(
         Some(held) => (**held).clone(),
         None => Holdings::take(core, &flow.plan.held, &flow.plan.read)?,
     };
-    let (at, turn) = (NodeId(0), None);
-    let mut running = Running { core, flow, request, stop, held: own, at, turn, metadata };
+    let (at, turn, is_own) = (NodeId(0), None, held.is_none());
+    let mut running = Running { core, flow, request, stop, held: own, is_own, at, turn, metadata };
     let given = request.data.iter().map(|data| data.to_tensor().map(Some));
     let given: Vec<Option<HostTensor>> = given.collect::<Result<_>>()?;
-    let is_own = held.is_none();
-    let results = running.whole(&flow.plan.whole, &given, check, is_own)?;
+    let results = running.whole(&flow.plan.whole, &given, check)?;
     running.metadata.program_cached = running.metadata.preparing.is_zero();
     match held {
         Some(held) => *held = running.held,
         None => {
             let own = core.moments.storing(false);
-            running.held.store(core, request.storing.unwrap_or(&own))?;
+            running.held.store(core, request.storing.unwrap_or(&own), &running.stop)?;
             running.held.note_crossings(running.metadata);
         }
     }
@@ -145,7 +146,6 @@ impl<'a> Running<'a> {
         part: &Part,
         given: &[Option<HostTensor>],
         check: Check<'_>,
-        is_own: bool,
     ) -> Result<Vec<HostTensor>> {
         let mut slots = self.begin(part, given)?;
         // Only the last program stores by itself.
@@ -159,7 +159,7 @@ impl<'a> Running<'a> {
             }
             self.step(step, &mut slots)?;
         }
-        self.reserve(is_own)?;
+        self.reserve()?;
         match last {
             Some(last) => self.program(last, &mut slots, Some((part, check)))?,
             None => {
@@ -248,13 +248,13 @@ impl<'a> Running<'a> {
     }
 
     /// Reserves room for what the run puts inside of branches and loops, and takes its turn if it counts and has none yet.
-    fn reserve(&mut self, is_own: bool) -> Result<()> {
+    fn reserve(&mut self) -> Result<()> {
         let Some(held) = self.request.held else { return Ok(()) };
         let mut held_up = None;
-        held.reserve(&self.stop, &mut || self.hold_up(&mut held_up))?;
+        held.reserve(&self.request.planned.uses, &self.stop, &mut || self.hold_up(&mut held_up))?;
         drop(held_up);
         let planned = self.request.planned;
-        if is_own && planned.counts && !planned.uses.inside.is_empty() {
+        if self.is_own && planned.counts && !planned.uses.inside.is_empty() {
             self.turn = Some(self.core.turn.take(&self.stop)?);
         }
         Ok(())
@@ -295,9 +295,8 @@ impl<'a> Running<'a> {
                 None => fetched(slot).ok_or_else(no_value),
             };
             check(&part.results.iter().map(shape).collect::<Result<Vec<_>>>()?)?;
-            if let Some(storing) = self.request.storing.filter(|_| self.held.lie_on_gpus()) {
-                storing.begin_alone();
-            }
+            let storing = self.request.storing.filter(|_| self.is_own && self.held.lie_on_gpus());
+            storing.map_or(Ok(()), |storing| storing.begin_alone(Some(&self.stop)))?;
         }
         let mut tensors = Vec::new();
         let (core, timings) = (self.core, self.request.options.timings);

@@ -9,6 +9,7 @@ use convoke_compiler::{DeviceIndex, HOST};
 use convoke_graph_core::{AlignedBytes, Error, ErrorKind, HostTensor, Node, NodeId, Result};
 use rustc_hash::FxHashMap;
 
+use crate::cancel::Stop;
 use crate::core::Core;
 use crate::drawing::{Drawing, Draws};
 use crate::metadata::RunMetadata;
@@ -224,25 +225,34 @@ impl Holdings {
     /// Stores what was assigned and drawn, as the last step but for what `storing` knows of.
     ///
     /// # Errors
-    /// Others have stored meanwhile what can't be brought together with it; a device has no memory or is lost. Nothing
-    /// is stored then.
-    pub fn store(&self, core: &Core, storing: &Storing<'_>) -> Result<()> {
-        let stored = self.try_store(core, storing);
+    /// Others have stored meanwhile what can't be brought together with it; a device has no memory or is lost; what
+    /// `stop` says. Nothing is stored then.
+    pub fn store(&self, core: &Core, storing: &Storing<'_>, stop: &Stop<'_>) -> Result<()> {
+        let stored = self.try_store(core, storing, stop);
         if stored.is_err() {
             storing.end();
         }
         stored
     }
 
-    fn try_store(&self, core: &Core, storing: &Storing<'_>) -> Result<()> {
+    fn try_store(&self, core: &Core, storing: &Storing<'_>, stop: &Stop<'_>) -> Result<()> {
         let changed = self.variables.values().filter(|holding| holding.now.is_some());
         let journal = self.journal.borrow();
         if changed.clone().next().is_none() && journal.drawn.is_empty() {
             return Ok(());
         }
-        match changed.clone().any(|holding| holding.device != HOST) {
-            true => storing.begin_alone(),
-            false => storing.begin_if_it_goes_on(),
+        if !storing.has_begun() {
+            // A variable may have settled on a GPU since the run began.
+            let home = |kept: &Kept, holding: &Holding| {
+                kept.variables.get(&holding.variable.id).map_or(holding.device, |own| own.device)
+            };
+            let kept = core.state.lock();
+            let is_away = changed.clone().any(|holding| home(&kept, holding) != HOST);
+            drop(kept);
+            match is_away {
+                true => storing.begin_alone(Some(stop))?,
+                false => storing.begin_if_it_goes_on(Some(stop))?,
+            }
         }
         let mut kept = core.state.lock();
         // A closed session has freed what it kept.

@@ -42,8 +42,8 @@ use taking::{Put, Taking};
 ///
 /// The first step that needs anything of queues (staging areas, accumulators and barriers among them), readers or tables
 /// that change takes all that the whole run takes from them, at one time, and keeps room for what the run puts; it waits
-/// for that as its options say. So a run never waits for one thing while it keeps another, and gets the elements that one
-/// run would get, in whatever order steps ask for them. Numbers of elements, keys of a barrier and choices of a queue that
+/// for that as its options say, and gets the elements that one run would get, in whatever order steps ask for them. Inside of
+/// branches and loops a step takes as it comes to it, and keeps what it has taken: two runs may wait for one another there. Numbers of elements, keys of a barrier and choices of a queue that
 /// are fed, or computed from what is fed, are known by then: what they depend on is fed with that step or before it, also
 /// where the step itself asks for something else. What the run puts comes into the queues at the end, and readers stand
 /// where they stood until then. A run that is dropped before gives back what it has taken. One that is ended by
@@ -330,7 +330,7 @@ impl PartialRun {
         stop.check()?;
         let _turn = held.counts().then(|| core.turn.take(stop)).transpose()?;
         let claimed = taking.map(|taking| taking.claim(last, stop)).transpose()?;
-        held.store(core, storing)?;
+        held.store(core, storing, stop)?;
         Ok(claimed.flatten())
     }
 

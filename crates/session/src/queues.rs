@@ -338,7 +338,8 @@ impl Queues {
                 inner.forget(attempt);
             }
             // Others may have their turn now, or room for what somebody waits for.
-            let frees = !goes_on && uses.has_lines();
+            let is_nothing = matches!(&served, Ok(Served::Taken(taken)) if taken.undo.is_empty());
+            let frees = !goes_on && !is_nothing && uses.has_lines();
             if take(&mut inner.moved) || frees {
                 self.wake(&mut inner);
             }

@@ -274,8 +274,8 @@ impl Session {
     /// the handle does.
     ///
     /// Elements that are borrowed are copied first. Submitted runs start in the order in which they were submitted,
-    /// as many at once as [`SessionOptions::runners`] says; there is no order in which they end, or store what they
-    /// assign.
+    /// as many at once as [`SessionOptions::runners`] says, besides those that wait for queues inside of branches and
+    /// loops, each with a thread of its own; there is no order in which they end, or store what they assign.
     pub fn submit<F: Fetch>(
         &self,
         feeds: &[Feed<'_>],

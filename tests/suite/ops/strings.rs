@@ -80,7 +80,7 @@ fn views_of_strings() {
 }
 
 #[test]
-fn moves_of_strings() {
+fn concat_of_strings() {
     let row = |x: &[u8], y: &[u8]| strings(&[1, 2], &[x, y]);
     check(
         "concat",
@@ -118,6 +118,10 @@ fn moves_of_strings() {
                 .refused("expected shape [?, 2], got [?, 1]"),
         ],
     );
+}
+
+#[test]
+fn stacks_of_strings() {
     check(
         "stack and unstack",
         |xs| {
@@ -129,6 +133,10 @@ fn moves_of_strings() {
             .x(strings(&[2], &[b"\xfe", b""]))
             .y(strings(&[2], &[b"\xfe", b""]))],
     );
+}
+
+#[test]
+fn gathered_strings() {
     check(
         "gather",
         |xs| xs[0].gather(&xs[1], 0),
@@ -162,6 +170,11 @@ fn moves_of_strings() {
             .x([1i32, 1])
             .y(strings(&[2, 2], &[b"c", b"c", b"d", b"d"]))],
     );
+}
+
+#[test]
+fn padded_strings() {
+    let row = |x: &[u8], y: &[u8]| strings(&[1, 2], &[x, y]);
     check(
         "pad",
         |xs| xs[0].pad(&[[1, 0], [0, 2]]),
@@ -543,7 +556,7 @@ fn what_is_no_number_fails_the_run() {
 }
 
 #[test]
-fn lengths_and_parts_of_strings() {
+fn lengths_of_strings() {
     check(
         "string_length",
         |xs| xs[0].string_length(),
@@ -557,6 +570,10 @@ fn lengths_and_parts_of_strings() {
             ),
         ],
     );
+}
+
+#[test]
+fn parts_of_strings() {
     check(
         "substr",
         |xs| xs[0].substr(&xs[1], &xs[2]),
@@ -599,6 +616,10 @@ fn lengths_and_parts_of_strings() {
                 .refused("substr's place needs a tensor of integers, got f32; cast it first"),
         ],
     );
+}
+
+#[test]
+fn parts_that_are_not_there() {
     for (pos, len, message) in [
         (4, 1, "the first byte 4 is out of range: expected from -3 to 3, of the string at place 1"),
         (
@@ -610,7 +631,7 @@ fn lengths_and_parts_of_strings() {
     ] {
         let g = Graph::new();
         let x = g.placeholder("x", Strings, dims![2]);
-        let y = x.substr(&g.constant([0, pos]), &g.constant([1, len]));
+        let y = x.substr(g.constant([0, pos]), g.constant([1, len]));
         let session = Session::new(&g, &Devices::cpu()).unwrap();
         let error = session.run(&[x.feed(strings(&[2], &[b"abc", b"abc"]))], &y).unwrap_err();
         assert_eq!((error.kind(), error.node()), (ErrorKind::InvalidArgument, Some("substr")));
@@ -624,4 +645,19 @@ fn strings_have_no_gradients() {
     let x = g.placeholder("x", F32, dims![2]);
     let y = x.as_string().string_to_number(F32).sum(());
     assert!(y.gradients(&[&x])[0].is_none());
+    // Though a look-up of numbers has one.
+    let names = g.placeholder("names", Strings, dims![3]);
+    let found = names.gather(g.constant([0i32, 2]), 0);
+    assert!(found.gradients(&[&names])[0].is_none());
+    assert!(g.check().is_empty());
+}
+
+/// More strings than there is memory for.
+#[test]
+fn strings_without_memory_are_an_error() {
+    let g = Graph::new();
+    let v = g.variable("v", Init::Zeros, Strings, [1 << 59]);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let error = session.run(&[], v.initialized_value()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
 }

@@ -298,6 +298,37 @@ fn what_a_run_puts_comes_in_at_its_end_in_order() {
     }
 }
 
+/// Room for what is put outside and inside is taken at one time: a run that had some of it, and waited for more, would
+/// wait for itself.
+#[test]
+fn what_is_put_outside_and_inside_waits_for_room_together() {
+    let g = Graph::new();
+    let (q, ..) = scalars(&g, "q", Some(2));
+    let own = q.enqueue(&[&g.constant(-1i32)]);
+    let p = g.placeholder("p", Bool, dims![]);
+    let branch = || {
+        let put = q.enqueue(&[&g.constant(5i32)]);
+        g.after(&[&put], || g.constant(1i32))
+    };
+    let inside = g.cond(&p, branch, || g.constant(0i32));
+    let pair = q.dequeue_many(2).remove(0);
+    let options = SessionOptions { timeout: Some(Duration::from_secs(60)), ..Default::default() };
+    let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    session.run(&[p.feed(true)], (&inside, &own)).unwrap();
+                }
+            });
+        }
+        for _ in 0..200 {
+            assert_eq!(ints(&session.run(&[], &pair).unwrap()), [-1, 5]);
+        }
+    });
+    assert_eq!(int(session.run(&[], q.size()).unwrap()), 0);
+}
+
 /// As with several puts of one run: there is room for all, or they are more than the capacity and the queue is empty.
 #[test]
 fn puts_of_a_loop_need_room_as_those_of_a_run_do() {

@@ -176,7 +176,7 @@ fn damaged_strings_change_nothing() {
     noted(&|note| note["strings"][0]["place"]["ends"] = json!("nowhere"));
     refused(DataLoss, "\"nowhere\", of a variable, is not there");
     noted(&|note| note["strings"][0]["place"]["ends"] = json!("w"));
-    refused(DataLoss, "has another dtype");
+    refused(InvalidArgument, "names/ends_");
     noted(&|note| note["strings"][0]["name"] = json!("w"));
     refused(DataLoss, "it has \"w\" of strings and of numbers");
     // What ends where it does not.

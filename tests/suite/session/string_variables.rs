@@ -80,8 +80,8 @@ fn what_variables_of_strings_refuse() {
     let g = Graph::new();
     let v = g.variable("v", Init::Zeros, Strings, [2]);
     let refusals = [
-        (v.assign(1.0), "dtypes differ: string and f32; cast one of them"),
-        (v.assign(&g.constant(strings(&["a"; 3]))), "expected shape [2], got [3]"),
+        (v.assign(1.0), "dtypes differ: string and f64; cast one of them"),
+        (v.assign(g.constant(strings(&["a"; 3]))), "expected shape [2], got [3]"),
         (
             v.assign_add("a"),
             "assign_add and assign_sub needs a tensor of numbers, got string; cast it first",

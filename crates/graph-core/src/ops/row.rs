@@ -10,6 +10,9 @@ use crate::{
     Tensor,
 };
 
+/// What is asked of two strings.
+pub type StringTest = fn(&[u8], &[u8]) -> bool;
+
 /// One elementwise operation: what it computes for floats, integers and bools, on the CPU and in
 /// WGSL, its gradient, and the points that tests try.
 ///
@@ -26,7 +29,7 @@ pub struct Row {
     /// Bools.
     pub bools: Option<BoolFns>,
     /// A test of two strings.
-    pub strings: Option<fn(&[u8], &[u8]) -> bool>,
+    pub strings: Option<StringTest>,
     /// The gradient of each input.
     pub gradient: fn(&Backward<'_>) -> Vec<Option<Tensor>>,
     /// Inputs worth testing; of pairs, all combinations.

@@ -100,7 +100,8 @@ impl Tensor {
     /// case, and blanks around it. Integers are i32 or i64, floats f32 or f64, rounded to the nearest.
     ///
     /// # Errors
-    /// Recorded: another dtype, or what is no string. In a run: a string that is no such number or is out of range.
+    /// Recorded: another dtype, or what is no string. In a run: a string that is no such number, or an integer that
+    /// is out of range; a float that is too large is infinite.
     ///
     /// # Source
     /// TensorFlow's `tf.string_to_number`, which also takes hexadecimal floats.
@@ -143,7 +144,7 @@ impl Tensor {
 impl TextOp {
     /// Whether what the data holds can fail it.
     pub fn can_fail(&self) -> bool {
-        matches!(self, Self::ToNumber(_) | Self::Substr)
+        matches!(self, Self::ToNumber(_) | Self::Substr | Self::Length)
     }
 
     /// The axes of a join of a tensor of `rank`, the outermost of what is joined first.

@@ -23,6 +23,7 @@ impl Core {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.turn.ring();
+        self.moments.ring();
         self.free();
         self.identity.iter().for_each(Identity::release);
     }

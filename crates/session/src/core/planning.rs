@@ -122,7 +122,8 @@ impl Core {
         }
         graph = graph.narrowed(&signature.fetches, &signature.targets, &given(&signature));
         let feeds = signature.feeds.clone();
-        let (signature, uses) = with_queues(&graph, &signature).map_err(|e| self.located(e))?;
+        let (signature, mut uses) = with_queues(&graph, &signature).map_err(|e| self.located(e))?;
+        uses.reserve_late();
         if self.options.warn_of_growth {
             let mut growth = self.growth.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(warning) = growth.warning(&graph) {

@@ -35,10 +35,11 @@ impl Compiled {
         if commits.is_empty() && draws.is_empty() {
             return Ok(());
         }
+        let stop = (!has_stored).then_some(&on.stop);
         match on.storing {
             // What bodies have assigned is stored later, and what was drawn.
-            Some(storing) if on.journal.is_some() => storing.begin(),
-            Some(storing) => storing.begin_if_it_goes_on(),
+            Some(storing) if on.journal.is_some() => storing.begin(stop)?,
+            Some(storing) => storing.begin_if_it_goes_on(stop)?,
             None => {}
         }
         let mut kept = on.state.lock();

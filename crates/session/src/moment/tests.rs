@@ -1,5 +1,6 @@
 //! Who restores or resets, beside a run that is half through with storing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -26,20 +27,20 @@ fn check(session: &Session, change: impl Fn() + Sync) {
     let moments = &session.core.moments;
     let (first, second) = (moments.storing(true), moments.storing(true));
     let has_changed = AtomicBool::new(false);
-    first.begin();
+    first.begin(None).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             change();
             has_changed.store(true, Ordering::SeqCst);
         });
-        while moments.lock().first == 0 && !has_changed.load(Ordering::SeqCst) {
+        while moments.lock().waiting.is_empty() && !has_changed.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(20));
         let is_early = has_changed.load(Ordering::SeqCst);
         let version = session.core.state.lock().variables.values().map(|v| v.version).max();
         first.end();
-        second.begin();
+        second.begin(None).unwrap();
         second.end();
         assert_eq!((is_early, version), (false, Some(2)));
     });
@@ -62,7 +63,7 @@ fn who_resets_waits_for_who_stores() {
 
 #[test]
 fn who_stores_alone_waits_for_all_and_all_wait_for_him() {
-    let moments = super::Moments::default();
+    let moments = Arc::new(super::Moments::default());
     let [is_alone, has_begun, looks, may_end] = [(); 4].map(|()| AtomicBool::new(false));
     let comes = |flag: &AtomicBool| {
         while !flag.load(Ordering::SeqCst) {
@@ -70,16 +71,16 @@ fn who_stores_alone_waits_for_all_and_all_wait_for_him() {
         }
     };
     let beside = moments.storing(false);
-    beside.begin();
+    beside.begin(None).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             let alone = moments.storing(false);
-            alone.begin_alone();
+            alone.begin_alone(None).unwrap();
             is_alone.store(true, Ordering::SeqCst);
             comes(&may_end);
             alone.end();
         });
-        while moments.lock().first == 0 {
+        while moments.lock().waiting.is_empty() {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(20));
@@ -87,7 +88,7 @@ fn who_stores_alone_waits_for_all_and_all_wait_for_him() {
         beside.end();
         comes(&is_alone);
         scope.spawn(|| {
-            moments.storing(false).begin();
+            moments.storing(false).begin(None).unwrap();
             has_begun.store(true, Ordering::SeqCst);
         });
         scope.spawn(|| {
@@ -101,6 +102,6 @@ fn who_stores_alone_waits_for_all_and_all_wait_for_him() {
         comes(&looks);
         assert_eq!(early, [false, false]);
     });
-    let counts = moments.lock();
-    assert_eq!((counts.storing, counts.first, counts.looking), (0, 0, 0));
+    let line = moments.lock();
+    assert!(line.inside.is_none() && line.waiting.is_empty(), "{line:?}");
 }

@@ -3,10 +3,10 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use convoke_compiler::{Group, Program};
+use convoke_compiler::{Group, Program, ValueId};
 use convoke_graph_core::{NodeId, Output};
 use convoke_placement::Solution;
-use rustc_hash::{FxHashMap, FxHasher};
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::Placing;
 use crate::sync::Mutex;
@@ -25,9 +25,10 @@ pub(crate) struct Grown {
     groups: FxHashMap<u64, usize>,
     /// The device that each feed was on.
     homes: FxHashMap<Output, usize>,
-    /// How many groups were placed together, and how many beside them since.
+    /// How many groups were placed together, how many beside them since, and how many have gone.
     n_together: usize,
     n_since: usize,
+    n_gone: usize,
 }
 
 /// The last large program's.
@@ -63,26 +64,31 @@ impl Growing {
     ) -> Option<Vec<Option<usize>>> {
         let last = self.last.as_ref()?;
         let groups = self.groups.iter().map(|group| last.groups.get(group).copied());
-        let n_new = groups.clone().filter(Option::is_none).count();
-        let n_missing = last.groups.len().saturating_sub(self.groups.len() - n_new);
+        let (n_new, n_missing) = self.changes(last);
         let is_part = |n: usize| n.saturating_mul(NEW_PART) <= last.n_together;
         let mut homes = homes(placing).into_iter();
         let is_moved =
             homes.any(|(feed, home)| last.homes.get(&feed).is_some_and(|&at| at != home));
-        if is_moved || !is_part(n_new + last.n_since) || !is_part(n_missing) {
+        if is_moved || !is_part(n_new + last.n_since) || !is_part(n_missing + last.n_gone) {
             return None;
         }
         let variables = variables.iter().map(|variable| last.variables.get(variable).copied());
         Some(variables.chain(groups).collect())
     }
 
+    /// How many groups are new, and how many have gone.
+    fn changes(&self, last: &Grown) -> (usize, usize) {
+        let n_new = self.groups.iter().filter(|group| !last.groups.contains_key(group)).count();
+        (n_new, last.groups.len().saturating_sub(self.groups.len() - n_new))
+    }
+
     /// Notes where the program's items went.
     pub fn note(self, placing: &Placing<'_>, variables: &[NodeId], solution: &Solution) {
         let n_groups = self.groups.len();
-        let last = self.last.filter(|_| solution.n_kept > 0);
-        let (n_together, n_since) = last.map_or((n_groups, 0), |last| {
-            let is_new = |group: &&u64| !last.groups.contains_key(group);
-            (last.n_together, last.n_since + self.groups.iter().filter(is_new).count())
+        let last = self.last.as_ref().filter(|_| solution.n_kept > 0);
+        let (n_together, n_since, n_gone) = last.map_or((n_groups, 0, 0), |last| {
+            let (n_new, n_missing) = self.changes(last);
+            (last.n_together, last.n_since + n_new, last.n_gone + n_missing)
         });
         let grown = Grown {
             variables: variables.iter().copied().zip(solution.device.iter().copied()).collect(),
@@ -94,6 +100,7 @@ impl Growing {
             homes: homes(placing),
             n_together,
             n_since,
+            n_gone,
         };
         let mut last = placing.grown.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *last = Some(Arc::new(grown));
@@ -105,15 +112,20 @@ fn homes(placing: &Placing<'_>) -> FxHashMap<Output, usize> {
     feeds.zip(placing.homes.iter().map(|home| home.0 as usize)).collect()
 }
 
-/// What each group computes: of which nodes, in what shapes, and how many before it compute the same.
+/// What each group computes: of which nodes, from and in what shapes, what of it is fetched, and how many before it
+/// compute the same.
 fn identities(program: &Program) -> Vec<u64> {
     let mut seen: FxHashMap<u64, u32> = FxHashMap::default();
+    let fetched: FxHashSet<ValueId> = program.fetches.iter().map(|fetch| fetch.value).collect();
     let identity = |group: &Group| {
         let mut hasher = FxHasher::default();
         group.nodes.hash(&mut hasher);
         for &output in &group.outputs {
             let value = program.value(output);
-            (value.dtype, &value.shape).hash(&mut hasher);
+            (value.dtype, &value.shape, fetched.contains(&output)).hash(&mut hasher);
+        }
+        for input in &group.inputs {
+            (program.value(input.value).dtype, input.layout.shape()).hash(&mut hasher);
         }
         let earlier = seen.entry(hasher.finish()).or_insert(0);
         earlier.hash(&mut hasher);

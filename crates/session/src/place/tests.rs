@@ -91,7 +91,7 @@ fn what_is_not_computed_says_where_its_company_is() {
     let (v, w, u) = (variable(&g, "v"), variable(&g, "w"), variable(&g, "u"));
     let near = g.device("GPU:3", || u.value().sin());
     let with = |x: &Tensor| g.colocate_with(&near.operation(), || x.exp());
-    let (b, c) = (with(&v.value()), with(&w.value()));
+    let (b, c) = (with(v.value()), with(w.value()));
     let further = g.colocate_with(&u.handle().operation(), || u.value().cos());
     let d = g.colocate_with(&further.operation(), || v.value().tan());
     let targets = [&b, &c, &d].map(|tensor| tensor.operation());

@@ -138,12 +138,13 @@ impl Held {
         Ok(Item::new())
     }
 
-    /// Reserves room for what the run puts inside of branches and loops, all at once, or waits for it on this thread.
+    /// Reserves room for what the run puts inside of branches and loops, and outside into the same queues, all at once, or
+    /// waits for it on this thread.
     ///
     /// # Errors
     /// As [`Queues::take`]: `Cancelled` of a queue that is closed.
-    pub fn reserve(&self, stop: &Stop<'_>, waits: &mut dyn FnMut()) -> Result<()> {
-        let queues = self.wanted_room();
+    pub fn reserve(&self, uses: &Uses, stop: &Stop<'_>, waits: &mut dyn FnMut()) -> Result<()> {
+        let queues = self.wanted_room(uses);
         if queues.is_empty() {
             return Ok(());
         }
@@ -154,15 +155,18 @@ impl Held {
     }
 
     /// For each queue that the run puts into inside, since the last step, how much room it needs; and what it closes.
-    fn wanted_room(&self) -> Vec<Use> {
+    fn wanted_room(&self, uses: &Uses) -> Vec<Use> {
         let inside = self.inside();
         let mut wanted: Vec<Use> = Vec::new();
         let mut places: FxHashMap<(&str, Option<QueueAction>), usize> = FxHashMap::default();
-        for act in &inside.acts[inside.kept[1]..] {
-            let name = &*act.used.queue.name;
-            let closes = match act.used.action {
+        let late =
+            uses.queues.iter().filter(|used| used.needs_room_late()).map(|used| (used, true));
+        let acts = inside.acts[inside.kept[1]..].iter();
+        for (used, needs_room) in late.chain(acts.map(|act| (&*act.used, act.needs_room()))) {
+            let name = &*used.queue.name;
+            let closes = match used.action {
                 action @ QueueAction::Close { .. } => Some(action),
-                _ if act.needs_room() => None,
+                _ if needs_room => None,
                 _ => continue,
             };
             if let Some(&at) = places.get(&(name, closes)) {
@@ -172,7 +176,7 @@ impl Held {
             places.insert((name, closes), wanted.len());
             let action = closes.unwrap_or(QueueAction::Enqueue);
             let (own, early) = (self.own(&inside, name), Early::default());
-            wanted.push(Use { action, own, early, rooms: 1, ..(*act.used).clone() });
+            wanted.push(Use { action, own, early, rooms: 1, ..used.clone() });
         }
         wanted
     }

@@ -384,6 +384,9 @@ impl Kept {
         if !self.admits(ticket) {
             return Can::Never(cancelled(format!("{} is closed", self.label())));
         }
+        if used.rooms == 0 {
+            return Can::Now;
+        }
         self.can_have_room(last, used.own.rooms, taken, ticket)
     }
 

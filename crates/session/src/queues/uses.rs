@@ -34,7 +34,7 @@ pub(crate) struct Use {
     pub early: Early,
     /// The keys of what it puts, takes or looks at.
     pub keys: Arc<[Key]>,
-    /// How many elements it waits for room for, if it does.
+    /// How many elements it waits for room for, if it does; 0 if that is at the end of the run.
     pub rooms: usize,
     pub own: Own,
 }
@@ -62,6 +62,11 @@ impl Use {
             rooms: 1,
             own: Own::default(),
         }
+    }
+
+    /// Whether it waits for room, and that at the end of the run.
+    pub fn needs_room_late(&self) -> bool {
+        self.needs_room() && self.rooms == 0
     }
 
     /// Whether it waits for room: it puts elements, as far as is known.
@@ -153,6 +158,19 @@ impl Uses {
             Some(Given::Fed(at)) => Some((at, used)),
             _ => None,
         })
+    }
+
+    /// Leaves the room for what is put into queues that branches and loops may put into, too, to the end: a run that
+    /// waited for room while it has some might wait for itself.
+    pub fn reserve_late(&mut self) {
+        let inside = self.inside_fills();
+        for used in self.queues.iter_mut().filter(|used| puts(used.action)) {
+            let among = used.early.among();
+            let own = if among.is_empty() { std::slice::from_ref(&used.queue) } else { among };
+            if own.iter().any(|queue| inside.iter().any(|other| other.name == queue.name)) {
+                used.rooms = 0;
+            }
+        }
     }
 
     /// The queues that the run puts into, or may, each once.

@@ -22,7 +22,7 @@ pub struct WaitingRun {
     pub run: u64,
     /// When it first found that something was lacking.
     pub since: Instant,
-    /// The operations that lack something. The run takes nothing before each of them has what it needs.
+    /// The operations that lack something. The run takes nothing more before each of them has what it needs.
     pub operations: Vec<WaitingOperation>,
 }
 

@@ -65,13 +65,17 @@ impl Folder {
     /// Waits until nobody else changes checkpoints of this name. They may again when what it gives is dropped.
     pub(super) fn lock(&self) -> Result<File> {
         let path = self.path(&format!("{}.checkpoints.lock", self.name));
-        let file = File::options().create(true).append(true).open(&path);
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(|e| checkpoint::io(&path, "open", &e))?;
-        match file.lock() {
-            Err(e) if e.kind() != io::ErrorKind::Unsupported => {
-                Err(checkpoint::io(&path, "lock", &e))
+        loop {
+            match file.lock() {
+                Ok(()) => return Ok(file),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    tracing::warn!("{} is not locked: {e}", path.display());
+                    return Ok(file);
+                }
             }
-            _ => Ok(file),
         }
     }
 
