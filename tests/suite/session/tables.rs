@@ -260,7 +260,7 @@ fn wrong_keys_and_values_are_refused() {
     g.cond(&pred, || table.find(&word, 0i64), || number.clone());
     let inside = g.check().into_iter().map(|error| error.to_string());
     let inside: Vec<String> = inside.filter(|error| error.contains("branch or loop")).collect();
-    assert!(inside[0].contains("unsupported: tables that runs change"), "{inside:?}");
+    assert!(inside[0].contains("unsupported: a table that runs change"), "{inside:?}");
     let session = session(&g);
     session.run(&[], g.initializers()).unwrap();
     let before = session.state_digest().unwrap();
