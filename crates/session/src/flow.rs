@@ -15,6 +15,7 @@ use convoke_graph_core::{
     Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Result, Shape, Values,
     index_of,
 };
+use smallvec::SmallVec;
 
 use crate::cache::Cache;
 use crate::cancel::Stop;
@@ -87,6 +88,8 @@ struct Running<'a> {
     core: &'a Core,
     flow: &'a Flowing,
     request: &'a Request<'a>,
+    /// The slots of the whole whose values stay on a GPU.
+    resident: SmallVec<[(usize, &'a FeedData<'a>); 2]>,
     stop: Stop<'a>,
     held: Holdings,
     /// Whether it is no part of another.
@@ -123,9 +126,10 @@ pub(crate) fn run(
         None => Holdings::take(core, &flow.plan.held, &flow.plan.read)?,
     };
     let (at, turn, is_own) = (NodeId(0), None, held.is_none());
-    let mut running = Running { core, flow, request, stop, held: own, is_own, at, turn, metadata };
-    let given = request.data.iter().map(|data| data.to_tensor().map(Some));
-    let given: Vec<Option<HostTensor>> = given.collect::<Result<_>>()?;
+    let resident = resident(&flow.plan.whole, request.data);
+    let mut running =
+        Running { core, flow, request, resident, stop, held: own, is_own, at, turn, metadata };
+    let given = running.given()?;
     let results = running.whole(&flow.plan.whole, &given, check)?;
     running.metadata.program_cached = running.metadata.preparing.is_zero();
     match held {
@@ -157,11 +161,14 @@ impl<'a> Running<'a> {
             if let Some(node) = step.node() {
                 self.at = node;
             }
-            self.step(step, &mut slots)?;
+            match step {
+                Step::Program(step) => self.program(step, &mut slots, true, None)?,
+                step => self.step(step, &mut slots)?,
+            }
         }
         self.reserve()?;
         match last {
-            Some(last) => self.program(last, &mut slots, Some((part, check)))?,
+            Some(last) => self.program(last, &mut slots, true, Some((part, check)))?,
             None => {
                 let results = results(part, &slots)?;
                 let shapes: Vec<_> = results.iter().map(|t| (t.dtype(), t.shape())).collect();
@@ -170,6 +177,16 @@ impl<'a> Running<'a> {
             }
         }
         results(part, &slots)
+    }
+
+    /// What is fed and is not to stay on a GPU.
+    fn given(&self) -> Result<Vec<Option<HostTensor>>> {
+        let slots = self.flow.plan.whole.given.iter();
+        let given = self.request.data.iter().zip(slots).map(|(data, slot)| {
+            let stays = slot.is_none_or(|slot| self.resident.iter().any(|(own, _)| *own == slot));
+            if stays { Ok(None) } else { data.to_tensor().map(Some) }
+        });
+        given.collect()
     }
 
     fn part(&mut self, part: &Part, given: &[Option<HostTensor>]) -> Result<Vec<HostTensor>> {
@@ -205,7 +222,7 @@ impl<'a> Running<'a> {
 
     fn step(&mut self, step: &Step, slots: &mut [Option<HostTensor>]) -> Result<()> {
         match step {
-            Step::Program(step) => self.program(step, slots, None),
+            Step::Program(step) => self.program(step, slots, false, None),
             Step::Branch(step) => self.branch(step, slots),
             Step::Loop(step) => self.repeat(step, slots),
             Step::Assert(node, inputs) => {
@@ -267,16 +284,23 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Runs a program. With a `check`, that sees what the part gives before the program runs.
+    /// Runs a program, of the whole or of another part. With a `check`, that sees what the part gives before the program
+    /// runs.
     fn program(
         &mut self,
         step: &ProgramStep,
         slots: &mut [Option<HostTensor>],
+        is_of_whole: bool,
         check: Option<(&Part, Check<'_>)>,
     ) -> Result<()> {
         let (planned, recent) = &self.flow.programs[step.plan];
         let mut data: Vec<FeedData<'_>> = Vec::with_capacity(step.feeds.len());
         for feed in &step.feeds {
+            let mut resident = self.resident.iter().filter(|_| is_of_whole);
+            if let Some((_, fed)) = resident.find(|(slot, _)| *feed == Place::Slot(*slot)) {
+                data.push((*fed).clone());
+                continue;
+            }
             data.push(FeedData::Tensor(match *feed {
                 Place::Slot(slot) => value(slots, slot)?,
                 Place::Variable(variable) | Place::Changed(variable, _) => {
@@ -339,6 +363,36 @@ impl<'a> Running<'a> {
         }
         Ok(())
     }
+}
+
+/// What is fed from a GPU and only programs of the whole read: it stays there. Nobody overwrites it, as it is not donated.
+fn resident<'a>(
+    whole: &Part,
+    data: &'a [FeedData<'a>],
+) -> SmallVec<[(usize, &'a FeedData<'a>); 2]> {
+    let stays = |(data, slot): (&'a FeedData<'a>, &Option<usize>)| {
+        let is_there = matches!(data, FeedData::Device(..));
+        slot.filter(|&slot| is_there && !is_read_by_others(whole, slot)).map(|slot| (slot, data))
+    };
+    data.iter().zip(&whole.given).filter_map(stays).collect()
+}
+
+/// Whether anything but a program of the part reads a slot.
+fn is_read_by_others(part: &Part, slot: usize) -> bool {
+    let reads = |step: &Step| match step {
+        Step::Program(_) => false,
+        Step::Branch(step) => step.index == slot || step.captures.contains(&Some(slot)),
+        Step::Loop(step) => {
+            [step.pred, step.count].contains(&Some(slot))
+                || step.carried.contains(&slot)
+                || step.scanned.contains(&slot)
+                || step.captures.contains(&Some(slot))
+        }
+        Step::Assert(_, inputs) => inputs.contains(&slot),
+        Step::Call(step) => step.inputs.contains(&slot),
+        Step::ReadOr(step) => [step.start, step.initial].contains(&slot),
+    };
+    part.results.contains(&slot) || part.steps.iter().any(reads)
 }
 
 fn results(part: &Part, slots: &[Option<HostTensor>]) -> Result<Vec<HostTensor>> {

@@ -185,6 +185,37 @@ fn handle_mover() {
     }
 }
 
+/// What is fed from a GPU stays there in runs with branches, too, as far as only programs of the run read it.
+#[test]
+fn fed_to_a_run_with_a_branch_it_stays() {
+    for device in gpus() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![1000]);
+        let made = g.device("GPU:0", || &x * 2.0);
+        let p = g.placeholder("p", F32, dims![1000]);
+        let sum = g.device("GPU:0", || p.sum(()));
+        let chosen = g.cond(&sum.greater(10.0), || &sum * 2.0, || -&sum);
+        // Another program reads it after the branch.
+        let after = g.device("GPU:0", || (&p * &chosen).sum(()));
+        let session = device.session(&g);
+        let ones = HostTensor::new(&[1000], vec![1.0f32; 1000]).unwrap();
+        let kept = session.run(&[x.feed(&ones)], OnDevice(&made)).unwrap();
+        for _ in 0..2 {
+            let (found, metadata) = run(&session, &[p.feed(&kept)], &after);
+            // 2,000, of which the double is multiplied by the sum.
+            assert_eq!(found.scalar::<f32>().unwrap(), 8e6, "{}", device.name);
+            let [_, up, _, down] = crossed(&metadata);
+            assert!(up < 100 && down < 100, "{}: {up} and {down}", device.name);
+            assert_eq!(metadata.predicted_transfer_bytes, up + down, "{}", device.name);
+        }
+        // The branch itself reads this: it comes to the host, and is right.
+        let inside = g.cond(&sum.greater(10.0), || &p + 1.0, || p.identity());
+        let found = session.run(&[p.feed(&kept)], (&inside, &p)).unwrap();
+        assert_eq!(found.0.to_vec::<f32>().unwrap(), [3.0; 1000], "{}", device.name);
+        assert_eq!(found.1.to_vec::<f32>().unwrap(), [2.0; 1000], "{}", device.name);
+    }
+}
+
 /// TensorFlow: `HandleDelete`, `HandleDeleteRaw`: the memory is free with the last clone, and only then.
 #[test]
 fn handle_delete() {
