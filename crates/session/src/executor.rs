@@ -380,7 +380,6 @@ impl Compiled {
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        let feeds = &*self.brought(feeds, metadata)?;
         let alone = run.storing.filter(|_| self.stores_alone);
         alone.map_or(Ok(()), |storing| storing.begin_alone(Some(&stop)))?;
         let result = self.run_bound(feeds, run, timings, stop, outputs, metadata);
@@ -400,6 +399,7 @@ impl Compiled {
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
+        let feeds = &*self.brought(feeds, metadata)?;
         let start = metadata.now();
         let mut bound = self.bind(feeds, run)?;
         let mut instance = self.lease(metadata)?;
