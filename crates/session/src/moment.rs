@@ -121,7 +121,9 @@ impl Moments {
     fn leave(&self) {
         let mut line = self.lock();
         line.inside = line.inside.filter(|(_, n)| *n > 1).map(|(kind, n)| (kind, n - 1));
-        self.changed.notify_all();
+        if !line.waiting.is_empty() {
+            self.changed.notify_all();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Line> {

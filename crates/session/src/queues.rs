@@ -25,6 +25,7 @@ mod tests;
 mod uses;
 mod values;
 mod waiting;
+mod wake;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -115,7 +116,6 @@ pub(crate) struct Parked {
 /// All queues of a session.
 pub(crate) struct Queues {
     inner: Mutex<Inner>,
-    changed: Condvar,
     /// Wakes who waits until nobody is about to change a table.
     free_tables: Condvar,
     /// Wakes the thread that keeps time.
@@ -136,7 +136,10 @@ struct Inner {
     next_ticket: u64,
     /// How often queues were reset.
     n_resets: u64,
-    parked: Vec<Parked>,
+    /// The submitted runs that wait, with their tickets.
+    parked: Vec<(Option<u64>, Parked)>,
+    /// What wakes each run that waits on its thread, with its ticket, until it is woken.
+    sleeping: Vec<(Option<u64>, Arc<Condvar>)>,
     /// The runs that wait, by ticket.
     waiting: BTreeMap<u64, Waiter>,
     fillers: Fillers,
@@ -145,10 +148,6 @@ struct Inner {
     coming: FxHashMap<String, usize>,
     /// How many submitted runs there are that use queues.
     n_submitted: usize,
-    /// How many runs wait on threads, and have not been woken since.
-    n_held_up: usize,
-    /// How often all were woken.
-    n_wakes: u64,
     /// Whether no handle of the session is left, so that no run comes any more.
     is_orphaned: bool,
     /// Whether none is under way either: who waits would wait for ever.
@@ -169,12 +168,11 @@ impl Inner {
             next_ticket: 0,
             n_resets: 0,
             parked: Vec::new(),
+            sleeping: Vec::new(),
             waiting: BTreeMap::new(),
             fillers: Fillers::new(graph),
             coming: FxHashMap::default(),
             n_submitted: 0,
-            n_held_up: 0,
-            n_wakes: 0,
             is_orphaned: false,
             is_abandoned: false,
             clock: Clock::None,
@@ -193,7 +191,6 @@ impl Queues {
     ) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
             inner: Mutex::new(Inner::new(graph.clone())),
-            changed: Condvar::new(),
             free_tables: Condvar::new(),
             tick: Condvar::new(),
             own: own.clone(),
@@ -249,21 +246,19 @@ impl Queues {
             }
             let until = stop.deadline.map(|(until, _)| until).into_iter().chain(tells_at).min();
             waits();
-            inner.n_held_up += 1;
+            let rung = Arc::new(Condvar::new());
+            inner.sleeping.push((attempt.ticket, rung.clone()));
             if self.look_for_abandoned(&mut inner) {
                 continue;
             }
-            let n_wakes = inner.n_wakes;
             inner = match until.map(|until| until.saturating_duration_since(now)) {
-                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                None => rung.wait(inner).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
-                    let waited = self.changed.wait_timeout(inner, left);
+                    let waited = rung.wait_timeout(inner, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            if inner.n_wakes == n_wakes {
-                inner.n_held_up = inner.n_held_up.saturating_sub(1);
-            }
+            inner.sleeping.retain(|(_, other)| !Arc::ptr_eq(other, &rung));
         }
     }
 
@@ -295,10 +290,11 @@ impl Queues {
         // Who has no deadline can do without.
         if let (Err(error), true) = (clock, deadline.is_some()) {
             inner.forget(attempt);
-            self.wake(&mut inner);
+            inner.wake();
             return Err(error);
         }
-        inner.parked.push(park(take(attempt)));
+        let ticket = attempt.ticket;
+        inner.parked.push((ticket, park(take(attempt))));
         self.look_for_abandoned(&mut inner);
         Ok(None)
     }
@@ -341,7 +337,7 @@ impl Queues {
             let is_nothing = matches!(&served, Ok(Served::Taken(taken)) if taken.undo.is_empty());
             let frees = !goes_on && !is_nothing && uses.has_lines();
             if take(&mut inner.moved) || frees {
-                self.wake(&mut inner);
+                inner.wake();
             }
             let mut job = match served? {
                 Served::Taken(taken) => return Ok((inner, Some(taken))),
@@ -360,7 +356,7 @@ impl Queues {
             inner.moved = true;
             if let Err(error) = read {
                 inner.forget(attempt);
-                self.wake(&mut inner);
+                inner.wake();
                 return Err(error.with_node(&*node));
             }
         }
@@ -376,7 +372,7 @@ impl Queues {
     pub fn end_runner(&self, id: NodeId) {
         let mut inner = self.lock();
         inner.fillers.end(id);
-        self.wake(&mut inner);
+        inner.wake_all();
     }
 
     /// The runs that wait.
@@ -404,7 +400,7 @@ impl Queues {
         inner.reset_readers(&is_named);
         inner.reset_tables(&is_named);
         inner.fillers.forget();
-        self.wake(&mut inner);
+        inner.wake_all();
     }
 
     /// Drops what all of them hold, and lets all who wait look again: the session is closed, and nothing comes in any
@@ -415,18 +411,9 @@ impl Queues {
         inner.n_resets += 1;
         let kept = (take(&mut inner.queues), take(&mut inner.readers), take(&mut inner.tables));
         self.free_tables.notify_all();
-        self.wake(&mut inner);
+        inner.wake_all();
         drop(inner);
         drop(kept);
-    }
-
-    /// Lets all who wait look again.
-    fn wake(&self, inner: &mut Inner) {
-        self.changed.notify_all();
-        (inner.n_held_up, inner.n_wakes) = (0, inner.n_wakes.wrapping_add(1));
-        for parked in inner.parked.drain(..) {
-            (parked.resume)();
-        }
     }
 
     /// Ends what is left to end with the session.
@@ -464,7 +451,7 @@ impl Bell for Queues {
     fn ring(&self) {
         let mut inner = self.lock();
         self.free_tables.notify_all();
-        self.wake(&mut inner);
+        inner.wake_all();
     }
 }
 

@@ -49,8 +49,10 @@ impl Queues {
         let mut inner = self.lock();
         while !inner.ends {
             let now = Instant::now();
-            let is_due = |parked: &mut Parked| parked.deadline.is_some_and(|until| until <= now);
-            for parked in inner.parked.extract_if(.., is_due).collect::<Vec<_>>() {
+            let is_due = |(_, parked): &mut (Option<u64>, Parked)| {
+                parked.deadline.is_some_and(|until| until <= now)
+            };
+            for (_, parked) in inner.parked.extract_if(.., is_due).collect::<Vec<_>>() {
                 (parked.resume)();
             }
             let overdue = inner.overdue(now);
@@ -60,7 +62,7 @@ impl Queues {
                 inner = self.lock();
                 continue;
             }
-            let deadlines = inner.parked.iter().filter_map(|parked| parked.deadline);
+            let deadlines = inner.parked.iter().filter_map(|(_, parked)| parked.deadline);
             let next = deadlines.chain(inner.next_tell()).min();
             inner.clock = Clock::Until(next);
             inner = match next {

@@ -75,7 +75,7 @@ impl Queues {
         }
         let mut inner = self.lock();
         inner.undo(taken);
-        self.wake(&mut inner);
+        inner.wake();
     }
 }
 
@@ -230,7 +230,7 @@ impl Held {
         inner.put_all(uses, kept.unwrap_or_default(), inside, items, fetched);
         inner.put_into_tables(changed, fetched, claimed);
         if uses.has_lines() {
-            self.queues.wake(&mut inner);
+            inner.wake();
         }
     }
 

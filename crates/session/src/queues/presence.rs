@@ -42,11 +42,11 @@ impl Queues {
     /// Ends those who wait if there is nobody else: no handle of the session and no run that is under way. Whether it does
     /// so now.
     pub(super) fn look_for_abandoned(&self, inner: &mut Inner) -> bool {
-        let n_waiting = inner.parked.len().saturating_add(inner.n_held_up);
+        let n_waiting = inner.parked.len().saturating_add(inner.sleeping.len());
         let ends = inner.is_orphaned && !inner.is_abandoned && n_waiting == inner.n_submitted;
         if ends {
             inner.is_abandoned = true;
-            self.wake(inner);
+            inner.wake_all();
         }
         ends
     }
@@ -66,7 +66,7 @@ impl Presence {
             }
         }
         if inner.fillers.has_ended() {
-            self.queues.wake(&mut inner);
+            inner.wake();
         }
     }
 }

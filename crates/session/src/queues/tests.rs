@@ -2,8 +2,8 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::panic::Location;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,67 @@ fn tables_wake_nobody() {
     assert_eq!(size[0].scalar::<i64>().unwrap(), 1);
     run(&queue_uses(QueueAction::Enqueue), &[HostTensor::from(5i32)]);
     assert_eq!(woken.load(Ordering::SeqCst), 1);
+}
+
+/// Of a line, only the first is woken, and the next when that has left it, whether it got something or gave up.
+#[test]
+fn of_a_line_the_first_is_woken() {
+    let queues = Queues::new(&Graph::new(), None, None);
+    let (closed, token) = (AtomicBool::new(false), CancelToken::new());
+    let free =
+        Stop { closed: &closed, tokens: [None, None], deadline: None, fails_if_blocked: false };
+    let (put, get) = (queue_uses(QueueAction::Enqueue), queue_uses(QueueAction::Dequeue));
+    let resumed = Arc::new(Mutex::new(Vec::new()));
+    let tries = |name: char, attempt: Attempt, stop: &Stop<'_>| {
+        let resumed = resumed.clone();
+        let mut attempt = attempt;
+        let park = |attempt| {
+            let resume = Box::new(move || resumed.lock().unwrap().push((name, attempt)));
+            Parked { deadline: None, resume }
+        };
+        queues.try_take(&get, &[], &mut attempt, stop, park)
+    };
+    for name in ['a', 'b', 'c', 'd'] {
+        assert!(tries(name, Attempt::default(), &free).unwrap().is_none());
+    }
+    // Those who were woken, and try again in that order.
+    let goes_on = |stop: &Stop<'_>| {
+        let all = std::mem::take(&mut *resumed.lock().unwrap());
+        let outcomes = all.into_iter().map(|(name, attempt)| {
+            let outcome = match tries(name, attempt, if name == 'b' { stop } else { &free }) {
+                Ok(None) => "waits",
+                Ok(Some(taken)) => {
+                    queues.hold(taken).put(&get, vec![Some(Vec::new())], [].iter(), &[], None);
+                    "takes"
+                }
+                Err(_) => "fails",
+            };
+            (name, outcome)
+        });
+        outcomes.collect::<Vec<_>>()
+    };
+    // Who comes may make room for others.
+    assert_eq!(goes_on(&free), [('a', "waits")]);
+    let puts = || {
+        let taken = queues.take(&put, &[], &free).unwrap();
+        let fetched = [HostTensor::from(5i32)];
+        let items = Puts::new(&put).items(&fetched);
+        queues.hold(taken).put(&put, items, [].iter(), &fetched, None);
+    };
+    puts();
+    assert_eq!(goes_on(&free), [('a', "takes")]);
+    // It has made way, in vain.
+    assert_eq!(goes_on(&free), [('b', "waits")]);
+    assert_eq!(goes_on(&free), []);
+    // All are to hear of what ends runs, and the first gives up.
+    token.cancel();
+    queues.ring();
+    let stop = Stop { tokens: [Some(&token), None], ..free };
+    assert_eq!(goes_on(&stop), [('c', "waits"), ('d', "waits"), ('b', "fails")]);
+    assert_eq!(goes_on(&free), [('c', "waits")]);
+    puts();
+    assert_eq!(goes_on(&free), [('c', "takes")]);
+    assert_eq!(goes_on(&free), [('d', "waits")]);
 }
 
 /// Who waits for a table that another is about to change is woken when its run is to end, and has the table afterwards.
