@@ -49,8 +49,10 @@ pub static KERNELS: &[Source] = sources! { "":
     "random",
     "reduce",
     "reduce_lanes",
+    "reduce_subgroups",
     "rows",
     "rows_lanes",
+    "rows_subgroups",
     "scatter_add",
 };
 

@@ -21,7 +21,7 @@ fn with_defaults(kernel: &mut Kernel) -> String {
 
 fn validate(text: &str) -> Result<(), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
-    Validator::new(ValidationFlags::all(), Capabilities::empty())
+    Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
         .validate(&module)
         .map(|_| ())
         .map_err(|e| e.emit_to_string(text))

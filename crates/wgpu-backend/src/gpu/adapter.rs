@@ -244,6 +244,13 @@ impl AdapterInfo {
 }
 
 impl AdapterInfo {
+    /// How many invocations a subgroup has, if kernels may use subgroups and all have as many.
+    pub(crate) fn subgroup_size(&self) -> Option<u32> {
+        let (size, is_fixed) =
+            (self.subgroup_min_size, self.subgroup_min_size == self.subgroup_max_size);
+        (self.features.subgroups && is_fixed && (4..=128).contains(&size)).then_some(size)
+    }
+
     /// A name that stays the same while the GPU, its slot and the backend do, such as
     /// `vulkan-10de:2684-0000:01:00.0`; equal for two adapters only if the backend tells no slot.
     pub fn id(&self) -> String {

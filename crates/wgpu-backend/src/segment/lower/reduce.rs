@@ -5,6 +5,7 @@ use convoke_graph_core::{DType, ReduceKind};
 use convoke_shaders::{Access, ParamValue};
 
 use super::{Lowering, WG, element, rows};
+use crate::gpu::{AdapterInfo, AdapterKind};
 use crate::segment::address::Axes;
 use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
 
@@ -87,6 +88,8 @@ pub(super) enum Elements<'a> {
 struct Shape {
     /// A workgroup per result, or an invocation.
     by_group: bool,
+    /// A workgroup is a subgroup of so many invocations.
+    subgroup: Option<u32>,
     chunks: u64,
     chunk: u64,
 }
@@ -102,7 +105,7 @@ pub(super) fn stages(
     let mut steps = Vec::new();
     let count = input.n_inner;
     loop {
-        let shape = shape(&input, kind)?;
+        let shape = shape(lowering.info, &input, kind)?;
         let acc = accumulator(input.dtype);
         if shape.chunks == 1 {
             steps.push(stage(lowering, &input, kind, &shape, (target, dtype), Some(count))?);
@@ -125,7 +128,7 @@ pub(super) fn stages(
 
 /// Neighbouring lanes read neighbouring elements; there are enough results to keep the device busy, and no
 /// invocation turns too often.
-fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
+fn shape(info: &AdapterInfo, input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
     let (rows, inner) = (input.n_rows, input.n_inner);
     let last = |axes: &Axes| axes.strides[0].last().map_or(0, |stride| stride.unsigned_abs());
     let columns = match &input.elements {
@@ -137,15 +140,23 @@ fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
         // The places would have to come along, so these have one stage.
         let turns = if by_group { inner.div_ceil(WG) } else { inner };
         if turns <= MAX_TURNS {
-            return Ok(Shape { by_group, chunks: 1, chunk: inner.max(1) });
+            let chunk = inner.max(1);
+            return Ok(Shape { by_group, subgroup: None, chunks: 1, chunk });
         }
         if inner.div_ceil(WG) > MAX_TURNS {
             return Err(format!("unsupported: {kind:?} of {inner} elements on a GPU"));
         }
-        return Ok(Shape { by_group: true, chunks: 1, chunk: inner });
+        return Ok(Shape { by_group: true, subgroup: None, chunks: 1, chunk: inner });
     }
     let (busy, least) = if by_group { (BUSY_GROUPS, 4096) } else { (BUSY_LANES, 128) };
-    let most = if by_group { MAX_TURNS * WG } else { MAX_TURNS };
+    // On a CPU the subgroups of a workgroup run one after the other, and change at each barrier.
+    let is_cpu = info.kind == AdapterKind::Cpu;
+    let subgroup = info.subgroup_size().filter(|_| by_group && is_cpu);
+    let most = match subgroup {
+        Some(size) => MAX_TURNS * u64::from(size),
+        None if by_group => MAX_TURNS * WG,
+        None => MAX_TURNS,
+    };
     // A second stage costs more than what a few workgroups lose by long rows.
     let is_one = by_group && rows >= 16 && inner <= 32_768;
     let wanted = if is_one { 1 } else { busy / rows.max(1) };
@@ -155,7 +166,7 @@ fn shape(input: &Input<'_>, kind: ReduceKind) -> Result<Shape, String> {
     if rows * chunks >= MAX_LEN {
         return Err(format!("unsupported: {rows} times {chunks} parts of a reduction"));
     }
-    Ok(Shape { by_group, chunks, chunk })
+    Ok(Shape { by_group, subgroup, chunks, chunk })
 }
 
 /// One dispatch. The last stage knows how many elements there were.
@@ -167,7 +178,11 @@ fn stage(
     (target, dtype): (Place, DType),
     last: Option<u64>,
 ) -> Result<Step, String> {
-    let mut step = StepBuilder::new(if shape.by_group { "reduce" } else { "reduce_lanes" });
+    let mut step = StepBuilder::new(match shape {
+        Shape { subgroup: Some(_), .. } => "reduce_subgroups",
+        Shape { by_group: true, .. } => "reduce",
+        _ => "reduce_lanes",
+    });
     let results = input.n_rows * shape.chunks;
     for (name, size) in [
         ("results", results),
@@ -191,7 +206,11 @@ fn stage(
     lowering.declare_store(&mut step, target, dtype)?;
     step.kernel.declare(format!("fn finish(w: u32, acc: Acc) {{ store(w, {result}); }}"));
     let n_groups = if shape.by_group { results } else { results.div_ceil(LANES) };
-    if shape.by_group && input.n_inner <= 512 {
+    if let Some(size) = shape.subgroup {
+        let together = rows::fold_of_subgroup(kind);
+        step.kernel.declare(format!("const WG = {size}u;"));
+        step.kernel.declare(format!("fn together(acc: Acc) -> Acc {{ return {together}(acc); }}"));
+    } else if shape.by_group && input.n_inner <= 512 {
         step.kernel.declare("const WG = 64u;");
     }
     step.finish(n_groups, &lowering.info.limits)

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::elementwise::{self, Outputs, name};
 use super::reduce::{self, Elements, Input, accumulator, combined, identity};
 use super::{Lowering, WG};
+use crate::gpu::{AdapterInfo, AdapterKind};
 use crate::segment::address::Axes;
 use crate::segment::step::{Step, StepBuilder, wgsl};
 
@@ -17,6 +18,72 @@ const LANES: u64 = TOTAL_ROWS as u64;
 
 /// Elements of the longest row that one invocation walks over.
 const SHORT: usize = TOTAL_INNER;
+
+/// Elements of the longest row that a subgroup walks over on a GPU, for each of its lanes.
+const SHORT_OF_SUBGROUP: usize = 4;
+
+/// The same on a CPU, where the subgroups of a workgroup run one after the other, so that more of them help none, and
+/// where a barrier changes from each to the next.
+const SHORT_OF_SUBGROUP_ON_CPU: usize = 2048;
+
+/// Who walks over a row together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Team {
+    /// One invocation.
+    Lane,
+    /// A subgroup of `size` invocations, of a workgroup of `width`.
+    Subgroup { size: u32, width: u32 },
+    /// A workgroup of so many invocations.
+    Group(u64),
+}
+
+impl Team {
+    fn of(info: &AdapterInfo, n_inner: usize) -> Self {
+        if n_inner <= SHORT {
+            return Self::Lane;
+        }
+        if let Some(size) = info.subgroup_size() {
+            let is_cpu = info.kind == AdapterKind::Cpu;
+            let short = if is_cpu { SHORT_OF_SUBGROUP_ON_CPU } else { SHORT_OF_SUBGROUP };
+            if n_inner <= short * size as usize {
+                return Self::Subgroup { size, width: if is_cpu { size } else { size.max(64) } };
+            }
+        }
+        Self::Group(if n_inner as u64 <= 8 * WG { 64 } else { WG })
+    }
+
+    /// The file of the kernel.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Lane => "rows_lanes",
+            Self::Subgroup { .. } => "rows_subgroups",
+            Self::Group(_) => "rows",
+        }
+    }
+
+    /// The workgroups of so many rows.
+    fn n_groups(self, n_rows: u64) -> u64 {
+        match self {
+            Self::Lane => n_rows.div_ceil(LANES),
+            Self::Subgroup { size, width } => n_rows.div_ceil(u64::from(width / size)),
+            Self::Group(_) => n_rows,
+        }
+    }
+
+    /// Declares how wide it is, where that is not the file's default.
+    fn declare(self, step: &mut StepBuilder) {
+        match self {
+            Self::Lane | Self::Group(WG) => {}
+            Self::Subgroup { size, width } => {
+                step.kernel.declare(format!("const WG = {width}u;"));
+                step.kernel.declare(format!("const STEP = {size}u;"));
+            }
+            Self::Group(_) => {
+                step.kernel.declare("const WG = 64u;").declare("const SIDE = 8u;");
+            }
+        }
+    }
+}
 
 /// The steps of a group.
 pub(super) fn lower(
@@ -35,8 +102,8 @@ pub(super) fn lower(
         let target = lowering.target(output);
         return reduce::stages(lowering, input, fold.kind, target, dtype);
     }
-    let by_group = work.n_inner() > SHORT;
-    let mut step = StepBuilder::new(if by_group { "rows" } else { "rows_lanes" });
+    let team = Team::of(lowering.info, work.n_inner());
+    let mut step = StepBuilder::new(team.file());
     step.kernel.size("rows", n_rows as u32).size("inner", work.n_inner() as u32);
     loads(lowering, &mut step, group)?;
     elementwise::constants(&mut step, &work.fused, 0)?;
@@ -49,21 +116,19 @@ pub(super) fn lower(
         needs: work.needs(&group.inputs),
         outputs,
         by_element: group.outputs.iter().map(by_element).collect(),
-        by_group,
+        team,
     };
     let body = writing.body(&mut step)?;
     step.kernel.declare(format!("fn row(o: u32, lane: u32) {{\n{body}}}"));
     if !work.totals.is_empty() {
-        if by_group || n_rows > LANES {
+        if team != Team::Lane || n_rows > LANES {
             return Err(format!("totals of {n_rows} rows of {}", work.n_inner()));
         }
         writing.declare_totals(&mut step)?;
     }
     lowering.guard(&mut step);
-    let n_groups = if by_group { n_rows } else { n_rows.div_ceil(LANES) };
-    if by_group && work.n_inner() as u64 <= 2 * WG {
-        step.kernel.declare("const WG = 64u;").declare("const SIDE = 8u;");
-    }
+    let n_groups = team.n_groups(n_rows);
+    team.declare(&mut step);
     Ok(vec![step.finish(n_groups, &lowering.info.limits)?])
 }
 
@@ -101,7 +166,7 @@ struct Writing<'a> {
     outputs: Outputs,
     /// For each output, whether it has an element for each element, else for each row.
     by_element: SmallVec<[bool; 2]>,
-    by_group: bool,
+    team: Team,
 }
 
 impl Writing<'_> {
@@ -186,13 +251,16 @@ impl Writing<'_> {
             let dtype = accumulator(self.work.dtype(fold));
             step.kernel.param(format!("identity{k}"), identity(fold.kind, dtype)?);
             let combine = declare_fold(step, fold.kind, wgsl(dtype)?);
-            if self.by_group {
+            if let Team::Group(_) = self.team {
                 declare_fold_of_all(step, &combine, wgsl(dtype)?);
             }
             starts.push_str(&format!("    var a{k} = p.identity{k};\n"));
             inside.push_str(&format!("    a{k} = {combine}(a{k}, {});\n", name(fold.arg)));
-            let mut result =
-                if self.by_group { format!("all_{combine}(lane, a{k})") } else { format!("a{k}") };
+            let mut result = match self.team {
+                Team::Lane => format!("a{k}"),
+                Team::Subgroup { .. } => format!("{}(a{k})", fold_of_subgroup(fold.kind)),
+                Team::Group(_) => format!("all_{combine}(lane, a{k})"),
+            };
             if fold.kind == ReduceKind::Mean {
                 step.kernel.param(format!("count{k}"), ParamValue::F32(self.work.n_inner() as f32));
                 result = format!("{result} / p.count{k}");
@@ -277,6 +345,16 @@ fn declare_fold(step: &mut StepBuilder, kind: ReduceKind, ty: &str) -> String {
     step.kernel
         .declare_once(format!("fn {function}(a: {ty}, b: {ty}) -> {ty} {{ return {combined}; }}"));
     function
+}
+
+/// The function by which those of a subgroup become one.
+pub(super) fn fold_of_subgroup(kind: ReduceKind) -> &'static str {
+    match kind {
+        ReduceKind::Sum | ReduceKind::Mean => "subgroupAdd",
+        ReduceKind::Prod => "subgroupMul",
+        ReduceKind::Max | ReduceKind::Any => "subgroupMax",
+        _ => "subgroupMin",
+    }
 }
 
 /// Declares how those of all lanes become one by `function`: the lanes of a side each take as many others

@@ -8,7 +8,8 @@ use expect_test::ExpectFile;
 use smallvec::SmallVec;
 
 use super::harness::*;
-use crate::gpu::{Adapter, Gpu, GpuOptions};
+use super::translate::with_subgroups;
+use crate::gpu::{Adapter, AdapterKind, Gpu, GpuOptions};
 use crate::segment::schedule::{Schedule, schedule};
 
 fn golden(name: &str) -> ExpectFile {
@@ -30,7 +31,19 @@ fn check(name: &str, build: impl FnOnce(&mut Build)) {
 fn check_tiles(name: &str, wide: bool, build: impl FnOnce(&mut Build)) {
     let mut b = Build::new();
     build(&mut b);
-    let schedule = scheduled(&b, wide);
+    compare(name, &scheduled(&b, wide));
+}
+
+/// The same on a device whose subgroups have so many invocations.
+fn check_subgroups(name: &str, kind: AdapterKind, size: u32, build: impl FnOnce(&mut Build)) {
+    let mut b = Build::new();
+    build(&mut b);
+    let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
+    let info = with_subgroups(gpu.info(), kind, size);
+    compare(name, &schedule(&info, &b.program, &b.program.segments[0]).unwrap());
+}
+
+fn compare(name: &str, schedule: &Schedule) {
     for (i, (_, step)) in schedule.steps.iter().enumerate() {
         let end = if schedule.steps.len() > 1 { format!("_{i}") } else { String::new() };
         let text = step.kernel.assemble();
@@ -72,7 +85,7 @@ fn reductions() {
 }
 
 /// Softmax: two folds, the second of what the first one is needed for.
-fn softmax(dims: &[usize]) -> Kernel {
+pub(super) fn softmax(dims: &[usize]) -> Kernel {
     let instr = |name, args: &[Arg]| Instr {
         op: Elementwise::Row(row(name)),
         args: SmallVec::from_slice(args),
@@ -105,6 +118,24 @@ fn rows() {
             b.one(softmax(&dims), &[x], DType::F32, &dims);
         });
     }
+}
+
+#[test]
+fn subgroups() {
+    let software = AdapterKind::Cpu;
+    for (name, kind, size, dims) in [
+        ("rows_subgroups", AdapterKind::Discrete, 32, [3, 100]),
+        ("rows_subgroups_software", software, 8, [3, 1000]),
+    ] {
+        check_subgroups(name, kind, size, |b| {
+            let x = broadcast(b, &dims, &dims);
+            b.one(softmax(&dims), &[x], DType::F32, &dims);
+        });
+    }
+    check_subgroups("reduce_subgroups", software, 8, |b| {
+        let x = broadcast(b, &[3, 100], &[3, 100]);
+        b.one(reduction(ReduceKind::Sum, 1), &[x], DType::F32, &[3]);
+    });
 }
 
 #[test]

@@ -17,7 +17,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use super::fused::{Dice, random_group};
 use super::harness::*;
-use crate::gpu::{Adapter, Gpu, GpuOptions};
+use crate::gpu::{Adapter, AdapterInfo, AdapterKind, Gpu, GpuOptions};
 use crate::segment::schedule::schedule;
 use crate::segment::step::Step;
 
@@ -25,13 +25,25 @@ use crate::segment::step::Step;
 type Text = (String, Vec<bool>);
 
 /// The texts of all steps of the one segment of `b`.
-fn texts(gpu: &Gpu, b: &Build, texts: &mut BTreeSet<Text>) {
-    let schedule = schedule(gpu.info(), &b.program, &b.program.segments[0]).unwrap();
+fn texts(info: &AdapterInfo, b: &Build, texts: &mut BTreeSet<Text>) {
+    let schedule = schedule(info, &b.program, &b.program.segments[0]).unwrap();
     for (_, Step { kernel, .. }) in &schedule.steps {
         let written = kernel.bindings().iter();
         let written = written.map(|b| b.access == convoke_shaders::Access::ReadWrite).collect();
         texts.insert((kernel.assemble(), written));
     }
+}
+
+/// A device whose subgroups have so many invocations.
+pub(super) fn with_subgroups(info: &AdapterInfo, kind: AdapterKind, size: u32) -> AdapterInfo {
+    let mut info = AdapterInfo { kind, ..info.clone() };
+    (info.subgroup_min_size, info.subgroup_max_size) = (size, size);
+    info.features.subgroups = true;
+    info
+}
+
+fn uses_subgroups(text: &str) -> bool {
+    text.contains("subgroup_invocation_id")
 }
 
 fn policies(trusted: bool) -> BoundsCheckPolicies {
@@ -49,7 +61,11 @@ fn binding(i: usize) -> ResourceBinding {
 }
 
 /// As wgpu-hal's vulkan/device.rs.
-fn to_spirv(module: &naga::Module, info: &ModuleInfo, n: usize, trusted: bool) -> Vec<u32> {
+fn to_spirv(
+    (text, module, info): (&str, &naga::Module, &ModuleInfo),
+    n: usize,
+    trusted: bool,
+) -> Vec<u32> {
     let mut binding_map = spv::BindingMap::default();
     for i in 0..=n {
         let target =
@@ -57,6 +73,10 @@ fn to_spirv(module: &naga::Module, info: &ModuleInfo, n: usize, trusted: bool) -
         binding_map.insert(binding(i), target);
     }
     let mut capabilities = vec![spv::Capability::Shader];
+    if uses_subgroups(text) {
+        use spv::Capability::{GroupNonUniform, GroupNonUniformArithmetic};
+        capabilities.extend([GroupNonUniform, GroupNonUniformArithmetic]);
+    }
     if module.types.iter().any(|(_, ty)| ty.inner == naga::TypeInner::Scalar(naga::Scalar::F16)) {
         use spv::Capability::{
             Float16, StorageBuffer16BitAccess, UniformAndStorageBuffer16BitAccess,
@@ -148,8 +168,9 @@ fn to_hlsl(module: &naga::Module, info: &ModuleInfo, written: &[bool], fxc: bool
 fn translate((text, written): &Text) -> [Vec<u32>; 2] {
     let module = naga::front::wgsl::parse_str(text);
     let module = module.unwrap_or_else(|e| panic!("{}\n{text}", e.emit_to_string(text)));
-    let half = Capabilities::SHADER_FLOAT16;
-    let capabilities = if text.starts_with("enable f16;") { half } else { Capabilities::empty() };
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SHADER_FLOAT16, text.starts_with("enable f16;"));
+    capabilities.set(Capabilities::SUBGROUP, uses_subgroups(text));
     let info = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
     let info = info.unwrap_or_else(|e| panic!("{}\n{text}", e.emit_to_string(text)));
     let storage = |g: &naga::GlobalVariable| matches!(g.space, naga::AddressSpace::Storage { .. });
@@ -166,8 +187,10 @@ fn translate((text, written): &Text) -> [Vec<u32>; 2] {
     assert!(size <= 256, "{size} invocations\n{text}");
     [false, true].map(|mode| {
         assert!(!to_msl(&module, &info, written, mode).is_empty());
-        assert!(!to_hlsl(&module, &info, written, mode).is_empty());
-        to_spirv(&module, &info, n, mode)
+        // The older compiler of HLSL has no subgroups, and no adapter with it offers them.
+        let fxc = mode && !uses_subgroups(text);
+        assert!(!to_hlsl(&module, &info, written, fxc).is_empty());
+        to_spirv((text, &module, &info), n, mode)
     })
 }
 
@@ -201,7 +224,7 @@ fn two_thousand_random_groups() {
     let mut dice = Dice(42);
     let mut all = BTreeSet::new();
     for _ in 0..2000 {
-        texts(&gpu, &random_group(&mut dice, 4), &mut all);
+        texts(gpu.info(), &random_group(&mut dice, 4), &mut all);
     }
     assert!(all.len() > 1900, "{}", all.len());
     check(&all, 40);
@@ -213,8 +236,15 @@ fn every_kind_of_kernel() {
     let mut all = BTreeSet::new();
     let kinds = [matmuls(), reductions(), tails(), halves(), moves(), super::images::every_kind()];
     for b in kinds {
-        texts(&gpu, &b, &mut all);
+        texts(gpu.info(), &b, &mut all);
     }
+    for (kind, size) in [(AdapterKind::Cpu, 8), (AdapterKind::Discrete, 32)] {
+        let info = with_subgroups(gpu.info(), kind, size);
+        for b in [reductions(), rows()] {
+            texts(&info, &b, &mut all);
+        }
+    }
+    assert!(all.iter().filter(|(text, _)| uses_subgroups(text)).count() >= 10);
     assert!(all.len() > 50, "{}", all.len());
     assert!(all.iter().filter(|(text, _)| text.starts_with("enable f16;")).count() >= 5);
     check(&all, 1);
@@ -253,6 +283,17 @@ pub(super) fn tails() -> Build {
         let (x, y) = (b.upload(&[m, k], &vec![0i32; m * k]), b.upload(&[m], &vec![0i32; m]));
         b.one(reduction(ReduceKind::Sum, 1), &[b.whole(x)], DType::I32, &[m]);
         b.tail(b.whole(y));
+    }
+    b
+}
+
+/// Softmax of short, middling and long rows.
+fn rows() -> Build {
+    let mut b = Build::new();
+    for dims in [[7, 10], [7, 100], [7, 1000], [7, 10_000]] {
+        let x = b.upload(&dims, &vec![0f32; dims[0] * dims[1]]);
+        let x = b.whole(x);
+        b.one(super::golden::softmax(&dims), &[x], DType::F32, &dims);
     }
     b
 }
