@@ -489,8 +489,7 @@ impl Compiled {
                         let stop = (!metadata.stores).then_some(&on.stop);
                         on.storing.map_or(Ok(()), |storing| storing.begin(stop))?;
                     }
-                    let started =
-                        self.start_gpu(work, &mut leases, instance, bound, on.timings, metadata);
+                    let started = self.start_gpu(work, &mut leases, instance, bound, on, metadata);
                     running.push(started?);
                     metadata.stores |= work.stores();
                 }

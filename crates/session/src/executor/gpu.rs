@@ -13,7 +13,7 @@ use convoke_wgpu_backend::{
 };
 use smallvec::SmallVec;
 
-use super::{Bound, Compiled, CpuStep, Place};
+use super::{Bound, Compiled, CpuStep, On, Place};
 use crate::device_tensor::DeviceTensor;
 use crate::donation::Given;
 use crate::feeds::FeedData;
@@ -86,7 +86,7 @@ impl Compiled {
         leases: &mut Leases<'a>,
         instance: &mut Instance,
         bound: &Bound<'_>,
-        timings: Timings,
+        on: &On<'_>,
         metadata: &mut RunMetadata,
     ) -> Result<RunningWork<'a>> {
         let named = |e: Error| e.with_device(&*work.device);
@@ -101,8 +101,9 @@ impl Compiled {
         };
         let uploads: SmallVec<[Sent<'_>; 4]> =
             work.uploads.iter().map(sent).collect::<Result<_>>()?;
-        let lease = Rc::new(work.segment.lease(None).map_err(named)?);
-        let timestamps = match timings {
+        let stores = metadata.stores;
+        let lease = Rc::new(work.segment.lease(&|| on.check(stores)).map_err(named)?);
+        let timestamps = match on.timings {
             Timings::Host => Timestamps::None,
             Timings::Devices => Timestamps::Whole,
             Timings::Nodes => Timestamps::Each,

@@ -167,12 +167,13 @@ impl GpuSegment {
         Slabs { segment: self, slabs, uploads, status, donated }
     }
 
-    /// An instance that nobody uses, or a new one; waits while there are as many as may be.
+    /// An instance that nobody uses, or a new one; waits while there are as many as may be, and asks `check` again and
+    /// again meanwhile.
     ///
     /// # Errors
-    /// As [`Self::instance`]; the deadline passed.
-    pub fn lease(&self, deadline: Option<Instant>) -> Result<Lease<'_>, Error> {
-        self.pool.lease(self, deadline)
+    /// As [`Self::instance`]; those of `check`.
+    pub fn lease(&self, check: &dyn Fn() -> Result<(), Error>) -> Result<Lease<'_>, Error> {
+        self.pool.lease(self, check)
     }
 
     /// Runs a segment that takes nothing from others, and waits: `uploads` are the bytes of its uploads, in order.

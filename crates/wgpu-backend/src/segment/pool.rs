@@ -2,12 +2,15 @@
 
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use convoke_graph_core::{Error, ErrorKind};
+use convoke_graph_core::Error;
 
 use super::compile::GpuSegment;
 use super::instance::GpuInstance;
+
+/// How often who waits for an instance looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Idle instances, and how many there are in all.
 #[derive(Debug)]
@@ -39,10 +42,11 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits while all are taken, and asks `check` meanwhile whether it is to go on.
     pub(super) fn lease<'a>(
         &'a self,
         segment: &GpuSegment,
-        deadline: Option<Instant>,
+        check: &dyn Fn() -> Result<(), Error>,
     ) -> Result<Lease<'a>, Error> {
         let mut state = self.lock();
         loop {
@@ -52,17 +56,8 @@ impl Pool {
             if state.alive < self.max {
                 break;
             }
-            let wait = match deadline {
-                None => Duration::from_secs(1),
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-            };
-            if wait.is_zero() {
-                return Err(Error::new(
-                    ErrorKind::DeadlineExceeded,
-                    format!("deadline passed while {} runs used all instances", self.max),
-                ));
-            }
-            let waited = self.returned.wait_timeout(state, wait);
+            check()?;
+            let waited = self.returned.wait_timeout(state, LOOK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.alive += 1;

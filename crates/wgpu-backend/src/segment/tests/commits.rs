@@ -43,7 +43,7 @@ fn a_step_is_stored_in_place_run_after_run() {
         // The sum, and the step that stores into the variable.
         assert_eq!(segment.n_dispatches(), 2, "{segment}");
         assert!(segment.to_string().contains("=variable %1"), "{segment}");
-        let lease = segment.lease(None).unwrap();
+        let lease = segment.lease(&|| Ok(())).unwrap();
         for _ in 0..3 {
             let run = segment.run(&lease, &b.uploads()).unwrap();
             assert_near(&elements(&run.downloads[0]), &expected, 1e-6, "at the start");
@@ -68,7 +68,7 @@ fn variables_are_swapped_by_their_values_at_the_start() {
         variables.store(NodeId(1), &ones).unwrap();
         variables.store(NodeId(2), &some).unwrap();
         let segment = b.compile(&gpu, &variables);
-        segment.run(&segment.lease(None).unwrap(), &[]).unwrap();
+        segment.run(&segment.lease(&|| Ok(())).unwrap(), &[]).unwrap();
         assert_eq!(variables.load(NodeId(1), 5).unwrap().to_vec(), some);
         assert_eq!(variables.load(NodeId(2), 5).unwrap().to_vec(), ones);
     }
@@ -91,7 +91,7 @@ fn a_value_that_others_want_is_copied() {
     for gpu in gpus() {
         let variables = GpuVariables::new(&gpu);
         let segment = b.compile(&gpu, &variables);
-        let run = segment.run(&segment.lease(None).unwrap(), &b.uploads()).unwrap();
+        let run = segment.run(&segment.lease(&|| Ok(())).unwrap(), &b.uploads()).unwrap();
         let next: Vec<f32> = elements(&run.downloads[0]);
         let doubled: Vec<f32> = next.iter().map(|x| x + x).collect();
         assert_eq!(elements::<f32>(&run.downloads[1]), doubled);
@@ -117,7 +117,7 @@ fn a_variable_read_in_another_layout_is_not_stored_in_place() {
         variables.store(NodeId(1), bytemuck::cast_slice(&w)).unwrap();
         let segment = b.compile(&gpu, &variables);
         assert_eq!(segment.n_dispatches(), 2, "{segment}");
-        segment.run(&segment.lease(None).unwrap(), &[]).unwrap();
+        segment.run(&segment.lease(&|| Ok(())).unwrap(), &[]).unwrap();
         let expected: Vec<f32> = (0..LEN).map(|i| w[i] - w[LEN - 1 - i]).collect();
         let stored = variables.load(NodeId(1), 4 * LEN as u64).unwrap();
         assert_eq!(elements::<f32>(&stored), expected);
@@ -137,7 +137,7 @@ fn a_variable_of_another_device_is_uploaded() {
     for gpu in gpus() {
         let variables = GpuVariables::new(&gpu);
         let segment = b.compile(&gpu, &variables);
-        let run = segment.run(&segment.lease(None).unwrap(), &b.uploads()).unwrap();
+        let run = segment.run(&segment.lease(&|| Ok(())).unwrap(), &b.uploads()).unwrap();
         assert_eq!(elements::<f32>(&run.downloads[0]), [2.0, 4.0, 6.0]);
         assert!(!variables.contains(NodeId(1)));
         assert_eq!(elements::<f32>(&variables.load(NodeId(2), 12).unwrap()), [1.0, 2.0, 3.0]);

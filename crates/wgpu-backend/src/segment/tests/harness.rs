@@ -235,7 +235,7 @@ impl Build {
 
     pub fn run(&self, gpu: &Gpu) -> GpuRun {
         let segment = self.compile(gpu, &GpuVariables::new(gpu));
-        let run = segment.run(&segment.lease(None).unwrap(), &self.uploads()).unwrap();
+        let run = segment.run(&segment.lease(&|| Ok(())).unwrap(), &self.uploads()).unwrap();
         assert_eq!(gpu.stray_error(), None);
         run
     }

@@ -145,7 +145,7 @@ fn an_index_out_of_range_fails_the_run_and_commits_nothing() {
                 let node = convoke_graph_core::NodeId(7);
                 variables.store(node, bytemuck::cast_slice(&[1.5f32, 2.5])).unwrap();
                 let segment = b.compile(&gpu, &variables);
-                let lease = segment.lease(None).unwrap();
+                let lease = segment.lease(&|| Ok(())).unwrap();
                 let error = segment.run(&lease, &b.uploads()).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::InvalidArgument);
                 let text = format!("index {bad} at position 1 is out of range for an axis of 5");
