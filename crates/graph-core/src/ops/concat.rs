@@ -101,9 +101,11 @@ impl Op for Concat {
         let Some(dy) = backward.dy() else { return vec![None; n] };
         let sizes: Vec<Option<usize>> =
             (0..n).map(|i| backward.input(i).dims().dims()?.get(self.axis)?.known()).collect();
+        let mut end = Some(0usize);
         (0..n)
             .map(|i| {
-                let begin: Option<usize> = sizes[..i].iter().copied().sum();
+                let begin = end;
+                end = begin.zip(sizes[i]).map(|(begin, size)| begin.saturating_add(size));
                 Some(match (begin, sizes[i], dy.dims().rank()) {
                     (Some(begin), Some(size), Some(rank)) => {
                         let (mut begins, mut parts) = (vec![0; rank], vec![None; rank]);
