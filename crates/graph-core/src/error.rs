@@ -225,6 +225,8 @@ pub enum OpError {
     Invalid(String),
     #[error("input {0} is invalid")]
     InvalidInput(String),
+    #[error("{node} at {}:{}:{}, in a body: {reason}", at.file(), at.line(), at.column())]
+    InBody { node: String, at: &'static Location<'static>, reason: Box<OpError> },
 }
 
 impl OpError {
@@ -233,6 +235,7 @@ impl OpError {
         match self {
             Self::Finalized => ErrorKind::FailedPrecondition,
             Self::Unsupported(_) => ErrorKind::Unimplemented,
+            Self::InBody { reason, .. } => reason.kind(),
             _ => ErrorKind::InvalidArgument,
         }
     }

@@ -83,7 +83,7 @@ impl Built {
                 return Err(OpError::Invalid(format!("{name} belongs to another graph")));
             }
             if result.node().invalid.is_some() {
-                return Err(OpError::InvalidInput(result.node().name.to_string()));
+                return Err(cause(&snapshot, result.output().node));
             }
             if result.fact().is_variable() {
                 let message = format!("{name} is a variable's handle; return what it reads");
@@ -98,6 +98,23 @@ impl Built {
         let facts = results.iter().map(|&output| snapshot.fact(output).clone()).collect();
         let Needed { nodes, captures, before } = needed;
         Ok((Body { id: self.id, params, results, facts, nodes, captures, before }, n_results))
+    }
+}
+
+/// Why a node is invalid: the refused one that it is built on.
+fn cause(graph: &GraphSnapshot, mut id: NodeId) -> OpError {
+    loop {
+        let node = graph.node(id);
+        let refused = |output: &&Output| graph.node(output.node).invalid.is_some();
+        match (&node.invalid, node.inputs.iter().find(refused)) {
+            (Some(OpError::InvalidInput(_)), Some(input)) => id = input.node,
+            (Some(reason @ OpError::InBody { .. }), _) => return reason.clone(),
+            (Some(reason), _) => {
+                let (node, at) = (node.name.to_string(), node.location);
+                return OpError::InBody { node, at, reason: Box::new(reason.clone()) };
+            }
+            (None, _) => return OpError::InvalidInput(node.name.to_string()),
+        }
     }
 }
 

@@ -21,6 +21,10 @@ pub trait Structure: Sized {
     /// The same structure of other tensors, taken in order. There are as many as `flatten` adds.
     #[must_use]
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self;
+
+    /// Whether `other` has as many of everything, under the same keys: what branches give, and what a loop is given and
+    /// gives, is alike.
+    fn is_like(&self, other: &Self) -> bool;
 }
 
 impl Structure for Tensor {
@@ -34,6 +38,10 @@ impl Structure for Tensor {
             self.apply(Refused(reason), &[])
         })
     }
+
+    fn is_like(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// In a body it is a value that comes after it; outside, an operation that comes after that value.
@@ -46,6 +54,10 @@ impl Structure for Operation {
         // What needs the value needs the effect.
         parts.next().map_or_else(|| self.graph().no_op(), |tensor| tensor.identity().operation())
     }
+
+    fn is_like(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl<T: Structure> Structure for Option<T> {
@@ -55,6 +67,13 @@ impl<T: Structure> Structure for Option<T> {
 
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
         self.as_ref().map(|part| part.rebuild(parts))
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Some(part), Some(other)) => part.is_like(other),
+            (part, other) => part.is_none() == other.is_none(),
+        }
     }
 }
 
@@ -66,6 +85,10 @@ impl<T: Structure> Structure for Vec<T> {
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
         self.iter().map(|part| part.rebuild(parts)).collect()
     }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().zip(other).all(|(part, other)| part.is_like(other))
+    }
 }
 
 impl<T: Structure, const N: usize> Structure for [T; N] {
@@ -76,6 +99,10 @@ impl<T: Structure, const N: usize> Structure for [T; N] {
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
         std::array::from_fn(|i| self[i].rebuild(parts))
     }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.iter().zip(other).all(|(part, other)| part.is_like(other))
+    }
 }
 
 impl<K: Ord + Clone, T: Structure> Structure for BTreeMap<K, T> {
@@ -85,6 +112,13 @@ impl<K: Ord + Clone, T: Structure> Structure for BTreeMap<K, T> {
 
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
         self.iter().map(|(key, part)| (key.clone(), part.rebuild(parts))).collect()
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let is_like = |((key, part), (other_key, other)): ((&K, &T), (&K, &T))| {
+            key == other_key && part.is_like(other)
+        };
+        self.len() == other.len() && self.iter().zip(other).all(is_like)
     }
 }
 
@@ -98,6 +132,10 @@ macro_rules! tuples {
             fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
                 ($(self.$at.rebuild(parts),)+)
             }
+
+            fn is_like(&self, other: &Self) -> bool {
+                $(self.$at.is_like(&other.$at))&&+
+            }
         })*
     };
 }
@@ -106,6 +144,10 @@ impl Structure for () {
     fn flatten(&self, _: &mut Vec<Tensor>) {}
 
     fn rebuild(&self, _: &mut dyn Iterator<Item = Tensor>) -> Self {}
+
+    fn is_like(&self, (): &Self) -> bool {
+        true
+    }
 }
 
 tuples! {
@@ -135,6 +177,21 @@ fn parts(structure: &impl Structure) -> Vec<Tensor> {
     let mut parts = Vec::new();
     structure.flatten(&mut parts);
     parts
+}
+
+const OTHER_STRUCTURE: &str = "a loop's body gives another structure than it was given";
+
+/// The parts of a structure that is to be like another. If it is not, and numbers don't tell, the first one is refused.
+fn parts_like<T: Structure>(like: &T, structure: &T, what: &str) -> Vec<Tensor> {
+    let mut found = parts(structure);
+    if !like.is_like(structure) && parts(like).len() == found.len() {
+        let reason =
+            format!("{what}: other keys, lengths or options, with the same number of tensors");
+        found.iter_mut().take(1).for_each(|part| {
+            *part = part.apply(Refused(OpError::Invalid(reason.clone())), &[part]);
+        });
+    }
+    found
 }
 
 /// A structure of a node's first outputs. A refused node has one output, which stands for all.
@@ -219,13 +276,29 @@ impl Graph {
         at: &'static Location<'static>,
     ) -> T {
         let mut built = Vec::with_capacity(branches.len() + 1);
-        let with_parts = |structure: T| (parts(&structure), structure);
+        let mut first: Option<T> = None;
         for build in branches {
-            built.push(Built::new(self, Vec::new(), at, |_| with_parts(build())).0);
+            let (own, structure) = self.branch_like(first.as_ref(), build, at);
+            built.push(own);
+            first.get_or_insert(structure);
         }
-        let (own, like) = Built::new(self, Vec::new(), at, |_| with_parts(last()));
+        let (own, like) = self.branch_like(first.as_ref(), last, at);
         built.push(own);
         structured(&like, &branch(self, index, built, at))
+    }
+
+    /// A branch whose structure is that of the first, if there is one.
+    fn branch_like<T: Structure>(
+        &self,
+        first: Option<&T>,
+        build: impl FnOnce() -> T,
+        at: &'static Location<'static>,
+    ) -> (Built, T) {
+        Built::new(self, Vec::new(), at, |_| {
+            let structure = build();
+            let like = first.unwrap_or(&structure);
+            (parts_like(like, &structure, "branches give different structures"), structure)
+        })
     }
 
     /// Runs `body` while `condition` holds: both are given what is carried from iteration to iteration, `init` at first,
@@ -274,7 +347,7 @@ impl Graph {
         };
         let (outputs, ()) = repeat(self, spec, at, |carried, _| {
             let next = body(&init.rebuild(&mut carried.iter().cloned()));
-            let carried = parts(&next);
+            let carried = parts_like(&init, &next, OTHER_STRUCTURE);
             let effects = effects(self, &carried);
             let pred = self.after(&effects.iter().collect::<Vec<_>>(), || condition(&next));
             (Iteration { pred: Some(pred), carried, collected: Vec::new() }, ())
@@ -348,8 +421,8 @@ impl Graph {
         let (outputs, like) = repeat(self, spec, at, |carried, slices| {
             let state = init.rebuild(&mut carried.iter().cloned());
             let (next, collected) = step(&state, &xs.rebuild(&mut slices.iter().cloned()));
-            let iteration =
-                Iteration { pred: None, carried: parts(&next), collected: parts(&collected) };
+            let carried = parts_like(&init, &next, OTHER_STRUCTURE);
+            let iteration = Iteration { pred: None, carried, collected: parts(&collected) };
             (iteration, collected)
         });
         let collected = outputs.get(n..).filter(|rest| !rest.is_empty()).unwrap_or(&outputs);

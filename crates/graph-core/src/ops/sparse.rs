@@ -180,6 +180,10 @@ impl Structure for SparseTensor {
             dense_shape: self.dense_shape.rebuild(parts),
         }
     }
+
+    fn is_like(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Structure for IndexedSlices {
@@ -194,5 +198,9 @@ impl Structure for IndexedSlices {
             indices: self.indices.rebuild(parts),
             dense_shape: self.dense_shape.rebuild(parts),
         }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.dense_shape.is_like(&other.dense_shape)
     }
 }

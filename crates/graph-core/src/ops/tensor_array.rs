@@ -115,4 +115,8 @@ impl Structure for TensorArray {
     fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
         Self { elements: self.elements.rebuild(parts) }
     }
+
+    fn is_like(&self, _: &Self) -> bool {
+        true
+    }
 }

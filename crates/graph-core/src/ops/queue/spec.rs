@@ -126,7 +126,7 @@ impl QueueSpec {
                 (true, Some([first, rest @ ..])) => {
                     let shared = rows.unify(*first).ok_or_else(|| {
                         OpError::Invalid(format!(
-                            "component {i} has {first:?} rows, and those before have {rows:?}"
+                            "component {i} has {first} rows, and those before have {rows}"
                         ))
                     })?;
                     rows = shared;
