@@ -2,7 +2,7 @@
 
 use convoke::philox::philox;
 use convoke::prelude::*;
-use convoke_tests::{compare, devices};
+use convoke_tests::{TestDevice, compare, devices};
 
 /// Known answers: Random123's `kat_vectors`, philox4x32 with 10 rounds.
 #[test]
@@ -49,4 +49,50 @@ fn uniforms_fill_the_unit_interval_evenly() {
     // Five deviations of the mean of 100,000 uniforms.
     assert!((mean - 0.5).abs() < 5.0 * (1.0f64 / 12.0 / 1e5).sqrt(), "{mean}");
     assert!(u.iter().all(|x| (0.0..1.0).contains(x)));
+}
+
+/// Draws of an operation and of initial values with a seed, in a graph with one.
+fn draws(device: &TestDevice, graph_seed: u64, seed: u64) -> [Vec<f32>; 5] {
+    let g = Graph::with_seed(graph_seed);
+    let [glorot, he] = [("glorot", Init::glorot(seed)), ("he", Init::he(seed))]
+        .map(|(name, init)| g.variable(name, init, F32, [16, 8]).value().clone());
+    let tensors = [
+        g.random_uniform(&[1001], F32, seed),
+        g.random_normal(&[1001], F32, seed),
+        g.truncated_normal(&[1001], F32, seed),
+        glorot,
+        he,
+    ];
+    let session = device.session(&g);
+    session.run(&[], g.initializers()).unwrap();
+    session.run(&[], &tensors).unwrap().map(|x| x.to_vec::<f32>().unwrap())
+}
+
+#[test]
+fn the_least_and_the_greatest_seed_are_as_good_as_others() {
+    for device in devices() {
+        let seeds = [(0, 0), (0, u64::MAX), (u64::MAX, 0), (u64::MAX, u64::MAX)];
+        let all = seeds.map(|(graph_seed, seed)| draws(device, graph_seed, seed));
+        for (own, seeds) in all.iter().zip(seeds) {
+            let [uniform, normal, truncated, glorot, he] = own;
+            let what = format!("{seeds:?} on {}", device.name);
+            assert!(uniform.iter().all(|x| (0.0..1.0).contains(x)), "{what}");
+            // A normal number goes beyond 10 once in 10^23 times.
+            assert!(normal.iter().all(|x| x.abs() < 10.0), "{what}");
+            assert!(truncated.iter().all(|x| x.abs() <= 2.0), "{what}");
+            // sqrt(6 / (16 + 8)), and twice sqrt(2 / 16).
+            assert!(glorot.iter().all(|x| x.abs() <= 0.5), "{what}");
+            assert!(he.iter().all(|x| x.abs() < 0.7072), "{what}");
+            // Five deviations of the means of 1001 uniforms and normals: sqrt(1 / 12 / 1001) and sqrt(1 / 1001).
+            let mean = |xs: &[f32]| xs.iter().map(|&x| f64::from(x)).sum::<f64>() / xs.len() as f64;
+            assert!((mean(uniform) - 0.5).abs() < 0.0457, "{what}: {}", mean(uniform));
+            assert!(mean(normal).abs() < 0.1581, "{what}: {}", mean(normal));
+        }
+        for (i, one) in all.iter().enumerate() {
+            for other in &all[..i] {
+                let differ = one.iter().zip(other).all(|(one, other)| one != other);
+                assert!(differ, "{}", device.name);
+            }
+        }
+    }
 }

@@ -317,6 +317,17 @@ fn every_element_of_a_float() {
             image.conv2d(&filters, Conv2d::default()),
             image.max_pool(Pool::default()),
             x.cross_entropy(g.constant([0i32, 1, 2])),
+            x.embedding(g.constant([1i32, 1, 0])),
+            image.max_pool(Pool::default()).sum(()).gradients(&[&x]).remove(0).unwrap(),
+            x.layer_norm(&v, &v, 1e-5).sum(()).gradients(&[&x]).remove(0).unwrap(),
+            x.gather(g.constant([2i32, 0, 2]), 0)
+                .square()
+                .sum(())
+                .gradients(&[&x])
+                .remove(0)
+                .unwrap(),
+            g.scan(x.sum(()) * 0.0, x.clone(), |sum, row| (sum + row.sum(()), row * sum)).1,
+            g.cond(&x.sum(()).greater(0.0), || x.exp(), || x.log()),
         ];
         let session = device.session_with(&g, SessionOptions::default());
         session.run(&[], g.initializers()).unwrap();

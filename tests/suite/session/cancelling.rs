@@ -115,6 +115,7 @@ fn cancelling_at_random_moments() {
         let usual = begun.elapsed().max(Duration::from_micros(100));
         let n = if device.name == "CPU" { 1000 } else { 300 };
         let (mut stored, mut seed) = (2u32, 12345u64);
+        let mut before = session.state_digest().unwrap();
         for _ in 0..n {
             let token = CancelToken::new();
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -130,12 +131,59 @@ fn cancelling_at_random_moments() {
                 let cancel = Some(token.clone());
                 stages.run(&session, RunOptions { cancel, ..RunOptions::default() })
             });
+            let after = session.state_digest().unwrap();
             match run {
-                Ok(()) => stored += 1,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}"),
+                Ok(()) => {
+                    stored += 1;
+                    assert_ne!(after, before, "{}: nothing was stored", device.name);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+                    assert_eq!(after, before, "{}: something was stored", device.name);
+                }
             }
+            before = after;
         }
         assert_eq!(stages.count(&session), stored as f32, "{}", device.name);
         assert!(stored < n + 2, "{}: no run was cancelled", device.name);
+    }
+}
+
+/// Who waits because as many runs as may be have the memory of a program on a GPU ends with its timeout and its token,
+/// and not only when one of those has ended.
+#[test]
+fn who_waits_for_the_memory_of_a_program_ends() {
+    const MOST: usize = 8;
+    const STAGE: Duration = Duration::from_millis(1000);
+    for device in devices().iter().filter(|device| device.name != "CPU") {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![4]);
+        let sum = (slow(&(&x * 2.0), STAGE) + 1.0).sum(());
+        let session = device.session(&g);
+        let run = |options| session.run_with(&[x.feed([1.0f32; 4])], &sum, options);
+        // So that all have the same program.
+        run(RunOptions::default()).unwrap();
+        let (late, cancelled) = thread::scope(|scope| {
+            let runs: Vec<_> =
+                (0..MOST).map(|_| scope.spawn(|| run(RunOptions::default()))).collect();
+            thread::sleep(STAGE / 4);
+            let begun = Instant::now();
+            let timeout = Some(STAGE / 40);
+            let late = run(RunOptions { timeout, ..RunOptions::default() }).unwrap_err();
+            let token = CancelToken::new();
+            let cancel = Some(token.clone());
+            let waits = scope.spawn(|| run(RunOptions { cancel, ..RunOptions::default() }));
+            thread::sleep(STAGE / 40);
+            token.cancel();
+            let cancelled = waits.join().unwrap().unwrap_err();
+            assert!(begun.elapsed() < STAGE / 2, "{}: {:?}", device.name, begun.elapsed());
+            for run in runs {
+                // Four times `2 + 1`.
+                assert_eq!(run.join().unwrap().unwrap().0.scalar::<f32>().unwrap(), 12.0);
+            }
+            (late, cancelled)
+        });
+        assert_eq!(late.kind(), ErrorKind::DeadlineExceeded, "{late}");
+        assert_eq!(cancelled.kind(), ErrorKind::Cancelled, "{cancelled}");
     }
 }

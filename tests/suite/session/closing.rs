@@ -169,3 +169,32 @@ fn a_closed_session_says_that_it_has_nothing() {
     assert_eq!(kind(session.save(&path)), closed);
     assert!(!path.exists());
 }
+
+/// Closing ends sixty-four runs that are under way, in line or waiting for a queue: each has its value or was cancelled.
+#[test]
+fn closing_ends_many_runs() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![4]);
+        let takes = g.fifo_queue("q", 4, [(F32, dims![4])]).dequeue().remove(0).sum(());
+        let computes = slow(&x, Duration::from_millis(2)).sum(());
+        let session = device.session(&g);
+        let runs: Vec<_> = (0..64)
+            .map(|i| {
+                let fetched = if i % 4 == 0 { &takes } else { &computes };
+                session.submit(&[x.feed([i as f32; 4])], fetched, RunOptions::default())
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(10));
+        session.close();
+        for (i, run) in runs.into_iter().enumerate() {
+            match run.wait() {
+                Ok(sum) => assert_eq!(sum.scalar::<f32>().unwrap(), 4.0 * i as f32),
+                Err(error) => {
+                    let kinds = [ErrorKind::Cancelled, ErrorKind::FailedPrecondition];
+                    assert!(kinds.contains(&error.kind()), "{i} on {}: {error}", device.name);
+                }
+            }
+        }
+    }
+}

@@ -1,5 +1,9 @@
 //! Feeds: conversions, and refusals before any work.
 
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use convoke::input::InputExt;
 use convoke::prelude::*;
 use convoke::{Feed, Shape, ndarray};
 use convoke_tests::{cast, devices, ramp};
@@ -444,5 +448,44 @@ fn create_graph_fails_when_assigning_a_fed_var() {
         assert_eq!(value(), 1.0, "{}", device.name);
         session.run(&[v.feed(2.0)], assign.operation()).unwrap();
         assert_eq!(value(), 20.0, "{}", device.name);
+    }
+}
+
+/// Elements that are made ahead come in their order, and each but the first is made while the run before it is under way:
+/// that run ends once the element is begun, and the element is made once that run has begun.
+#[test]
+fn elements_are_made_while_runs_are_under_way() {
+    const N: usize = 5;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    for device in devices() {
+        for depth in [1, 2] {
+            let (begins, begun) = mpsc::channel::<usize>();
+            let (runs, running) = mpsc::channel::<usize>();
+            let elements = (0..N).map(move |at| {
+                begins.send(at).unwrap();
+                while at > 0 && running.recv_timeout(PATIENCE).unwrap() + 1 < at {}
+                HostTensor::from([at as f32; 4])
+            });
+            let begun = Mutex::new(begun);
+            let waits = move |inputs: &[HostTensor]| {
+                let at = inputs[0].to_vec::<f32>()?[0] as usize / 2;
+                // There is nobody any more who makes an element when the last is made.
+                let _ = runs.send(at);
+                let begun = begun.lock().unwrap();
+                while at + 1 < N && begun.recv_timeout(PATIENCE).unwrap() < at + 1 {}
+                Ok(inputs.to_vec())
+            };
+            let g = Graph::new();
+            let x = g.placeholder("x", F32, dims![4]);
+            let waited = g.host_function("waits", &[&(&x * 2.0)], [(F32, dims![4])], waits);
+            let sum = (&waited[0] + 1.0).sum(());
+            let session = device.session(&g);
+            let sums: Vec<f32> = elements
+                .prefetch(depth)
+                .map(|element| session.run(&[x.feed(&element)], &sum).unwrap().scalar().unwrap())
+                .collect();
+            // Four times `2 at + 1`.
+            assert_eq!(sums, [4.0, 12.0, 20.0, 28.0, 36.0], "{depth} ahead on {}", device.name);
+        }
     }
 }

@@ -120,6 +120,35 @@ fn second_order_gradients() {
     assert!(x.stop_gradient().gradients(&[&x])[0].is_none());
 }
 
+/// A cast to integers and an index of the greatest end the way of a gradient, and not other ways. What stays of integers
+/// has gradients of integers.
+#[test]
+fn gradients_through_integers() {
+    for device in devices() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![3]);
+        let n = g.placeholder("n", I32, dims![2]);
+        let (whole, at) = (x.cast(I32).cast(F32).sum(()), x.argmax(0));
+        assert!(whole.gradients(&[&x])[0].is_none());
+        assert!(at.gradients(&[&x])[0].is_none());
+        assert!((n.cast(F32) * 3.0).sum(()).gradients(&[&n])[0].is_none());
+        let slope = |y: &Tensor, x: &Tensor| y.gradients(&[x]).remove(0).unwrap();
+        let beside = slope(&(&whole + (&x * 2.0).sum(())), &x);
+        let scaled = slope(&(&x * at.cast(F32)).sum(()), &x);
+        let triple = slope(&(&n * 3).sum(()), &n);
+        assert!(g.check().is_empty(), "{:?}", g.check());
+        let session = device.session(&g);
+        let feeds = [x.feed([-2.5f32, 1.5, 7.5]), n.feed([4i32, 5])];
+        // -2, 1 and 7; the third is the greatest.
+        let (whole, at) = session.run(&feeds, (&whole, &at)).unwrap();
+        assert_eq!((whole.scalar::<f32>().unwrap(), at.scalar::<i32>().unwrap()), (6.0, 2));
+        let (beside, scaled, triple) = session.run(&feeds, (&beside, &scaled, &triple)).unwrap();
+        assert_eq!(beside.to_vec::<f32>().unwrap(), [2.0; 3], "{}", device.name);
+        assert_eq!(scaled.to_vec::<f32>().unwrap(), [2.0; 3], "{}", device.name);
+        assert_eq!(triple.to_vec::<i32>().unwrap(), [3, 3], "{}", device.name);
+    }
+}
+
 #[test]
 fn operations_of_another_graph_are_refused_as_controls() {
     let (g, h) = (Graph::new(), Graph::new());

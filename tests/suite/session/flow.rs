@@ -83,18 +83,91 @@ fn cond_branches_that_disagree_are_refused() {
     let g = Graph::new();
     let p = g.placeholder("p", Bool, dims![]);
     let x = g.placeholder("x", F32, dims![2]);
-    let error = |y: &Tensor| y.node().error().unwrap().message().to_owned();
-    let y = g.cond(&p, || x.clone(), || x.cast(I32));
-    assert_eq!(error(&y), "result 0 is i32 in branch 0 and f32 in branch 1; cast one of them");
-    let y = g.cond(&p, || vec![x.clone(), x.clone()], || vec![x.clone()]);
-    assert_eq!(error(&y[0]), "branch 0 gives 1 tensors and branch 1 2");
-    let y = g.cond(&x, || x.clone(), || x.clone());
+    let v = g.variable("v", Init::Constant(7.0), F32, [2]);
+    let add = v.assign_add(1.0).operation();
+    let dtypes = g.cond(&p, || x.clone(), || x.cast(I32));
+    let effects = g.cond(&p, || v.assign(&x), || x.cast(I32));
+    let numbers = g.cond(&p, || vec![x.clone(), x.clone()], || vec![x.clone()]);
+    let structures = g.cond(&p, || (x.clone(), Some(x.clone())), || (x.clone(), None));
+    let condition = g.cond(&x, || x.clone(), || x.clone());
     let refused = "the condition of cond needs a tensor of bool, got f32; cast it first";
     assert!(g.check().iter().any(|error| error.message() == refused), "{:?}", g.check());
     let session = on_host(&g);
-    let error = session.run(&[p.feed(true), x.feed([1.0f32, 2.0])], &y).unwrap_err();
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let run = |y: &Tensor, refused: &str| {
+        let feeds = [p.feed(true), x.feed([1.0f32, 2.0])];
+        let error = session.run(&feeds, (y, &add)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert_eq!(error.message(), refused);
+        assert!(error.location().is_some());
+        assert_eq!(session.state_digest().unwrap(), before, "{error}");
+    };
+    run(&condition, refused);
+    let dtype = "result 0 is i32 in branch 0 and f32 in branch 1; cast one of them";
+    let number = "branch 0 gives 1 tensors and branch 1 2";
+    let all =
+        [(dtypes, dtype), (effects, dtype), (numbers[0].clone(), number), (structures.0, number)];
+    for (y, refused) in &all {
+        assert_eq!(y.node().error().unwrap().message(), *refused);
+        run(y, refused);
+    }
+}
+
+/// Structures with the same number of tensors, but other keys or lengths.
+#[test]
+fn structures_that_differ_are_refused() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let c = |x: f32| g.constant(x);
+    let named = |name| BTreeMap::from([(name, c(1.0))]);
+    let keys = g.cond(&p, || named("a"), || named("b"));
+    let nested = |n, m| [n, m].map(|n| (0..n).map(|i| c(i as f32)).collect::<Vec<_>>());
+    let lengths = g.case(vec![(p.clone(), Box::new(|| nested(1, 2)))], || nested(2, 1));
+    let once = |x: Option<Tensor>, y| (x, y);
+    let looped = g.while_loop(
+        once(Some(c(1.0)), None),
+        |_| c(1.0).less(0.0),
+        |(x, _)| once(None, x.clone()),
+    );
+    let scanned = g.scan(named("a"), c(1.0).reshape(&[1]), |_, x| (named("b"), x.clone())).0;
+    let session = on_host(&g);
+    let before = session.state_digest().unwrap();
+    let (branches, body) = (
+        "branches give different structures: other keys, lengths or options, with the same number of tensors",
+        "a loop's body gives another structure than it was given: other keys, lengths or options, with the same \
+         number of tensors",
+    );
+    let [lengths, looped] = [lengths[0][0].clone(), looped.0.unwrap()];
+    for (refused, message) in
+        [(&keys["a"], branches), (&lengths, branches), (&looped, body), (&scanned["a"], body)]
+    {
+        let error = session.run(&[p.feed(true)], refused).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().ends_with(&format!("in a body: {message}")), "{error}");
+        assert_eq!(session.state_digest().unwrap(), before);
+    }
+    // The same ones are alike.
+    let same = g.cond(&p, || named("a"), || named("a"));
+    assert_eq!(session.run(&[p.feed(true)], &same["a"]).unwrap().scalar::<f32>().unwrap(), 1.0);
+}
+
+/// What is refused inside of bodies is named with its own line, however deep it lies.
+#[test]
+fn what_is_refused_in_a_body_is_named() {
+    let g = Graph::new();
+    let p = g.placeholder("p", Bool, dims![]);
+    let x = g.placeholder("x", F32, dims![2, 3]);
+    let line = line!() + 1;
+    let inner = || x.matmul(&x).relu() * 2.0;
+    let y = g.cond(&p, || g.cond(&p, inner, || x.sum(())), || x.sum(()));
+    let session = on_host(&g);
+    let error = session.run(&[p.feed(true)], &y).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-    assert!(error.location().is_some());
+    let message = error.message();
+    assert!(message.contains(&format!("flow.rs:{line}:")), "{error}");
+    assert!(message.ends_with("in a body: inner sizes differ: [2, 3] times [2, 3]"), "{error}");
+    assert_eq!(message.matches("in a body").count(), 1, "{error}");
 }
 
 #[test]
@@ -193,15 +266,25 @@ fn fetchable_and_feedable() {
         || x.clone(),
     );
     let inner = inner.unwrap();
-    let session = on_host(&g);
-    let feeds = [p.feed(true), x.feed(1.0f32)];
-    let message = |e: convoke::Error| e.message().to_owned();
-    assert!(message(session.run(&feeds, &inner).unwrap_err()).contains("cannot be fetched"));
-    let feeds = [p.feed(true), inner.feed(1.0f32)];
-    assert!(message(session.run(&feeds, &y).unwrap_err()).contains("cannot be fed"));
     let outside = &inner + 1.0;
     let error = outside.node().error().unwrap();
     assert!(error.message().contains("return it from the closure"), "{error}");
+    let v = g.variable("v", Init::Constant(7.0), F32, []);
+    let add = v.assign_add(1.0).operation();
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let refused = |feeds: &[Feed<'_>], fetch: &Tensor, target: &Operation, message: &str| {
+        let error = session.run(feeds, (fetch, target, &add)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains(message), "{error}");
+        assert_eq!(session.state_digest().unwrap(), before, "{error}");
+    };
+    let feeds = [p.feed(true), x.feed(1.0f32)];
+    refused(&feeds, &inner, &add, "cannot be fetched");
+    refused(&feeds, &y, &inner.operation(), "cannot be run by itself");
+    refused(&feeds, &outside, &add, "return it from the closure");
+    refused(&[p.feed(true), inner.feed(1.0f32)], &y, &add, "cannot be fed");
 }
 
 #[test]
@@ -728,6 +811,9 @@ fn while_nested_input() {
         }
         fn rebuild(&self, parts: &mut dyn Iterator<Item = Tensor>) -> Self {
             Self { a: self.a.rebuild(parts), b: self.b.rebuild(parts) }
+        }
+        fn is_like(&self, other: &Self) -> bool {
+            self.b.is_like(&other.b)
         }
     }
     let g = Graph::new();
@@ -1276,7 +1362,8 @@ fn nothing_leaks_out_of_bodies() {
     let p = g.placeholder("p", Bool, dims![]);
     let mut inner = None;
     g.cond(&p, || inner.insert(v.assign(1.0).operation()).clone(), || g.no_op());
-    let after = g.after(&[&inner.unwrap()], || g.constant(1.0f32));
+    let inner = inner.unwrap();
+    let after = g.after(&[&inner], || g.constant(1.0f32));
     let error = after.node().error().unwrap();
     assert!(error.message().contains("return it from the closure"), "{error}");
     for i in 0..50 {
@@ -1285,6 +1372,19 @@ fn nothing_leaks_out_of_bodies() {
     let foreign = g.while_loop(h.constant(0i32), |i| i.less(3), |i| i + 1);
     assert!(foreign.node().invalid.is_some());
     assert!(g.check().iter().any(|error| error.message().contains("another graph")));
+    let add = v.assign_add(1.0).operation();
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let before = session.state_digest().unwrap();
+    let refused = |target: &Operation, message: &str| {
+        let error = session.run(&[p.feed(true)], (target, &add)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains(message), "{error}");
+        assert_eq!(session.state_digest().unwrap(), before, "{error}");
+    };
+    refused(&inner, "cannot be run by itself");
+    refused(&after.operation(), "return it from the closure");
+    refused(&foreign.operation(), "another graph");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A GPU that is lost while a run stores: what lives elsewhere has not changed.
 
 use convoke::prelude::*;
-use convoke::wgpu;
+use convoke::{OnDevice, wgpu};
 use convoke_tests::devices;
 
 /// A device of the app on an adapter that the tests use.
@@ -106,5 +106,47 @@ fn a_partial_run_that_cannot_store_on_a_gpu_changes_nothing_on_the_host() {
         assert!(!run.is_done());
         assert!(run.finish().is_err(), "{}", device.name);
         assert_eq!(values(&session, &model.on_host), before, "{}", device.name);
+    }
+}
+
+/// A tensor that stayed on a GPU is gone with it, for runs of the GPU and of the host alike.
+#[test]
+fn a_tensor_on_a_gpu_that_is_lost_is_unavailable() {
+    for device in devices().iter().skip(1) {
+        let (app, queue) = open(&device.name);
+        let devices = Devices::from_wgpu(app.clone(), queue).unwrap();
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, dims![4]);
+        let v = g.device("CPU:0", || g.variable("v", Init::Constant(1.0), F32, [4]));
+        let [double, triple] = [2.0, 3.0].map(|by| g.device("GPU:0", || &x * by));
+        let [sum, stored, stored_double] =
+            g.device("CPU:0", || [&x + v.value(), v.assign(&x), v.assign(&double)]);
+        let session = Session::new(&g, &devices).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        let kept = session.run(&[x.feed([1.0f32, 2.0, 3.0, 4.0])], OnDevice(&double)).unwrap();
+        assert_eq!(kept.device(), "GPU:0", "{}", device.name);
+        let run = |fetch: &Tensor| session.run(&[x.feed(&kept)], fetch);
+        let expected = [
+            (&double, [4.0f32, 8.0, 12.0, 16.0]),
+            (&sum, [3.0, 5.0, 7.0, 9.0]),
+            (&stored, [2.0, 4.0, 6.0, 8.0]),
+            (&stored_double, [4.0, 8.0, 12.0, 16.0]),
+        ];
+        for (fetch, expected) in expected {
+            let found = run(fetch).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(found, expected, "{}", device.name);
+        }
+        assert!(session.variables().iter().all(|v| v.device == 0), "{}", device.name);
+        let before = session.state_digest().unwrap();
+        app.destroy();
+        let error = kept.to_host().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}: {error}", device.name);
+        // The last one was not compiled before.
+        for fetch in [&double, &sum, &stored, &stored_double, &triple] {
+            let error = run(fetch).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{}: {error}", device.name);
+            assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
+        }
+        assert_eq!(session.run(&[], &v).unwrap().to_vec::<f32>().unwrap(), [4.0, 8.0, 12.0, 16.0]);
     }
 }

@@ -590,9 +590,9 @@ fn wrong_queues_and_elements_are_refused() {
     let q = g.fifo_queue("q", 4, [(F32, dims![2]), (I32, dims![])]);
     let (x, n) = (g.placeholder("x", F32, dims![2]), g.placeholder("n", I32, dims![]));
     q.enqueue(&[&x]);
-    refused("arity", "2");
+    refused("arity", "expected 2 inputs, got 1");
     q.enqueue(&[&n, &x]);
-    refused("dtypes", "f32");
+    refused("dtypes", "dtypes differ: f32 and i32; cast one of them");
     q.enqueue(&[&x, &g.placeholder("m", I32, dims![3])]);
     refused("sizes", "shape mismatch in component 1");
     q.enqueue_many(&[&g.placeholder("xs", F32, dims![5, 2]), &g.placeholder("ns", I32, dims![4])]);
@@ -610,6 +610,40 @@ fn wrong_queues_and_elements_are_refused() {
     let kind = QueueKind::Priority;
     g.queue("first", [(F32, dims![])], QueueOptions { kind, capacity: None, shared_name: None });
     refused("priority", "scalar of i64");
+}
+
+/// A run of what was refused fails, as one that is fed different numbers of rows, and changes nothing.
+#[test]
+fn runs_of_wrong_elements_change_nothing() {
+    let g = Graph::new();
+    let q = g.fifo_queue("q", 4, [(F32, dims![2]), (I32, dims![])]);
+    let (x, n) = (g.placeholder("x", F32, dims![2]), g.placeholder("n", I32, dims![]));
+    let xs = g.placeholder("xs", F32, dims![None, 2]);
+    let ns = g.placeholder("ns", I32, dims![None]);
+    let put = q.enqueue(&[&x, &n]);
+    let wrong = [
+        ("expected 2 inputs, got 1", q.enqueue(&[&x])),
+        ("expected 2 inputs, got 3", q.enqueue(&[&x, &n, &n])),
+        ("dtypes differ: f32 and i32; cast one of them", q.enqueue(&[&n, &n])),
+        ("dtypes differ: i32 and f32; cast one of them", q.enqueue_many(&[&xs, &xs])),
+        ("component 1 has 3 rows, and those before have 2", q.enqueue_many(&[&xs, &ns])),
+    ];
+    let v = g.variable("v", Init::Constant(0.0), F32, []);
+    let step = v.assign_add(1.0).operation();
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let row = [1.0f32, 2.0];
+    let feeds = [x.feed(row), n.feed(7i32), xs.feed([row, row]), ns.feed([1i32, 2, 3])];
+    session.run(&feeds, &put).unwrap();
+    let before = session.state_digest().unwrap();
+    for (message, put) in &wrong {
+        let error = session.run(&feeds, (put, &step)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.message().contains(message), "{error}");
+        assert_eq!(session.state_digest().unwrap(), before, "{message}");
+    }
+    session.run(&feeds, (&put, &step)).unwrap();
+    assert_eq!(session.run(&[], q.size()).unwrap().scalar::<i32>().unwrap(), 2);
 }
 
 /// A value that is taken can be fed instead: then nothing is taken. Callables take too.

@@ -74,3 +74,38 @@ fn a_chain_of_a_hundred_thousand_operations() {
     });
     run.unwrap().join().unwrap();
 }
+
+/// So many tensors of one element each, which `join` makes a vector of: its elements, and gradients at both ends and
+/// between.
+fn seventy_thousand(dims: &[usize], join: impl Fn(&Graph, &[&Tensor]) -> Tensor) {
+    const N: usize = 70_000;
+    let g = Graph::new();
+    let xs: Vec<Tensor> = (0..N).map(|_| g.placeholder("x", F32, dims)).collect();
+    let all: Vec<&Tensor> = xs.iter().collect();
+    let y = join(&g, &all);
+    let values: Vec<f32> = (0..N).map(|i| i as f32).collect();
+    // The weight of each is its gradient.
+    let weights: Vec<f32> = values.iter().map(|x| x * 2.0).collect();
+    let grads = (&y * g.constant(weights)).sum(()).gradients(&all);
+    assert!(g.check().is_empty(), "{:?}", g.check());
+    let some = [0, N / 2, N - 1].map(|i| grads[i].as_ref().unwrap());
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let fed = values.iter().map(|&x| HostTensor::new(dims, vec![x]).unwrap());
+    let feeds: Vec<Feed<'_>> = xs.iter().zip(fed).map(|(x, value)| x.feed(value)).collect();
+    let (found, some) = session.run(&feeds, (&y, some)).unwrap();
+    assert_eq!(found.to_vec::<f32>().unwrap(), values);
+    assert!(some.iter().all(|grad| grad.dims() == dims));
+    let some = some.map(|grad| grad.to_vec::<f32>().unwrap()[0]);
+    assert_eq!(some, [0.0, 70_000.0, 139_998.0]);
+}
+
+/// Neither a concat nor its gradient takes more than each tensor costs.
+#[test]
+fn a_concat_of_seventy_thousand_tensors() {
+    seventy_thousand(&[1], |g, xs| g.concat(xs, 0));
+}
+
+#[test]
+fn a_stack_of_seventy_thousand_tensors() {
+    seventy_thousand(&[], |g, xs| g.stack(xs, 0));
+}

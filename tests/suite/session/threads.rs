@@ -259,6 +259,35 @@ fn per_session_threads() {
     }
 }
 
+/// `threads` counts the caller's: with 1, a session has none of its own for kernels. Other tests start and end threads
+/// all the time, so that a process of its own counts them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_session_of_one_thread_starts_none() {
+    const ALONE: &str = "CONVOKE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "session::threads::a_session_of_one_thread_starts_none";
+        let output = command.args([name, "--exact"]).env(ALONE, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let n_threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = n_threads();
+    // The last one's threads may outlive it for a moment.
+    for (threads, own) in [(1, 0), (3, 2)] {
+        let net = Network::new();
+        let halves = net.x.slice(&[0, 0], &[Some(1), None]).broadcast_to(&[300, 300]) * 0.5;
+        let large = halves.matmul(&halves).sum(());
+        let options = SessionOptions { threads, ..SessionOptions::default() };
+        let session = Session::with_options(&net.g, &Devices::cpu(), options).unwrap();
+        // 300 * 0.25 in 90 000 places.
+        assert_eq!(net.run(&session, &large), [6_750_000.0]);
+        assert_eq!(n_threads(), before + own, "{threads} threads");
+    }
+}
+
 /// TensorFlow: `testSessionInterOpThreadPool`: submitted runs have the threads of their session.
 #[test]
 fn session_inter_op_thread_pool() {
