@@ -131,8 +131,9 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let c = [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1];
     let near = polynomial(square, c) * square * x + x;
     let limited = if size > 10.0 { 10.0 } else { size };
-    let far = 1.0 - 2.0 / (exp(2.0 * limited) + 1.0);
-    (if size < 0.625 { near } else { far }).copysign(x)
+    let far = 1.0 - 2.0 / (exp_near(2.0 * limited) + 1.0);
+    // NaN is near.
+    (if size >= 0.625 { far } else { near }).copysign(x)
 }
 
 /// `1 / (1 + e^-x)`.
@@ -184,6 +185,7 @@ pub(crate) fn erf(x: f32) -> f32 {
             -1.287_175_1e-1,
         ],
     );
-    let far = (1.0 - exp(far * t - t)).copysign(x);
+    // The exponent is between -17 and 0 where this is taken.
+    let far = (1.0 - exp_near(far * t - t)).copysign(x);
     if size > 0.927_734_4 { far } else { near }
 }
