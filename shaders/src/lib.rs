@@ -42,6 +42,7 @@ pub static KERNELS: &[Source] = sources! { "":
     "gather",
     "matmul",
     "matmul_deep",
+    "matmul_subgroups",
     "matmul_wide",
     "pad",
     "pool",

@@ -6,9 +6,9 @@ use convoke_graph_core::DType;
 use convoke_shaders::Access;
 
 use super::{Lowering, element, reduce};
-use crate::gpu::AdapterInfo;
+use crate::gpu::{AdapterInfo, AdapterKind};
 use crate::segment::address::Axes;
-use crate::segment::step::{MAX_LEN, Place, Step, StepBuilder, stored, wgsl};
+use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
 
 /// Tiles that keep a GPU busy.
 const BUSY_TILES: u64 = 128;
@@ -28,8 +28,6 @@ pub(super) struct Sizes {
 
 /// Tiles of `matmul_deep.wgsl`, which loads more for each product, that it is used for at most.
 const DEEP_TILES: u64 = 512;
-/// Turns of a loop, at most.
-const MOST_TURNS: u64 = 60_000;
 /// Turns of its loop that are worth a larger workgroup.
 const DEEP_TURNS: u64 = 32;
 
@@ -37,6 +35,9 @@ const DEEP_TURNS: u64 = 32;
 const WIDE_LEAST: u64 = 33;
 /// Steps of k in one workgroup of wide tiles, whose loops turn 21 times per 16 steps.
 const WIDE_MOST: u64 = 32_768;
+
+/// Rows of a product from which `matmul_subgroups.wgsl` is worth it.
+const SUBGROUPS_LEAST: u64 = 8;
 
 /// Invocations along a side of a tile, and the parts of k.
 struct Split {
@@ -54,6 +55,8 @@ enum Tile {
     Wide,
     /// A workgroup has 4 by 4, and shares out their sums: `matmul_deep.wgsl`.
     Deep,
+    /// A subgroup of so many invocations has 16 rows: `matmul_subgroups.wgsl`.
+    Subgroup(u32),
 }
 
 /// The steps of a matrix product.
@@ -85,7 +88,7 @@ pub(super) fn product(
         return deep(lowering, step, sizes, dtype, target);
     }
     let Sizes { batches, m, n, k } = sizes;
-    let Split { side, splits, split } = sizes.split();
+    let Split { side, splits, split } = sizes.split_for(tile);
     let len = batches * m * n;
     if len * splits >= MAX_LEN {
         return Err(format!("unsupported: {splits} parts of {len} elements"));
@@ -94,8 +97,12 @@ pub(super) fn product(
         1 => target,
         splits => lowering.new_scratch(splits * len * 4)?,
     };
-    let (side, tile) = if tile == Tile::Wide { (8, 64) } else { (side, 4 * side) };
-    let (tiles_m, tiles_n) = (m.div_ceil(tile), n.div_ceil(tile));
+    let (rows, columns) = match tile {
+        Tile::Subgroup(lanes) => (16, 4 * u64::from(lanes)),
+        Tile::Wide => (64, 64),
+        Tile::Square | Tile::Deep => (4 * side, 4 * side),
+    };
+    let (tiles_m, tiles_n) = (m.div_ceil(rows), n.div_ceil(columns));
     for (name, size) in [
         ("m", m),
         ("n", n),
@@ -108,7 +115,11 @@ pub(super) fn product(
     ] {
         step.kernel.size(name, size as u32);
     }
-    step.kernel.declare(format!("const SIDE = {side}u;"));
+    match tile {
+        Tile::Subgroup(lanes) => step.kernel.declare(format!("const LANES = {lanes}u;")),
+        Tile::Wide => step.kernel.declare("const SIDE = 8u;"),
+        Tile::Square | Tile::Deep => step.kernel.declare(format!("const SIDE = {side}u;")),
+    };
     let part = if splits > 1 { reduce::accumulator(dtype) } else { dtype };
     lowering.declare_store(&mut step, parts, part)?;
     let n_tiles = tiles_m * tiles_n * batches * splits;
@@ -150,14 +161,19 @@ impl Sizes {
             Tile::Square => "matmul",
             Tile::Wide => "matmul_wide",
             Tile::Deep => "matmul_deep",
+            Tile::Subgroup(_) => "matmul_subgroups",
         })
     }
 
     /// The kernel for it.
     fn tile(&self, info: &AdapterInfo) -> Tile {
         let is_large = self.m >= WIDE_LEAST && self.n >= WIDE_LEAST;
+        let lanes = info.subgroup_size().filter(|lanes| matches!(lanes, 4 | 8));
+        let is_cpu = info.kind == AdapterKind::Cpu;
         if self.is_deep() {
             Tile::Deep
+        } else if let Some(lanes) = lanes.filter(|_| is_cpu && self.m >= SUBGROUPS_LEAST) {
+            Tile::Subgroup(lanes)
         } else if info.wide_tiles && is_large && self.split().split <= WIDE_MOST {
             Tile::Wide
         } else {
@@ -172,7 +188,14 @@ impl Sizes {
         let tiles = m.div_ceil(DEEP_SIDE) * n.div_ceil(DEEP_SIDE) * batches;
         let few = tiles <= DEEP_FEW && k >= DEEP_LEAST;
         let is_split = tiles <= DEEP_TILES && self.split().splits > 1;
-        (few || is_split) && k / 64 < MOST_TURNS
+        (few || is_split) && k / 64 < MAX_TURNS
+    }
+
+    /// The parts of k for a kernel. A CPU has few cores to keep busy.
+    fn split_for(&self, tile: Tile) -> Split {
+        let Tile::Subgroup(_) = tile else { return self.split() };
+        let split = self.k.clamp(1, MAX_TURNS);
+        Split { side: 0, splits: self.k.div_ceil(split).max(1), split }
     }
 
     /// Tiles that keep the device busy, and parts of k where there are few of them.

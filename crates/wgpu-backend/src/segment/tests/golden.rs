@@ -132,6 +132,10 @@ fn subgroups() {
             b.one(softmax(&dims), &[x], DType::F32, &dims);
         });
     }
+    check_subgroups("matmul_subgroups", software, 8, |b| {
+        let inputs = [broadcast(b, &[33, 65], &[33, 65]), broadcast(b, &[65, 17], &[65, 17])];
+        b.one(Kernel::Matmul, &inputs, DType::F32, &[33, 17]);
+    });
     check_subgroups("reduce_subgroups", software, 8, |b| {
         let x = broadcast(b, &[3, 100], &[3, 100]);
         b.one(reduction(ReduceKind::Sum, 1), &[x], DType::F32, &[3]);

@@ -74,8 +74,8 @@ fn to_spirv(
     }
     let mut capabilities = vec![spv::Capability::Shader];
     if uses_subgroups(text) {
-        use spv::Capability::{GroupNonUniform, GroupNonUniformArithmetic};
-        capabilities.extend([GroupNonUniform, GroupNonUniformArithmetic]);
+        use spv::Capability::{GroupNonUniform, GroupNonUniformArithmetic, GroupNonUniformShuffle};
+        capabilities.extend([GroupNonUniform, GroupNonUniformArithmetic, GroupNonUniformShuffle]);
     }
     if module.types.iter().any(|(_, ty)| ty.inner == naga::TypeInner::Scalar(naga::Scalar::F16)) {
         use spv::Capability::{
@@ -238,9 +238,10 @@ fn every_kind_of_kernel() {
     for b in kinds {
         texts(gpu.info(), &b, &mut all);
     }
-    for (kind, size) in [(AdapterKind::Cpu, 8), (AdapterKind::Discrete, 32)] {
+    for (kind, size) in [(AdapterKind::Cpu, 4), (AdapterKind::Cpu, 8), (AdapterKind::Discrete, 32)]
+    {
         let info = with_subgroups(gpu.info(), kind, size);
-        for b in [reductions(), rows()] {
+        for b in [reductions(), rows(), matmuls(), tails(), super::images::every_kind()] {
             texts(&info, &b, &mut all);
         }
     }
