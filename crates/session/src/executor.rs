@@ -14,7 +14,7 @@ mod turns;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arena::Part;
 use convoke_compiler::memory::{HostMemory, HostPlace, host_memory};
@@ -463,19 +463,24 @@ impl Compiled {
         for (segment, work) in self.segments.iter().enumerate() {
             match work {
                 SegmentWork::Cpu(steps) => {
-                    let (start, before) = (Instant::now(), metadata.gpu_wait);
+                    let start = Instant::now();
+                    #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "nobody waits"))]
+                    let mut waited = Duration::ZERO;
                     #[cfg(feature = "gpu")]
                     if let Some(first) = steps.first() {
-                        self.wait_for_inputs(first, running, instance, on.state, metadata)?;
+                        waited +=
+                            self.wait_for_inputs(first, running, instance, on.state, metadata)?;
                         metadata.overlaps += u64::from(!running.is_empty());
                     }
                     for step in steps {
                         #[cfg(feature = "gpu")]
-                        self.wait_for_inputs(step, running, instance, on.state, metadata)?;
+                        {
+                            waited +=
+                                self.wait_for_inputs(step, running, instance, on.state, metadata)?;
+                        }
                         on.check(metadata.stores)?;
                         self.run_step(step, segment, instance, bound, on.threads, metadata)?;
                     }
-                    let waited = metadata.gpu_wait.saturating_sub(before);
                     metadata.cpu += start.elapsed().saturating_sub(waited);
                 }
                 #[cfg(feature = "gpu")]

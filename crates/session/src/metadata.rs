@@ -149,6 +149,8 @@ pub struct RunMetadata {
     pub gpu: Duration,
     /// Time that the host waited for GPU segments.
     pub gpu_wait: Duration,
+    /// Time of the host for copying what goes to GPU segments and comes from them.
+    pub copying: Duration,
     /// Time in CPU kernels.
     pub cpu: Duration,
     /// Time from the graph to a program; nothing where it was there already.
@@ -233,9 +235,11 @@ pub(crate) struct TransferNote {
 }
 
 impl RunMetadata {
-    /// The time of the host in none of its kernels, not waiting for GPUs, and with no new program.
+    /// The time of the host in none of its kernels, neither waiting for GPUs nor copying what goes there and comes back,
+    /// and with no new program. What is recorded for GPUs and submitted counts.
     pub fn overhead(&self) -> Duration {
-        self.wall.saturating_sub(self.cpu + self.gpu_wait + self.planning + self.preparing)
+        let beside = self.cpu + self.gpu_wait + self.copying + self.planning + self.preparing;
+        self.wall.saturating_sub(beside)
     }
 
     /// The run as a trace that Perfetto and Chrome show. Only a run with

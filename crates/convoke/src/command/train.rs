@@ -275,7 +275,7 @@ impl Totals {
         self.wall += run.wall;
         self.cpu += run.cpu;
         self.gpu += run.gpu;
-        self.gpu_wait += run.gpu_wait;
+        self.gpu_wait += run.gpu_wait + run.copying;
         self.upload_bytes += run.upload_bytes;
         self.download_bytes += run.download_bytes;
         self.uploads += run.uploads;

@@ -90,7 +90,7 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<RunningWork<'a>> {
         let named = |e: Error| e.with_device(&*work.device);
-        let (start, begun) = (Instant::now(), metadata.now());
+        let begun = metadata.now();
         let residents = self.make_residents(work, instance).map_err(named)?;
         let given = self.take_given(work, instance, bound)?;
         let donated: SmallVec<[GpuTensor; 2]> =
@@ -127,7 +127,6 @@ impl Compiled {
         if let Some(submitted) = submitted {
             note_uploads(work, &uploads, submitted, metadata);
         }
-        metadata.gpu_wait += start.elapsed();
         Ok(RunningWork { work, running, _lease: lease, given, submitted })
     }
 
@@ -186,7 +185,7 @@ impl Compiled {
         tensor.filter(|tensor| work.segment.has(tensor))
     }
 
-    /// Waits for the segments that send what a step of the host reads.
+    /// Waits for the segments that send what a step of the host reads. Gives how long it took.
     pub(super) fn wait_for_inputs(
         &self,
         step: &CpuStep,
@@ -194,8 +193,13 @@ impl Compiled {
         instance: &mut Instance,
         state: &State,
         metadata: &mut RunMetadata,
-    ) -> Result<()> {
-        self.wait_for(|work| work.sends(&step.inputs), running, instance, state, metadata)
+    ) -> Result<Duration> {
+        if running.is_empty() {
+            return Ok(Duration::ZERO);
+        }
+        let start = Instant::now();
+        self.wait_for(|work| work.sends(&step.inputs), running, instance, state, metadata)?;
+        Ok(start.elapsed())
     }
 
     /// Waits for the segments that `delay` somebody.
@@ -222,7 +226,7 @@ impl Compiled {
         metadata: &mut RunMetadata,
     ) -> Result<()> {
         let (start, waiting) = (Instant::now(), metadata.now());
-        let mut arrived = None;
+        let (mut arrived, mut copying) = (None, Duration::ZERO);
         given.iter().for_each(|given| given.set_used(true));
         let run = running.wait_with(&mut |index, bytes| {
             let begun = metadata.now();
@@ -239,7 +243,9 @@ impl Compiled {
                 _ => None,
             };
             if let Some(own) = own.and_then(|own| own.get_mut(..bytes.len())) {
+                let begun = Instant::now();
                 own.copy_from_slice(bytes);
+                copying += begun.elapsed();
             }
             if let (Some(value), Some(begun), false) = (value, begun, bytes.is_empty()) {
                 let (segment, n_bytes) = (work.at, bytes.len());
@@ -275,7 +281,8 @@ impl Compiled {
                 }
             }
         }
-        metadata.gpu_wait += start.elapsed();
+        metadata.gpu_wait += start.elapsed().saturating_sub(copying + run.recording);
+        metadata.copying += copying + run.copying;
         Ok(())
     }
 }

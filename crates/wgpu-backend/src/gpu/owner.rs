@@ -154,7 +154,7 @@ fn wait_for_first(shared: &Shared, in_flight: &mut VecDeque<InFlight>, free: Ins
 
 impl InFlight {
     /// Submits a job. If that fails, the caller is told and there is nothing in flight.
-    fn start(shared: &Shared, (job, reply): Request) -> Option<InFlight> {
+    fn start(shared: &Shared, (mut job, reply): Request) -> Option<InFlight> {
         let received = Instant::now();
         if job.deadline.is_some_and(|deadline| received >= deadline) || !job.claim.submit() {
             let waited = job.handed_over.map_or(Duration::ZERO, |since| since.elapsed());
@@ -169,7 +169,11 @@ impl InFlight {
             Err(shared.lost.error())
         });
         match result {
-            Ok(index) => Some(InFlight { job, reply, index, submitted: Instant::now() }),
+            Ok(index) => {
+                let submitted = Instant::now();
+                job.output.recording = submitted.saturating_duration_since(received);
+                Some(InFlight { job, reply, index, submitted })
+            }
             Err(error) => {
                 let _ = reply.send(Err(shared.or_lost(error)));
                 None

@@ -116,6 +116,10 @@ pub struct RunOutput {
     pub copies: u32,
     /// Queue submissions: 1, or 0 if there was nothing to do.
     pub submissions: u32,
+    /// Time of the host for copying what goes to the device.
+    pub copying: Duration,
+    /// Time of the owner thread for recording and submitting.
+    pub recording: Duration,
 }
 
 /// A submission on its way. Dropping it doesn't stop it.
@@ -390,6 +394,7 @@ impl Shared {
         let Some(chunk) = job.up.get(index) else { return Ok(()) };
         let view = chunk.raw.slice(..).get_mapped_range_mut();
         let mut view = view.map_err(|e| self.or_lost(GpuError::internal(e.to_string())))?;
+        let begun = Instant::now();
         for (upload, range, at) in pieces {
             let bytes = upload.bytes.get(range.clone()).unwrap_or_default();
             let at = *at as usize;
@@ -404,6 +409,7 @@ impl Shared {
                 n_bytes: n_bytes as u64,
             });
         }
+        job.output.copying += begun.elapsed();
         Ok(())
     }
 }

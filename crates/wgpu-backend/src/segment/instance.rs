@@ -112,6 +112,10 @@ pub struct GpuRun {
     pub step_times: Vec<Duration>,
     /// When each of these steps began, from the beginning of the first.
     pub step_starts: Vec<Duration>,
+    /// Time of the host for copying what went to the device.
+    pub copying: Duration,
+    /// Time of the device's thread for recording and submitting.
+    pub recording: Duration,
 }
 
 impl GpuSegment {
@@ -365,6 +369,8 @@ impl Running<'_> {
             gpu_time: output.gpu_time,
             step_times: output.dispatch_times,
             step_starts: output.dispatch_starts,
+            copying: output.copying,
+            recording: output.recording,
         })
     }
 }
