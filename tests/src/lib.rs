@@ -72,7 +72,7 @@ pub fn device(name: &str) -> std::result::Result<TestDevice, String> {
 }
 
 /// The CPU and the adapter of this name, with default speeds whatever was calibrated on this machine, and with no
-/// pipelines of earlier runs.
+/// pipelines of earlier runs. SwiftShader has no subgroups here, so that kernels are seen with them and without.
 ///
 /// # Panics
 /// If it is not there.
@@ -85,6 +85,7 @@ fn options(name: &str, options: DeviceOptions) -> DeviceOptions {
         name: Some(name.to_owned()),
         calibrations: Calibrations::Nowhere,
         pipeline_dir: PipelineDir::Nowhere,
+        without_subgroups: name.eq_ignore_ascii_case("SwiftShader"),
         ..options
     }
 }

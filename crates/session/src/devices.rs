@@ -20,8 +20,8 @@ use crate::feeds::FeedData;
 
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::gpu::{
-    Adapter, AdapterInfo, AdapterKind, Counters, Gpu, GpuOptions, InternalCounters, LimitOverrides,
-    enumerate, enumerate_for,
+    Adapter, AdapterInfo, AdapterKind, Counters, Gpu, GpuFeatures, GpuOptions, InternalCounters,
+    LimitOverrides, enumerate, enumerate_for,
 };
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{GpuTensors, GpuVariables};
@@ -85,6 +85,8 @@ pub struct DeviceOptions {
     /// no effect.
     #[cfg(feature = "gpu")]
     pub gpu_limits: LimitOverrides,
+    /// Kernels of GPUs use no subgroups, as where there are none: for drivers that have them wrong.
+    pub without_subgroups: bool,
 }
 
 /// Where compiled pipelines are kept for later processes. Only Vulkan drivers give them out, and some keep them
@@ -499,11 +501,13 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
         for (budget_bytes, id) in if parts.is_empty() { whole.to_vec() } else { parts } {
             let mut info = adapter.info().clone();
             info.limits = options.gpu_limits.lowered(info.limits);
+            info.features.subgroups &= !options.without_subgroups;
             infos.push(DeviceInfo { id, ..gpu_info(gpus.len(), &info) });
             let opening = GpuOptions {
                 budget_bytes,
                 pipeline_dir: options.pipeline_dir.path(),
                 limits: Some(options.gpu_limits),
+                features: GpuFeatures { subgroups: !options.without_subgroups, ..GpuFeatures::ALL },
                 least_time: options.least_gpu_time,
                 ..GpuOptions::default()
             };

@@ -86,3 +86,22 @@ fn large_products_have_the_right_values() {
         }
     }
 }
+
+/// No invocation may loop so often as the sum is long: the sums are of ones, so that each is exact.
+#[test]
+fn sums_of_many_products_have_the_right_values() {
+    let [m, k, n] = [97, 61_003, 98];
+    let ones = |sizes: [usize; 2]| {
+        let len = sizes.iter().product();
+        HostTensor::new(&sizes, vec![1.0f32; len]).unwrap()
+    };
+    let (x, y) = (ones([m, k]), ones([k, n]));
+    for device in devices() {
+        let g = Graph::new();
+        let (a, b) = (g.placeholder("a", F32, [m, k]), g.placeholder("b", F32, [k, n]));
+        let sums = device.session(&g).run(&[a.feed(&x), b.feed(&y)], &a.matmul(&b)).unwrap();
+        let sums = sums.as_slice::<f32>().unwrap();
+        assert_eq!(sums.len(), m * n);
+        assert!(sums.iter().all(|&sum| sum == k as f32), "{}: {sums:?}", device.name);
+    }
+}

@@ -11,20 +11,26 @@ use convoke_graph_core::{
 };
 use smallvec::SmallVec;
 
-use crate::gpu::{Adapter, Gpu, GpuOptions, enumerate};
+use crate::gpu::{Adapter, Gpu, GpuFeatures, GpuOptions, enumerate};
 use crate::segment::{GpuRun, GpuSegment, GpuVariables};
 
-/// A device for each adapter that the environment names; the same ones for all tests.
+/// Two devices for each adapter that the environment names, the second without subgroups; the same ones for all tests.
 pub(super) fn gpus() -> Vec<Gpu> {
     static GPUS: OnceLock<Vec<Gpu>> = OnceLock::new();
-    GPUS.get_or_init(|| open(&GpuOptions::default())).clone()
+    let with_all = || open(&GpuOptions::default()).into_iter();
+    GPUS.get_or_init(|| with_all().chain(open(&without_subgroups(None))).collect()).clone()
 }
 
-/// As [`gpus`], each with the tiles of products that it would not choose itself.
+/// As [`gpus`], each with the tiles of products that it would not choose itself, without subgroups.
 fn gpus_of_other_tiles() -> Vec<Gpu> {
     static GPUS: OnceLock<Vec<Gpu>> = OnceLock::new();
     let wide_tiles = gpus().first().map(|gpu| !gpu.info().wide_tiles);
-    GPUS.get_or_init(|| open(&GpuOptions { wide_tiles, ..GpuOptions::default() })).clone()
+    GPUS.get_or_init(|| open(&without_subgroups(wide_tiles))).clone()
+}
+
+fn without_subgroups(wide_tiles: Option<bool>) -> GpuOptions {
+    let features = GpuFeatures { subgroups: false, ..GpuFeatures::ALL };
+    GpuOptions { features, wide_tiles, ..GpuOptions::default() }
 }
 
 fn open(options: &GpuOptions) -> Vec<Gpu> {
