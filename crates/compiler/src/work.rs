@@ -9,8 +9,8 @@ use crate::{Arg, Fused, Group, Instr, Kernel, PoolKind, Reduction, Rows, Value};
 const ROW: u64 = 48;
 /// Windows of fewer taps than this take the CPU as long as it.
 const TAPS: u64 = 96;
-/// Rows and columns of the tiles of a GPU's products.
-const TILE: u64 = 64;
+/// Rows and columns of the tiles of a GPU's products: large ones have larger tiles, which they fill.
+const TILE: u64 = 32;
 /// The same for products of few elements and a long sum, which GPUs share out.
 pub const DEEP_SIDE: u64 = 4;
 /// The tiles that such a product has at most.

@@ -61,9 +61,9 @@ fn products_count_the_edges_of_tiles_on_gpus() {
     let found = product(64, 100, 128);
     assert_eq!((found.family, found.flops, found.lanes), (Family::Contract, 1_638_400, 1_638_400));
     assert_eq!(found.bytes, 4 * (6400 + 12_800 + 8192));
-    // 16 of 64 rows, 10 of 64 columns.
+    // 16 of 32 rows, 10 of 32 columns.
     let found = product(16, 100, 10);
-    assert_eq!((found.family, found.flops, found.lanes), (Family::Contract, 32_000, 819_200));
+    assert_eq!((found.family, found.flops, found.lanes), (Family::Contract, 32_000, 204_800));
     // Few elements and a long sum: tiles of 4 by 4.
     let found = product(1, 784, 128);
     assert_eq!((found.family, found.flops, found.lanes), (Family::Thin, 200_704, 802_816));
@@ -103,7 +103,7 @@ fn sums_of_columns_are_a_family_of_their_own() {
 #[test]
 fn convolutions_of_few_taps_take_the_cpu_longer() {
     let conv = |x: &[Tensor]| x[0].conv2d(&x[1], Conv2d::default());
-    // 6x6 pixels of 64 filters with 9 taps; 36 of 64 columns of a tile.
+    // 6x6 pixels of 64 filters with 9 taps; 36 of 64 columns of two tiles.
     let found = work(&[&[2, 1, 8, 8], &[64, 1, 3, 3]], conv);
     let flops = 2 * 36 * 64 * 9 * 2;
     assert_eq!(found.family, Family::Convolve);
