@@ -80,6 +80,38 @@ fn new_batch_sizes_build_no_pipeline() {
     }
 }
 
+/// The same of a training step. Small batches have kernels of their own, which are few as well.
+#[test]
+fn new_batch_sizes_of_a_training_step_build_no_pipeline() {
+    let gpus = devices().iter().filter(|d| d.devices.list().len() > 1);
+    for device in gpus.map(TestDevice::alone) {
+        let g = Graph::with_seed(1);
+        let x = g.placeholder("x", F32, dims![None, 20]);
+        let labels = g.placeholder("labels", I32, dims![None]);
+        let [w, v] = [("w", [20, 16]), ("v", [16, 10])]
+            .map(|(name, sizes)| g.variable(name, Init::glorot(1), F32, sizes));
+        let loss = x.matmul(&w).relu().matmul(&v).cross_entropy(&labels).mean(());
+        let step = Adam::new(0.01).minimize(&loss);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        let built = |batch: usize| {
+            let classes: Vec<i32> = (0..batch as i32).map(|i| i % 10).collect();
+            let feeds = [x.feed(ramp(&[batch, 20])), labels.feed(classes)];
+            session
+                .run_with(&feeds, (&loss, &step), RunOptions::default())
+                .unwrap()
+                .1
+                .pipelines_built
+        };
+        assert!(built(65) > 0);
+        for batch in 66..=165 {
+            assert_eq!(built(batch), 0, "{} at {batch}", device.name);
+        }
+        let small: Vec<usize> = (1..=64).rev().filter(|&batch| built(batch) > 0).collect();
+        assert!(small.len() <= 6, "{}: {small:?}", device.name);
+    }
+}
+
 #[test]
 fn many_threads_run_one_session() {
     for device in devices() {
