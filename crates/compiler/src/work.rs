@@ -9,7 +9,7 @@ use crate::{Arg, Fused, Group, Instr, Kernel, PoolKind, Reduction, Rows, Value};
 const ROW: u64 = 48;
 /// Windows of fewer taps than this take the CPU as long as it.
 const TAPS: u64 = 96;
-/// Rows and columns of the tiles of a GPU's products: large ones have larger tiles, which they fill.
+/// Rows and columns of the tiles of a GPU's products, but for large ones, whose tiles are larger.
 const TILE: u64 = 32;
 /// The same for products of few elements and a long sum, which GPUs share out.
 pub const DEEP_SIDE: u64 = 4;

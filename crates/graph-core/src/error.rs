@@ -225,8 +225,8 @@ pub enum OpError {
     Invalid(String),
     #[error("input {0} is invalid")]
     InvalidInput(String),
-    #[error("{node} at {}:{}:{}, in a body: {reason}", at.file(), at.line(), at.column())]
-    InBody { node: String, at: &'static Location<'static>, reason: Box<OpError> },
+    #[error("built on {node} at {}:{}:{}: {reason}", at.file(), at.line(), at.column())]
+    BuiltOn { node: String, at: &'static Location<'static>, reason: Box<OpError> },
 }
 
 impl OpError {
@@ -235,7 +235,7 @@ impl OpError {
         match self {
             Self::Finalized => ErrorKind::FailedPrecondition,
             Self::Unsupported(_) => ErrorKind::Unimplemented,
-            Self::InBody { reason, .. } => reason.kind(),
+            Self::BuiltOn { reason, .. } => reason.kind(),
             _ => ErrorKind::InvalidArgument,
         }
     }

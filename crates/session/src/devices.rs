@@ -86,6 +86,7 @@ pub struct DeviceOptions {
     #[cfg(feature = "gpu")]
     pub gpu_limits: LimitOverrides,
     /// Kernels of GPUs use no subgroups, as where there are none: for drivers that have them wrong.
+    /// Calibrations do not tell the two apart: calibrate again.
     pub without_subgroups: bool,
 }
 

@@ -306,12 +306,13 @@ impl fmt::Display for RunMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs, {:?} planning, {:?} preparing; plan \
-             {}, program {}",
+            "{}{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs, {:?} copying for them, {:?} planning, {:?} \
+             preparing; plan {}, program {}",
             Prefix(self.session.as_deref()),
             self.wall,
             self.cpu,
             self.gpu_wait,
+            self.copying,
             self.planning,
             self.preparing,
             if self.plan_cached { "cached" } else { "made" },

@@ -75,6 +75,14 @@ fn check_run(run: &RunMetadata) {
     };
     assert_eq!(tensors("upload") as u64, run.uploads, "{run}");
     assert_eq!(tensors("download") as u64, run.downloads, "{run}");
+    // Memory as it was, and as it is.
+    let counters = events.iter().filter(|event| event["ph"] == "C").map(|event| &event["args"]);
+    let counted: Vec<[u64; 2]> = counters
+        .map(|args| ["host bytes", "device bytes"].map(|name| args[name].as_u64().unwrap()))
+        .collect();
+    let before =
+        [run.host_bytes - run.host_bytes_allocated, run.device_bytes - run.device_bytes_allocated];
+    assert_eq!(counted, [before, [run.host_bytes, run.device_bytes]], "{run}");
     let spans = events.iter().filter(|event| event["ph"] == "b").count();
     assert_eq!(spans as u64, run.submissions, "{run}");
     let whole = events.iter().find(|event| event["cat"] == "run").unwrap();

@@ -144,7 +144,7 @@ fn structures_that_differ_are_refused() {
     {
         let error = session.run(&[p.feed(true)], refused).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
-        assert!(error.message().ends_with(&format!("in a body: {message}")), "{error}");
+        assert!(error.message().ends_with(&format!(": {message}")), "{error}");
         assert_eq!(session.state_digest().unwrap(), before);
     }
     // The same ones are alike.
@@ -166,8 +166,8 @@ fn what_is_refused_in_a_body_is_named() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     let message = error.message();
     assert!(message.contains(&format!("flow.rs:{line}:")), "{error}");
-    assert!(message.ends_with("in a body: inner sizes differ: [2, 3] times [2, 3]"), "{error}");
-    assert_eq!(message.matches("in a body").count(), 1, "{error}");
+    assert!(message.starts_with("built on ") && message.contains("matmul at "), "{error}");
+    assert!(message.ends_with(": inner sizes differ: [2, 3] times [2, 3]"), "{error}");
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn times_of_nodes_and_devices() {
                 "{times:?} of {:?}\n{run}",
                 run.gpu
             );
-            assert!(run.gpu <= run.gpu_wait, "{run}");
+            assert!(run.gpu <= run.wall, "{run}");
         }
     }
 }

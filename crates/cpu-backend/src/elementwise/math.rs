@@ -185,7 +185,7 @@ pub(crate) fn erf(x: f32) -> f32 {
             -1.287_175_1e-1,
         ],
     );
-    // The exponent is between -17 and 0 where this is taken.
+    // The exponent is between -18 and 0 where this is taken.
     let far = (1.0 - exp_near(far * t - t)).copysign(x);
     if size > 0.927_734_4 { far } else { near }
 }

@@ -61,6 +61,8 @@ fn special_values_are_those_of_std() {
             ("expm1", math::expm1(x), x.exp_m1()),
             ("log", math::log(x), x.ln()),
             ("log1p", math::log1p(x), x.ln_1p()),
+            ("exp", math::exp(x), x.exp()),
+            ("sigmoid", math::sigmoid(x), 1.0 / (1.0 + (-x).exp())),
         ] {
             let close = (found - expected).abs() <= 1e-6 * expected.abs();
             assert!(same(found, expected) || close, "{name} of {x}: {found}, not {expected}");

@@ -108,10 +108,10 @@ fn cause(graph: &GraphSnapshot, mut id: NodeId) -> OpError {
         let refused = |output: &&Output| graph.node(output.node).invalid.is_some();
         match (&node.invalid, node.inputs.iter().find(refused)) {
             (Some(OpError::InvalidInput(_)), Some(input)) => id = input.node,
-            (Some(reason @ OpError::InBody { .. }), _) => return reason.clone(),
+            (Some(reason @ OpError::BuiltOn { .. }), _) => return reason.clone(),
             (Some(reason), _) => {
                 let (node, at) = (node.name.to_string(), node.location);
-                return OpError::InBody { node, at, reason: Box::new(reason.clone()) };
+                return OpError::BuiltOn { node, at, reason: Box::new(reason.clone()) };
             }
             (None, _) => return OpError::InvalidInput(node.name.to_string()),
         }

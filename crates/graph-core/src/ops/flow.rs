@@ -179,12 +179,14 @@ fn parts(structure: &impl Structure) -> Vec<Tensor> {
     parts
 }
 
+const OTHER_BRANCH: &str = "branches give different structures";
 const OTHER_STRUCTURE: &str = "a loop's body gives another structure than it was given";
 
-/// The parts of a structure that is to be like another. If it is not, and numbers don't tell, the first one is refused.
-fn parts_like<T: Structure>(like: &T, structure: &T, what: &str) -> Vec<Tensor> {
+/// The parts of a structure that is to be like another, of `n` parts. If it is not, and numbers don't tell, the first one
+/// is refused.
+fn parts_like<T: Structure>(like: &T, n: usize, structure: &T, what: &str) -> Vec<Tensor> {
     let mut found = parts(structure);
-    if !like.is_like(structure) && parts(like).len() == found.len() {
+    if !like.is_like(structure) && n == found.len() {
         let reason =
             format!("{what}: other keys, lengths or options, with the same number of tensors");
         found.iter_mut().take(1).for_each(|part| {
@@ -276,28 +278,32 @@ impl Graph {
         at: &'static Location<'static>,
     ) -> T {
         let mut built = Vec::with_capacity(branches.len() + 1);
-        let mut first: Option<T> = None;
+        let mut first: Option<(T, usize)> = None;
         for build in branches {
             let (own, structure) = self.branch_like(first.as_ref(), build, at);
             built.push(own);
             first.get_or_insert(structure);
         }
-        let (own, like) = self.branch_like(first.as_ref(), last, at);
+        let (own, (like, _)) = self.branch_like(first.as_ref(), last, at);
         built.push(own);
         structured(&like, &branch(self, index, built, at))
     }
 
-    /// A branch whose structure is that of the first, if there is one.
+    /// A branch whose structure is that of the first, if there is one; its structure, and of how many parts.
     fn branch_like<T: Structure>(
         &self,
-        first: Option<&T>,
+        first: Option<&(T, usize)>,
         build: impl FnOnce() -> T,
         at: &'static Location<'static>,
-    ) -> (Built, T) {
+    ) -> (Built, (T, usize)) {
         Built::new(self, Vec::new(), at, |_| {
             let structure = build();
-            let like = first.unwrap_or(&structure);
-            (parts_like(like, &structure, "branches give different structures"), structure)
+            let found = match first {
+                Some((like, n)) => parts_like(like, *n, &structure, OTHER_BRANCH),
+                None => parts(&structure),
+            };
+            let n = found.len();
+            (found, (structure, n))
         })
     }
 
@@ -332,6 +338,7 @@ impl Graph {
     ) -> T {
         let at = Location::caller();
         let carried = parts(&init);
+        let n = carried.len();
         let mut invariants = options.invariants;
         invariants.resize(carried.len().max(invariants.len()), None);
         let spec = LoopSpec {
@@ -347,7 +354,7 @@ impl Graph {
         };
         let (outputs, ()) = repeat(self, spec, at, |carried, _| {
             let next = body(&init.rebuild(&mut carried.iter().cloned()));
-            let carried = parts_like(&init, &next, OTHER_STRUCTURE);
+            let carried = parts_like(&init, n, &next, OTHER_STRUCTURE);
             let effects = effects(self, &carried);
             let pred = self.after(&effects.iter().collect::<Vec<_>>(), || condition(&next));
             (Iteration { pred: Some(pred), carried, collected: Vec::new() }, ())
@@ -421,7 +428,7 @@ impl Graph {
         let (outputs, like) = repeat(self, spec, at, |carried, slices| {
             let state = init.rebuild(&mut carried.iter().cloned());
             let (next, collected) = step(&state, &xs.rebuild(&mut slices.iter().cloned()));
-            let carried = parts_like(&init, &next, OTHER_STRUCTURE);
+            let carried = parts_like(&init, n, &next, OTHER_STRUCTURE);
             let iteration = Iteration { pred: None, carried, collected: parts(&collected) };
             (iteration, collected)
         });

@@ -102,7 +102,9 @@ impl Compiled {
         let uploads: SmallVec<[Sent<'_>; 4]> =
             work.uploads.iter().map(sent).collect::<Result<_>>()?;
         let stores = metadata.stores;
+        let start = Instant::now();
         let lease = Rc::new(work.segment.lease(&|| on.check(stores)).map_err(named)?);
+        metadata.gpu_wait += start.elapsed();
         let timestamps = match on.timings {
             Timings::Host => Timestamps::None,
             Timings::Devices => Timestamps::Whole,
@@ -281,10 +283,16 @@ impl Compiled {
                 }
             }
         }
-        metadata.gpu_wait += start.elapsed().saturating_sub(copying + run.recording);
+        metadata.gpu_wait += start.elapsed().saturating_sub(copying + recording_since(&run, start));
         metadata.copying += copying + run.copying;
         Ok(())
     }
+}
+
+/// What a device's thread took to record and submit a segment, as far as it was after `start`.
+fn recording_since(run: &GpuRun, start: Instant) -> Duration {
+    let [received, submitted] = run.recorded.unwrap_or([start; 2]);
+    submitted.saturating_duration_since(received.max(start))
 }
 
 /// Notes what a segment was sent between `begun` and `submitted`.

@@ -70,7 +70,7 @@ impl One {
     fn run(&self, action: QueueAction, put: i32, token: Option<&CancelToken>) -> Result<Vec<i32>> {
         let uses = self.uses(action);
         let mut taken = self.queues.take(&uses, &[], &self.stop(token))?;
-        let values = std::mem::take(&mut taken.values);
+        let values = take(&mut taken.values);
         let items = Puts::new(&uses).items(&[HostTensor::from(put)]);
         self.queues.hold(taken).put(
             &uses,
@@ -241,7 +241,7 @@ fn submitted(one: &One, uses: &Uses, presence: &mut Option<Presence>) -> Result<
         let taken = one.queues.try_take(uses, &[], &mut attempt, &one.stop(None), park);
         presence.iter_mut().for_each(Presence::has_tried);
         if let Some(mut taken) = taken? {
-            let values = std::mem::take(&mut taken.values);
+            let values = take(&mut taken.values);
             let items = Puts::new(uses).items(&[HostTensor::from(7)]);
             one.queues.hold(taken).put(
                 uses,

@@ -18,8 +18,12 @@ use super::{Attempt, Parked, Puts, Queues, Use, Uses};
 use crate::cancel::{Bell, CancelToken, Stop};
 
 fn queue_uses(action: QueueAction) -> Uses {
+    Uses { queues: vec![queue_use("queue", action)], ..Uses::default() }
+}
+
+fn queue_use(name: &str, action: QueueAction) -> Use {
     let queue = Arc::new(QueueSpec {
-        name: "queue".into(),
+        name: name.into(),
         container: None,
         role: QueueRole::Queue,
         kind: QueueKind::Fifo,
@@ -28,19 +32,7 @@ fn queue_uses(action: QueueAction) -> Uses {
     });
     let (id, node, at) = (NodeId(0), Arc::from("node"), Location::caller());
     let (places, early, keys) = (vec![0], Early::default(), Arc::default());
-    let queues = vec![Use {
-        id,
-        queue,
-        action,
-        node,
-        at,
-        places,
-        early,
-        keys,
-        rooms: 1,
-        own: Own::default(),
-    }];
-    Uses { queues, ..Uses::default() }
+    Use { id, queue, action, node, at, places, early, keys, rooms: 1, own: Own::default() }
 }
 
 fn table_uses(action: TableAction, places: Vec<usize>) -> Uses {
@@ -148,6 +140,71 @@ fn of_a_line_the_first_is_woken() {
     puts();
     assert_eq!(goes_on(&free), [('c', "takes")]);
     assert_eq!(goes_on(&free), [('d', "waits")]);
+}
+
+/// Who waits at two queues makes way at one of them whatever keeps it back at the other, and hears when either is closed.
+#[test]
+fn who_waits_at_two_queues_looks_again_at_each_change() {
+    let queues = Queues::new(&Graph::new(), None, None);
+    let closed = AtomicBool::new(false);
+    let free =
+        Stop { closed: &closed, tokens: [None, None], deadline: None, fails_if_blocked: false };
+    let resumed = Arc::new(Mutex::new(Vec::new()));
+    let uses_of = |uses: &[(&str, QueueAction)]| Uses {
+        queues: uses.iter().map(|&(name, action)| queue_use(name, action)).collect(),
+        ..Uses::default()
+    };
+    let (get, put) = (QueueAction::Dequeue, QueueAction::Enqueue);
+    let runs = [
+        uses_of(&[("a", get)]),
+        uses_of(&[("a", get), ("b", get)]),
+        uses_of(&[("b", get), ("a", put)]),
+    ];
+    let tries = |at: usize, mut attempt: Attempt| {
+        let resumed = resumed.clone();
+        let park = |attempt| {
+            let resume = Box::new(move || resumed.lock().unwrap().push((at, attempt)));
+            Parked { deadline: None, resume }
+        };
+        queues.try_take(&runs[at], &[], &mut attempt, &free, park)
+    };
+    let commits = |taken, uses: &Uses| {
+        let fetched = [HostTensor::from(5i32)];
+        let items = Puts::new(uses).items(&fetched);
+        queues.hold(taken).put(uses, items, [].iter(), &fetched, None);
+    };
+    for at in 0..runs.len() {
+        assert!(tries(at, Attempt::default()).unwrap().is_none());
+    }
+    let does = |action| {
+        let uses = uses_of(&[("b", action)]);
+        commits(queues.take(&uses, &[], &free).unwrap(), &uses);
+    };
+    // Until nobody is woken any more.
+    let go_on = || {
+        let mut ended = Vec::new();
+        loop {
+            let woken = std::mem::take(&mut *resumed.lock().unwrap());
+            if woken.is_empty() {
+                return ended;
+            }
+            for (at, attempt) in woken {
+                match tries(at, attempt) {
+                    Ok(None) => {}
+                    Ok(Some(taken)) => {
+                        commits(taken, &runs[at]);
+                        ended.push((at, None));
+                    }
+                    Err(error) => ended.push((at, Some(error.kind()))),
+                }
+            }
+        }
+    };
+    // The third takes what the second leaves to others, and puts what the first waits for.
+    does(put);
+    assert_eq!(go_on(), [(2, None), (0, None)]);
+    does(QueueAction::Close { cancel_pending: false });
+    assert_eq!(go_on(), [(1, Some(ErrorKind::OutOfRange))]);
 }
 
 /// Who waits for a table that another is about to change is woken when its run is to end, and has the table afterwards.

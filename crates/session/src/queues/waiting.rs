@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::Inner;
 use super::kept::label;
 use super::uses::{Own, ReaderUse, Use, Uses};
+use super::wake::only_line;
 use crate::cancel::Stop;
 use crate::identity::{Prefix, SessionMetadata};
 
@@ -78,6 +79,8 @@ pub enum Lack {
 pub(super) struct Waiter {
     since: Instant,
     lacks: SmallVec<[Lacking; 2]>,
+    /// The queue of whose one line it depends alone.
+    pub(super) only: Option<Arc<QueueSpec>>,
     /// The queues that it puts into once it has run.
     fills: SmallVec<[Arc<QueueSpec>; 2]>,
     /// When it is told of; none once it was.
@@ -134,6 +137,7 @@ impl Inner {
         let waiter = self.waiting.entry(ticket).or_insert_with(|| Waiter {
             since: Instant::now(),
             lacks: SmallVec::new(),
+            only: only_line(uses),
             fills: uses.fills(),
             tell_at: None,
             is_timed: false,

@@ -171,7 +171,7 @@ impl InFlight {
         match result {
             Ok(index) => {
                 let submitted = Instant::now();
-                job.output.recording = submitted.saturating_duration_since(received);
+                job.output.recorded = Some([received, submitted]);
                 Some(InFlight { job, reply, index, submitted })
             }
             Err(error) => {

@@ -118,8 +118,8 @@ pub struct RunOutput {
     pub submissions: u32,
     /// Time of the host for copying what goes to the device.
     pub copying: Duration,
-    /// Time of the owner thread for recording and submitting.
-    pub recording: Duration,
+    /// From when until when the owner thread recorded and submitted.
+    pub recorded: Option<[Instant; 2]>,
 }
 
 /// A submission on its way. Dropping it doesn't stop it.

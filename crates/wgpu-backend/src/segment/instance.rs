@@ -114,8 +114,8 @@ pub struct GpuRun {
     pub step_starts: Vec<Duration>,
     /// Time of the host for copying what went to the device.
     pub copying: Duration,
-    /// Time of the device's thread for recording and submitting.
-    pub recording: Duration,
+    /// From when until when the device's thread recorded and submitted.
+    pub recorded: Option<[Instant; 2]>,
 }
 
 impl GpuSegment {
@@ -370,7 +370,7 @@ impl Running<'_> {
             step_times: output.dispatch_times,
             step_starts: output.dispatch_starts,
             copying: output.copying,
-            recording: output.recording,
+            recorded: output.recorded,
         })
     }
 }
