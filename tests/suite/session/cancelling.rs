@@ -154,7 +154,7 @@ fn cancelling_at_random_moments() {
 #[test]
 fn who_waits_for_the_memory_of_a_program_ends() {
     const MOST: usize = 8;
-    const STAGE: Duration = Duration::from_millis(1000);
+    const STAGE: Duration = Duration::from_millis(2000);
     for device in devices().iter().filter(|device| device.name != "CPU") {
         let g = Graph::new();
         let x = g.placeholder("x", F32, dims![4]);
