@@ -248,7 +248,7 @@ impl Queues {
             waits();
             let rung = Arc::new(Condvar::new());
             inner.sleeping.push((attempt.ticket, rung.clone()));
-            if self.look_for_abandoned(&mut inner) {
+            if inner.look_for_abandoned() {
                 continue;
             }
             inner = match until.map(|until| until.saturating_duration_since(now)) {
@@ -295,7 +295,7 @@ impl Queues {
         }
         let ticket = attempt.ticket;
         inner.parked.push((ticket, park(take(attempt))));
-        self.look_for_abandoned(&mut inner);
+        inner.look_for_abandoned();
         Ok(None)
     }
 

@@ -38,15 +38,17 @@ impl Queues {
     pub fn handles(self: &Arc<Self>) -> Arc<Handles> {
         Arc::new(Handles(self.clone()))
     }
+}
 
+impl Inner {
     /// Ends those who wait if there is nobody else: no handle of the session and no run that is under way. Whether it does
     /// so now.
-    pub(super) fn look_for_abandoned(&self, inner: &mut Inner) -> bool {
-        let n_waiting = inner.parked.len().saturating_add(inner.sleeping.len());
-        let ends = inner.is_orphaned && !inner.is_abandoned && n_waiting == inner.n_submitted;
+    pub fn look_for_abandoned(&mut self) -> bool {
+        let n_waiting = self.parked.len().saturating_add(self.sleeping.len());
+        let ends = self.is_orphaned && !self.is_abandoned && n_waiting == self.n_submitted;
         if ends {
-            inner.is_abandoned = true;
-            inner.wake_all();
+            self.is_abandoned = true;
+            self.wake_all();
         }
         ends
     }
@@ -76,7 +78,7 @@ impl Drop for Presence {
         self.has_tried();
         let mut inner = self.queues.lock();
         inner.n_submitted = inner.n_submitted.saturating_sub(1);
-        self.queues.look_for_abandoned(&mut inner);
+        inner.look_for_abandoned();
     }
 }
 
@@ -84,6 +86,6 @@ impl Drop for Handles {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
         inner.is_orphaned = true;
-        self.0.look_for_abandoned(&mut inner);
+        inner.look_for_abandoned();
     }
 }

@@ -251,6 +251,12 @@ impl AdapterInfo {
         (self.features.subgroups && is_fixed && (4..=128).contains(&size)).then_some(size)
     }
 
+    /// The same on an adapter that is a CPU. There the subgroups of a workgroup run one after the other, so that more of
+    /// them help none, and a barrier changes from each to the next: one by itself is best.
+    pub(crate) fn lone_subgroup_size(&self) -> Option<u32> {
+        self.subgroup_size().filter(|_| self.kind == AdapterKind::Cpu)
+    }
+
     /// A name that stays the same while the GPU, its slot and the backend do, such as
     /// `vulkan-10de:2684-0000:01:00.0`; equal for two adapters only if the backend tells no slot.
     pub fn id(&self) -> String {

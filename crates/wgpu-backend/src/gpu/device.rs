@@ -32,7 +32,8 @@ pub struct GpuOptions {
     /// Keeps bounds checks and loop bounding in trusted shaders too.
     pub checked_shaders: bool,
     /// Whether an invocation computes 8 by 8 elements of a large product instead of 4 by 4. Without one, software
-    /// does, where it has no subgroups for them: it spends its time on reading workgroup memory, and GPUs may lack registers.
+    /// does, where it has no subgroups for them: it spends its time on reading workgroup memory, and GPUs may lack
+    /// registers.
     pub wide_tiles: Option<bool>,
     /// A directory of this user's own where compiled pipelines are kept between processes, if the backend can.
     pub pipeline_dir: Option<PathBuf>,

@@ -6,7 +6,7 @@ use convoke_graph_core::DType;
 use convoke_shaders::Access;
 
 use super::{Lowering, element, reduce};
-use crate::gpu::{AdapterInfo, AdapterKind};
+use crate::gpu::AdapterInfo;
 use crate::segment::address::Axes;
 use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
 
@@ -168,11 +168,10 @@ impl Sizes {
     /// The kernel for it.
     fn tile(&self, info: &AdapterInfo) -> Tile {
         let is_large = self.m >= WIDE_LEAST && self.n >= WIDE_LEAST;
-        let lanes = info.subgroup_size().filter(|lanes| matches!(lanes, 4 | 8));
-        let is_cpu = info.kind == AdapterKind::Cpu;
+        let lanes = info.lone_subgroup_size().filter(|lanes| matches!(lanes, 4 | 8));
         if self.is_deep() {
             Tile::Deep
-        } else if let Some(lanes) = lanes.filter(|_| is_cpu && self.m >= SUBGROUPS_LEAST) {
+        } else if let Some(lanes) = lanes.filter(|_| self.m >= SUBGROUPS_LEAST) {
             Tile::Subgroup(lanes)
         } else if info.wide_tiles && is_large && self.split().split <= WIDE_MOST {
             Tile::Wide

@@ -5,7 +5,7 @@ use convoke_graph_core::{DType, ReduceKind};
 use convoke_shaders::{Access, ParamValue};
 
 use super::{Lowering, WG, element, rows};
-use crate::gpu::{AdapterInfo, AdapterKind};
+use crate::gpu::AdapterInfo;
 use crate::segment::address::Axes;
 use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
 
@@ -149,9 +149,7 @@ fn shape(info: &AdapterInfo, input: &Input<'_>, kind: ReduceKind) -> Result<Shap
         return Ok(Shape { by_group: true, subgroup: None, chunks: 1, chunk: inner });
     }
     let (busy, least) = if by_group { (BUSY_GROUPS, 4096) } else { (BUSY_LANES, 128) };
-    // On a CPU the subgroups of a workgroup run one after the other, and change at each barrier.
-    let is_cpu = info.kind == AdapterKind::Cpu;
-    let subgroup = info.subgroup_size().filter(|_| by_group && is_cpu);
+    let subgroup = info.lone_subgroup_size().filter(|_| by_group);
     let most = match subgroup {
         Some(size) => MAX_TURNS * u64::from(size),
         None if by_group => MAX_TURNS * WG,

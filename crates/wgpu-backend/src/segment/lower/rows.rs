@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::elementwise::{self, Outputs, name};
 use super::reduce::{self, Elements, Input, accumulator, combined, identity};
 use super::{Lowering, WG};
-use crate::gpu::{AdapterInfo, AdapterKind};
+use crate::gpu::AdapterInfo;
 use crate::segment::address::Axes;
 use crate::segment::step::{Step, StepBuilder, wgsl};
 
@@ -22,9 +22,8 @@ const SHORT: usize = TOTAL_INNER;
 /// Elements of the longest row that a subgroup walks over on a GPU, for each of its lanes.
 const SHORT_OF_SUBGROUP: usize = 4;
 
-/// The same on a CPU, where the subgroups of a workgroup run one after the other, so that more of them help none, and
-/// where a barrier changes from each to the next.
-const SHORT_OF_SUBGROUP_ON_CPU: usize = 2048;
+/// The same where a subgroup is best by itself.
+const SHORT_OF_LONE_SUBGROUP: usize = 2048;
 
 /// Who walks over a row together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +42,12 @@ impl Team {
             return Self::Lane;
         }
         if let Some(size) = info.subgroup_size() {
-            let is_cpu = info.kind == AdapterKind::Cpu;
-            let short = if is_cpu { SHORT_OF_SUBGROUP_ON_CPU } else { SHORT_OF_SUBGROUP };
+            let (short, width) = match info.lone_subgroup_size() {
+                Some(_) => (SHORT_OF_LONE_SUBGROUP, size),
+                None => (SHORT_OF_SUBGROUP, size.max(64)),
+            };
             if n_inner <= short * size as usize {
-                return Self::Subgroup { size, width: if is_cpu { size } else { size.max(64) } };
+                return Self::Subgroup { size, width };
             }
         }
         Self::Group(if n_inner as u64 <= 8 * WG { 64 } else { WG })
