@@ -48,7 +48,13 @@ pub(crate) use kept::Moment;
 pub(crate) use moving::Sent;
 
 /// How often a run with branches or loops begins anew where other runs move its variables.
-const FLOW_ATTEMPTS: usize = 16;
+const FLOW_ATTEMPTS: u32 = 16;
+
+/// The same where others have stored into what it stores: each time another run has succeeded.
+const OVERTAKEN_ATTEMPTS: u32 = 1024;
+
+/// A run that is overtaken makes way for a moment, longer each time up to the second, so that others come to an end.
+const MAKES_WAY: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
 
 /// How often a run that changes tables begins where other runs change those that it has looked at.
 const TABLE_ATTEMPTS: usize = 16;
@@ -429,21 +435,33 @@ impl Core {
         check: flow::Check<'_>,
         metadata: &mut RunMetadata,
     ) -> Result<Vec<HostTensor>> {
-        for _ in 1..FLOW_ATTEMPTS {
-            match flow::run(self, flow, request, held.as_deref_mut(), check, metadata) {
+        let mut n_attempts = [1; 2];
+        loop {
+            let run = flow::run(self, flow, request, held.as_deref_mut(), check, metadata);
+            let is_overtaken = metadata.is_overtaken;
+            let (own, most) = match is_overtaken {
+                true => (&mut n_attempts[1], OVERTAKEN_ATTEMPTS),
+                false => (&mut n_attempts[0], FLOW_ATTEMPTS),
+            };
+            match run {
                 Err(e)
                     if e.kind() == ErrorKind::Aborted
+                        && *own < most
                         && !metadata.stores
                         && !request.puts.is_some_and(Puts::is_outdated) =>
                 {
                     // Others that it waits for may wait for these tables.
                     drop(request.puts.and_then(Puts::give_up));
                     metadata.begin_again(request);
+                    if is_overtaken {
+                        let [step, longest] = MAKES_WAY;
+                        std::thread::sleep((step * *own).min(longest));
+                    }
+                    *own += 1;
                 }
                 run => return run,
             }
         }
-        flow::run(self, flow, request, held, check, metadata)
     }
 
     /// Notes what GPUs made since `before`, and whose run it was.

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use convoke_compiler::flow::{BranchStep, FlowPlan, Part, Place, ProgramStep, Start, Step};
 use convoke_graph_core::{
-    Class, DType, Error, Flow, GraphSnapshot, HostTensor, Node, NodeId, Result, Shape, Values,
-    index_of,
+    Class, DType, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, Node, NodeId, Result, Shape,
+    Values, index_of,
 };
 use smallvec::SmallVec;
 
@@ -136,7 +136,11 @@ pub(crate) fn run(
         Some(held) => *held = running.held,
         None => {
             let own = core.moments.storing(false);
-            running.held.store(core, request.storing.unwrap_or(&own), &running.stop)?;
+            let storing = request.storing.unwrap_or(&own);
+            let stored = running.held.store(core, storing, &running.stop);
+            running.metadata.is_overtaken =
+                matches!(&stored, Err(e) if e.kind() == ErrorKind::Aborted);
+            stored?;
             running.held.note_crossings(running.metadata);
         }
     }

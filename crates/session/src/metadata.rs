@@ -151,6 +151,8 @@ pub struct RunMetadata {
     pub gpu_wait: Duration,
     /// Time of the host for copying what goes to GPU segments and comes from them.
     pub copying: Duration,
+    /// Whether others have stored meanwhile into what the run was to store into.
+    pub(crate) is_overtaken: bool,
     /// Time in CPU kernels.
     pub cpu: Duration,
     /// Time from the graph to a program; nothing where it was there already.
