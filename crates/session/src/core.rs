@@ -1,5 +1,6 @@
 //! What all handles of a session share: plans, programs, variables; the way of a run.
 
+mod again;
 mod closing;
 mod kept;
 mod moving;
@@ -27,7 +28,7 @@ use crate::devices::{Devices, Gpus, HOST_NAME, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
-use crate::flow::{self, Flowing};
+use crate::flow::Flowing;
 use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
 use crate::identity::{Identity, SessionMetadata};
@@ -46,15 +47,6 @@ use crate::turn::Turn;
 pub(crate) use kept::Moment;
 
 pub(crate) use moving::Sent;
-
-/// How often a run with branches or loops begins anew where other runs move its variables.
-const FLOW_ATTEMPTS: u32 = 16;
-
-/// The same where others have stored into what it stores: each time another run has succeeded.
-const OVERTAKEN_ATTEMPTS: u32 = 1024;
-
-/// A run that is overtaken makes way for a moment, longer each time up to the second, so that others come to an end.
-const MAKES_WAY: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
 
 /// How often a run that changes tables begins where other runs change those that it has looked at.
 const TABLE_ATTEMPTS: usize = 16;
@@ -424,44 +416,6 @@ impl Core {
         self.count(before, metadata);
         compiled.describe(metadata);
         Ok(())
-    }
-
-    /// Runs branches and loops; anew if a variable has moved or was reset between looking at it and a program's run.
-    fn run_flow(
-        &self,
-        flow: &Flowing,
-        request: &Request<'_>,
-        mut held: Option<&mut Holdings>,
-        check: flow::Check<'_>,
-        metadata: &mut RunMetadata,
-    ) -> Result<Vec<HostTensor>> {
-        let mut n_attempts = [1; 2];
-        loop {
-            let run = flow::run(self, flow, request, held.as_deref_mut(), check, metadata);
-            let is_overtaken = metadata.is_overtaken;
-            let (own, most) = match is_overtaken {
-                true => (&mut n_attempts[1], OVERTAKEN_ATTEMPTS),
-                false => (&mut n_attempts[0], FLOW_ATTEMPTS),
-            };
-            match run {
-                Err(e)
-                    if e.kind() == ErrorKind::Aborted
-                        && *own < most
-                        && !metadata.stores
-                        && !request.puts.is_some_and(Puts::is_outdated) =>
-                {
-                    // Others that it waits for may wait for these tables.
-                    drop(request.puts.and_then(Puts::give_up));
-                    metadata.begin_again(request);
-                    if is_overtaken {
-                        let [step, longest] = MAKES_WAY;
-                        std::thread::sleep((step * *own).min(longest));
-                    }
-                    *own += 1;
-                }
-                run => return run,
-            }
-        }
     }
 
     /// Notes what GPUs made since `before`, and whose run it was.
