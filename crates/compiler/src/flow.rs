@@ -31,7 +31,7 @@ pub struct FlowPlan {
     /// The programs of all parts.
     pub plans: Vec<Plan>,
     /// What a run does.
-    pub whole: Part,
+    pub whole: Arc<Part>,
     /// The variables that the run holds.
     pub held: Vec<Held>,
     /// The other variables that its programs read.
@@ -187,7 +187,7 @@ pub struct BranchStep {
     /// What each part is given, as far as it is needed.
     pub captures: Vec<Option<usize>>,
     /// For each part, what it does, and for each output, which of its results that is.
-    pub branches: Vec<(Part, Vec<Option<usize>>)>,
+    pub branches: Vec<(Arc<Part>, Vec<Option<usize>>)>,
     /// Which outputs of the node are needed, and where they go.
     pub outputs: Vec<(usize, usize)>,
 }
@@ -211,7 +211,7 @@ pub struct LoopStep {
     pub captures: Vec<Option<usize>>,
     /// What an iteration does. It is given what is carried, slices, captures. Its results: whether it runs again, if it
     /// has a condition; what is carried next; what is stacked.
-    pub body: Part,
+    pub body: Arc<Part>,
     /// For each of the results, the output of the body that it is.
     pub results: Vec<Output>,
     /// The outputs that are stacked: of the node, and which result of the body.
@@ -285,7 +285,7 @@ impl FlowPlan {
             return Err(Error::internal("a program that is not a run's last one stores"));
         }
         let read = read_variables(graph, &plans, &held);
-        Ok(Self { plans, whole, held, read })
+        Ok(Self { plans, whole: Arc::new(whole), held, read })
     }
 }
 

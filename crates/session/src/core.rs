@@ -6,6 +6,7 @@ mod kept;
 mod moving;
 mod planning;
 mod programs;
+mod under_way;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -28,7 +29,7 @@ use crate::devices::{Devices, Gpus, HOST_NAME, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
-use crate::flow::Flowing;
+use crate::flow::{Flowing, Parks};
 use crate::growth::Growth;
 use crate::holding::{Holdings, Journal};
 use crate::identity::{Identity, SessionMetadata};
@@ -37,7 +38,7 @@ use crate::moment::{Moments, Storing};
 use crate::partial::PartialPlans;
 use crate::place::LastGrown;
 use crate::prepared::AllPrepared;
-use crate::queues::{Held, Puts, Queues, Taken, Uses};
+use crate::queues::{Held, Park, Puts, Queues, Uses};
 use crate::recent::Recent;
 use crate::session::{DevicePolicy, RunOptions, SessionOptions, Timings};
 use crate::state::State;
@@ -47,6 +48,7 @@ use crate::turn::Turn;
 pub(crate) use kept::Moment;
 
 pub(crate) use moving::Sent;
+pub(crate) use under_way::{Came, UnderWay};
 
 /// How often a run that changes tables begins where other runs change those that it has looked at.
 const TABLE_ATTEMPTS: usize = 16;
@@ -124,6 +126,8 @@ pub(crate) struct Request<'a> {
     pub held: Option<&'a Held>,
     /// Where it notes that it has begun to store.
     pub storing: Option<&'a Storing<'a>>,
+    /// How it waits in its middle, if not on its thread.
+    pub parks: Option<Parks<'a>>,
 }
 
 impl<'a> Request<'a> {
@@ -135,7 +139,8 @@ impl<'a> Request<'a> {
         start: Instant,
     ) -> Self {
         let (token, recent, puts, held, storing) = (None, None, None, None, None);
-        Self { planned, data, options, start, token, recent, puts, held, storing }
+        let parks = None;
+        Self { planned, data, options, start, token, recent, puts, held, storing, parks }
     }
 }
 
@@ -200,23 +205,27 @@ impl Core {
             let uses = &*self.resolved(request)?;
             let taken = self.queues.take(uses, request.data, &self.stop(request));
             let taken = taken.map_err(|e| self.located_on_host(e))?;
-            return self.run_with(request, uses, taken, outputs, metadata);
+            let run = UnderWay::new(&self.queues, request.data, taken);
+            return self.run_with(request, uses, run, None, outputs, metadata).map(drop);
         }
-        self.settled(request, |request| self.run_once(request, outputs, None, None, metadata))
+        let run = |request: &Request<'_>| self.run_once(request, outputs, None, None, metadata);
+        self.settled(request, run).map(drop)
     }
 
     /// Runs with what is donated: consumed if that succeeds, and given back if not, where nothing was stored in it.
     fn settled(
         &self,
         request: &Request<'_>,
-        run: impl FnOnce(&Request<'_>) -> Result<()>,
-    ) -> Result<()> {
+        run: impl FnOnce(&Request<'_>) -> Result<Came>,
+    ) -> Result<Came> {
         match Settled::of(request.planned, request.data)? {
             None => run(request),
             Some(settled) => {
-                run(&Request { data: &settled.data, ..*request })?;
-                settled.consume();
-                Ok(())
+                let came = run(&Request { data: &settled.data, ..*request })?;
+                if came == Came::ToItsEnd {
+                    settled.consume();
+                }
+                Ok(came)
             }
         }
     }
@@ -244,54 +253,54 @@ impl Core {
     }
 
     /// Runs with what was taken from queues, and gives it back if that fails. Anew, if other runs have changed tables
-    /// meanwhile that it has looked at.
+    /// meanwhile that it has looked at. Gives the run back if it waits and holds no thread meanwhile, which it does where
+    /// something can park it.
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub fn run_with(
+    pub fn run_with<'d>(
         &self,
         request: &Request<'_>,
         uses: &Uses,
-        mut taken: Taken,
+        mut run: UnderWay<'d>,
+        park: Option<Park<'_>>,
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
-    ) -> Result<()> {
-        let values = std::mem::take(&mut taken.values).into_iter();
-        let mut data = request.data.to_vec();
-        data.extend(values.map(FeedData::Tensor));
-        let mut held = self.queues.hold(taken);
+    ) -> Result<Option<UnderWay<'d>>> {
         let mut tensors = Vec::new();
         let storing = self.moments.storing(uses.changed_tables().next().is_some());
-        let mut n_attempts = 1;
         let puts = loop {
-            let puts = Puts::of(uses, &held, self.stop(request));
-            let own = Request { data: &data, puts: Some(&puts), held: Some(&held), ..*request };
-            let own = &Request { storing: Some(&storing), ..own };
-            let run = self.settled(own, |request| {
+            let UnderWay { data, held, progress, .. } = &run;
+            let puts = Puts::of(uses, held, self.stop(request));
+            let own = Request { data, puts: Some(&puts), held: Some(held), ..*request };
+            let parks = park.map(|park| Parks { progress, park });
+            let own = &Request { storing: Some(&storing), parks, ..own };
+            let came = self.settled(own, |request| {
                 let own = &mut Outputs::Tensors(&mut tensors);
                 self.run_once(request, own, Some(outputs), None, metadata)
             });
-            let Err(error) = run else { break puts };
-            if !puts.is_outdated() || metadata.stores || n_attempts == TABLE_ATTEMPTS {
+            let error = match came {
+                Ok(Came::ToItsEnd) => break puts,
+                Ok(Came::ToAWait) => return Ok(Some(run)),
+                Err(error) => error,
+            };
+            if !puts.is_outdated() || metadata.stores || run.n_attempts == TABLE_ATTEMPTS {
                 return Err(error);
             }
             storing.end();
             drop(puts);
-            let seen = held.look_again(uses)?;
-            data.truncate(data.len().saturating_sub(seen.len()));
-            data.extend(seen.into_iter().map(FeedData::Tensor));
+            run.look_again(uses)?;
             metadata.begin_again(request);
-            n_attempts += 1;
         };
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
         let claimed = puts.give_up();
         let items = puts.items(&values);
-        held.put(uses, items, uses.changed_tables(), &values, claimed.as_ref());
+        run.held.put(uses, items, uses.changed_tables(), &values, claimed.as_ref());
         storing.end();
         drop(claimed);
-        outputs.fill(tensors)
+        outputs.fill(tensors).map(|()| None)
     }
 
     /// Makes a run that is only a part of another, which holds what this one would store.
@@ -305,7 +314,7 @@ impl Core {
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<()> {
-        self.run_once(request, outputs, None, Some(held), metadata)
+        self.run_once(request, outputs, None, Some(held), metadata).map(drop)
     }
 
     /// `others` are to fit what the program fetches, too.
@@ -316,7 +325,7 @@ impl Core {
         others: Option<&Outputs<'_, '_>>,
         mut held: Option<&mut Holdings>,
         metadata: &mut RunMetadata,
-    ) -> Result<()> {
+    ) -> Result<Came> {
         let _active = self.activity.begin();
         let own = self.moments.storing(false);
         let request = &Request { storing: request.storing.or(Some(&own)), ..*request };
@@ -360,7 +369,7 @@ impl Core {
         others: Option<&Outputs<'_, '_>>,
         held: Option<&mut Holdings>,
         metadata: &mut RunMetadata,
-    ) -> Result<()> {
+    ) -> Result<Came> {
         let &Request { planned, data, options, start, recent, puts, .. } = request;
         let stop = self.stop(request);
         stop.check()?;
@@ -376,9 +385,10 @@ impl Core {
                 puts.map_or(Ok(()), |puts| puts.check(&shape))
             };
             let tensors = self.run_flow(flow, request, held, &check, metadata)?;
+            let Some(tensors) = tensors else { return Ok(Came::ToAWait) };
             outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
             self.count(before, metadata);
-            return Ok(());
+            return Ok(Came::ToItsEnd);
         }
         let (mut compiled, _stays) = self.current(planned, data, recent, metadata)?;
         metadata.note(PhaseKind::Plan, metadata.begun.map(|_| Duration::ZERO));
@@ -415,7 +425,7 @@ impl Core {
         compiled.predict(metadata);
         self.count(before, metadata);
         compiled.describe(metadata);
-        Ok(())
+        Ok(Came::ToItsEnd)
     }
 
     /// Notes what GPUs made since `before`, and whose run it was.

@@ -4,16 +4,17 @@
 //! has succeeded. The steps of a partial run are such runs, with variables that the partial run holds.
 
 pub(crate) mod blocks;
+mod progress;
 mod quick;
 mod repeat;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use convoke_compiler::flow::{BranchStep, FlowPlan, Part, Place, ProgramStep, Start, Step};
+use convoke_compiler::flow::{FlowPlan, Part, Place, ProgramStep, Step};
 use convoke_graph_core::{
-    Class, DType, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, Node, NodeId, Result, Shape,
-    Values, index_of,
+    Class, DType, Error, ErrorKind, Flow, GraphSnapshot, HostTensor, Node, Result, Shape, Values,
 };
 use smallvec::SmallVec;
 
@@ -25,11 +26,11 @@ use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::holding::Holdings;
 use crate::metadata::RunMetadata;
-use crate::queues;
+use crate::queues::{self, Park};
 use crate::recent::Recent;
-use crate::submit::HeldUp;
 use crate::turn::Taken;
 use blocks::Block;
+pub(crate) use progress::Progress;
 
 /// How many programs of many iterations are kept of each loop.
 const BLOCKS_MAX: usize = 16;
@@ -91,21 +92,29 @@ struct Running<'a> {
     /// The slots of the whole whose values stay on a GPU.
     resident: SmallVec<[(usize, &'a FeedData<'a>); 2]>,
     stop: Stop<'a>,
-    held: Holdings,
     /// Whether it is no part of another.
     is_own: bool,
-    /// The branch or loop of the whole that runs.
-    at: NodeId,
+    progress: Progress,
     /// Its turn, if it counts and has nothing left to wait for.
     turn: Option<Taken<'a>>,
     metadata: &'a mut RunMetadata,
+}
+
+/// How a run that is to hold no thread waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Parks<'a> {
+    /// Where it leaves how far it has come, and finds it.
+    pub progress: &'a RefCell<Option<Progress>>,
+    /// What has it go on.
+    pub park: Park<'a>,
 }
 
 /// What is to be known of results before a run stores anything: the dtype and shape of each.
 pub(crate) type Check<'a> = &'a dyn Fn(&[(DType, &Shape)]) -> Result<()>;
 
 /// Makes a run, which has changed nothing if it fails. `check` sees what it gives before it stores. A run that is part of
-/// another stores nothing itself, and leaves that to the `held` of the other.
+/// another stores nothing itself, and leaves that to the `held` of the other. Nothing, if the run waits and holds no
+/// thread meanwhile.
 ///
 /// # Errors
 /// As `Session::run`.
@@ -116,71 +125,54 @@ pub(crate) fn run(
     held: Option<&mut Holdings>,
     check: Check<'_>,
     metadata: &mut RunMetadata,
-) -> Result<Vec<HostTensor>> {
+) -> Result<Option<Vec<HostTensor>>> {
     let stop = core.stop(request);
-    if let Some(held) = request.held {
-        held.begin_again();
-    }
-    let own = match &held {
-        Some(held) => (**held).clone(),
-        None => Holdings::take(core, &flow.plan.held, &flow.plan.read)?,
+    let before = request.parks.and_then(|parks| parks.progress.take());
+    let is_new = before.is_none();
+    let progress = match (before, &held) {
+        (Some(progress), _) => progress,
+        (None, Some(held)) => Progress::new((**held).clone()),
+        (None, None) => Progress::new(Holdings::take(core, &flow.plan.held, &flow.plan.read)?),
     };
-    let (at, turn, is_own) = (NodeId(0), None, held.is_none());
+    let (turn, is_own) = (None, held.is_none());
     let resident = resident(&flow.plan.whole, request.data);
     let mut running =
-        Running { core, flow, request, resident, stop, held: own, is_own, at, turn, metadata };
-    let given = running.given()?;
-    let results = running.whole(&flow.plan.whole, &given, check)?;
+        Running { core, flow, request, resident, stop, is_own, progress, turn, metadata };
+    if is_new {
+        running.begin_whole()?;
+    }
+    let Some(results) = running.go_on(check)? else {
+        let progress = running.progress;
+        request.parks.inspect(|parks| drop(parks.progress.replace(Some(progress))));
+        return Ok(None);
+    };
     running.metadata.program_cached = running.metadata.preparing.is_zero();
+    let own_held = running.progress.held;
     match held {
-        Some(held) => *held = running.held,
+        Some(held) => *held = own_held,
         None => {
             let own = core.moments.storing(false);
             let storing = request.storing.unwrap_or(&own);
-            let stored = running.held.store(core, storing, &running.stop);
+            let stored = own_held.store(core, storing, &running.stop);
             running.metadata.is_overtaken =
                 matches!(&stored, Err(e) if e.kind() == ErrorKind::Aborted);
             stored?;
-            running.held.note_crossings(running.metadata);
+            own_held.note_crossings(running.metadata);
         }
     }
-    Ok(results)
+    Ok(Some(results))
 }
 
 impl<'a> Running<'a> {
-    /// The whole run, up to what it holds. It counts by itself, if it does and is no part of another.
-    fn whole(
-        &mut self,
-        part: &Part,
-        given: &[Option<HostTensor>],
-        check: Check<'_>,
-    ) -> Result<Vec<HostTensor>> {
-        let mut slots = self.begin(part, given)?;
-        // Only the last program stores by itself.
-        let (last, before) = match part.steps.split_last() {
-            Some((Step::Program(last), before)) => (Some(last), before),
-            _ => (None, &part.steps[..]),
-        };
-        for step in before {
-            if let Some(node) = step.node() {
-                self.at = node;
-            }
-            match step {
-                Step::Program(step) => self.program(step, &mut slots, true, None)?,
-                step => self.step(step, &mut slots)?,
-            }
+    /// Begins with the whole, from nothing.
+    fn begin_whole(&mut self) -> Result<()> {
+        if let Some(held) = self.request.held {
+            held.begin_again();
         }
-        self.reserve()?;
-        match last {
-            Some(last) => self.program(last, &mut slots, true, Some((part, check)))?,
-            None => {
-                let results = results(part, &slots)?;
-                let shapes: Vec<_> = results.iter().map(|t| (t.dtype(), t.shape())).collect();
-                check(&shapes)?;
-                self.stop.check()?;
-            }
-        }
-        results(part, &slots)
+        let given = self.given()?;
+        let whole = self.begin(&self.flow.plan.whole, &given)?;
+        self.progress.frames.push(whole);
+        Ok(())
     }
 
     /// What is fed and is not to stay on a GPU.
@@ -193,99 +185,39 @@ impl<'a> Running<'a> {
         given.collect()
     }
 
-    fn part(&mut self, part: &Part, given: &[Option<HostTensor>]) -> Result<Vec<HostTensor>> {
-        let mut slots = self.begin(part, given)?;
-        for step in &part.steps {
-            self.step(step, &mut slots)?;
-        }
-        results(part, &slots)
+    /// What parks it where it waits, if that is not on its thread.
+    fn park(&self) -> Option<Park<'a>> {
+        self.request.parks.map(|parks| parks.park)
     }
 
-    /// The slots of a part, with what it is given and what there is at its start.
-    fn begin(
-        &mut self,
-        part: &Part,
-        given: &[Option<HostTensor>],
-    ) -> Result<Vec<Option<HostTensor>>> {
-        let mut slots = vec![None; part.n_slots];
-        for (slot, tensor) in part.given.iter().zip(given) {
-            if let Some(slot) = *slot {
-                slots[slot].clone_from(tensor);
-            }
-        }
-        for (slot, tensor) in &part.constants {
-            slots[*slot] = Some(tensor.clone());
-        }
-        for &Start { variable, slot, must } in &part.starts {
-            if must || self.held.is_initialized(variable) {
-                slots[slot] = Some(self.held.now(variable, false)?);
-            }
-        }
-        Ok(slots)
-    }
-
-    fn step(&mut self, step: &Step, slots: &mut [Option<HostTensor>]) -> Result<()> {
-        match step {
-            Step::Program(step) => self.program(step, slots, false, None),
-            Step::Branch(step) => self.branch(step, slots),
-            Step::Loop(step) => self.repeat(step, slots),
-            Step::Assert(node, inputs) => {
-                let Class::Flow(Flow::Assert(op)) = node.op.class() else { return Ok(()) };
-                op.check(&values(slots, inputs)?).map_err(|e| named(e, node))
-            }
-            Step::Call(step) => {
-                self.stop.check()?;
-                let given = values(slots, &step.inputs)?;
-                let results = self.call(&step.node, &given).map_err(|e| named(e, &step.node))?;
-                for &(output, slot) in &step.outputs {
-                    slots[slot] = Some(results.get(output).cloned().ok_or_else(no_value)?);
-                }
-                Ok(())
-            }
-            Step::ReadOr(step) => {
-                let start = slots.get(step.start).cloned().flatten();
-                slots[step.output] = Some(start.map_or_else(|| value(slots, step.initial), Ok)?);
-                Ok(())
-            }
-        }
-    }
-
-    /// What the host computes by itself.
-    fn call(&self, node: &Node, given: &[HostTensor]) -> Result<Values> {
+    /// What the host computes by itself; nothing if that waits.
+    fn call(&mut self, node: &Node, given: &[HostTensor]) -> Result<Option<Values>> {
         match (node.op.class(), given, self.request.held) {
-            (Class::Flow(Flow::Call(op)), ..) => op.call(given),
+            (Class::Flow(Flow::Call(op)), ..) => op.call(given).map(Some),
             (Class::Flow(Flow::Find(op)), [keys], Some(held)) => {
                 let tables = held.tables().ok_or_else(no_value)?;
-                Ok(Values::from_iter([tables.find(op, keys)?]))
+                Ok(Some(Values::from_iter([tables.find(op, keys)?])))
             }
             (Class::Queue(_), given, Some(held)) => {
-                let call = queues::Call { node, of: self.at, given };
-                let mut held_up = None;
-                let values = held.act(&call, &self.stop, &mut || self.hold_up(&mut held_up))?;
-                Ok(Values::from_iter(values))
+                let call = queues::Call { node, of: self.progress.at, given };
+                Ok(held.act(&call, &self.stop, self.park())?.map(Values::from_iter))
             }
             _ => Err(no_value()),
         }
     }
 
     /// Reserves room for what the run puts inside of branches and loops, and takes its turn if it counts and has none yet.
-    fn reserve(&mut self) -> Result<()> {
-        let Some(held) = self.request.held else { return Ok(()) };
-        let mut held_up = None;
-        held.reserve(&self.request.planned.uses, &self.stop, &mut || self.hold_up(&mut held_up))?;
-        drop(held_up);
+    /// False if it waits for that.
+    fn reserve(&mut self) -> Result<bool> {
+        let Some(held) = self.request.held else { return Ok(true) };
         let planned = self.request.planned;
+        if !held.reserve(&planned.uses, &self.stop, self.park())? {
+            return Ok(false);
+        }
         if self.is_own && planned.counts && !planned.uses.inside.is_empty() {
             self.turn = Some(self.core.turn.take(&self.stop)?);
         }
-        Ok(())
-    }
-
-    /// Has another thread work while a submitted run waits on this one.
-    fn hold_up(&self, held_up: &mut Option<HeldUp<'a>>) {
-        if self.request.token.is_some() && held_up.is_none() {
-            *held_up = Some(self.core.runners.hold_up());
-        }
+        Ok(true)
     }
 
     /// Runs a program, of the whole or of another part. With a `check`, that sees what the part gives before the program
@@ -308,7 +240,7 @@ impl<'a> Running<'a> {
             data.push(FeedData::Tensor(match *feed {
                 Place::Slot(slot) => value(slots, slot)?,
                 Place::Variable(variable) | Place::Changed(variable, _) => {
-                    self.held.now(variable, step.optional.contains(&variable))?
+                    self.progress.held.now(variable, step.optional.contains(&variable))?
                 }
             }));
         }
@@ -323,7 +255,8 @@ impl<'a> Running<'a> {
                 None => fetched(slot).ok_or_else(no_value),
             };
             check(&part.results.iter().map(shape).collect::<Result<Vec<_>>>()?)?;
-            let storing = self.request.storing.filter(|_| self.is_own && self.held.lie_on_gpus());
+            let storing =
+                self.request.storing.filter(|_| self.is_own && self.progress.held.lie_on_gpus());
             storing.map_or(Ok(()), |storing| storing.begin_alone(Some(&self.stop)))?;
         }
         let mut tensors = Vec::new();
@@ -331,7 +264,7 @@ impl<'a> Running<'a> {
         let (begun, before) = (Instant::now(), self.metadata.noted());
         compiled.run(
             &data,
-            core.run_state(self.request, Some(self.held.journal())),
+            core.run_state(self.request, Some(self.progress.held.journal())),
             timings,
             self.stop,
             &mut Outputs::Tensors(&mut tensors),
@@ -345,25 +278,9 @@ impl<'a> Running<'a> {
                 Place::Slot(slot) => slots[slot] = Some(tensor.into_host()?),
                 Place::Variable(_) => {}
                 Place::Changed(variable, change) => {
-                    self.held.change(variable, tensor.into_host()?, change);
+                    self.progress.held.change(variable, tensor.into_host()?, change);
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn branch(&mut self, step: &BranchStep, slots: &mut [Option<HostTensor>]) -> Result<()> {
-        let Class::Flow(Flow::Branch(op)) = step.node.op.class() else { return Err(no_value()) };
-        let index = index_of(&value(slots, step.index)?).map_err(|e| named(e, &step.node))?;
-        let (part, results) = &step.branches[op.chosen(index)];
-        let given = step.captures.iter().map(|slot| slot.and_then(|slot| slots[slot].clone()));
-        let given: Vec<Option<HostTensor>> = given.collect();
-        let values = self.part(part, &given)?;
-        for (&(output, slot), result) in step.outputs.iter().zip(results) {
-            slots[slot] = Some(match result {
-                Some(result) => values[*result].clone(),
-                None => op.absent(output)?,
-            });
         }
         Ok(())
     }

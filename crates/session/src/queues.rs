@@ -2,7 +2,7 @@
 //!
 //! A run takes and reserves all at once, under one lock, or waits; inside of branches and loops, when it comes to it
 //! (`held.rs`). Who waits has a ticket; on each side of a queue, tickets are served in order. A run of the caller's thread
-//! waits there; a submitted one leaves its thread and comes back when something has changed, if it has not begun yet.
+//! waits there; a submitted one leaves its thread and comes back when something has changed.
 
 mod ahead;
 mod clock;
@@ -113,6 +113,9 @@ pub(crate) struct Parked {
     pub resume: Box<dyn FnOnce() + Send>,
 }
 
+/// What parks a run with its place in line.
+pub(crate) type Park<'a> = &'a dyn Fn(Attempt) -> Parked;
+
 /// All queues of a session.
 pub(crate) struct Queues {
     inner: Mutex<Inner>,
@@ -208,20 +211,6 @@ impl Queues {
     /// # Errors
     /// `OutOfRange` and `Cancelled` of closed queues, what files give, and what `stop` says.
     pub fn take(&self, uses: &Uses, data: &[FeedData<'_>], stop: &Stop<'_>) -> Result<Taken> {
-        self.take_with(uses, data, stop, &mut || {})
-    }
-
-    /// As [`Self::take`]; calls `waits` under the lock whenever it waits.
-    ///
-    /// # Errors
-    /// As [`Self::take`].
-    pub(super) fn take_with(
-        &self,
-        uses: &Uses,
-        data: &[FeedData<'_>],
-        stop: &Stop<'_>,
-        waits: &mut dyn FnMut(),
-    ) -> Result<Taken> {
         let mut attempt = Attempt::default();
         let bell: Arc<dyn Bell> = match self.own.upgrade() {
             Some(own) => own,
@@ -245,7 +234,6 @@ impl Queues {
                 continue;
             }
             let until = stop.deadline.map(|(until, _)| until).into_iter().chain(tells_at).min();
-            waits();
             let rung = Arc::new(Condvar::new());
             inner.sleeping.push((attempt.ticket, rung.clone()));
             if inner.look_for_abandoned() {
@@ -297,6 +285,16 @@ impl Queues {
         inner.parked.push((ticket, park(take(attempt))));
         inner.look_for_abandoned();
         Ok(None)
+    }
+
+    /// Leaves the line.
+    fn leave(&self, mut attempt: Attempt) {
+        if attempt.ticket.is_some() {
+            let mut inner = self.lock();
+            inner.forget(&mut attempt);
+            inner.moved = false;
+            inner.wake();
+        }
     }
 
     /// Makes the values of what was taken, or gives it back.

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use convoke_graph_core::{Error, ErrorKind, Feed, Result};
 
 use crate::cancel::CancelToken;
-use crate::core::{Core, Planned, Request};
+use crate::core::{Core, Planned, Request, UnderWay};
 use crate::device_tensor::Fetched;
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::fetch::{Fetch, FetchResults, Places};
 use crate::metadata::RunMetadata;
-use crate::queues::{Attempt, Parked, Presence, Uses};
+use crate::queues::{Attempt, Park, Parked, Presence, Taken, Uses};
 use crate::session::{RunOptions, Session};
 
 /// A run that was submitted: to be waited for, awaited, cancelled, or left alone.
@@ -129,7 +129,7 @@ impl<F: Fetch> RunHandle<F> {
         let data = planned.check_feeds(feeds)?.into_iter().map(FeedData::into_owned);
         let data: Vec<FeedData<'static>> = data.collect::<Result<_>>()?;
         let (slot, token) = (self.slot.clone(), self.token.clone());
-        let (begun, uses) = (OnceLock::new(), OnceLock::new());
+        let (begun, uses, waits) = (OnceLock::new(), OnceLock::new(), Mutex::default());
         let presence = Mutex::new(core.queues.enter(&planned.uses));
         let submitted = Submitted {
             presence,
@@ -142,6 +142,7 @@ impl<F: Fetch> RunHandle<F> {
             metadata,
             begun,
             uses,
+            waits,
         };
         Arc::new(submitted).line_up(Attempt::default())
     }
@@ -230,6 +231,8 @@ struct Submitted {
     begun: OnceLock<Instant>,
     /// What it does with queues and readers, once that is known.
     uses: OnceLock<Uses>,
+    /// The run and what it has noted, if it waits in its middle. Locked while a thread makes it.
+    waits: Mutex<Option<(UnderWay<'static>, RunMetadata)>>,
 }
 
 impl Submitted {
@@ -258,44 +261,82 @@ impl Submitted {
         let _at_work = self.core.at_work();
         let request = Request::new(&self.planned, &self.data, &self.options, start);
         let request = Request { token: Some(&self.token), ..request };
-        let mut metadata = self.metadata.clone();
-        metadata.begin(&request);
+        // Who is to go on may be so before it has been left.
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, mut metadata) = waits.take().map_or_else(
+            || {
+                let mut metadata = self.metadata.clone();
+                metadata.begin(&request);
+                (None, metadata)
+            },
+            |(run, metadata)| (Some(run), metadata),
+        );
         let mut tensors = Vec::new();
         let outputs = &mut Outputs::Tensors(&mut tensors);
         if self.planned.uses.is_empty() {
             self.core.run(&request, outputs, &mut metadata)?;
         } else {
-            let stop = self.core.stop(&request);
-            let deadline = stop.deadline.map(|(until, _)| until);
-            let park = |attempt| {
-                let own = self.clone();
-                // A thread of the runners parks it, so that there is one, and lining up does not fail.
-                let resume = Box::new(move || {
-                    let slot = own.slot.clone();
-                    if let Err(error) = own.line_up(attempt) {
-                        slot.fill(Err(error));
-                    }
-                });
-                Parked { deadline, resume }
-            };
-            let queues = &self.core.queues;
-            let uses = match self.uses.get() {
-                Some(uses) => uses,
-                None if !self.planned.uses.is_open(&self.data) => &self.planned.uses,
-                None => {
-                    let resolved = self.core.resolved(&request)?.into_owned();
-                    self.uses.get_or_init(|| resolved)
+            let uses = self.uses(&request)?;
+            let deadline = self.core.stop(&request).deadline.map(|(until, _)| until);
+            let park = |attempt| Parked { deadline, resume: self.resume(attempt) };
+            let run = match before {
+                Some(run) => {
+                    run.resume(attempt);
+                    run
                 }
+                None => match self.try_take(&request, uses, &mut attempt, &park)? {
+                    Some(taken) => UnderWay::new(&self.core.queues, &self.data, taken),
+                    None => return Ok(None),
+                },
             };
-            let taken = queues.try_take(uses, &self.data, &mut attempt, &stop, park);
-            let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            presence.iter_mut().for_each(Presence::has_tried);
-            drop(presence);
-            let Some(taken) = taken? else { return Ok(None) };
-            self.core.run_with(&request, uses, taken, outputs, &mut metadata)?;
+            let run =
+                self.core.run_with(&request, uses, run, Some(&park), outputs, &mut metadata)?;
+            if let Some(run) = run {
+                *waits = Some((run, metadata));
+                return Ok(None);
+            }
         }
         metadata.wall = start.elapsed();
         Ok(Some((tensors, metadata)))
+    }
+
+    /// What it does with queues and readers, once it is known what must be known first.
+    fn uses(&self, request: &Request<'_>) -> Result<&Uses> {
+        match self.uses.get() {
+            Some(uses) => Ok(uses),
+            None if !self.planned.uses.is_open(&self.data) => Ok(&self.planned.uses),
+            None => {
+                let resolved = self.core.resolved(request)?.into_owned();
+                Ok(self.uses.get_or_init(|| resolved))
+            }
+        }
+    }
+
+    /// Takes what it takes before it begins; nothing if it waits for that.
+    fn try_take(
+        &self,
+        request: &Request<'_>,
+        uses: &Uses,
+        attempt: &mut Attempt,
+        park: Park<'_>,
+    ) -> Result<Option<Taken>> {
+        let stop = self.core.stop(request);
+        let taken = self.core.queues.try_take(uses, &self.data, attempt, &stop, park);
+        let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        presence.iter_mut().for_each(Presence::has_tried);
+        taken.map_err(|e| self.core.located_on_host(e))
+    }
+
+    /// What lines it up again, in its place in the queues' line.
+    fn resume(self: &Arc<Self>, attempt: Attempt) -> Box<dyn FnOnce() + Send> {
+        let own = self.clone();
+        // A thread of the runners parks it, so that there is one, and lining up does not fail.
+        Box::new(move || {
+            let slot = own.slot.clone();
+            if let Err(error) = own.line_up(attempt) {
+                slot.fill(Err(error));
+            }
+        })
     }
 }
 
@@ -349,14 +390,9 @@ struct Line {
 struct Jobs {
     line: VecDeque<Job>,
     n_threads: usize,
-    /// How many of the threads wait for what other runs do.
-    n_held_up: usize,
     /// Whether no more jobs come.
     ends: bool,
 }
-
-/// That a thread waits for what other runs do, until this is dropped.
-pub(crate) struct HeldUp<'a>(&'a Line);
 
 impl Runners {
     /// At most `n` threads that work at a time, none yet.
@@ -376,19 +412,6 @@ impl Runners {
         Ok(())
     }
 
-    /// Has another thread work while the one at hand waits for what other runs do, until what this gives is dropped.
-    pub fn hold_up(&self) -> HeldUp<'_> {
-        let mut jobs = self.line.lock();
-        jobs.n_held_up += 1;
-        let has_work = !jobs.line.is_empty();
-        drop(jobs);
-        if has_work {
-            // Without another, those that there are do it.
-            let _is_started = self.start_another();
-        }
-        HeldUp(&self.line)
-    }
-
     /// Starts a thread, if there may be one more.
     ///
     /// # Errors
@@ -397,7 +420,7 @@ impl Runners {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut jobs = self.line.lock();
         let n_before = jobs.n_threads;
-        if n_before >= self.line.n.saturating_add(jobs.n_held_up) {
+        if n_before >= self.line.n {
             return Ok(());
         }
         jobs.n_threads += 1;
@@ -422,14 +445,6 @@ impl Runners {
     }
 }
 
-impl Drop for HeldUp<'_> {
-    fn drop(&mut self) {
-        self.0.lock().n_held_up -= 1;
-        // One that worked in its place may go.
-        self.0.wake.notify_all();
-    }
-}
-
 impl Line {
     fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -440,12 +455,6 @@ impl Line {
         loop {
             let mut jobs = self.lock();
             let job = loop {
-                if jobs.n_threads > self.n.saturating_add(jobs.n_held_up) {
-                    jobs.n_threads -= 1;
-                    // It may have been woken for a job.
-                    self.wake.notify_one();
-                    return;
-                }
                 match jobs.line.pop_front() {
                     Some(job) => break job,
                     None if jobs.ends => return,

@@ -185,10 +185,9 @@ fn a_run_waits_for_room_before_it_stores() {
     assert_eq!((now(), size(&session, &m.q), size(&session, &m.to)), (2, 2, 2));
 }
 
-/// While a submitted run waits in the middle, another thread works in its place, so that those that it waits for are made;
-/// also of many.
+/// The only thread for submitted runs makes those that others wait for in the middle, for elements and for room.
 #[test]
-fn submitted_runs_that_wait_in_the_middle_hold_up_no_others() {
+fn submitted_runs_that_wait_in_the_middle_hold_no_thread() {
     let m = Moving::new(None);
     let options = SessionOptions { runners: 1, ..SessionOptions::default() };
     let session = Session::with_options(&m.g, &Devices::cpu(), options).unwrap();
@@ -204,6 +203,115 @@ fn submitted_runs_that_wait_in_the_middle_hold_up_no_others() {
         }
     }
     assert_eq!(size(&session, &m.to), 40);
+    let m = Moving::new(Some(2));
+    let take = m.to.dequeue().remove(0);
+    let options = SessionOptions { runners: 1, ..SessionOptions::default() };
+    let session = Session::with_options(&m.g, &Devices::cpu(), options).unwrap();
+    let submit = |fetch| session.submit(&[m.x.feed(1)], fetch, RunOptions::default());
+    let run = m.submit(&session, 2);
+    (0..2).for_each(|_| submit(&m.put).wait().unwrap());
+    run.wait().unwrap();
+    let full = m.submit(&session, 1);
+    submit(&m.put).wait().unwrap();
+    comes(|| session.waiting().iter().any(|run| matches!(run.operations[0].lacks, Lack::Room { .. })));
+    let taken = session.submit(&[], &take, RunOptions::default()).wait().unwrap();
+    assert_eq!((taken.scalar::<i32>().unwrap(), size(&session, &m.q)), (1, 0));
+    full.wait().unwrap();
+}
+
+/// A loop whose body has a branch, one of them with a loop, that takes from a queue five times in all.
+struct Nested {
+    g: Graph,
+    q: Queue,
+    x: Tensor,
+    put: Operation,
+    v: Variable,
+    sum: Tensor,
+    drawn: Tensor,
+}
+
+impl Nested {
+    fn new() -> Self {
+        let g = Graph::new();
+        let q = g.queue("q", [(I32, dims![])], QueueOptions::default());
+        let x = g.placeholder("x", I32, dims![]);
+        let put = q.enqueue(&[&x]);
+        let v = g.variable("v", Init::Zeros, I32, []);
+        let two = || {
+            let first = (g.constant(0i32), g.constant(0i32));
+            let taken = || q.dequeue().remove(0);
+            g.while_loop(first, |(j, _)| j.less(2i32), |(j, sum)| (j + 1, sum * 10 + taken())).1
+        };
+        let (_, sum, drawn) = g.while_loop(
+            (g.constant(0i32), g.constant(0i32), g.constant(0.0f32)),
+            |(i, ..)| i.less(3i32),
+            |(i, sum, drawn)| {
+                let drawn = drawn + g.random_uniform(&[], F32, 7);
+                let taken = g.cond(&i.equal(1i32), || q.dequeue().remove(0), two);
+                let add = v.assign_add(&taken);
+                g.after(&[&add.operation()], || (i + 1, sum + &taken, drawn.identity()))
+            },
+        );
+        Self { g, q, x, put, v, sum, drawn }
+    }
+
+    fn session(&self) -> Session {
+        let options = SessionOptions { runners: 1, ..SessionOptions::default() };
+        let session = Session::with_options(&self.g, &Devices::cpu(), options).unwrap();
+        session.run(&[], self.g.initializers()).unwrap();
+        session
+    }
+
+    fn put(&self, session: &Session, x: i32) {
+        session.run(&[self.x.feed(x)], &self.put).unwrap();
+    }
+}
+
+/// 12 and 3 and 45, as if all had been there: what was assigned and drawn before a wait stays, and is stored once.
+#[test]
+fn a_submitted_run_goes_on_where_it_waited_in_nested_bodies() {
+    let m = Nested::new();
+    let fetches = || (&m.sum, &m.drawn);
+    let at_once = {
+        let session = m.session();
+        (1..=5).for_each(|x| m.put(&session, x));
+        session.run(&[], fetches()).unwrap()
+    };
+    let session = m.session();
+    let run = session.submit(&[], fetches(), RunOptions::default());
+    for x in 1..=5 {
+        comes(|| session.waiting().len() == 1 && size(&session, &m.q) == 0);
+        assert_eq!(session.run(&[], m.v.value()).unwrap().scalar::<i32>().unwrap(), 0);
+        assert!(!run.is_done());
+        m.put(&session, x);
+    }
+    let (sum, drawn) = run.wait().unwrap();
+    assert_eq!(sum.scalar::<i32>().unwrap(), 12 + 3 + 45);
+    assert_eq!(session.run(&[], m.v.value()).unwrap().scalar::<i32>().unwrap(), 60);
+    assert_eq!((sum.bytes(), drawn.bytes()), (at_once.0.bytes(), at_once.1.bytes()));
+    assert!(session.waiting().is_empty());
+}
+
+/// Cancelled at each of its five waits it gives back what it has taken, leaves the line, and has drawn nothing.
+#[test]
+fn a_submitted_run_is_cancelled_at_each_wait_of_nested_bodies() {
+    let m = Nested::new();
+    let session = m.session();
+    for n in 0..5 {
+        let digest = session.state_digest().unwrap();
+        let run = session.submit(&[], (&m.sum, &m.drawn), RunOptions::default());
+        comes(|| session.waiting().len() == 1 && size(&session, &m.q) == 0);
+        run.cancel();
+        assert_eq!(kind(run.wait()), ErrorKind::Cancelled);
+        assert_eq!(session.state_digest().unwrap(), digest, "after {n} elements");
+        assert!(session.waiting().is_empty());
+        let options = RunOptions { timeout: Some(A_WHILE), ..RunOptions::default() };
+        let run = session.submit(&[], &m.sum, options);
+        assert_eq!(kind(run.wait()), ErrorKind::DeadlineExceeded);
+        assert_eq!(session.state_digest().unwrap(), digest, "after {n} elements");
+        m.put(&session, n + 1);
+    }
+    assert_eq!(session.run(&[], &m.sum).unwrap().scalar::<i32>().unwrap(), 60);
 }
 
 /// Nobody puts any more: a run in the middle ends as one that has not begun, whatever it may put there itself.

@@ -42,7 +42,7 @@ impl LoopStep {
     pub(super) fn lifted(self, graph: &GraphSnapshot, op: &LoopOp, plans: &[Plan]) -> Self {
         let [Step::Program(program)] = &self.body.steps[..] else { return self };
         let Some(plan) = plans.get(program.plan) else { return self };
-        let mut body = self.body.clone();
+        let mut body = (*self.body).clone();
         let Some(lifts) = lifts(graph, plan, &mut body) else { return self };
         let k = lifts.len();
         let handles = lifts.iter().map(|lift| handle(lift.own.variable));
@@ -76,6 +76,7 @@ impl LoopStep {
         let facts = lifted.outputs().into();
         let node = Node { op: Arc::new(lifted), inputs, facts, ..(*self.node).clone() };
         let variables = lifts.into_iter().map(|lift| lift.own).collect();
+        let body = Arc::new(body);
         Self { node: Arc::new(node), body, results, stacked, outputs, variables, ..self }
     }
 }

@@ -496,7 +496,7 @@ impl<'a> Planner<'a> {
                     next - 1
                 })
             };
-            branches.push((part, own.into_iter().map(place).collect()));
+            branches.push((Arc::new(part), own.into_iter().map(place).collect()));
         }
         let missing = || Error::internal("a branch has no index");
         let (index, captures) = inputs.split_first().ok_or_else(missing)?;
@@ -530,7 +530,7 @@ impl<'a> Planner<'a> {
             variables: Vec::new(),
             scanned: scanned.iter().copied().flatten().collect(),
             captures: captures.to_vec(),
-            body: self.body(body.id, &given, &results)?,
+            body: Arc::new(self.body(body.id, &given, &results)?),
             results,
             stacked,
             outputs,

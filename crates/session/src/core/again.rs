@@ -21,7 +21,7 @@ const MAKES_WAY: [Duration; 2] = [Duration::from_micros(20), Duration::from_mill
 
 impl Core {
     /// Runs branches and loops; anew if a variable has moved or was reset between looking at it and a program's run, or others
-    /// have stored into one that it stores into.
+    /// have stored into one that it stores into. Nothing, if the run waits and holds no thread meanwhile.
     pub(super) fn run_flow(
         &self,
         flow: &Flowing,
@@ -29,7 +29,7 @@ impl Core {
         mut held: Option<&mut Holdings>,
         check: flow::Check<'_>,
         metadata: &mut RunMetadata,
-    ) -> Result<Vec<HostTensor>> {
+    ) -> Result<Option<Vec<HostTensor>>> {
         let mut n_attempts = [1; 2];
         loop {
             let run = flow::run(self, flow, request, held.as_deref_mut(), check, metadata);

@@ -197,7 +197,7 @@ impl Running<'_> {
         }
         let mut tensors = Vec::new();
         let (run, timings) = (
-            self.core.run_state(self.request, Some(self.held.journal())),
+            self.core.run_state(self.request, Some(self.progress.held.journal())),
             self.request.options.timings,
         );
         let (begun, before) = (Instant::now(), self.metadata.noted());

@@ -259,7 +259,7 @@ impl Running<'_> {
             drop(stays);
             return self.in_blocks(repeat, &compiled, stacks);
         }
-        let run = self.core.run_state(self.request, Some(self.held.journal()));
+        let run = self.core.run_state(self.request, Some(self.progress.held.journal()));
         let timings = self.request.options.timings;
         let Some(mut turns) = compiled.turns(run, timings, self.stop, self.metadata)? else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Loops: a part runs again and again on what it gave before.
+//! Loops: a part runs again and again on what it gave before. One that is no single program goes round by frames.
 
 use convoke_compiler::flow::{LoopStep, given};
 use convoke_graph_core::{Class, Flow, HostTensor, LoopOp, Result, Shape, batches};
@@ -58,13 +58,95 @@ impl Repeat<'_> {
     }
 }
 
+/// A loop that goes round as a part again and again.
+#[derive(Default)]
+pub(super) struct Turning {
+    carried: Vec<HostTensor>,
+    scanned: Vec<HostTensor>,
+    captures: Vec<Option<HostTensor>>,
+    limit: Option<u64>,
+    /// The shapes of what was carried at first.
+    first: Vec<Shape>,
+    stacked: Vec<(usize, Kept)>,
+    /// For each output that is stacked, what it has.
+    rows: Vec<Vec<HostTensor>>,
+    trips: usize,
+    goes_on: bool,
+}
+
+impl Turning {
+    fn new(repeat: Repeat<'_>) -> Self {
+        let stacked: Vec<(usize, Kept)> = repeat.stacked().collect();
+        let Repeat { carried, scanned, captures, limit, .. } = repeat;
+        let first = carried.iter().map(|tensor| tensor.shape().clone()).collect();
+        let (rows, trips, goes_on) = (vec![Vec::new(); stacked.len()], 0, true);
+        Self { carried, scanned, captures, limit, first, stacked, rows, trips, goes_on }
+    }
+
+    /// What the next iteration is given, if there is one.
+    fn given(&mut self, op: &LoopOp) -> Result<Option<Vec<Option<HostTensor>>>> {
+        if !self.goes_on || self.limit.is_some_and(|limit| (self.trips as u64) >= limit) {
+            return Ok(None);
+        }
+        for (rows, (_, kept)) in self.rows.iter_mut().zip(&self.stacked) {
+            if let Kept::History(at) = kept {
+                rows.push(self.carried[*at].clone());
+            }
+        }
+        let row = op.slice_of(self.trips, self.limit);
+        let slices = self.scanned.iter().map(|tensor| batches::row(tensor, row).map(Some));
+        let mut given: Vec<Option<HostTensor>> = self.carried.drain(..).map(Some).collect();
+        for slice in slices {
+            given.push(slice?);
+        }
+        given.extend(self.captures.iter().cloned());
+        Ok(Some(given))
+    }
+
+    /// Takes the results of an iteration.
+    pub fn take(&mut self, step: &LoopStep, results: Vec<HostTensor>) -> Result<()> {
+        let op = loop_of(step)?;
+        if op.has_pred {
+            self.goes_on = results.first().ok_or_else(no_value)?.scalar::<bool>()?;
+        }
+        self.carried.extend(results[op.next_at()..].iter().take(op.n_carried).cloned());
+        for (at, tensor) in self.carried.iter().enumerate() {
+            let checked = op.check_carried(at, &self.first[at], tensor.shape());
+            checked.map_err(|e| named(e, &step.node))?;
+        }
+        for (rows, (_, kept)) in self.rows.iter_mut().zip(&self.stacked) {
+            if let Kept::Collected(result) = kept {
+                rows.push(results[*result].clone());
+            }
+        }
+        self.trips += 1;
+        Ok(())
+    }
+
+    fn finish(self, step: &LoopStep, op: &LoopOp) -> Result<Repeated> {
+        let stack = |((output, _), rows): (&(usize, Kept), Vec<HostTensor>)| {
+            stacked_rows(op, *output, rows).map_err(|e| named(e, &step.node))
+        };
+        let stacks = self.stacked.iter().zip(self.rows).map(stack).collect::<Result<_>>()?;
+        Ok(Repeated { carried: self.carried, trips: self.trips, stacks })
+    }
+}
+
+fn loop_of(step: &LoopStep) -> Result<&LoopOp> {
+    match step.node.op.class() {
+        Class::Flow(Flow::Loop(op)) => Ok(op),
+        _ => Err(no_value()),
+    }
+}
+
 impl Running<'_> {
+    /// Runs a loop, or gives one that is to go round.
     pub(super) fn repeat(
         &mut self,
         step: &LoopStep,
         slots: &mut [Option<HostTensor>],
-    ) -> Result<()> {
-        let Class::Flow(Flow::Loop(op)) = step.node.op.class() else { return Err(no_value()) };
+    ) -> Result<Option<Turning>> {
+        let op = loop_of(step)?;
         let refused = |e| named(e, &step.node);
         let scalar = |slot: Option<usize>| slot.map(|slot| value(slots, slot)).transpose();
         let goes_on = scalar(step.pred)?.map_or(Ok(true), |pred| pred.scalar::<bool>())?;
@@ -86,23 +168,49 @@ impl Running<'_> {
         }
         for own in &step.variables {
             let is_needed = own.is_read && repeat.limit != Some(0);
-            repeat.carried.push(self.held.now(own.variable, !is_needed)?);
+            repeat.carried.push(self.progress.held.now(own.variable, !is_needed)?);
         }
         for (at, tensor) in repeat.carried.iter().enumerate() {
             op.check_carried(at, tensor.shape(), tensor.shape()).map_err(refused)?;
         }
-        let repeated = match self.quickly(&repeat)? {
-            Some(repeated) => repeated,
-            None => self.step_by_step(repeat)?,
-        };
+        match self.quickly(&repeat)? {
+            Some(repeated) => self.repeated(step, op, repeated, slots).map(|()| None),
+            None => Ok(Some(Turning::new(repeat))),
+        }
+    }
+
+    /// What the next iteration is given of a loop that goes round; nothing, if that has ended.
+    pub(super) fn turn(
+        &mut self,
+        step: &LoopStep,
+        turning: &mut Turning,
+        slots: &mut [Option<HostTensor>],
+    ) -> Result<Option<Vec<Option<HostTensor>>>> {
+        let op = loop_of(step)?;
+        if let Some(given) = turning.given(op)? {
+            self.stop.check()?;
+            return Ok(Some(given));
+        }
+        let ended = std::mem::take(turning).finish(step, op)?;
+        self.repeated(step, op, ended, slots).map(|()| None)
+    }
+
+    /// A loop has ended.
+    fn repeated(
+        &mut self,
+        step: &LoopStep,
+        op: &LoopOp,
+        repeated: Repeated,
+        slots: &mut [Option<HostTensor>],
+    ) -> Result<()> {
         let fed = given(&self.request.planned.plan.signature);
         if !op.counted_by.iter().any(|output| fed.contains(output)) {
-            op.check_trips(repeated.trips).map_err(refused)?;
+            op.check_trips(repeated.trips).map_err(|e| named(e, &step.node))?;
         }
         let variables = repeated.carried.iter().rev().zip(step.variables.iter().rev());
         for (now, own) in variables.filter(|_| repeated.trips > 0) {
             if let Some(change) = own.change {
-                self.held.change(own.variable, now.clone(), change);
+                self.progress.held.change(own.variable, now.clone(), change);
             }
         }
         let mut stacks = repeated.stacks.into_iter();
@@ -114,50 +222,6 @@ impl Running<'_> {
             });
         }
         Ok(())
-    }
-
-    /// Runs the body as a part.
-    fn step_by_step(&mut self, repeat: Repeat<'_>) -> Result<Repeated> {
-        let stacked: Vec<(usize, Kept)> = repeat.stacked().collect();
-        let Repeat { step, op, mut carried, scanned, captures, limit } = repeat;
-        let refused = |e| named(e, &step.node);
-        let mut given: Vec<Option<HostTensor>> = vec![None; carried.len() + scanned.len()];
-        given.extend(captures);
-        let mut rows: Vec<Vec<HostTensor>> = vec![Vec::new(); stacked.len()];
-        let first: Vec<Shape> = carried.iter().map(|tensor| tensor.shape().clone()).collect();
-        let (mut trips, mut goes_on) = (0usize, true);
-        while goes_on && limit.is_none_or(|limit| (trips as u64) < limit) {
-            self.stop.check()?;
-            for (rows, (_, kept)) in rows.iter_mut().zip(&stacked) {
-                if let Kept::History(at) = kept {
-                    rows.push(carried[*at].clone());
-                }
-            }
-            let row = op.slice_of(trips, limit);
-            let slices = scanned.iter().map(|tensor| batches::row(tensor, row));
-            for (place, tensor) in given.iter_mut().zip(carried.drain(..).map(Ok).chain(slices)) {
-                *place = Some(tensor?);
-            }
-            let results = self.part(&step.body, &given)?;
-            if op.has_pred {
-                goes_on = results.first().ok_or_else(no_value)?.scalar::<bool>()?;
-            }
-            carried.extend(results[op.next_at()..].iter().take(op.n_carried).cloned());
-            for (at, tensor) in carried.iter().enumerate() {
-                op.check_carried(at, &first[at], tensor.shape()).map_err(refused)?;
-            }
-            for (rows, (_, kept)) in rows.iter_mut().zip(&stacked) {
-                if let Kept::Collected(result) = kept {
-                    rows.push(results[*result].clone());
-                }
-            }
-            trips += 1;
-        }
-        let stack = |((output, _), rows): (&(usize, Kept), Vec<HostTensor>)| {
-            stacked_rows(op, *output, rows).map_err(refused)
-        };
-        let stacks = stacked.iter().zip(rows).map(stack).collect::<Result<_>>()?;
-        Ok(Repeated { carried, trips, stacks })
     }
 }
 

@@ -16,7 +16,7 @@ use super::puts::{check, items};
 use super::readers::Lease;
 use super::tables::{Claimed, Tables};
 use super::uses::{Own, TableUse, Use, Uses, puts};
-use super::{Inner, Queues, Taken, Undo};
+use super::{Attempt, Inner, Park, Queues, Taken, Undo};
 use crate::cancel::Stop;
 
 /// What was taken for a run that is under way: given back when it is dropped, also by a panic.
@@ -38,6 +38,8 @@ pub(super) struct Inside {
     rooms: Vec<Undo>,
     /// How many of each are of steps of a partial run that have succeeded.
     kept: [usize; 3],
+    /// Its place in line, if it waits and holds no thread.
+    place: Attempt,
 }
 
 /// Something that a run does with a queue at its end.
@@ -105,12 +107,29 @@ impl Held {
         self.queues.claim_tables(changed, tables, stop).map(Some)
     }
 
+    /// Gives the run its place in line back, which it left when it was parked.
+    pub fn resume(&self, place: Attempt) {
+        self.inside().place = place;
+    }
+
+    /// Takes and reserves: waits on this thread, or is parked and gives nothing.
+    fn take(&self, uses: &Uses, stop: &Stop<'_>, park: Option<Park<'_>>) -> Result<Option<Taken>> {
+        let Some(park) = park else { return self.queues.take(uses, &[], stop).map(Some) };
+        let mut place = take(&mut self.inside().place);
+        self.queues.try_take(uses, &[], &mut place, stop, park)
+    }
+
     /// Does what an operation inside of a branch or loop does now, and notes what it does at the end of the run. Gives
-    /// its outputs. Waits on this thread, and calls `waits` before.
+    /// its outputs. Waits on this thread, or is parked: then it gives nothing, and is to be called again.
     ///
     /// # Errors
     /// As [`Queues::take`]; sizes that the queue does not take, rows of different numbers; no memory.
-    pub fn act(&self, call: &Call<'_>, stop: &Stop<'_>, waits: &mut dyn FnMut()) -> Result<Item> {
+    pub fn act(
+        &self,
+        call: &Call<'_>,
+        stop: &Stop<'_>,
+        park: Option<Park<'_>>,
+    ) -> Result<Option<Item>> {
         let missing = || Error::internal("what a run does with a queue is not known");
         let known = self.taken.as_ref().map_or(&[][..], |taken| &taken.inside);
         let at = known.binary_search_by_key(&call.node.id, |used| used.id);
@@ -124,9 +143,11 @@ impl Held {
             let own = self.own(&self.inside(), &used.queue.name);
             let queues = vec![Use { own, ..(*used).clone() }];
             let uses = Uses { queues, ..Uses::default() };
-            let mut taken = self.queues.take_with(&uses, &[], stop, waits)?;
+            let Some(mut taken) = self.take(&uses, stop, park)? else {
+                return Ok(None);
+            };
             self.inside().undo.append(&mut taken.undo);
-            return Ok(taken.values.into());
+            return Ok(Some(taken.values.into()));
         }
         let mut all = Vec::new();
         if puts(used.action) {
@@ -135,23 +156,23 @@ impl Held {
             all = items(&used, components.into())?;
         }
         self.inside().acts.push(Act { of: call.of, used, items: all });
-        Ok(Item::new())
+        Ok(Some(Item::new()))
     }
 
-    /// Reserves room for what the run puts inside of branches and loops, and outside into the same queues, all at once, or
-    /// waits for it on this thread.
+    /// Reserves room for what the run puts inside of branches and loops, and outside into the same queues, all at once.
+    /// Waits for it as [`Self::act`] does; false if it was parked.
     ///
     /// # Errors
     /// As [`Queues::take`]: `Cancelled` of a queue that is closed.
-    pub fn reserve(&self, uses: &Uses, stop: &Stop<'_>, waits: &mut dyn FnMut()) -> Result<()> {
+    pub fn reserve(&self, uses: &Uses, stop: &Stop<'_>, park: Option<Park<'_>>) -> Result<bool> {
         let queues = self.wanted_room(uses);
         if queues.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let uses = Uses { queues, ..Uses::default() };
-        let mut taken = self.queues.take_with(&uses, &[], stop, waits)?;
+        let Some(mut taken) = self.take(&uses, stop, park)? else { return Ok(false) };
         self.inside().rooms.append(&mut taken.undo);
-        Ok(())
+        Ok(true)
     }
 
     /// For each queue that the run puts into inside, since the last step, how much room it needs; and what it closes.
@@ -198,6 +219,7 @@ impl Held {
     /// step of a partial run.
     pub fn begin_again(&self) {
         let mut inside = self.inside();
+        self.queues.leave(take(&mut inside.place));
         let [n_undo, n_acts, n_rooms] = inside.kept;
         let mut undo = inside.undo.split_off(n_undo);
         undo.append(&mut inside.rooms.split_off(n_rooms));
@@ -252,6 +274,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(mut taken) = self.taken.take() {
             let mut inside = take(&mut *self.inside());
+            self.queues.leave(inside.place);
             taken.undo.append(&mut inside.undo);
             taken.undo.append(&mut inside.rooms);
             self.queues.give_back(taken);
