@@ -213,7 +213,9 @@ fn submitted_runs_that_wait_in_the_middle_hold_no_thread() {
     run.wait().unwrap();
     let full = m.submit(&session, 1);
     submit(&m.put).wait().unwrap();
-    comes(|| session.waiting().iter().any(|run| matches!(run.operations[0].lacks, Lack::Room { .. })));
+    comes(|| {
+        session.waiting().iter().any(|run| matches!(run.operations[0].lacks, Lack::Room { .. }))
+    });
     let taken = session.submit(&[], &take, RunOptions::default()).wait().unwrap();
     assert_eq!((taken.scalar::<i32>().unwrap(), size(&session, &m.q)), (1, 0));
     full.wait().unwrap();

@@ -26,6 +26,7 @@ mod devices;
 mod donations;
 mod errors;
 mod explain;
+mod failing_steps;
 mod failures;
 mod feeds;
 mod fetches;
