@@ -90,9 +90,10 @@ fn a_run_ends_after_its_timeout() {
     }
 }
 
-/// TensorFlow: `operation_timeout_in_ms` of the session, and `timeout_in_ms` of a run, which overrules it.
+/// TensorFlow: `TimeoutSession`: `operation_timeout_in_ms` of the session, and `timeout_in_ms` of a run, which
+/// overrules it.
 #[test]
-fn a_session_has_a_timeout_for_runs_that_have_none() {
+fn timeout_session() {
     let stages = Stages::new(8, STAGE);
     let options = SessionOptions { timeout: Some(2 * STAGE), ..SessionOptions::default() };
     let session = stages.session(&devices()[0], options);

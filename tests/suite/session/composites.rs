@@ -16,9 +16,46 @@ fn sparse(
     }
 }
 
-/// `session_test.py`: `testFeedSparseTensor`, `testFeedSparsePlaceholder`, `testFetchSparseTensor`.
+/// `session_test.py`: `testFetchSparseTensor`: alone, in a list, and its parts.
 #[test]
-fn feed_and_fetch_sparse_tensor() {
+fn fetch_sparse_tensor() {
+    let g = Graph::new();
+    let sp = SparseTensor {
+        indices: g.constant([[3i64, 2], [4, 5]]),
+        values: g.constant([1.0f32, 2.0]),
+        dense_shape: g.constant([7i64, 9]),
+    };
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let value = sparse([[3, 2], [4, 5]], [1.0, 2.0], [7, 9]);
+    let (alone, [listed]) = session.run(&[], (&sp, [&sp])).unwrap();
+    assert_eq!((&alone, &listed), (&value, &value));
+    let parts = (&sp.indices, &sp.values, &sp.dense_shape);
+    let (indices, values, dense_shape) = session.run(&[], parts).unwrap();
+    assert_eq!(SparseTensor { indices, values, dense_shape }, value);
+}
+
+/// `session_test.py`: `testFeedSparseTensor`: what is made of three placeholders.
+#[test]
+fn feed_sparse_tensor() {
+    let g = Graph::new();
+    let sp = SparseTensor {
+        indices: g.placeholder("indices", I64, dims![2, 2]),
+        values: g.placeholder("values", F32, dims![2]),
+        dense_shape: g.placeholder("dense_shape", I64, dims![2]),
+    };
+    let doubled = SparseTensor { values: &sp.values * 2.0, ..sp.clone() };
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    let value = sparse([[3, 2], [4, 5]], [1.0, 2.0], [7, 9]);
+    let feeds = sp.feed(&value);
+    assert_eq!(feeds.len(), 3);
+    let (same, double) = session.run(&feeds, (&sp, &doubled)).unwrap();
+    assert_eq!(same, value);
+    assert_eq!(double, sparse([[3, 2], [4, 5]], [2.0, 4.0], [7, 9]));
+}
+
+/// `session_test.py`: `testFeedSparsePlaceholder`.
+#[test]
+fn feed_sparse_placeholder() {
     let g = Graph::new();
     let sp = g.sparse_placeholder("sp", F32, dims![None, None]);
     let doubled = SparseTensor { values: &sp.values * 2.0, ..sp.clone() };

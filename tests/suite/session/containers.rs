@@ -8,7 +8,25 @@ use convoke::prelude::*;
 use convoke::{ProducerOptions, Queue, QueueOptions, RunOptions};
 use convoke_tests::{devices, fails_while, slow};
 
-/// `server_lib_multiple_containers_test.py`; of an unknown container, `server_lib_test.py`, `testResetFails`.
+/// `server_lib_test.py`: `testResetFails`: a container that there is not; all stays as it is.
+#[test]
+fn reset_fails() {
+    for device in devices() {
+        let g = Graph::new();
+        let v = g.variable("v", Init::Constant(1.0), F32, [4]);
+        let queue = g.fifo_queue("queue", 3, [(F32, dims![])]);
+        let put = queue.enqueue(&[&g.constant(7.0f32)]);
+        let session = device.session(&g);
+        session.run(&[], g.initializers()).unwrap();
+        session.run(&[], &put).unwrap();
+        let before = session.state_digest().unwrap();
+        session.reset(&["nobody's"]).unwrap();
+        assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
+        assert_eq!(session.run(&[], &v).unwrap().to_vec::<f32>().unwrap(), [1.0; 4]);
+    }
+}
+
+/// `server_lib_multiple_containers_test.py`.
 #[test]
 fn a_reset_drops_what_is_in_the_containers_that_it_names() {
     for device in devices() {
@@ -29,9 +47,6 @@ fn a_reset_drops_what_is_in_the_containers_that_it_names() {
         let bump = one.assign_add(1.0);
         session.run(&[], (&bump, &put)).unwrap();
         assert_eq!(session.run(&[], &sum).unwrap().to_vec::<f32>().unwrap(), [7.0; 4]);
-        let before = session.state_digest().unwrap();
-        session.reset(&["nobody's"]).unwrap();
-        assert_eq!(session.state_digest().unwrap(), before, "{}", device.name);
         let without = || session.uninitialized().iter().map(|n| n.to_string()).collect::<Vec<_>>();
         session.reset(&["one", "nobody's"]).unwrap();
         assert_eq!(without(), ["one"], "{}", device.name);
@@ -77,8 +92,9 @@ fn a_reset_gives_a_gpus_memory_back() {
     }
 }
 
+/// TensorFlow: `TestDirectSessionReset`, which closes the session; here it and its callables go on.
 #[test]
-fn a_callable_goes_on_after_a_reset() {
+fn direct_session_reset() {
     for device in devices() {
         let g = Graph::new();
         let v = g.variable("v", Init::Constant(1.0), F32, [3]);

@@ -193,7 +193,7 @@ fn ends(device: &TestDevice) -> [&str; 2] {
 
 /// TensorFlow: `testManyCPUs`, of GPUs, as there is one CPU: there are as many devices as were asked for.
 #[test]
-fn many_gpus() {
+fn many_cpus() {
     for device in devices().iter().skip(1) {
         for n in 1..4 {
             let virtual_devices = vec![vec![32 << 20; n]];
@@ -332,7 +332,7 @@ fn run_simple_network_callable() {
 
 /// TensorFlow: `TestFeed`, `TestFeed_Callable`: what is fed is needed on the last device.
 #[test]
-fn feed_of_the_last_device() {
+fn feed() {
     for device in devices() {
         let g = Graph::new();
         let [first, last] = ends(device);

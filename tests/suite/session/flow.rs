@@ -250,22 +250,18 @@ fn switch_case_beyond_the_last_is_the_default() {
     }
 }
 
-#[test]
-fn fetchable_and_feedable() {
-    let g = Graph::new();
-    let p = g.placeholder("p", Bool, dims![]);
-    let x = g.placeholder("x", F32, dims![]);
+/// What a condition is fed, what it gives, and a tensor inside of one of its branches.
+fn with_inner(g: &Graph) -> ([Tensor; 2], Tensor, Tensor) {
+    let [p, x] = [g.placeholder("p", Bool, dims![]), g.placeholder("x", F32, dims![])];
     let mut inner = None;
-    let y = g.cond(
-        &p,
-        || {
-            let own = &x * 2.0;
-            inner = Some(own.clone());
-            own
-        },
-        || x.clone(),
-    );
-    let inner = inner.unwrap();
+    let y = g.cond(&p, || inner.insert(&x * 2.0).clone(), || x.clone());
+    ([p, x], y, inner.unwrap())
+}
+
+#[test]
+fn fetchable() {
+    let g = Graph::new();
+    let ([p, x], y, inner) = with_inner(&g);
     let outside = &inner + 1.0;
     let error = outside.node().error().unwrap();
     assert!(error.message().contains("return it from the closure"), "{error}");
@@ -274,17 +270,33 @@ fn fetchable_and_feedable() {
     let session = on_host(&g);
     session.run(&[], g.initializers()).unwrap();
     let before = session.state_digest().unwrap();
-    let refused = |feeds: &[Feed<'_>], fetch: &Tensor, target: &Operation, message: &str| {
-        let error = session.run(feeds, (fetch, target, &add)).unwrap_err();
+    let feeds = [p.feed(true), x.feed(1.0f32)];
+    let refused = |fetch: &Tensor, target: &Operation, message: &str| {
+        let error = session.run(&feeds, (fetch, target, &add)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
         assert!(error.message().contains(message), "{error}");
         assert_eq!(session.state_digest().unwrap(), before, "{error}");
     };
-    let feeds = [p.feed(true), x.feed(1.0f32)];
-    refused(&feeds, &inner, &add, "cannot be fetched");
-    refused(&feeds, &y, &inner.operation(), "cannot be run by itself");
-    refused(&feeds, &outside, &add, "return it from the closure");
-    refused(&[p.feed(true), inner.feed(1.0f32)], &y, &add, "cannot be fed");
+    refused(&inner, &add, "cannot be fetched");
+    refused(&y, &inner.operation(), "cannot be run by itself");
+    refused(&outside, &add, "return it from the closure");
+}
+
+#[test]
+fn feedable() {
+    let g = Graph::new();
+    let ([p, x], y, inner) = with_inner(&g);
+    let v = g.variable("v", Init::Constant(7.0), F32, []);
+    let add = v.assign_add(1.0).operation();
+    let session = on_host(&g);
+    session.run(&[], g.initializers()).unwrap();
+    let fed = session.run(&[p.feed(true), x.feed(2.0f32)], &y).unwrap();
+    assert_eq!(fed.scalar::<f32>().unwrap(), 4.0);
+    let before = session.state_digest().unwrap();
+    let error = session.run(&[p.feed(true), inner.feed(1.0f32)], (&y, &add)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.message().contains("cannot be fed"), "{error}");
+    assert_eq!(session.state_digest().unwrap(), before, "{error}");
 }
 
 #[test]
@@ -358,8 +370,9 @@ fn while_update_variable() {
     }
 }
 
+/// `testWhileCondWithControl_1`; here the condition reads what the body stores.
 #[test]
-fn while_conditions_see_effects() {
+fn while_cond_with_control_1() {
     let g = Graph::new();
     let v = g.variable("v", Init::Constant(0.0), F32, []);
     let n = g.while_loop(
@@ -462,26 +475,32 @@ fn nested_while_2() {
     }
 }
 
+/// A loop with a branch inside: five times 1, and five times 10.
+fn while_cond(g: &Graph) -> Tensor {
+    let start = (g.constant(0i32), g.constant(0i32));
+    let (_, sum) = g.while_loop(
+        start,
+        |(i, _)| i.less(10),
+        |(i, s)| {
+            let small = i.less(5);
+            (i + 1, g.cond(&small, || s + 1, || s + 10))
+        },
+    );
+    sum
+}
+
 #[test]
-fn while_with_a_branch_inside_and_outside() {
+fn while_cond_1() {
+    let g = Graph::new();
+    let sum = while_cond(&g);
+    assert_eq!(whole(&on_host(&g), &sum), 55);
+}
+
+#[test]
+fn cond_while_1() {
     let g = Graph::new();
     let p = g.placeholder("p", Bool, dims![]);
-    let y = g.cond(
-        &p,
-        || {
-            let start = (g.constant(0i32), g.constant(0i32));
-            g.while_loop(
-                start,
-                |(i, _)| i.less(10),
-                |(i, s)| {
-                    let small = i.less(5);
-                    (i + 1, g.cond(&small, || s + 1, || s + 10))
-                },
-            )
-            .1
-        },
-        || g.constant(-1i32),
-    );
+    let y = g.cond(&p, || while_cond(&g), || g.constant(-1i32));
     let session = on_host(&g);
     assert_eq!(session.run(&[p.feed(true)], &y).unwrap().scalar::<i32>().unwrap(), 55);
     assert_eq!(session.run(&[p.feed(false)], &y).unwrap().scalar::<i32>().unwrap(), -1);

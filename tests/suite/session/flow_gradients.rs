@@ -20,7 +20,7 @@ fn gradient(y: &Tensor, x: &Tensor) -> Tensor {
 /// `testNestedWhile_1`: the inner loop's sum on one device, its count and the outer loop on another; the sums of 0 to 9
 /// until there are 200.
 #[test]
-fn nested_while_whose_edges_cross_devices() {
+fn nested_while_1() {
     for device in devices() {
         let [host, other] = places(device);
         for (inner, outer) in [(host, other), (other, host)] {
@@ -43,7 +43,7 @@ fn nested_while_whose_edges_cross_devices() {
 
 /// `testNestedWhile_2`: doubled until 20 on one device, squared on the other, until 3000.
 #[test]
-fn nested_while_squares_on_another_device() {
+fn nested_while_2() {
     for device in devices() {
         let [host, other] = places(device);
         let g = Graph::new();

@@ -179,7 +179,7 @@ fn build_cost_model() {
 
 /// TensorFlow: `testOutputPartitionGraphsDirect`: the parts for each device are there to be looked at.
 #[test]
-fn output_partition_graphs() {
+fn output_partition_graphs_direct() {
     for device in devices() {
         let g = Graph::new();
         let x = g.placeholder("x", F32, dims![4]);

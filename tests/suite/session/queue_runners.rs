@@ -147,7 +147,7 @@ fn an_error_stops_all_and_comes_from_join() {
 /// `testGracePeriod`, `testRespectCoordShouldStop`: a stop frees who waits for room, who waits for elements, and
 /// closes the queue.
 #[test]
-fn a_stop_frees_who_waits_and_closes_the_queue() {
+fn grace_period() {
     let p = Pipe::new(3, 1);
     let (session, coordinator) = (p.session(), Coordinator::new());
     p.put(&session, 2);

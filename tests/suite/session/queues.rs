@@ -164,9 +164,9 @@ fn many_at_once() {
     assert_eq!(session.run(&[], q.size()).unwrap().scalar::<i32>().unwrap(), 1);
 }
 
-/// `testBlockingDequeue`: a taker waits for an element; the thread that waits is its own.
+/// `testEnqueueAndBlockingDequeue`: a taker waits for an element; the thread that waits is its own.
 #[test]
-fn a_taker_waits_for_an_element() {
+fn enqueue_and_blocking_dequeue() {
     let s = Scalars::fifo(3);
     let session = s.session();
     thread::scope(|scope| {
@@ -180,7 +180,7 @@ fn a_taker_waits_for_an_element() {
 
 /// `testBlockingEnqueueToFullQueue`, and `testBlockingEnqueueManyToFullQueue` but that the others are let in.
 #[test]
-fn who_puts_waits_for_room() {
+fn blocking_enqueue_to_full_queue() {
     let s = Scalars::fifo(2);
     let session = s.session();
     s.put(&session, 1.0).unwrap();
@@ -214,9 +214,42 @@ fn submitted_runs_that_wait_hold_no_thread() {
     }
 }
 
-/// `testParallelEnqueue`, `testParallelDequeue`, `testParallelEnqueueAndDequeue`: every element once.
+/// `testParallelEnqueue`: every element is there once.
 #[test]
-fn many_threads_put_and_take() {
+fn parallel_enqueue() {
+    let s = Scalars::fifo(200);
+    let session = s.session();
+    thread::scope(|scope| {
+        for t in 0..10 {
+            let (s, session) = (&s, &session);
+            scope.spawn(move || (0..20).for_each(|i| s.put(session, (t * 20 + i) as f32).unwrap()));
+        }
+    });
+    let mut got: Vec<f32> = (0..200).map(|_| s.get(&session).unwrap()).collect();
+    got.sort_by(f32::total_cmp);
+    assert_eq!(got, (0..200).map(|i| i as f32).collect::<Vec<_>>());
+}
+
+/// `testParallelDequeue`: every element comes out once.
+#[test]
+fn parallel_dequeue() {
+    let s = Scalars::fifo(200);
+    let session = s.session();
+    (0..200).for_each(|i| s.put(&session, i as f32).unwrap());
+    let mut got: Vec<f32> = thread::scope(|scope| {
+        let takers: Vec<_> = (0..10)
+            .map(|_| scope.spawn(|| (0..20).map(|_| s.get(&session).unwrap()).collect::<Vec<_>>()))
+            .collect();
+        takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect()
+    });
+    got.sort_by(f32::total_cmp);
+    assert_eq!(got, (0..200).map(|i| i as f32).collect::<Vec<_>>());
+    assert_eq!(s.size(&session), 0);
+}
+
+/// `testParallelEnqueueAndDequeue`, of a queue with less room than there are threads: every element once.
+#[test]
+fn parallel_enqueue_and_dequeue() {
     let s = Scalars::fifo(5);
     let session = s.session();
     let mut got: Vec<f32> = thread::scope(|scope| {
@@ -262,7 +295,7 @@ fn a_batch_waits_for_all_its_elements() {
 /// `testClosedBlockingDequeue...`, `testDequeueFromClosedQueue`, `testEnqueueToClosedQueue`,
 /// `testCloseTwice`, `testIsClosed`.
 #[test]
-fn a_closed_queue_gives_what_it_has_and_takes_nothing() {
+fn enqueue_to_closed_queue() {
     let s = Scalars::fifo(10);
     let session = s.session();
     let is_closed = || session.run(&[], s.q.is_closed()).unwrap().scalar::<bool>().unwrap();
@@ -288,7 +321,7 @@ fn a_closed_queue_gives_what_it_has_and_takes_nothing() {
 
 /// `testBlockingDequeueFromClosedEmptyQueue`, `testBlockingDequeueManyFromClosedQueue`.
 #[test]
-fn closing_ends_those_who_wait_for_elements() {
+fn blocking_dequeue_from_closed_empty_queue() {
     let s = Scalars::fifo(10);
     let session = s.session();
     let one = s.submit(&session, &s.get);
@@ -301,7 +334,7 @@ fn closing_ends_those_who_wait_for_elements() {
 
 /// `testBlockingEnqueueBeforeClose`: who waited for room before gets it, and `is_closed` is said at once.
 #[test]
-fn closing_lets_in_who_waited_before() {
+fn blocking_enqueue_before_close() {
     let s = Scalars::fifo(1);
     let session = s.session();
     s.put(&session, 1.0).unwrap();
@@ -488,7 +521,7 @@ fn a_failed_run_gives_back_what_it_took() {
 
 /// `testSharedQueueSameSession`, `testIncompatibleSharedQueueErrors`.
 #[test]
-fn queues_of_one_shared_name_are_one_if_they_are_alike() {
+fn shared_queue_same_session() {
     let g = Graph::new();
     let shared = |capacity: usize| QueueOptions {
         capacity: Some(capacity),

@@ -153,7 +153,7 @@ fn an_identity_reader_gives_what_the_queue_gives() {
 
 /// `IdentityReaderTest.testSerializeRestore`.
 #[test]
-fn the_state_of_an_identity_reader_goes_into_bytes_and_back() {
+fn serialize_restore() {
     let f = Files::new(|g| g.identity_reader("reader"));
     let state = f.g.placeholder("state", Strings, dims![]);
     let (save, restore) = (f.reader.serialize_state(), f.reader.restore_state(&state));
@@ -200,7 +200,7 @@ fn the_state_of_an_identity_reader_goes_into_bytes_and_back() {
 
 /// `IdentityReaderTest.testReset`; and of a file at hand, the rest is left.
 #[test]
-fn a_reset_begins_anew_with_the_next_file() {
+fn reset() {
     let f = Files::new(|g| g.identity_reader("reader"));
     f.put(&["X", "Y", "Z"]);
     f.read().unwrap();
@@ -500,7 +500,7 @@ fn skipping_leaves_the_file_of_the_next_record() {
 
 /// `AsyncReaderTest.testNoDeadlockFromQueue`: three blocked readers and one thread for submitted runs.
 #[test]
-fn blocked_readers_hold_no_thread() {
+fn no_deadlock_from_queue() {
     let folder = Folder::new("async");
     let g = Graph::new();
     let name = g.placeholder("name", Strings, dims![]);
