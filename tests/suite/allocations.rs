@@ -89,11 +89,36 @@ fn a_call_into_memory_allocates_nothing() {
     (0..3).for_each(|_| add());
     assert_eq!(allocations(|| (0..100).for_each(|_| add())), 0);
     assert_eq!(memory, [2.5f32, 3.5, 4.5].map(f32::to_ne_bytes).concat()[..]);
-    // What comes back is a tensor, a list of them, and their places.
-    let call = || drop(callable.call([&xs]).unwrap());
-    (0..3).for_each(|_| call());
-    let n = allocations(|| (0..100).for_each(|_| call()));
-    assert!(n <= 400, "{n} allocations in 100 calls");
+}
+
+/// As often as to make by hand what comes back: once for a tensor of few bytes, and twice for one of more, its elements and
+/// what its handles share.
+#[test]
+fn a_call_allocates_what_is_fetched_and_nothing_else() {
+    for (n, times) in [(1, 1), (4, 1), (5, 2), (5000, 2)] {
+        let (shape, bytes) = (Shape::new(&[n]).unwrap(), vec![0; 4 * n]);
+        let copy = || drop(HostTensor::copy_of(F32, shape.clone(), &bytes).unwrap());
+        assert_eq!(allocations(copy), times, "{n} elements");
+    }
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None]);
+    let (a, b) = (g.placeholder("a", F32, dims![]), g.placeholder("b", F32, dims![]));
+    let v = g.variable("v", Init::Constant(1.0), F32, []);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let of = |call: &dyn Fn()| {
+        (0..4).for_each(|_| call());
+        allocations(|| (0..100).for_each(|_| call()))
+    };
+    let add = session.callable(&[&a, &b], &a + &b).unwrap();
+    assert_eq!(of(&|| drop(add.call((1.0f32, 2.0f32)).unwrap())), 100);
+    let both = session.callable(&[&a], (&a + &v, &a * 2.0)).unwrap();
+    assert_eq!(of(&|| drop(both.call([2.0f32]).unwrap())), 200);
+    let twice = session.callable(&[&x], &x * 2.0).unwrap();
+    for (n, each) in [(1, 1), (4, 1), (5, 2), (100, 2), (5000, 2)] {
+        let xs = vec![1.0f32; n];
+        assert_eq!(of(&|| drop(twice.call([&xs]).unwrap())), 100 * each, "{n} elements");
+    }
 }
 
 /// A step of a partial run that has been made before costs the same after however many others.

@@ -8,6 +8,7 @@ use convoke_graph_core::{Error, FeedValue, IntoFeed, Result, Tensor, TensorViewM
 use smallvec::SmallVec;
 
 use crate::core::Request;
+use crate::device_tensor::AllFetched;
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
 use crate::fetch::{Fetch, FetchResults, Places};
@@ -154,7 +155,7 @@ impl<F: Fetch> Callable<F> {
         options: &RunOptions,
         metadata: &mut RunMetadata,
     ) -> Result<F::Output> {
-        let mut tensors = Vec::new();
+        let mut tensors = AllFetched::new();
         self.run(values, options, &mut Outputs::Tensors(&mut tensors), metadata)?;
         self.fetch.take(&mut FetchResults::new(tensors, self.places.clone()))
     }

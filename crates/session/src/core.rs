@@ -24,7 +24,7 @@ use crate::autotune::{Known, Tuning};
 use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{CancelToken, Stop};
-use crate::device_tensor::Fetched;
+use crate::device_tensor::{AllFetched, Fetched};
 use crate::devices::{Devices, Gpus, HOST_NAME, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
@@ -239,7 +239,7 @@ impl Core {
         if !uses.is_open(request.data) {
             return Ok(Cow::Borrowed(uses));
         }
-        let mut computed = Vec::new();
+        let mut computed = AllFetched::new();
         if let Some(before) = &request.planned.before {
             let data = request.data.iter().map(FeedData::only_read).collect::<Result<Vec<_>>>()?;
             let request =
@@ -267,7 +267,7 @@ impl Core {
         outputs: &mut Outputs<'_, '_>,
         metadata: &mut RunMetadata,
     ) -> Result<Option<UnderWay<'d>>> {
-        let mut tensors = Vec::new();
+        let mut tensors = AllFetched::new();
         let storing = self.moments.storing(uses.changed_tables().next().is_some());
         let puts = loop {
             let UnderWay { data, held, progress, .. } = &run;

@@ -13,6 +13,8 @@ use convoke_graph_core::{
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{GpuTensor, wgpu};
 
+use smallvec::SmallVec;
+
 #[cfg(feature = "gpu")]
 use crate::devices::Devices;
 use crate::devices::HOST_NAME;
@@ -298,6 +300,9 @@ impl<T: Borrow<Tensor>> Fetch for OnDevice<T> {
     }
 }
 
+/// What a run gives for its fetches. Few need no memory but their own.
+pub(crate) type AllFetched = SmallVec<[Fetched; 2]>;
+
 /// What a run gives for one fetch.
 #[derive(Debug, Clone)]
 pub(crate) enum Fetched {
@@ -336,7 +341,7 @@ impl Fetched {
     }
 
     /// Tensors of the host as what is fetched, of which some, at these places, stay where they are.
-    pub fn all(tensors: Vec<HostTensor>, residents: &[usize]) -> Vec<Self> {
+    pub fn all(tensors: Vec<HostTensor>, residents: &[usize]) -> AllFetched {
         let fetched = |(place, tensor): (usize, HostTensor)| match residents.contains(&place) {
             true => Self::Device(DeviceTensor::on_host(tensor)),
             false => Self::Host(tensor),

@@ -541,7 +541,7 @@ impl Compiled {
         })
     }
 
-    fn lease(&self, metadata: &mut RunMetadata) -> Result<Instance> {
+    fn lease(&self, metadata: &mut RunMetadata) -> Result<Box<Instance>> {
         let mut instance = self.instances.take().unwrap_or_default();
         metadata.host_bytes_allocated += instance.prepare(&self.memory)?;
         Ok(instance)

@@ -12,7 +12,7 @@ use convoke_graph_core::{
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use crate::device_tensor::{DeviceTensor, Fetched};
+use crate::device_tensor::{AllFetched, DeviceTensor, Fetched};
 
 /// What can be fetched: tensors give host tensors, variables their elements at the start of the run,
 /// operations `()`; tuples, arrays, vectors, maps and options of them give the same structure back.
@@ -50,7 +50,7 @@ pub struct FetchList {
 /// What a run gave.
 #[derive(Debug)]
 pub struct FetchResults {
-    values: Vec<Fetched>,
+    values: AllFetched,
     places: smallvec::IntoIter<[usize; 4]>,
 }
 
@@ -126,14 +126,14 @@ impl FetchList {
     }
 
     /// The results of `values`, one for each fetch of the signature.
-    pub(crate) fn results(self, values: Vec<Fetched>) -> FetchResults {
+    pub(crate) fn results(self, values: AllFetched) -> FetchResults {
         FetchResults { values, places: self.places.into_iter() }
     }
 }
 
 impl FetchResults {
     /// The results of `values` at these places.
-    pub(crate) fn new(values: Vec<Fetched>, places: Places) -> Self {
+    pub(crate) fn new(values: AllFetched, places: Places) -> Self {
         Self { values, places: places.into_iter() }
     }
 
@@ -154,7 +154,7 @@ impl FetchResults {
     }
 
     /// The last `n` tensors.
-    pub(crate) fn last(&self, n: usize) -> Vec<Fetched> {
+    pub(crate) fn last(&self, n: usize) -> AllFetched {
         let places = self.places.as_slice();
         let own = places.get(places.len().saturating_sub(n)..).unwrap_or_default();
         own.iter().filter_map(|&place| self.values.get(place).cloned()).collect()

@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use crate::cache::Cache;
 use crate::cancel::Stop;
 use crate::core::{Core, Planned, Request};
+use crate::device_tensor::AllFetched;
 use crate::devices::HOST_NAME;
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
@@ -259,7 +260,7 @@ impl<'a> Running<'a> {
                 self.request.storing.filter(|_| self.is_own && self.progress.held.lie_on_gpus());
             storing.map_or(Ok(()), |storing| storing.begin_alone(Some(&self.stop)))?;
         }
-        let mut tensors = Vec::new();
+        let mut tensors = AllFetched::new();
         let (core, timings) = (self.core, self.request.options.timings);
         let (begun, before) = (Instant::now(), self.metadata.noted());
         compiled.run(

@@ -37,7 +37,7 @@ pub use step_counter::StepCounter;
 pub use stop_at_step::StopAtStep;
 
 use crate::checkpoint::RestoreOptions;
-use crate::device_tensor::Fetched;
+use crate::device_tensor::AllFetched;
 use crate::devices::Devices;
 use crate::fetch::{Fetch, FetchList, FetchResults};
 use crate::metadata::RunMetadata;
@@ -476,7 +476,7 @@ struct Merged<'a, F> {
 }
 
 impl<F: Fetch> Fetch for Merged<'_, F> {
-    type Output = (F::Output, Vec<Fetched>);
+    type Output = (F::Output, AllFetched);
 
     fn collect(&self, list: &mut FetchList) {
         self.fetch.collect(list);

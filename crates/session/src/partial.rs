@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::cancel::Stop;
 use crate::core::{Planned, Request};
-use crate::device_tensor::Fetched;
+use crate::device_tensor::{AllFetched, Fetched};
 use crate::executor::Outputs;
 use crate::feeds::{self, FeedData};
 use crate::fetch::Fetch;
@@ -280,7 +280,7 @@ impl PartialRun {
         // In the places of those that are not fed yet are scalars, which tell nothing.
         let given = |feed: &Output| FeedData::Tensor(known(feed).unwrap_or_else(|| false.into()));
         let data: Vec<FeedData<'_>> = feeds.iter().map(given).collect();
-        let mut computed = Vec::new();
+        let mut computed = AllFetched::new();
         if let Some(before) = before {
             let data: Vec<FeedData<'_>> = early.iter().map(|&at| data[at].clone()).collect();
             let request = Request::new(before, &data, options, start);
@@ -407,7 +407,7 @@ impl PartialRun {
         let data: Vec<FeedData<'_>> = data.collect::<Result<_>>()?;
         let request = Request { held, ..Request::new(planned, &data, options, start) };
         metadata.begin(&request);
-        let mut tensors = Vec::new();
+        let mut tensors = AllFetched::new();
         let outputs = &mut Outputs::Tensors(&mut tensors);
         self.session.core.run_part(&request, variables, outputs, metadata)?;
         for (&output, tensor) in planned.plan.signature.fetches.iter().zip(tensors) {

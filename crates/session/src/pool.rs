@@ -1,15 +1,12 @@
 //! What runs use one at a time and leave for others.
 
-use std::sync::PoisonError;
-
 use convoke_cpu_backend::Lanes;
 
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::Slot;
 
 /// Things that nobody uses at the moment, one for each lane at most. A thread looks in its own lane first, so that
-/// many do not wait for one another.
-#[derive(Debug)]
-pub(crate) struct Pool<T>(Lanes<Mutex<Option<T>>>);
+/// many do not wait for one another; nobody takes a lock.
+pub(crate) struct Pool<T>(Lanes<Slot<Box<T>>>);
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {
@@ -19,17 +16,17 @@ impl<T> Default for Pool<T> {
 
 impl<T> Pool<T> {
     /// One for this run alone, if there is any.
-    pub fn take(&self) -> Option<T> {
-        self.0.all().find_map(|lane| lock(lane).take())
+    pub fn take(&self) -> Option<Box<T>> {
+        self.0.all().find_map(|lane| lane.swap(None))
     }
 
-    /// Leaves one for others; it is dropped if there are enough.
-    pub fn give_back(&self, used: T) {
+    /// Leaves one for others, each time in the place of another, until one has an empty place; it is dropped if there are
+    /// enough.
+    pub fn give_back(&self, used: Box<T>) {
         let mut used = Some(used);
         for lane in self.0.all() {
-            let mut idle = lock(lane);
-            if idle.is_none() {
-                *idle = used.take();
+            used = lane.swap(used);
+            if used.is_none() {
                 return;
             }
         }
@@ -37,13 +34,9 @@ impl<T> Pool<T> {
 
     /// Drops those that nobody uses. True if there were any.
     pub fn clear(&self) -> bool {
-        let idle: Vec<T> = self.0.all().filter_map(|lane| lock(lane).take()).collect();
+        let idle: Vec<Box<T>> = self.0.all().filter_map(|lane| lane.swap(None)).collect();
         !idle.is_empty()
     }
-}
-
-fn lock<T>(lane: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
-    lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, loom))]
@@ -64,7 +57,8 @@ mod loom_tests {
             let run = || {
                 let pool = pool.clone();
                 thread::spawn(move || {
-                    let used = pool.take().unwrap_or_else(|| Arc::new(AtomicUsize::new(0)));
+                    let used =
+                        pool.take().unwrap_or_else(|| Box::new(Arc::new(AtomicUsize::new(0))));
                     assert_eq!(used.fetch_add(1, Ordering::Relaxed), 0, "two use it at once");
                     used.fetch_sub(1, Ordering::Relaxed);
                     pool.give_back(used);

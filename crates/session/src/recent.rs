@@ -1,7 +1,7 @@
 //! The program that a callable used last: no look-up while the shapes stay the same.
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use convoke_cpu_backend::Lanes;
 
@@ -9,11 +9,12 @@ use crate::core::ProgramKey;
 use crate::devices::Gpus;
 use crate::executor::Compiled;
 use crate::feeds::FeedData;
+use crate::sync::Slot;
 
 /// The program that was used last, where all runs have one plan. Each thread finds it in its own lane, so that many
-/// do not wait for one another.
+/// do not wait for one another; nobody takes a lock. Who looks has it meanwhile, and another thread of the lane finds none.
 #[derive(Default)]
-pub(crate) struct Recent(Lanes<Mutex<Option<Arc<Kept>>>>);
+pub(crate) struct Recent(Lanes<Slot<Arc<Kept>>>);
 
 /// A program, and what it is for.
 pub(crate) struct Kept {
@@ -43,8 +44,8 @@ impl Deref for Current {
 impl Recent {
     /// The program, if it is for feeds like these.
     pub fn get(&self, data: &[FeedData<'_>], gpus: &Gpus) -> Option<Current> {
-        let lane = lock(self.0.own());
-        let kept = lane.as_ref()?;
+        let lane = self.0.own();
+        let kept = lane.swap(None)?;
         let mut pairs = kept.key.iter().zip(data);
         let is_like = pairs.all(|((shape, home, is_given, contents), data)| {
             contents.is_none()
@@ -52,27 +53,24 @@ impl Recent {
                 && *home == gpus.home(data)
                 && *is_given == matches!(data, FeedData::Given(..))
         });
-        is_like.then(|| Current::Recent(kept.clone()))
+        let found = is_like.then(|| Current::Recent(kept.clone()));
+        drop(lane.swap(Some(kept)));
+        found
     }
 
-    /// Keeps none any more.
+    /// Keeps none any more, but what somebody looks at.
     pub fn clear(&self) {
-        for lane in self.0.all() {
-            let _before = lock(lane).take();
-        }
+        self.0.all().for_each(|lane| drop(lane.swap(None)));
     }
 
     /// Keeps a program, and no other.
     pub fn set(&self, key: ProgramKey, compiled: Arc<Compiled>) {
         let kept = Arc::new(Kept { key, compiled });
-        let _before = lock(self.0.own()).replace(kept.clone());
-        for lane in self.0.all().skip(1) {
-            let is_other = |other: &mut Arc<Kept>| !Arc::ptr_eq(&other.compiled, &kept.compiled);
-            let _other = lock(lane).take_if(is_other);
+        let mut lanes = self.0.all();
+        let _before = lanes.next().map(|own| own.swap(Some(kept.clone())));
+        for lane in lanes {
+            let other = lane.swap(None);
+            drop(lane.swap(other.filter(|other| Arc::ptr_eq(&other.compiled, &kept.compiled))));
         }
     }
-}
-
-fn lock(lane: &Mutex<Option<Arc<Kept>>>) -> MutexGuard<'_, Option<Arc<Kept>>> {
-    lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -12,6 +12,7 @@ use convoke_placement::Objective;
 use crate::callable::{Callable, CallableOptions};
 use crate::cancel::CancelToken;
 use crate::core::{Core, Request};
+use crate::device_tensor::AllFetched;
 use crate::devices::Devices;
 use crate::donation::Settled;
 use crate::executor::Outputs;
@@ -227,7 +228,7 @@ impl Session {
         let data = planned.check_feeds(feeds)?;
         let request = Request::new(&planned, &data, &options, start);
         metadata.begin(&request);
-        let mut values = Vec::new();
+        let mut values = AllFetched::new();
         self.core.run(&request, &mut Outputs::Tensors(&mut values), &mut metadata)?;
         let output = fetch.take(&mut list.results(values))?;
         metadata.wall = start.elapsed();

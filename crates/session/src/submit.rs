@@ -13,7 +13,7 @@ use convoke_graph_core::{Error, ErrorKind, Feed, Result};
 
 use crate::cancel::CancelToken;
 use crate::core::{Core, Planned, Request, UnderWay};
-use crate::device_tensor::Fetched;
+use crate::device_tensor::AllFetched;
 use crate::executor::Outputs;
 use crate::feeds::FeedData;
 use crate::fetch::{Fetch, FetchResults, Places};
@@ -53,7 +53,7 @@ pub struct RunHandle<F: Fetch> {
 }
 
 /// What a run gives: the fetched tensors, and what it did.
-type Given = Result<(Vec<Fetched>, RunMetadata)>;
+type Given = Result<(AllFetched, RunMetadata)>;
 
 /// Where a run leaves what it gives.
 #[derive(Default)]
@@ -256,7 +256,7 @@ impl Submitted {
     fn try_make(
         self: &Arc<Self>,
         mut attempt: Attempt,
-    ) -> Result<Option<(Vec<Fetched>, RunMetadata)>> {
+    ) -> Result<Option<(AllFetched, RunMetadata)>> {
         let start = *self.begun.get_or_init(Instant::now);
         let _at_work = self.core.at_work();
         let request = Request::new(&self.planned, &self.data, &self.options, start);
@@ -271,7 +271,7 @@ impl Submitted {
             },
             |(run, metadata)| (Some(run), metadata),
         );
-        let mut tensors = Vec::new();
+        let mut tensors = AllFetched::new();
         let outputs = &mut Outputs::Tensors(&mut tensors);
         if self.planned.uses.is_empty() {
             self.core.run(&request, outputs, &mut metadata)?;

@@ -4,13 +4,13 @@ use convoke_compiler::{HOST, Operand, Program, Source, ValueId};
 use convoke_graph_core::{DType, Error, HostTensor, Result, Shape, TensorViewMut};
 
 use super::{Bound, Compiled, Place};
-use crate::device_tensor::{DeviceTensor, Fetched};
+use crate::device_tensor::{AllFetched, DeviceTensor, Fetched};
 use crate::instance::{Instance, LEND_MIN};
 
 /// Where fetched elements go.
 pub(crate) enum Outputs<'o, 'b> {
     /// Tensors of their own, one for each fetch of the program.
-    Tensors(&'o mut Vec<Fetched>),
+    Tensors(&'o mut AllFetched),
     /// Memory of the caller, and for each piece, its place among the fetches of the program.
     Into(&'o mut [TensorViewMut<'b>], &'o [usize]),
 }
@@ -79,7 +79,7 @@ impl Outputs<'_, '_> {
     ///
     /// # Errors
     /// The caller's memory is for other tensors.
-    pub(crate) fn fill(&mut self, tensors: Vec<Fetched>) -> Result<()> {
+    pub(crate) fn fill(&mut self, tensors: AllFetched) -> Result<()> {
         match self {
             Self::Tensors(own) => **own = tensors,
             Self::Into(views, places) => {

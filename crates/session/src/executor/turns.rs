@@ -15,7 +15,7 @@ use crate::state::Snapshot;
 /// A program, the memory that it runs in, and the variables that it reads.
 pub(crate) struct Turns<'a> {
     compiled: &'a Compiled,
-    instance: Instance,
+    instance: Box<Instance>,
     variables: SmallVec<[Snapshot; 8]>,
     on: On<'a>,
 }

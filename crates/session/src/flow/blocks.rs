@@ -15,7 +15,7 @@ use super::quick::Stack;
 use super::repeat::{Repeat, Repeated};
 use super::{Flowing, Running, no_value};
 use crate::core::{Planned, Sent};
-use crate::device_tensor::Fetched;
+use crate::device_tensor::{AllFetched, Fetched};
 use crate::executor::{Compiled, Outputs};
 use crate::feeds::FeedData;
 use crate::recent::Recent;
@@ -182,7 +182,7 @@ impl Running<'_> {
         going: &Going,
         first: u64,
         n: u64,
-    ) -> std::result::Result<Vec<Fetched>, Failed> {
+    ) -> std::result::Result<AllFetched, Failed> {
         let [Ok(first), Ok(n_rows)] = [first, n].map(usize::try_from) else {
             return Err(Failed::from(no_value()));
         };
@@ -195,7 +195,7 @@ impl Running<'_> {
             let error = Error::internal("a device has more than one part of it");
             return Err(Failed { error, then: Some(1) });
         }
-        let mut tensors = Vec::new();
+        let mut tensors = AllFetched::new();
         let (run, timings) = (
             self.core.run_state(self.request, Some(self.progress.held.journal())),
             self.request.options.timings,

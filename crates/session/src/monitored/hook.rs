@@ -212,7 +212,7 @@ impl<'r> AfterRun<'r> {
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         };
         let places = (0..values.len()).collect();
-        wanted.fetch.take(&mut FetchResults::new(values.to_vec(), places))
+        wanted.fetch.take(&mut FetchResults::new(values.into(), places))
     }
 }
 
