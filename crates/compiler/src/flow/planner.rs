@@ -184,6 +184,12 @@ impl<'a> Planner<'a> {
         is_flow(node, &self.fed) || self.late.contains(&node.id)
     }
 
+    /// Whether a node is a placeholder that has its value: who only comes after it waits for nothing.
+    fn is_given(&self, making: &Making<'_>, id: NodeId) -> bool {
+        matches!(self.graph.node(id).op.class(), Class::Host(Host::Placeholder))
+            && making.slots.contains_key(&Output { node: id, index: 0 })
+    }
+
     /// Finds the reads that take a held variable as it is when the part begins, or else an initial value that is known
     /// only after a branch or loop: by then the part may have assigned the variable.
     fn find_late(&mut self, nodes: &[Arc<Node>], order: &Order) {
@@ -309,7 +315,8 @@ impl<'a> Planner<'a> {
         let mut run: FxHashSet<NodeId> = whole.targets.iter().copied().collect();
         let run_in = |stages: &mut [Stage], id: NodeId, user: Option<&Node>| {
             let stage = for_others(id, user).and_then(|stage| stages.get_mut(stage));
-            if let Some(stage) = stage.filter(|_| !self.is_step(graph.node(id))) {
+            let runs = !self.is_step(graph.node(id)) && !self.is_given(making, id);
+            if let Some(stage) = stage.filter(|_| runs) {
                 stage.targets.push(id);
             }
         };
@@ -372,7 +379,9 @@ impl<'a> Planner<'a> {
     ) -> Result<()> {
         let graph = self.graph;
         let is_here = |making: &Making<'_>, id: NodeId| {
-            making.stages.get(&id) == Some(&stage) && !self.is_step(graph.node(id))
+            making.stages.get(&id) == Some(&stage)
+                && !self.is_step(graph.node(id))
+                && !self.is_given(making, id)
         };
         wanted.retain(|output| !making.slots.contains_key(output));
         wanted.sort_unstable();
