@@ -372,7 +372,7 @@ fn while_update_variable() {
 
 /// `testWhileCondWithControl_1`; here the condition reads what the body stores.
 #[test]
-fn while_cond_with_control_1() {
+fn while_conditions_see_effects() {
     let g = Graph::new();
     let v = g.variable("v", Init::Constant(0.0), F32, []);
     let n = g.while_loop(

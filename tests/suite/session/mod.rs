@@ -36,6 +36,7 @@ mod flow_crossings;
 mod flow_gradients;
 mod flow_models;
 mod flow_needs;
+mod flow_ported;
 mod flow_pruned;
 mod growth;
 mod hooks;
