@@ -53,5 +53,6 @@ pub use prefetch::Prefetch;
 pub use raw::{Endian, decode_raw, decode_raw_batch};
 pub use reader::{Position, Record, Records};
 pub use shuffle::Shuffled;
+pub use source::kind_of;
 pub use tfrecord::{TfRecordWriter, TfRecords};
 pub use whole::WholeFile;

@@ -135,7 +135,8 @@ pub(crate) fn name_of(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-pub(crate) fn kind_of(e: &io::Error) -> ErrorKind {
+/// The kind of what the system reports of a file.
+pub fn kind_of(e: &io::Error) -> ErrorKind {
     match e.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,

@@ -3,7 +3,7 @@
 //! A record is its length as 8 little-endian bytes, their masked CRC32C (RFC 3720, Castagnoli) as 4,
 //! the bytes, and their masked CRC32C as 4. Source: TensorFlow's `core/lib/io/record_reader.cc`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::iter::FusedIterator;
 use std::path::Path;
@@ -169,8 +169,19 @@ impl TfRecordWriter<File> {
     /// # Errors
     /// What the file system reports.
     pub fn create(path: impl AsRef<Path>, compression: Compression) -> Result<Self> {
-        let path = path.as_ref();
-        let file = File::create(path).map_err(|e| {
+        Self::open(path.as_ref(), compression, File::options().create(true).truncate(true))
+    }
+
+    /// Makes a file, and leaves one that is there alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`]; what else the file system reports.
+    pub fn create_new(path: impl AsRef<Path>, compression: Compression) -> Result<Self> {
+        Self::open(path.as_ref(), compression, File::options().create_new(true))
+    }
+
+    fn open(path: &Path, compression: Compression, options: &mut OpenOptions) -> Result<Self> {
+        let file = options.write(true).open(path).map_err(|e| {
             Error::new(kind_of(&e), format!("cannot create {}: {e}", path.display()))
         })?;
         Ok(Self { name: Some(name_of(path)), ..Self::new(file, compression) })

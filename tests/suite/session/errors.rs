@@ -1,13 +1,17 @@
 //! What errors tell of themselves.
 
+use std::fs;
+#[cfg(unix)]
+use std::fs::File;
 use std::sync::Arc;
 
+use convoke::input::{Compression, TfRecordWriter};
 use convoke::prelude::*;
 use convoke::{
     Backward, Class, CustomKernel, Fact, Facts, KernelShapes, Op, OpError, TensorView,
     TensorViewMut, Values, Wgsl,
 };
-use convoke_tests::devices;
+use convoke_tests::{Folder, devices};
 
 /// TensorFlow: `testErrorsReported`: a name that is not there.
 #[test]
@@ -179,6 +183,58 @@ fn errors_of_the_host_name_it() {
         assert_eq!(error.kind(), ErrorKind::OutOfRange, "{error}");
         failed(error, &taken[0].operation().name());
     }
+}
+
+/// A file that the system does not let this process read, whoever that is.
+#[cfg(unix)]
+fn unreadable(folder: &Folder) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.path().join("locked");
+    fs::write(&path, "1").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    // Not even root reads these.
+    let write_only = ["/proc/sys/vm/compact_memory", "/proc/sys/net/ipv4/route/flush"];
+    let paths = [path.to_str().unwrap()].into_iter().chain(write_only).map(str::to_owned);
+    let is_locked = |path: &String| {
+        File::open(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    paths.into_iter().find(is_locked).expect("this process may read everything")
+}
+
+/// A reader and a restore say that it is a matter of rights, and nothing has changed.
+#[cfg(unix)]
+#[test]
+fn files_that_may_not_be_read_are_permission_denied() {
+    let folder = Folder::new("rights");
+    let locked = unreadable(&folder);
+    let g = Graph::new();
+    let files = g.fifo_queue("files", 9, [(Strings, dims![])]);
+    let v = g.variable("v", Init::Zeros, F32, []);
+    let name = g.placeholder("name", Strings, dims![]);
+    let put = files.enqueue(&[&name]);
+    let (_, text) = g.whole_file_reader("reader").read(&files);
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    let of_file = HostTensor::strings(&[], [locked.as_bytes()]).unwrap();
+    session.run(&[name.feed(of_file)], &put).unwrap();
+    let digest = session.state_digest().unwrap();
+    let read = session.run(&[], (&text, v.assign_add(1.0))).unwrap_err();
+    assert_eq!(read.kind(), ErrorKind::PermissionDenied, "{read}");
+    let restored = session.restore(&locked).unwrap_err();
+    assert_eq!(restored.kind(), ErrorKind::PermissionDenied, "{restored}");
+    assert_eq!(session.state_digest().unwrap(), digest);
+}
+
+/// What is there is left as it is.
+#[test]
+fn a_file_that_is_there_already_exists() {
+    let folder = Folder::new("there");
+    let path = folder.path().join("records");
+    TfRecordWriter::create_new(&path, Compression::None).unwrap().write(b"one").unwrap();
+    let before = fs::read(&path).unwrap();
+    let error = TfRecordWriter::create_new(&path, Compression::None).err().expect("an error");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 /// The page on errors has all kinds, which are TensorFlow's 16.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use convoke_graph_core::{AlignedBytes, DType, Error, ErrorKind, HostTensor, Result, Shape};
+use convoke_input::kind_of;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, View, serialize};
 
 use super::CHECKPOINT_MAX_BYTES;
@@ -153,13 +154,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 }
 
 pub(crate) fn io(path: &Path, what: &str, e: &io::Error) -> Error {
-    let kind = match e.kind() {
-        io::ErrorKind::NotFound => ErrorKind::NotFound,
-        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-        io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
-        _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, format!("cannot {what} {}: {e}", path.display()))
+    Error::new(kind_of(e), format!("cannot {what} {}: {e}", path.display()))
 }
 
 pub(crate) fn damaged(path: &Path, why: &str) -> Error {

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use convoke_graph_core::{Error, ErrorKind, Graph, Result, Variable};
+use convoke_graph_core::{Error, Graph, Result, Variable};
+use convoke_input::kind_of;
 
 use super::hook::{AfterRun, BeforeRun, Hook, Wanted, global_step, step_now};
 use super::timer::{Every, Timer};
@@ -70,12 +71,7 @@ impl Hook for Profiler {
             self.timer.acted(now);
             let path = self.folder.join(format!("timeline-{now}.json"));
             fs::write(&path, run.metadata().to_trace().to_json()).map_err(|e| {
-                let kind = match e.kind() {
-                    std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-                    std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-                    _ => ErrorKind::Unknown,
-                };
-                Error::new(kind, format!("cannot write the trace {}: {e}", path.display()))
+                Error::new(kind_of(&e), format!("cannot write the trace {}: {e}", path.display()))
             })?;
         }
         self.next = Some(now.saturating_add(1));
