@@ -1,7 +1,12 @@
 //! What threads would disturb one another with, kept apart.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+#[cfg(loom)]
+use loom::sync::atomic::AtomicUsize;
 
 /// How many lanes there are; fewer where all orders of threads are tried.
 const N: usize = if cfg!(loom) { 2 } else { 8 };
@@ -31,20 +36,31 @@ impl<T> Lanes<T> {
 
 /// The lane of this thread. Threads get them in turn.
 fn lane() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static OWN: Cell<usize> = const { Cell::new(N) };
-    }
-    let own = OWN.get();
-    if own < N {
-        return own;
-    }
-    let own = NEXT.fetch_add(1, Ordering::Relaxed) % N;
-    OWN.set(own);
-    own
+    OWN.with(|own| {
+        if own.get() == N {
+            own.set(NEXT.fetch_add(1, Ordering::Relaxed) % N);
+        }
+        own.get()
+    })
 }
 
-#[cfg(test)]
+#[cfg(not(loom))]
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+#[cfg(not(loom))]
+thread_local! {
+    static OWN: Cell<usize> = const { Cell::new(N) };
+}
+
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref NEXT: AtomicUsize = AtomicUsize::new(0);
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static OWN: Cell<usize> = Cell::new(N);
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -9,6 +9,7 @@ use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::error::{CompileError, to_error};
+use super::instance::GpuInstance;
 use super::memory::{self, Plan, Slot, Uses};
 use super::pool::Pool;
 use super::resident::GpuTensor;
@@ -53,7 +54,7 @@ pub struct GpuSegment {
     /// The shape of each value that a place is, for the sizes of bindings.
     pub(super) sizes: FxHashMap<Place, u64>,
     pub(super) shapes: Vec<Shape>,
-    pub(super) pool: Pool,
+    pub(super) pool: Pool<GpuInstance>,
     /// The name of each of the program's groups.
     pub(super) names: Vec<Arc<str>>,
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::compile::{GpuSegment, Home};
 use super::error::to_error;
-use super::pool::Lease;
+use super::pool::Leased;
 use super::resident::GpuTensor;
 use super::step::Step;
 use crate::gpu::{
@@ -118,6 +118,9 @@ pub struct GpuRun {
     pub recorded: Option<[Instant; 2]>,
 }
 
+/// An instance for one run. Dropping it gives it back.
+pub type Lease<'a> = Leased<'a, GpuInstance>;
+
 impl GpuSegment {
     /// Buffers, bind groups and the recording for one run at a time. See [`GpuSegment::lease`].
     ///
@@ -177,7 +180,7 @@ impl GpuSegment {
     /// # Errors
     /// As [`Self::instance`]; those of `check`.
     pub fn lease(&self, check: &dyn Fn() -> Result<(), Error>) -> Result<Lease<'_>, Error> {
-        self.pool.lease(self, check)
+        self.pool.lease(|| self.instance(), check)
     }
 
     /// Runs a segment that takes nothing from others, and waits: `uploads` are the bytes of its uploads, in order.

@@ -28,8 +28,7 @@ mod variables;
 
 pub use compile::GpuSegment;
 pub use error::{CompileError, to_error};
-pub use instance::{Carried, GpuInstance, GpuRun, RunOptions, Running, Sent, Work};
+pub use instance::{Carried, GpuInstance, GpuRun, Lease, RunOptions, Running, Sent, Work};
 pub use lower::supports;
-pub use pool::Lease;
 pub use resident::{GpuTensor, GpuTensors};
 pub use variables::{GpuVariables, Loading};
