@@ -55,8 +55,9 @@ pub fn solve(problem: &Problem) -> Result<Solution> {
         let mut device = Vec::new();
         classes.spread(&best.places, &mut device);
         let least = memory::least(problem, &device);
-        if let Some(on) = (0..least.len()).find(|&d| least[d] > problem.devices[d].memory_bytes) {
-            return Err(refuse::too_little_memory(problem, &device, on, least[on]));
+        let is_over = |&d: &usize| least[d].n_bytes() > problem.devices[d].memory_bytes;
+        if let Some(on) = (0..least.len()).find(is_over) {
+            return Err(refuse::too_little_memory(problem, &device, on, &least[on]));
         }
     }
     let mut solution = finished(problem, &classes, pricer, &best.places);

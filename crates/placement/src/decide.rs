@@ -162,11 +162,17 @@ impl Deciding<'_> {
             return why.to_owned();
         }
         let excluder = self.excluders.of(self.classes.of(item))[first];
-        match excluder.filter(|&other| other != item) {
-            Some(other) => {
-                format!("'{}', colocated with it, can't be there", problem.items[other].name)
+        let Some(other) = excluder.filter(|&other| other != item) else {
+            return "the other requests of its colocation decided".into();
+        };
+        let name = &problem.items[other].name;
+        match (problem.refusal(other, first), problem.claim(other)) {
+            (None, Some(claim)) => {
+                let assigned = problem.items[other].assigned.is_some();
+                let verb = if assigned { "is assigned to" } else { "asks for" };
+                format!("'{name}', colocated with it, {verb} {}", claim.short())
             }
-            None => "the other requests of its colocation decided".into(),
+            _ => format!("'{name}', colocated with it, can't be there"),
         }
     }
 

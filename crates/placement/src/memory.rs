@@ -221,8 +221,26 @@ fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
     sums
 }
 
-/// What each device can't do without: its resources, and the operands and results of the largest item.
-pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<u64> {
+/// What a device can't do without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Least {
+    /// What its resources and constants take at all times.
+    pub(crate) resident: u64,
+    /// The operands and results of the item that needs most of them.
+    pub(crate) bytes: u64,
+    /// That item, if any needs memory.
+    pub(crate) item: Option<usize>,
+}
+
+impl Least {
+    /// All of it.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.resident.saturating_add(self.bytes)
+    }
+}
+
+/// What each device can't do without.
+pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<Least> {
     let (mut read, mut made) = (vec![0u64; device.len()], vec![0u64; device.len()]);
     let is_resource = |item: usize| problem.items[item].is_resource;
     for tensor in &problem.tensors {
@@ -245,7 +263,9 @@ pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<u64> {
             }
         }
     }
-    let mut most = vec![0u64; problem.devices.len()];
+    let at_all_times = residents(problem, device).into_iter();
+    let mut least: Vec<Least> =
+        at_all_times.map(|resident| Least { resident, ..Least::default() }).collect();
     for (item, &on) in device.iter().enumerate() {
         let in_place = is_elementwise(problem, item);
         let needs = if in_place {
@@ -253,8 +273,9 @@ pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<u64> {
         } else {
             read[item].saturating_add(made[item])
         };
-        most[on] = most[on].max(needs);
+        if needs > least[on].bytes {
+            (least[on].bytes, least[on].item) = (needs, Some(item));
+        }
     }
-    let residents = residents(problem, device);
-    most.into_iter().zip(residents).map(|(most, resident)| most.saturating_add(resident)).collect()
+    least
 }

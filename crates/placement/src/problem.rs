@@ -1,8 +1,9 @@
 //! What is to be placed: plain data, filled in by the compiler.
 
-use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_graph_core::{Error, Result};
 
 use crate::order::Order;
+use crate::refuse;
 use crate::{DeviceKind, DeviceModel, DeviceSpec, Link, Picoseconds, Work};
 
 /// The host among a problem's devices.
@@ -135,6 +136,15 @@ impl Problem {
         }
     }
 
+    /// The devices that a name asks for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a malformed name, with the part that was not understood, the devices, and what to ask for
+    /// instead. Whoever knows the node adds it.
+    pub fn device_spec(&self, name: &str) -> Result<DeviceSpec> {
+        name.parse().map_err(|error| refuse::malformed_name(self, &error))
+    }
+
     /// The link from one device to another.
     ///
     /// # Panics
@@ -205,10 +215,7 @@ impl Problem {
     /// makes problems.
     pub(crate) fn check(&self) -> Result<Order> {
         let n_devices = self.devices.len();
-        let Some(host) = self.devices.first() else {
-            let message = "no devices are registered: a session needs at least the CPU";
-            return Err(Error::new(ErrorKind::FailedPrecondition, message));
-        };
+        let Some(host) = self.devices.first() else { return Err(refuse::no_devices(self)) };
         if host.kind != DeviceKind::Cpu {
             return Err(Error::internal(format!("device 0, {}, is not a CPU", host.name)));
         }

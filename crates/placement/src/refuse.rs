@@ -1,21 +1,40 @@
 //! Messages for what can't be placed: the nodes, what was asked for, the devices that exist, those with
 //! a kernel, and what would help, in at most 15 lines.
 
-use std::fmt::Write as _;
+mod message;
 
 use convoke_graph_core::{Error, ErrorKind};
+use rustc_hash::FxHashSet;
 
 use crate::DeviceSpec;
+use crate::memory::Least;
 use crate::problem::{Problem, TensorEdge};
 use crate::request::Clash;
 use crate::unite::Union;
+use message::{MAX_LISTED, Message, cut_off, described, names, one_of};
 
-/// Most nodes, and most refusals, that a message lists.
-const MAX_LISTED: usize = 4;
-/// Most devices that a message lists on a line.
-const MAX_DEVICES: usize = 8;
-/// Most characters of a line of a message.
-const MAX_LINE: usize = 240;
+/// There are no devices at all.
+pub(crate) fn no_devices(problem: &Problem) -> Error {
+    let mut message = Message::new("no devices are registered: a session needs at least the CPU");
+    // An item can't be assigned to what is not there.
+    let is_free = |&item: &usize| problem.items[item].assigned.is_none();
+    let items: Vec<usize> = (0..problem.items.len()).filter(is_free).collect();
+    message.asked(problem, &items);
+    message.all_devices(problem);
+    message.help("open devices, with the CPU among them");
+    Error::new(ErrorKind::FailedPrecondition, message.text())
+}
+
+/// The name of a device was not understood, which `error` says.
+pub(crate) fn malformed_name(problem: &Problem, error: &Error) -> Error {
+    // What the name may look like is worth a longer line.
+    let mut message = Message::of(error.message());
+    message.all_devices(problem);
+    let all: Vec<usize> = (0..problem.devices.len()).collect();
+    let names = one_of(problem, &all);
+    message.help(&format!("ask for {names}; soft placement does not relax this"));
+    Error::new(error.kind(), message.text())
+}
 
 /// No device has a kernel for an item.
 pub(crate) fn no_kernel(problem: &Problem, item: usize) -> Error {
@@ -71,14 +90,16 @@ pub(crate) fn apart(problem: &Problem, apart: &Apart<'_>) -> Error {
     let mut message = Message::new(headline);
     let others = apart.members.iter().copied().filter(|&other| other != first && other != second);
     let members: Vec<usize> = [first, second].into_iter().chain(others).collect();
-    let no_kernel = *clash == Clash::NoKernel;
-    if no_kernel {
+    if *clash == Clash::NoKernel {
         message.asked(problem, &members);
     } else {
-        message.asked(problem, &in_conflict(problem, apart));
+        let mut listed = in_conflict(problem, apart);
+        let first: FxHashSet<usize> = listed.iter().copied().collect();
+        listed.extend(members.iter().filter(|item| !first.contains(item)));
+        message.asked(problem, &listed);
     }
     message.devices(problem, &common(problem, &members));
-    if no_kernel {
+    if *clash == Clash::NoKernel {
         message.refusals(problem, &members);
     }
     message.help(&match (apart.tie, clash) {
@@ -142,10 +163,7 @@ pub(crate) fn unmet_request(
 
 /// What to ask for instead of a request that no device meets.
 fn instead(problem: &Problem, merged: &DeviceSpec, supported: &[usize]) -> String {
-    let names = match supported {
-        [_] => names(problem, supported),
-        _ => format!("one of {}", names(problem, supported)),
-    };
+    let names = one_of(problem, supported);
     let is_gpu = |spec: &DeviceSpec| spec.device_type.as_deref() == Some("GPU");
     let has_gpu = problem.devices.iter().any(|device| is_gpu(&device.name));
     let open = if is_gpu(merged) && !has_gpu { "no GPU is open: open one, or " } else { "" };
@@ -182,31 +200,43 @@ pub(crate) fn too_little_memory(
     problem: &Problem,
     device: &[usize],
     on: usize,
-    needed: u64,
+    least: &Least,
 ) -> Error {
     let labels = problem.labels();
     let memory = problem.devices[on].memory_bytes;
+    let needed = least.n_bytes();
     let mut message = Message::new(format!(
         "{} has {memory} bytes of memory, and what can't be anywhere else takes at least {needed}",
         labels[on],
     ));
+    if let Some(item) = least.item {
+        let who = described(problem, item);
+        message.line(&format!("{who} needs {} bytes for what it reads and makes", least.bytes));
+    }
+    if least.resident > 0 {
+        let resident = least.resident;
+        message.line(&format!("variables and constants there take {resident} bytes at all times"));
+    }
     let mut largest: Vec<&TensorEdge> =
         problem.tensors.iter().filter(|tensor| is_on(tensor, device, on)).collect();
     largest.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
     for tensor in largest.iter().take(MAX_LISTED) {
         message.line(&format!("'{}' takes {} bytes", tensor.name, tensor.bytes));
     }
-    if largest.len() > MAX_LISTED {
-        message.line(&format!("and {} more tensors", largest.len() - MAX_LISTED));
-    }
-    let others = (0..labels.len()).filter(|&d| d != on).take(MAX_DEVICES);
-    for d in others {
+    message.more(largest.len(), "tensor");
+    let others = (0..labels.len()).filter(|&d| d != on);
+    for d in others.clone().take(MAX_LISTED) {
         message.line(&format!("{} has {} bytes", labels[d], problem.devices[d].memory_bytes));
     }
+    message.more(others.count(), "device");
     message.help(
         "use smaller tensors or batches, let variables be on other devices, or raise the device's budget",
     );
-    Error::new(ErrorKind::ResourceExhausted, message.0)
+    let error = Error::new(ErrorKind::ResourceExhausted, message.text());
+    match least.item {
+        Some(item) => error.with_node(problem.items[item].name.as_str()),
+        None => error,
+    }
 }
 
 /// Whether a tensor is made or read on a device.
@@ -249,102 +279,4 @@ fn in_conflict(problem: &Problem, apart: &Apart<'_>) -> Vec<usize> {
         }
     }
     asking.into_iter().map(|(item, _)| item).collect()
-}
-
-fn names(problem: &Problem, devices: &[usize]) -> String {
-    let labels = problem.labels();
-    let shown: Vec<&str> = devices.iter().take(MAX_DEVICES).map(|&d| labels[d].as_str()).collect();
-    let more = devices.len() - shown.len();
-    let list = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
-    if more > 0 { format!("{list} and {more} more") } else { list }
-}
-
-fn described(problem: &Problem, item: usize) -> String {
-    let what = if problem.is_holder(item) { "variable " } else { "" };
-    let item = &problem.items[item];
-    match &item.location {
-        Some(location) => format!("{what}'{}' at {location}", item.name),
-        None => format!("{what}'{}'", item.name),
-    }
-}
-
-/// A message that grows line by line.
-struct Message(String);
-
-impl Message {
-    fn new(headline: impl Into<String>) -> Self {
-        Self(cut_off(&headline.into()))
-    }
-
-    fn line(&mut self, line: &str) {
-        // Writing to a string does not fail.
-        let _ = write!(self.0, "\n  {}", cut_off(line));
-    }
-
-    /// Who asked for what; members that asked for nothing come last.
-    fn asked(&mut self, problem: &Problem, members: &[usize]) {
-        let asks = |item: &usize| problem.claim(*item).is_some();
-        let mut listed: Vec<usize> = members.iter().copied().filter(asks).collect();
-        listed.extend(members.iter().copied().filter(|item| !asks(item)));
-        for &item in listed.iter().take(MAX_LISTED) {
-            let who = described(problem, item);
-            match (problem.items[item].assigned, problem.claim(item)) {
-                (Some(device), _) => {
-                    self.line(&format!("{who} is assigned to {}", names(problem, &[device])));
-                }
-                (None, Some(spec)) => self.line(&format!("{who} asks for {spec}")),
-                (None, None) => self.line(&format!("{who} asks for no device")),
-            }
-        }
-        if listed.len() > MAX_LISTED {
-            self.line(&format!("and {} more operations", listed.len() - MAX_LISTED));
-        }
-    }
-
-    fn devices(&mut self, problem: &Problem, supported: &[usize]) {
-        let all: Vec<usize> = (0..problem.devices.len()).collect();
-        self.line(&format!("devices: {}", names(problem, &all)));
-        self.line(&format!("with a kernel: {}", names(problem, supported)));
-    }
-
-    /// Why devices have no kernel, a line for each item and reason.
-    fn refusals(&mut self, problem: &Problem, members: &[usize]) {
-        let mut n_lines = 0;
-        for &item in members {
-            let mut by_reason: Vec<(&str, Vec<usize>)> = Vec::new();
-            for device in 0..problem.devices.len() {
-                let Some(why) = problem.refusal(item, device) else { continue };
-                match by_reason.iter_mut().find(|(known, _)| *known == why) {
-                    Some((_, devices)) => devices.push(device),
-                    None => by_reason.push((why, vec![device])),
-                }
-            }
-            for (why, devices) in by_reason {
-                if n_lines == MAX_LISTED {
-                    return;
-                }
-                n_lines += 1;
-                let name = &problem.items[item].name;
-                let devices = names(problem, &devices);
-                self.line(&format!("{devices} can't run '{name}': {why}"));
-            }
-        }
-    }
-
-    fn help(&mut self, help: &str) {
-        self.line(&format!("help: {help}"));
-    }
-
-    fn error(self, problem: &Problem, item: usize) -> Error {
-        Error::invalid(self.0).with_node(problem.items[item].name.as_str())
-    }
-}
-
-/// One line of limited length.
-fn cut_off(text: &str) -> String {
-    let line = text.replace(['\n', '\r'], " ");
-    match line.char_indices().nth(MAX_LINE) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
-    }
 }

@@ -1,5 +1,6 @@
 //! Tests of placement, by step, and what they share: a small generator and random problems.
 
+mod best;
 mod choice;
 mod cost;
 mod cuts;
@@ -8,6 +9,7 @@ mod growth;
 mod legality;
 mod placer_table;
 mod printing;
+mod refusals;
 mod specs;
 
 use crate::{

@@ -181,7 +181,9 @@ impl Placing<'_> {
 
     fn requested(&self, device: Option<&str>, node: NodeId) -> Result<Option<DeviceSpec>> {
         let parse = |name: &str| {
-            let spec: Result<DeviceSpec> = name.parse();
+            let spec = name.parse::<DeviceSpec>();
+            // Only the message needs the devices.
+            let spec = spec.or_else(|_| self.devices.problem(self.threads).device_spec(name));
             let node = self.graph.node(node);
             spec.map_err(|e| e.with_node(&*node.name).with_location(node.location))
         };

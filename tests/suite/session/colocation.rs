@@ -122,6 +122,9 @@ fn a_malformed_device_is_refused_whatever_becomes_of_the_work() {
             let error = session.run(&[x.feed([[0.0f32; 3]; 2])], work).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}: {error}");
             assert!(error.node().is_some() && error.location().is_some(), "{name}: {error}");
+            let helps =
+                "\n  devices: CPU:0\n  help: ask for CPU:0; soft placement does not relax this";
+            assert!(error.message().ends_with(helps), "{name}: {error}");
         }
         let in_loop = g.while_loop(
             (g.constant(0i32), x.clone()),

@@ -7,31 +7,31 @@ use super::*;
 use crate::{Decision, solve};
 
 /// An item that asks for a device.
-fn asking(name: &str, device: &str) -> Item {
+pub(super) fn asking(name: &str, device: &str) -> Item {
     Item { requested: Some(spec(device)), ..item(name, 1) }
 }
 
 /// Without a kernel on device `d` of two.
-fn not_on(d: usize, item: Item) -> Item {
+pub(super) fn not_on(d: usize, item: Item) -> Item {
     let refusal = |at: usize| (at == d).then(|| "unsupported: sort of i64".to_owned());
     Item { refusals: vec![refusal(0), refusal(1)], ..item }
 }
 
 /// A variable that asks for a device.
-fn held(name: &str, device: &str) -> Item {
+pub(super) fn held(name: &str, device: &str) -> Item {
     Item { requested: Some(spec(device)), ..variable(name) }
 }
 
-fn hard(items: Vec<Item>) -> Problem {
+pub(super) fn hard(items: Vec<Item>) -> Problem {
     Problem { items, ..machine(1) }
 }
 
-fn soft(items: Vec<Item>) -> Problem {
+pub(super) fn soft(items: Vec<Item>) -> Problem {
     Problem { soft_placement: true, ..hard(items) }
 }
 
 /// All items colocated with the first.
-fn together(problem: Problem) -> Problem {
+pub(super) fn together(problem: Problem) -> Problem {
     let colocations = (1..problem.items.len()).map(|item| (item, 0)).collect();
     Problem { colocations, ..problem }
 }
@@ -420,12 +420,13 @@ fn colocated_operations_that_ask_for_different_devices() {
     refused(
         &together(hard(vec![asking("a", "GPU:0"), item("b", 1), asking("c", "CPU:0")])),
         &expect![[r#"
-        c: can't be colocated with 'a': they ask for /device:CPU:0 and /device:GPU:0
-          'a' asks for /device:GPU:0
-          'c' asks for /device:CPU:0
-          devices: CPU:0, GPU:0
-          with a kernel: CPU:0, GPU:0
-          help: ask for the same device for all of them, take one out of the colocation, or turn soft placement on"#]],
+            c: can't be colocated with 'a': they ask for /device:CPU:0 and /device:GPU:0
+              'a' asks for /device:GPU:0
+              'c' asks for /device:CPU:0
+              'b' asks for no device
+              devices: CPU:0, GPU:0
+              with a kernel: CPU:0, GPU:0
+              help: ask for the same device for all of them, take one out of the colocation, or turn soft placement on"#]],
     );
 }
 
@@ -436,12 +437,13 @@ fn variables_that_ask_for_different_devices() {
     refused(
         &problem,
         &expect![[r#"
-        both: must be on the device of 'v', which it uses: variables ask for /device:CPU:0 and /device:GPU:0
-          variable 'w' asks for /device:GPU:0
-          variable 'v' asks for /device:CPU:0
-          devices: CPU:0, GPU:0
-          with a kernel: CPU:0, GPU:0
-          help: ask for the same device for all of them; soft placement does not relax this"#]],
+            both: must be on the device of 'v', which it uses: variables ask for /device:CPU:0 and /device:GPU:0
+              variable 'w' asks for /device:GPU:0
+              variable 'v' asks for /device:CPU:0
+              'both' asks for no device
+              devices: CPU:0, GPU:0
+              with a kernel: CPU:0, GPU:0
+              help: ask for the same device for all of them; soft placement does not relax this"#]],
     );
 }
 
