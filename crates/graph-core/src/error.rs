@@ -211,6 +211,10 @@ pub enum OpError {
     Overflow { dims: Vec<usize>, max: usize },
     #[error("rank {found} is above the limit of {max}")]
     RankLimit { found: usize, max: usize },
+    #[error(
+        "the graph has all the {max} {what} that it may have; Graph::set_limits lets it have more"
+    )]
+    GraphLimit { what: &'static str, max: usize },
     #[error("{what} {value} is out of range: expected {expected}")]
     Range { what: &'static str, value: i64, expected: String },
     #[error("index {index} at position {position} is out of range for an axis of {size}")]
@@ -235,6 +239,7 @@ impl OpError {
         match self {
             Self::Finalized => ErrorKind::FailedPrecondition,
             Self::Unsupported(_) => ErrorKind::Unimplemented,
+            Self::GraphLimit { .. } => ErrorKind::ResourceExhausted,
             Self::BuiltOn { reason, .. } => reason.kind(),
             _ => ErrorKind::InvalidArgument,
         }

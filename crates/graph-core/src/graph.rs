@@ -3,6 +3,7 @@
 mod connect;
 mod frozen;
 mod infer;
+mod limits;
 mod marks;
 mod narrow;
 mod parts;
@@ -18,6 +19,7 @@ use smallvec::SmallVec;
 use frozen::Freezes;
 pub use frozen::Frozen;
 use infer::fold_small;
+pub use limits::GraphLimits;
 pub use parts::{GraphParts, NodeParts, SharedParts};
 use scopes::{Scope, within};
 
@@ -71,6 +73,9 @@ pub(crate) struct GraphState {
     unfetchable: FxHashSet<NodeId>,
     /// For each body but the graph itself, the one around it and how deep it lies.
     bodies: Vec<(BodyId, u32)>,
+    limits: GraphLimits,
+    /// Inputs and controls of all nodes.
+    n_edges: usize,
 }
 
 /// The index of a node in its graph.
@@ -442,8 +447,10 @@ impl Graph {
         });
         let leaked =
             controls.iter().find(|id| !state.encloses(state.nodes[id.0 as usize].body, body));
-        let (facts, invalid) = match leaked {
-            Some(&id) => state.refuse(state.leaves(id)),
+        let leaks = leaked.map(|&id| state.leaves(id));
+        let admitted = state.admit(inputs.len().saturating_add(controls.len()));
+        let (facts, invalid) = match admitted.err().or(leaks) {
+            Some(reason) => state.refuse(reason),
             None => state.infer(self.id(), body, &*op, inputs, foreign),
         };
         let own = inputs.iter().filter(|t| t.graph().id() == self.id());

@@ -50,8 +50,8 @@ pub use fact::{Contents, Dim, Dims, Fact};
 pub use feed::{Feed, FeedValue, IntoFeed, Resident};
 pub use gradient::Backward;
 pub use graph::{
-    BodyId, Collection, Frozen, Graph, GraphParts, GraphSnapshot, Node, NodeId, NodeParts, Output,
-    SharedParts,
+    BodyId, Collection, Frozen, Graph, GraphLimits, GraphParts, GraphSnapshot, Node, NodeId,
+    NodeParts, Output, SharedParts,
 };
 pub use handles::{IntoTensor, Operation, Tensor, Variable};
 pub use host_tensor::{AlignedBytes, HostTensor};

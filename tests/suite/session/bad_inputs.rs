@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use convoke::prelude::*;
-use convoke::{Conv2d, Padding, Pool, RunOptions};
+use convoke::{Conv2d, GraphLimits, Padding, Pool, RunOptions};
 use convoke_tests::{TestDevice, devices};
 
 /// A session with a variable and a random operation that was drawn, so that there is a state to damage.
@@ -238,6 +238,36 @@ fn runs() {
         let late = run(&[], &(x + 1.0)).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::FailedPrecondition, "{late}");
         assert_eq!(s.session.state_digest().unwrap(), before);
+    }
+}
+
+/// The last node and the last edge that there may be work, and those after them are refused.
+#[test]
+fn one_more_than_a_graph_may_have() {
+    for device in devices() {
+        let limits = GraphLimits::default();
+        for (what, of) in [("nodes", 1), ("edges", 2)] {
+            let s = Subject::new(device);
+            let before = s.session.state_digest().unwrap();
+            let edges: usize = (s.g.snapshot().nodes.iter())
+                .map(|node| node.inputs.len() + node.controls.len())
+                .sum();
+            s.g.set_limits(match what {
+                "nodes" => GraphLimits { nodes: s.g.len() + of, ..limits },
+                _ => GraphLimits { edges: edges + of, ..limits },
+            });
+            // A node with two edges.
+            let last = &s.x + &s.x;
+            let beyond = &last * &last;
+            let max = if what == "nodes" { s.g.len() - 1 } else { edges + of };
+            let error = s.session.run(&[], &beyond).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+            let says = format!("the graph has all the {max} {what} that it may have");
+            assert!(error.message().contains(&says), "{error}");
+            assert_eq!(s.session.state_digest().unwrap(), before, "{}", device.name);
+            let good = s.session.run(&[], &last).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(good, [2.0, 4.0, 6.0], "{}", device.name);
+        }
     }
 }
 

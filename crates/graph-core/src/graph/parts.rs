@@ -247,6 +247,7 @@ impl GraphState {
         controls.dedup();
         let tensors = inputs.iter().map(|&output| Tensor::new(graph.clone(), output));
         let tensors: Vec<Tensor> = tensors.collect();
+        self.admit(inputs.len().saturating_add(controls.len()))?;
         let (facts, invalid) = self.infer(graph.id(), body, &*op, &tensors, None);
         if let Some(reason) = invalid {
             return Err(reason);
