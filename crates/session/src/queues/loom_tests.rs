@@ -11,10 +11,16 @@ use super::uses::{Own, Use};
 use super::*;
 use crate::sync::AtomicBool;
 
-/// Every order with at most so many switches that no lock asks for.
-const SWITCHES: usize = 3;
+/// How many switches that no lock asks for orders have at most where all would take hours.
+const SWITCHES: usize = 4;
 
+/// In every order.
 fn model(f: impl Fn() + Send + Sync + 'static) {
+    loom::model::Builder::new().check(f);
+}
+
+/// In every order of at most [`SWITCHES`].
+fn model_of_many(f: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(SWITCHES);
     builder.check(f);
@@ -126,7 +132,7 @@ fn loom_every_element_once() {
 /// Who takes two at once from a queue with room for one is served, though another comes between.
 #[test]
 fn loom_a_batch_is_served() {
-    model(|| {
+    model_of_many(|| {
         let one = One::new();
         let batch = one.spawn(|one| one.run(QueueAction::DequeueMany(Some(2)), 0, None).unwrap());
         let single = one.spawn(|one| one.take().unwrap());
@@ -265,7 +271,7 @@ fn submitted(one: &One, uses: &Uses, presence: &mut Option<Presence>) -> Result<
 /// A submitted run that waits is resumed when there is what it waits for.
 #[test]
 fn loom_a_parked_run_is_resumed() {
-    model(|| {
+    model_of_many(|| {
         let one = One::new();
         let parked = one.spawn(|one| {
             submitted(&one, &one.uses(QueueAction::Dequeue), &mut None).unwrap().len()
@@ -281,7 +287,7 @@ fn loom_a_parked_run_is_resumed() {
 /// With the last handle gone, a run that waits is served by another that is under way, or ends.
 #[test]
 fn loom_nobody_is_left_waiting() {
-    model(|| {
+    model_of_many(|| {
         let one = One::new();
         let handles = one.queues.handles();
         let enter = |action| {
