@@ -16,6 +16,8 @@ pub(super) trait Fold<W>: 'static {
     fn has_odd(xs: &[W]) -> bool;
     /// Of two parts.
     fn merge(a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// As [`merge`](Self::merge), of parts without odd elements.
+    fn quick_merge(a: Self::Acc, b: Self::Acc) -> Self::Acc;
 }
 
 pub(super) struct Sum;
@@ -45,6 +47,10 @@ macro_rules! folds {
             #[inline(always)]
             fn merge($a: $acc, $b: $acc) -> $acc {
                 $merge
+            }
+            #[inline(always)]
+            fn quick_merge(a: $acc, b: $acc) -> $acc {
+                <Self as Fold<$t>>::merge(a, b)
             }
         }
     )* };
@@ -139,6 +145,10 @@ macro_rules! extremum {
             #[inline(always)]
             fn merge(a: W, b: W) -> W {
                 <Self as Fold<W>>::step(a, b)
+            }
+            #[inline(always)]
+            fn quick_merge(a: W, b: W) -> W {
+                <Self as Fold<W>>::quick(a, b)
             }
         }
 

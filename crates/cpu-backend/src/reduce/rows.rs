@@ -14,8 +14,8 @@ use crate::threads::Threads;
 /// vectors busy while they wait for earlier sums.
 pub(super) const LANES: usize = 32;
 
-/// Elements of a run that one accumulator takes one after the other.
-const FEW: usize = 16;
+/// Elements of a run that one accumulator takes one after the other; half of the accumulators.
+const FEW: usize = LANES / 2;
 
 /// The elements of a run that are widened at once.
 pub(super) const RUN: usize = 512;
@@ -108,22 +108,10 @@ fn chunk<W: Pod, F: Fold<W>>(
 }
 
 /// The result of a lane of `len` elements.
-pub(super) fn collapse<W, F: Fold<W>>(mut acc: [F::Acc; LANES], len: usize) -> F::Acc {
-    if len < FEW {
-        return acc[0];
-    }
+pub(super) fn collapse<W, F: Fold<W>>(acc: [F::Acc; LANES], len: usize) -> F::Acc {
     wide(
         #[inline(always)]
-        || {
-            let mut width = LANES / 2;
-            while width > 0 {
-                for i in 0..width {
-                    acc[i] = F::merge(acc[i], acc[i + width]);
-                }
-                width /= 2;
-            }
-            acc[0]
-        },
+        || merged(acc, len, F::merge),
     )
 }
 
@@ -136,16 +124,77 @@ pub(super) fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
     }
     wide(
         #[inline(always)]
-        || match F::has_odd(xs) {
-            false => steps(acc, xs, F::quick),
-            true => steps(acc, xs, F::step),
+        || {
+            let _is_odd = add::<W, F>(acc, xs);
         },
     );
+}
+
+/// The results of lanes of `n` elements each, one after the other.
+pub(super) fn fold_each<W: Copy, F: Fold<W>>(xs: &[W], n: usize, out: &mut [F::Acc]) {
+    wide(
+        #[inline(always)]
+        || {
+            for (row, out) in xs.chunks_exact(n).zip(out) {
+                let mut acc = [F::START; LANES];
+                let mut is_odd = false;
+                for run in row.chunks(RUN) {
+                    is_odd |= add::<W, F>(&mut acc, run);
+                }
+                *out = match is_odd {
+                    false => merged(acc, n, F::quick_merge),
+                    true => merged(acc, n, F::merge),
+                };
+            }
+        },
+    );
+}
+
+/// The result of the accumulators of `len` elements, merged by halves.
+#[inline(always)]
+fn merged<A: Copy>(acc: [A; LANES], len: usize, merge: impl Fn(A, A) -> A) -> A {
+    if len < FEW {
+        return acc[0];
+    }
+    let of_16 = halves::<A, FEW>(&acc, &merge);
+    let of_8 = halves::<A, { FEW / 2 }>(&of_16, &merge);
+    let of_4 = halves::<A, { FEW / 4 }>(&of_8, &merge);
+    let of_2 = halves::<A, { FEW / 8 }>(&of_4, &merge);
+    merge(of_2[0], of_2[1])
+}
+
+/// The elements of both halves merged. Arrays of vectors' sizes stay in registers.
+#[inline(always)]
+fn halves<A: Copy, const N: usize>(all: &[A], merge: impl Fn(A, A) -> A) -> [A; N] {
+    let (mut first, mut second) = ([all[0]; N], [all[0]; N]);
+    first.copy_from_slice(&all[..N]);
+    second.copy_from_slice(&all[N..]);
+    for i in 0..N {
+        first[i] = merge(first[i], second[i]);
+    }
+    first
+}
+
+/// Adds a run, and says whether an element of it is odd.
+#[inline(always)]
+fn add<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) -> bool {
+    let is_odd = F::has_odd(xs);
+    match is_odd {
+        false => steps(acc, xs, F::quick),
+        true => steps(acc, xs, F::step),
+    }
+    is_odd
 }
 
 /// Adds a run by the given step.
 #[inline(always)]
 fn steps<W: Copy, A: Copy>(acc: &mut [A; LANES], xs: &[W], step: impl Fn(A, W) -> A) {
+    if xs.len() < FEW {
+        for &x in xs {
+            acc[0] = step(acc[0], x);
+        }
+        return;
+    }
     // Arrays of vectors' sizes stay in registers.
     let (mut even, mut odd) = ([acc[0]; FEW], [acc[0]; FEW]);
     even.copy_from_slice(&acc[..FEW]);

@@ -6,7 +6,7 @@ use convoke_graph_core::{Compute, DType, ReduceKind};
 use half::{bf16, f16};
 
 use super::fold::{Fold, Max, Min, Ordered, Prod, Sum};
-use super::rows::{LANES, RUN, collapse, fold};
+use super::rows::{LANES, RUN, collapse, fold, fold_each};
 use crate::elements::{FromF64, wide_bytes};
 use crate::elementwise::code::{rounding, store};
 
@@ -146,14 +146,7 @@ fn functions<W: Pod, F: Fold<W>>() -> Functions {
                 *a = F::merge(*a, b);
             }
         },
-        rows: |xs, n, out| {
-            let xs: &[W] = cast_slice(xs);
-            for (row, out) in xs.chunks_exact(n).zip(cast_slice_mut::<_, F::Acc>(out)) {
-                let mut acc = [F::START; LANES];
-                row.chunks(RUN).for_each(|run| fold::<W, F>(&mut acc, run));
-                *out = collapse::<W, F>(acc, n);
-            }
-        },
+        rows: |xs, n, out| fold_each::<W, F>(cast_slice(xs), n, cast_slice_mut(out)),
     }
 }
 
