@@ -350,3 +350,48 @@ impl fmt::Display for AdapterKind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a backend says of a device: its name, vendor and device number, and slot.
+    fn told(backend: wgpu::Backend, name: &str, ids: [u32; 2], slot: &str) -> AdapterInfo {
+        let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, backend);
+        (info.name, info.device_pci_bus_id) = (name.to_owned(), slot.to_owned());
+        [info.vendor, info.device] = ids;
+        AdapterInfo::new(&info, &wgpu::Limits::default(), wgpu::Features::empty())
+    }
+
+    fn kept(infos: &[AdapterInfo]) -> Vec<bool> {
+        distinct(&infos.iter().collect::<Vec<_>>())
+    }
+
+    /// By slot where both tell it, else by number, else by name; an equal card beside it stays.
+    #[test]
+    fn a_device_that_two_backends_show_is_one() {
+        use wgpu::Backend::{Dx12, Gl, Vulkan};
+        let (card, other) = ([0x10de, 0x2684], [0x1002, 0x744c]);
+        let [first, second] = ["0000:01:00.0", "0000:02:00.0"];
+        let one = |backend, slot| told(backend, "GeForce", card, slot);
+        let kept_of = |infos: &[AdapterInfo], expected: &[bool]| assert_eq!(kept(infos), expected);
+        kept_of(&[one(Vulkan, first), one(Dx12, first)], &[true, false]);
+        kept_of(&[one(Vulkan, first), one(Dx12, second)], &[true, true]);
+        kept_of(&[one(Vulkan, ""), one(Dx12, first)], &[true, false]);
+        kept_of(&[one(Vulkan, ""), told(Dx12, "GeForce", other, "")], &[true, true]);
+        // Two equal cards, which each backend shows.
+        let twice = [one(Vulkan, ""), one(Vulkan, ""), one(Dx12, ""), one(Dx12, "")];
+        kept_of(&twice, &[true, true, false, false]);
+        kept_of(
+            &[one(Vulkan, first), one(Vulkan, second), one(Dx12, second)],
+            &[true, true, false],
+        );
+        // OpenGL knows the name only, and adds to it.
+        let gl = |name| told(Gl, name, [0, 0], "");
+        kept_of(&[one(Vulkan, first), gl("NVIDIA GeForce/PCIe/SSE2")], &[true, false]);
+        kept_of(&[one(Vulkan, first), gl("AMD Radeon")], &[true, true]);
+        kept_of(&[one(Vulkan, first), gl("")], &[true, true]);
+        let lavapipe = told(Vulkan, "llvmpipe (LLVM 19.1.7, 256 bits)", [0x10005, 0], "");
+        kept_of(&[lavapipe, gl("llvmpipe (LLVM 15.0.6, 128 bits)")], &[true, false]);
+    }
+}
