@@ -9,6 +9,7 @@
 mod folder;
 mod slow;
 mod stress;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -21,6 +22,7 @@ use convoke::{
 pub use folder::Folder;
 pub use slow::{fails_while, slow, slow_on_host};
 pub use stress::{Figures, Stress};
+pub use waits::{A_WHILE, GRACE, comes, kind, waiting};
 
 /// A device that cases run on.
 pub struct TestDevice {

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Barrier, RunOptions, TakenElements};
-use convoke_tests::{devices, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, devices, fails_while, kind};
 
 /// A barrier of two scalars, with what inserts each.
 struct Pairs {
@@ -55,10 +52,6 @@ impl Pairs {
 
 fn strings(all: &[&str]) -> HostTensor {
     HostTensor::strings(&[all.len()], all.iter().copied()).unwrap()
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
 }
 
 /// Index, key and components of each element that is taken.

@@ -8,13 +8,7 @@ use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Amount, Queue, QueueKind, QueueOptions, RunOptions};
-use convoke_tests::{devices, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
-}
+use convoke_tests::{A_WHILE, devices, fails_while, kind};
 
 fn ints(tensor: &HostTensor) -> Vec<i32> {
     tensor.to_vec::<i32>().unwrap()

@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Callable, OnDevice, ProducerOptions, RunOptions};
-use convoke_tests::{TestDevice, devices, slow};
+use convoke_tests::{TestDevice, devices, kind, slow};
 
 /// Bytes of a large variable, and what is taken for anything else of a session.
 const LARGE: u64 = 4 << 20;
 const SMALL: u64 = 1 << 20;
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
-}
 
 /// The bytes that are taken on the device, which is used by one test alone.
 fn alive(device: &TestDevice) -> u64 {

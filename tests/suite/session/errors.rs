@@ -191,7 +191,7 @@ fn unreadable(folder: &Folder) -> String {
     use std::os::unix::fs::PermissionsExt;
     let path = folder.path().join("locked");
     fs::write(&path, "1").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
     // Not even root reads these.
     let write_only = ["/proc/sys/vm/compact_memory", "/proc/sys/net/ipv4/route/flush"];
     let paths = [path.to_str().unwrap()].into_iter().chain(write_only).map(str::to_owned);
@@ -232,7 +232,7 @@ fn a_file_that_is_there_already_exists() {
     let path = folder.path().join("records");
     TfRecordWriter::create_new(&path, Compression::None).unwrap().write(b"one").unwrap();
     let before = fs::read(&path).unwrap();
-    let error = TfRecordWriter::create_new(&path, Compression::None).err().expect("an error");
+    let error = TfRecordWriter::create_new(&path, Compression::None).expect_err("an error");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }

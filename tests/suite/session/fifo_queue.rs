@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::thread;
-use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Queue, QueueKind, QueueOptions, RunHandle, RunOptions, Shape};
-use convoke_tests::{cast, devices, fails_while, ramp};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, cast, devices, fails_while, kind, ramp};
 
 /// A queue of scalars, with what puts one and what puts many.
 struct Fifo {
@@ -63,10 +60,6 @@ fn taker(s: &Fifo) -> impl Fn(&Session) -> convoke::Result<f32> {
 
 fn submit<F: Fetch>(session: &Session, fetch: F) -> RunHandle<F> {
     session.submit(&[], fetch, RunOptions::default())
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
 }
 
 fn floats(tensors: &[HostTensor]) -> Vec<f32> {

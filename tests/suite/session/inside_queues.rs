@@ -11,9 +11,7 @@ use convoke::{
     CancelToken, LoopOptions, ModelSpec, Queue, QueueKind, QueueOptions, QueueRunner, RunOptions,
     SavedModel, StagingOptions, StepWork,
 };
-use convoke_tests::{Folder, devices, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, Folder, devices, fails_while, kind};
 
 fn int(tensor: HostTensor) -> i32 {
     tensor.scalar::<i32>().unwrap()
@@ -21,10 +19,6 @@ fn int(tensor: HostTensor) -> i32 {
 
 fn ints(tensor: &HostTensor) -> Vec<i32> {
     tensor.to_vec::<i32>().unwrap()
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
 }
 
 fn at_once() -> RunOptions {

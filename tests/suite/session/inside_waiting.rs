@@ -1,13 +1,11 @@
 //! Runs that wait for queues inside of a branch or loop: who is told of, what ends them, and what keeps others going.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use convoke::prelude::*;
-use convoke::{CancelToken, Lack, Queue, QueueOptions, QueueRunner, RunOptions, WaitingRun};
-
-const A_WHILE: Duration = Duration::from_millis(15);
-const GRACE: Duration = Duration::from_secs(20);
+use convoke::{CancelToken, Lack, Queue, QueueOptions, QueueRunner, RunOptions};
+use convoke_tests::{A_WHILE, GRACE, comes, kind, waiting};
 
 /// A queue of scalars, what puts one, and a loop that takes `n` and moves them to another queue.
 struct Moving {
@@ -56,27 +54,6 @@ impl Moving {
     fn submit(&self, session: &Session, n: i32) -> convoke::RunHandle<&Tensor> {
         session.submit(&[self.n.feed(n)], &self.moved, RunOptions::default())
     }
-}
-
-/// Waits for what another thread is about to do.
-#[track_caller]
-fn comes(condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < GRACE, "it does not come");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// The runs that wait, when there are so many.
-#[track_caller]
-fn waiting(session: &Session, n: usize) -> Vec<WaitingRun> {
-    comes(|| session.waiting().len() == n);
-    session.waiting()
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
 }
 
 fn size(session: &Session, q: &Queue) -> i32 {

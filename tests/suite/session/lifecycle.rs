@@ -6,13 +6,7 @@ use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
 use convoke::{DeviceKind, Queue, RunOptions};
-use convoke_tests::devices;
-
-const A_WHILE: Duration = Duration::from_millis(15);
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
-}
+use convoke_tests::{A_WHILE, devices, kind};
 
 /// `6 * 7`, as a product of matrices, of which one is drawn in each run, so that it is not computed beforehand.
 fn product(g: &Graph) -> Tensor {

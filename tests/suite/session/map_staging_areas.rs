@@ -10,9 +10,7 @@ use convoke::{
     Dims, Lack, MapStagingArea, MapStagingOptions, QueueAction, QueueOp, RunHandle, RunOptions,
     StagedElement,
 };
-use convoke_tests::{devices, fails_while, slow_on_host};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, devices, fails_while, slow_on_host};
 
 /// An area of scalars.
 struct Scalars {

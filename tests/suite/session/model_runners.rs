@@ -2,14 +2,11 @@
 //! keeps the runners of the collection `QUEUE_RUNNERS`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use convoke::input::Coordinator;
 use convoke::prelude::*;
 use convoke::{ModelForm, ProducerOptions, QueueRunner};
-use convoke_tests::Folder;
-
-const GRACE: Duration = Duration::from_secs(20);
+use convoke_tests::{Folder, GRACE};
 
 fn file(folder: &Folder) -> PathBuf {
     folder.path().join("model.safetensors")

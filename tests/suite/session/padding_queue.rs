@@ -1,11 +1,8 @@
 //! Elements of different sizes. TensorFlow: `kernel_tests/padding_fifo_queue_test.py`, by meaning.
 
-use std::time::Duration;
-
 use convoke::prelude::*;
 use convoke::{Dims, Queue, QueueKind, QueueOptions, RunOptions};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::A_WHILE;
 
 fn queue(g: &Graph, components: Vec<(DType, Dims)>) -> Queue {
     let options =

@@ -11,9 +11,8 @@ use convoke::{
     AccumulatorOptions, CancelToken, Error, Lack, PartialRun, Reduction, RunHandle, RunOptions,
     StagingOptions,
 };
-use convoke_tests::{devices, ramp};
+use convoke_tests::{A_WHILE, devices, ramp};
 
-const A_WHILE: Duration = Duration::from_millis(15);
 /// What nothing here takes that goes well.
 const LONG: Duration = Duration::from_secs(30);
 

@@ -2,13 +2,10 @@
 //! the run puts comes in at its end.
 
 use std::thread;
-use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{CancelToken, Queue, QueueKind, QueueOptions, RunOptions};
-use convoke_tests::{Folder, devices};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, Folder, devices};
 
 /// Two queues of scalars, with what puts into them and takes from them.
 struct Two {

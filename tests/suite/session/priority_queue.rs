@@ -1,12 +1,10 @@
 //! The least first. TensorFlow: `kernel_tests/priority_queue_test.py`, by meaning.
 
 use std::thread;
-use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Queue, QueueKind, QueueOptions, RunOptions};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::A_WHILE;
 
 struct ByPriority {
     g: Graph,

@@ -5,15 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use convoke::input::Coordinator;
 use convoke::prelude::*;
 use convoke::{Error, ProducerOptions, Queue, QueueRunner, RunOptions};
-use convoke_tests::{Folder, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
-const GRACE: Duration = Duration::from_secs(20);
+use convoke_tests::{A_WHILE, Folder, GRACE, comes, fails_while, kind};
 
 /// A source of scalars of f32 and a sink that a runner fills from it.
 struct Pipe {
@@ -53,20 +49,6 @@ fn is_closed(session: &Session, queue: &Queue) -> bool {
 
 fn size(session: &Session, queue: &Queue) -> i32 {
     session.run(&[], queue.size()).unwrap().scalar::<i32>().unwrap()
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
-}
-
-/// Waits for what another thread is about to do.
-#[track_caller]
-fn comes(condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < GRACE, "it does not come");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn texts(tensor: &HostTensor) -> Vec<String> {

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use convoke::prelude::*;
 use convoke::{CancelToken, Dims, Queue, QueueKind, QueueOptions, RunHandle, RunOptions};
-use convoke_tests::{devices, fails_while, slow};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, devices, fails_while, kind, slow};
 
 /// A queue of scalars of f32, with what puts one and what takes one.
 struct Scalars {
@@ -52,10 +50,6 @@ impl Scalars {
     fn submit<F: Fetch>(&self, session: &Session, fetch: F) -> RunHandle<F> {
         session.submit(&[], fetch, RunOptions::default())
     }
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
 }
 
 fn floats(tensor: &HostTensor) -> Vec<f32> {

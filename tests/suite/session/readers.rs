@@ -10,9 +10,7 @@ use std::time::Duration;
 use convoke::input::{Compression, FixedOptions, TfRecordWriter};
 use convoke::prelude::*;
 use convoke::{CancelToken, Queue, QueueKind, QueueOptions, Reader, RunOptions};
-use convoke_tests::{Folder, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, Folder, fails_while, kind};
 
 /// A queue of file names, a reader, and what reads.
 struct Files {
@@ -111,10 +109,6 @@ fn bytes(tensor: &HostTensor) -> Vec<u8> {
 
 fn texts(tensor: &HostTensor) -> Vec<String> {
     tensor.as_strings().unwrap().iter().map(|s| String::from_utf8(s.clone()).unwrap()).collect()
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
 }
 
 /// Writes a file and gives its path.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Missing, RestoreOptions};
-use convoke_tests::{Folder, devices};
+use convoke_tests::{Folder, devices, kind};
 
 /// A session with `w [3]`, `b [2]` and `n`, each filled with what [`set`](Counting::set) gives.
 struct Counting {
@@ -60,10 +60,6 @@ fn steps(saver: &Saver) -> Vec<u64> {
 /// What is in a folder, but for the files that savers lock.
 fn files(folder: &Folder) -> Vec<String> {
     folder.files().into_iter().filter(|name| !name.ends_with(".lock")).collect()
-}
-
-fn kind<T: std::fmt::Debug>(result: convoke::Result<T>) -> ErrorKind {
-    result.unwrap_err().kind()
 }
 
 fn truncate(path: &Path) {

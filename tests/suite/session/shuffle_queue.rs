@@ -1,11 +1,8 @@
 //! At random. TensorFlow: `kernel_tests/random_shuffle_queue_test.py`, by meaning.
 
-use std::time::Duration;
-
 use convoke::prelude::*;
 use convoke::{Queue, QueueKind, QueueOptions, RunOptions};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::A_WHILE;
 
 fn queue(g: &Graph, capacity: usize, min_after_dequeue: usize, seed: u64) -> Queue {
     let kind = QueueKind::RandomShuffle { min_after_dequeue, seed };

@@ -10,9 +10,7 @@ use convoke::{
     AccumulatorOptions, CancelToken, Dims, IndexedSlices, Reduction, RunOptions,
     SparseConditionalAccumulator,
 };
-use convoke_tests::{devices, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, devices, fails_while};
 
 /// An accumulator of rows of two, of a whole of as many rows as `n` says.
 struct Rows {

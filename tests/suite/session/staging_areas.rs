@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use convoke::prelude::*;
 use convoke::{Lack, RunHandle, RunOptions, StagingArea, StagingOptions};
-use convoke_tests::{devices, fails_while};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, devices, fails_while};
 
 /// An area of scalars.
 struct Scalars {

@@ -10,9 +10,7 @@ use convoke::{
     Backward, Class, CustomKernel, Fact, Facts, KernelShapes, Op, OpError, RunHandle, RunOptions,
     TensorView, TensorViewMut, Values, Wgsl,
 };
-use convoke_tests::{Stress, devices};
-
-const A_WHILE: Duration = Duration::from_millis(15);
+use convoke_tests::{A_WHILE, Stress, devices};
 
 /// Gives its input, and calls a function on the thread that runs it.
 #[derive(Clone)]

@@ -12,10 +12,7 @@ use convoke::prelude::*;
 use convoke::{
     Lack, Queue, QueueKind, QueueOptions, QueueRunner, RunHandle, RunOptions, WaitingRun,
 };
-use convoke_tests::{Folder, fails_while, slow};
-
-const A_WHILE: Duration = Duration::from_millis(15);
-const GRACE: Duration = Duration::from_secs(20);
+use convoke_tests::{A_WHILE, Folder, GRACE, comes, fails_while, kind, slow, waiting};
 
 /// A queue of scalars of f32, with what puts one and what takes one.
 struct Scalars {
@@ -55,27 +52,6 @@ impl Scalars {
     fn submit<F: Fetch>(&self, session: &Session, fetch: F) -> RunHandle<F> {
         session.submit(&[self.x.feed(1.0)], fetch, RunOptions::default())
     }
-}
-
-fn kind<T>(result: convoke::Result<T>) -> ErrorKind {
-    result.err().expect("an error").kind()
-}
-
-/// Waits for what another thread is about to do.
-#[track_caller]
-fn comes(condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < GRACE, "it does not come");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// The runs that wait, when there are so many.
-#[track_caller]
-fn waiting(session: &Session, n: usize) -> Vec<WaitingRun> {
-    comes(|| session.waiting().len() == n);
-    session.waiting()
 }
 
 fn lacks(runs: &[WaitingRun]) -> Vec<Lack> {
