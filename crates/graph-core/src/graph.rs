@@ -21,7 +21,7 @@ pub use frozen::Frozen;
 use infer::fold_small;
 pub use limits::GraphLimits;
 pub use parts::{GraphParts, NodeParts, SharedParts};
-use scopes::{Scope, within};
+use scopes::{Around, Scope};
 
 use crate::op::SharedOp;
 use crate::ops::control::NoOp;
@@ -76,6 +76,8 @@ pub(crate) struct GraphState {
     limits: GraphLimits,
     /// Inputs and controls of all nodes.
     n_edges: usize,
+    /// The refused node after the last that there may be.
+    beyond: Option<NodeId>,
 }
 
 /// The index of a node in its graph.
@@ -417,28 +419,11 @@ impl Graph {
         location: &'static Location<'static>,
     ) -> NodeId {
         let scopes = self.scopes();
-        let mut controls: SmallVec<[NodeId; 1]> = SmallVec::new();
-        let (mut device, mut container, mut colocated) = (None, None, SmallVec::new());
-        let mut body = BodyId::GRAPH;
-        for scope in &scopes {
-            match scope {
-                Scope::Name(_) | Scope::Foreign(_) => {}
-                Scope::Body(id) => {
-                    body = *id;
-                    controls.clear();
-                }
-                Scope::Device(name) => device = Some(within(device.take(), name)),
-                Scope::Container(name) => container = name.clone(),
-                Scope::Uncontrolled => controls.clear(),
-                Scope::Control(ids) => controls.extend_from_slice(ids),
-                Scope::Colocate(id) => {
-                    // What it is with says where it runs, and devices that are named inside of this scope.
-                    device = None;
-                    colocated.push(*id);
-                }
-            }
-        }
+        let Around { body, mut controls, device, colocated, container } = Around::of(&scopes);
         let mut state = self.write();
+        if let Some(beyond) = state.beyond() {
+            return beyond;
+        }
         let name: Arc<str> = state.unique_name(&full_name(&scopes, base)).into();
         let id = NodeId(state.nodes.len() as u32);
         let foreign = scopes.iter().find_map(|s| match s {
@@ -453,13 +438,16 @@ impl Graph {
             Some(reason) => state.refuse(reason),
             None => state.infer(self.id(), body, &*op, inputs, foreign),
         };
-        let own = inputs.iter().filter(|t| t.graph().id() == self.id());
-        let inputs = own.map(Tensor::output).collect();
+        // What is too much is not kept.
+        let is_kept = !matches!(invalid, Some(OpError::GraphLimit { .. }));
+        let own = inputs.iter().filter(|t| is_kept && t.graph().id() == self.id());
+        let inputs: SmallVec<[Output; 3]> = own.map(Tensor::output).collect();
         state.names.insert(name.clone(), id);
         let body_controls = state.body_controls(body, &*op, &controls);
         controls.extend(body_controls.iter().copied());
         controls.sort_unstable();
         controls.dedup();
+        let n_edges = inputs.len().saturating_add(controls.len());
         let node = Node {
             id,
             name,
@@ -476,6 +464,7 @@ impl Graph {
             invalid,
         };
         state.nodes.push(Arc::new(node));
+        state.added(id, n_edges);
         id
     }
 

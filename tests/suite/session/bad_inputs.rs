@@ -267,6 +267,13 @@ fn one_more_than_a_graph_may_have() {
             assert_eq!(s.session.state_digest().unwrap(), before, "{}", device.name);
             let good = s.session.run(&[], &last).unwrap().to_vec::<f32>().unwrap();
             assert_eq!(good, [2.0, 4.0, 6.0], "{}", device.name);
+            // All that comes after is one node, and what is too much counts for nothing.
+            let n = s.g.len();
+            (0..10).for_each(|_| drop(&last + &last));
+            assert_eq!(s.g.len(), if what == "nodes" { n } else { n + 10 });
+            s.g.set_limits(GraphLimits { nodes: s.g.len() + 1, edges: edges + 4 });
+            let more = &last + &last;
+            assert_eq!(s.session.run(&[], &more).unwrap().to_vec::<f32>().unwrap()[0], 4.0);
         }
     }
 }

@@ -247,7 +247,6 @@ impl GraphState {
         controls.dedup();
         let tensors = inputs.iter().map(|&output| Tensor::new(graph.clone(), output));
         let tensors: Vec<Tensor> = tensors.collect();
-        self.admit(inputs.len().saturating_add(controls.len()))?;
         let (facts, invalid) = self.infer(graph.id(), body, &*op, &tensors, None);
         if let Some(reason) = invalid {
             return Err(reason);
@@ -267,6 +266,7 @@ impl GraphState {
         }
         self.names.insert(name.clone(), id);
         let (inputs, colocated) = (inputs.into(), colocated.into());
+        self.n_edges = self.n_edges.saturating_add(tensors.len()).saturating_add(controls.len());
         let controls = controls.into();
         self.nodes.push(Arc::new(Node {
             id,

@@ -26,6 +26,42 @@ pub(super) enum Scope {
     Foreign(Arc<str>),
 }
 
+/// What open scopes say of a node together.
+#[derive(Default)]
+pub(super) struct Around {
+    pub body: BodyId,
+    pub controls: SmallVec<[NodeId; 1]>,
+    pub device: Option<Arc<str>>,
+    pub colocated: SmallVec<[NodeId; 1]>,
+    pub container: Option<Arc<str>>,
+}
+
+impl Around {
+    /// What these say, the innermost last.
+    pub fn of(scopes: &[Scope]) -> Self {
+        let mut around = Self::default();
+        for scope in scopes {
+            match scope {
+                Scope::Name(_) | Scope::Foreign(_) => {}
+                Scope::Body(id) => {
+                    around.body = *id;
+                    around.controls.clear();
+                }
+                Scope::Device(name) => around.device = Some(within(around.device.take(), name)),
+                Scope::Container(name) => around.container.clone_from(name),
+                Scope::Uncontrolled => around.controls.clear(),
+                Scope::Control(ids) => around.controls.extend_from_slice(ids),
+                Scope::Colocate(id) => {
+                    // What it is with says where it runs, and devices that are named inside of this scope.
+                    around.device = None;
+                    around.colocated.push(*id);
+                }
+            }
+        }
+        around
+    }
+}
+
 thread_local! {
     static SCOPES: RefCell<Vec<(u64, Scope)>> = const { RefCell::new(Vec::new()) };
 }
@@ -72,7 +108,7 @@ impl Graph {
 }
 
 /// The device that a scope asks for within another. A name that is malformed stays as it is, for whoever reads it.
-pub(super) fn within(outer: Option<Arc<str>>, inner: &Arc<str>) -> Arc<str> {
+fn within(outer: Option<Arc<str>>, inner: &Arc<str>) -> Arc<str> {
     let Some(outer) = outer else { return inner.clone() };
     match (outer.parse::<DeviceSpec>(), inner.parse::<DeviceSpec>()) {
         (Ok(of_outer), Ok(of_inner)) => of_outer.merge(&of_inner).to_string().into(),
