@@ -63,14 +63,18 @@ impl Recent {
         self.0.all().for_each(|lane| drop(lane.swap(None)));
     }
 
-    /// Keeps a program, and no other.
+    /// Keeps a program. Where this thread's lane had another one, the other lanes keep no more of those either, but what
+    /// somebody looks at.
     pub fn set(&self, key: ProgramKey, compiled: Arc<Compiled>) {
         let kept = Arc::new(Kept { key, compiled });
+        let is_other = |other: &Arc<Kept>| !Arc::ptr_eq(&other.compiled, &kept.compiled);
         let mut lanes = self.0.all();
-        let _before = lanes.next().map(|own| own.swap(Some(kept.clone())));
-        for lane in lanes {
-            let other = lane.swap(None);
-            drop(lane.swap(other.filter(|other| Arc::ptr_eq(&other.compiled, &kept.compiled))));
+        let before = lanes.next().and_then(|own| own.swap(Some(kept.clone())));
+        if before.as_ref().is_some_and(is_other) {
+            for lane in lanes {
+                let same = lane.swap(None).filter(|other| !is_other(other));
+                drop(lane.swap(same));
+            }
         }
     }
 }
