@@ -136,6 +136,7 @@ pub(crate) fn name_of(path: &Path) -> String {
 }
 
 /// The kind of what the system reports of a file.
+#[doc(hidden)]
 pub fn kind_of(e: &io::Error) -> ErrorKind {
     match e.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,

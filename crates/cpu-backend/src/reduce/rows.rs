@@ -118,14 +118,10 @@ pub(super) fn collapse<W, F: Fold<W>>(acc: [F::Acc; LANES], len: usize) -> F::Ac
 /// Adds a run of at most [`RUN`] elements.
 #[inline]
 pub(super) fn fold<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) {
-    if xs.len() < FEW {
-        acc[0] = xs.iter().fold(acc[0], |acc, &x| F::step(acc, x));
-        return;
-    }
     wide(
         #[inline(always)]
         || {
-            let _is_odd = add::<W, F>(acc, xs);
+            add::<W, F>(acc, xs);
         },
     );
 }

@@ -27,7 +27,7 @@ struct State<T> {
     alive: usize,
 }
 
-/// One for one run. Dropping it gives it back.
+/// What a pool has lent to one run. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Leased<'a, T> {
     pool: &'a Pool<T>,
