@@ -9,7 +9,7 @@ mod programs;
 mod under_way;
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ use crate::turn::Turn;
 pub(crate) use kept::Moment;
 
 pub(crate) use moving::Sent;
-pub(crate) use under_way::{Came, UnderWay};
+pub(crate) use under_way::{Came, Marks, UnderWay};
 
 /// How often a run that changes tables begins where other runs change those that it has looked at.
 const TABLE_ATTEMPTS: usize = 16;
@@ -205,7 +205,7 @@ impl Core {
             let uses = &*self.resolved(request)?;
             let taken = self.queues.take(uses, request.data, &self.stop(request));
             let taken = taken.map_err(|e| self.located_on_host(e))?;
-            let run = UnderWay::new(&self.queues, request.data, taken);
+            let run = UnderWay::new(&self.queues, request.planned, request.data, taken)?;
             return self.run_with(request, uses, run, None, outputs, metadata).map(drop);
         }
         let run = |request: &Request<'_>| self.run_once(request, outputs, None, None, metadata);
@@ -270,21 +270,18 @@ impl Core {
         let mut tensors = AllFetched::new();
         let storing = self.moments.storing(uses.changed_tables().next().is_some());
         let puts = loop {
-            let UnderWay { data, held, progress, .. } = &run;
+            let UnderWay { settled, held, marks, .. } = &run;
             let puts = Puts::of(uses, held, self.stop(request));
-            let own = Request { data, puts: Some(&puts), held: Some(held), ..*request };
-            let parks = park.map(|park| Parks { progress, park });
-            let own = &Request { storing: Some(&storing), parks, ..own };
-            let came = self.settled(own, |request| {
-                let own = &mut Outputs::Tensors(&mut tensors);
-                self.run_once(request, own, Some(outputs), None, metadata)
-            });
-            let error = match came {
+            let own = Request { puts: Some(&puts), held: Some(held), ..*request };
+            let parks = park.map(|park| Parks { marks, park });
+            let own = Request { data: &settled.data, storing: Some(&storing), parks, ..own };
+            let own_outputs = &mut Outputs::Tensors(&mut tensors);
+            let error = match self.run_once(&own, own_outputs, Some(outputs), None, metadata) {
                 Ok(Came::ToItsEnd) => break puts,
                 Ok(Came::ToAWait) => return Ok(Some(run)),
                 Err(error) => error,
             };
-            if !puts.is_outdated() || metadata.stores || run.n_attempts == TABLE_ATTEMPTS {
+            if !puts.is_outdated() || metadata.stores || run.n_looks == TABLE_ATTEMPTS {
                 return Err(error);
             }
             storing.end();
@@ -292,6 +289,7 @@ impl Core {
             run.look_again(uses)?;
             metadata.begin_again(request);
         };
+        run.settled.consume();
         // What it puts is on the host; in the places of the others is something that nobody looks at.
         let on_host = |tensor: &Fetched| tensor.host().map_or_else(|_| false.into(), Clone::clone);
         let values: Vec<HostTensor> = tensors.iter().map(on_host).collect();
@@ -329,13 +327,17 @@ impl Core {
         let _active = self.activity.begin();
         let own = self.moments.storing(false);
         let request = &Request { storing: request.storing.or(Some(&own)), ..*request };
+        let has_freed = Cell::new(false);
+        let has_freed = request.parks.map_or(&has_freed, |parks| &parks.marks.has_freed);
         let run = match self.attempt(request, outputs, others, held.as_deref_mut(), metadata) {
             // What a GPU has stored already would be stored twice.
             Err(e)
                 if e.kind() == ErrorKind::ResourceExhausted
                     && !metadata.stores
+                    && !has_freed.get()
                     && self.free_caches() =>
             {
+                has_freed.set(true);
                 // Others that hold what this waits for may wait for these tables.
                 drop(request.puts.and_then(Puts::give_up));
                 metadata.begin_again(request);
@@ -372,7 +374,10 @@ impl Core {
     ) -> Result<Came> {
         let &Request { planned, data, options, start, recent, puts, .. } = request;
         let stop = self.stop(request);
-        stop.check()?;
+        // Who goes on after a wait is told where it has ended.
+        if request.parks.is_none_or(|parks| parks.marks.progress.borrow().is_none()) {
+            stop.check()?;
+        }
         // A part of a run stores nothing, and its whole has its turn when it does. Who may wait under way takes it later.
         let counts = planned.counts && held.is_none() && planned.uses.inside.is_empty();
         let _turn = counts.then(|| self.turn.take(&stop)).transpose()?;
@@ -385,7 +390,10 @@ impl Core {
                 puts.map_or(Ok(()), |puts| puts.check(&shape))
             };
             let tensors = self.run_flow(flow, request, held, &check, metadata)?;
-            let Some(tensors) = tensors else { return Ok(Came::ToAWait) };
+            let Some(tensors) = tensors else {
+                self.count(before, metadata);
+                return Ok(Came::ToAWait);
+            };
             outputs.fill(Fetched::all(tensors, &planned.plan.signature.residents))?;
             self.count(before, metadata);
             return Ok(Came::ToItsEnd);
@@ -431,8 +439,8 @@ impl Core {
     /// Notes what GPUs made since `before`, and whose run it was.
     fn count(&self, before: [u64; 3], metadata: &mut RunMetadata) {
         let [bytes, pipelines, alive] = self.gpus.made();
-        metadata.device_bytes_allocated = bytes.saturating_sub(before[0]);
-        metadata.pipelines_built = pipelines.saturating_sub(before[1]);
+        metadata.device_bytes_allocated += bytes.saturating_sub(before[0]);
+        metadata.pipelines_built += pipelines.saturating_sub(before[1]);
         metadata.device_bytes = alive;
         metadata.session = self.metadata().cloned();
     }

@@ -197,8 +197,17 @@ impl<'a> Settled<'a> {
         Ok(Some(Self { data, donations }))
     }
 
+    /// As [`Self::of`], also where nothing is donated.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn all(planned: &Planned, data: Vec<FeedData<'a>>) -> Result<Self> {
+        let settled = Self::of(planned, &data)?;
+        Ok(settled.unwrap_or(Self { data, donations: Vec::new() }))
+    }
+
     /// Consumes what was donated, since the run has succeeded.
-    pub fn consume(self) {
+    pub fn consume(&self) {
         for data in &self.data {
             if let FeedData::Given(given, _) = data {
                 given.set_used(true);

@@ -8,7 +8,6 @@ mod progress;
 mod quick;
 mod repeat;
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +19,7 @@ use smallvec::SmallVec;
 
 use crate::cache::Cache;
 use crate::cancel::Stop;
-use crate::core::{Core, Planned, Request};
+use crate::core::{Core, Marks, Planned, Request};
 use crate::device_tensor::AllFetched;
 use crate::devices::HOST_NAME;
 use crate::executor::Outputs;
@@ -105,7 +104,7 @@ struct Running<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Parks<'a> {
     /// Where it leaves how far it has come, and finds it.
-    pub progress: &'a RefCell<Option<Progress>>,
+    pub marks: &'a Marks,
     /// What has it go on.
     pub park: Park<'a>,
 }
@@ -128,7 +127,7 @@ pub(crate) fn run(
     metadata: &mut RunMetadata,
 ) -> Result<Option<Vec<HostTensor>>> {
     let stop = core.stop(request);
-    let before = request.parks.and_then(|parks| parks.progress.take());
+    let before = request.parks.and_then(|parks| parks.marks.progress.take());
     let is_new = before.is_none();
     let progress = match (before, &held) {
         (Some(progress), _) => progress,
@@ -143,8 +142,9 @@ pub(crate) fn run(
         running.begin_whole()?;
     }
     let Some(results) = running.go_on(check)? else {
-        let progress = running.progress;
-        request.parks.inspect(|parks| drop(parks.progress.replace(Some(progress))));
+        if let Some(parks) = request.parks {
+            parks.marks.progress.replace(Some(running.progress));
+        }
         return Ok(None);
     };
     running.metadata.program_cached = running.metadata.preparing.is_zero();
@@ -192,7 +192,7 @@ impl<'a> Running<'a> {
     }
 
     /// What the host computes by itself; nothing if that waits.
-    fn call(&mut self, node: &Node, given: &[HostTensor]) -> Result<Option<Values>> {
+    fn call(&self, node: &Node, given: &[HostTensor]) -> Result<Option<Values>> {
         match (node.op.class(), given, self.request.held) {
             (Class::Flow(Flow::Call(op)), ..) => op.call(given).map(Some),
             (Class::Flow(Flow::Find(op)), [keys], Some(held)) => {

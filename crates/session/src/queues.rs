@@ -236,9 +236,6 @@ impl Queues {
             let until = stop.deadline.map(|(until, _)| until).into_iter().chain(tells_at).min();
             let rung = Arc::new(Condvar::new());
             inner.sleeping.push((attempt.ticket, rung.clone()));
-            if inner.look_for_abandoned() {
-                continue;
-            }
             inner = match until.map(|until| until.saturating_duration_since(now)) {
                 None => rung.wait(inner).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
@@ -287,16 +284,6 @@ impl Queues {
         Ok(None)
     }
 
-    /// Leaves the line.
-    fn leave(&self, mut attempt: Attempt) {
-        if attempt.ticket.is_some() {
-            let mut inner = self.lock();
-            inner.forget(&mut attempt);
-            inner.moved = false;
-            inner.wake();
-        }
-    }
-
     /// Makes the values of what was taken, or gives it back.
     ///
     /// # Errors
@@ -305,7 +292,7 @@ impl Queues {
         match taken.finish(uses) {
             Ok(()) => Ok(taken),
             Err(error) => {
-                self.give_back(taken);
+                self.give_back(taken, Attempt::default());
                 Err(error)
             }
         }

@@ -275,8 +275,9 @@ impl Session {
     /// the handle does.
     ///
     /// Elements that are borrowed are copied first. Submitted runs start in the order in which they were submitted,
-    /// as many at once as [`SessionOptions::runners`] says, besides those that wait for queues inside of branches and
-    /// loops, each with a thread of its own; there is no order in which they end, or store what they assign.
+    /// as many at once as [`SessionOptions::runners`] says; those that wait for queues hold no thread meanwhile, and those
+    /// that waited inside of branches and loops go on before others start. There is no order in which runs end, or store
+    /// what they assign.
     pub fn submit<F: Fetch>(
         &self,
         feeds: &[Feed<'_>],

@@ -144,7 +144,7 @@ impl<F: Fetch> RunHandle<F> {
             uses,
             waits,
         };
-        Arc::new(submitted).line_up(Attempt::default())
+        Arc::new(submitted).line_up(Attempt::default(), End::Last)
     }
 
     /// Waits for the run.
@@ -236,10 +236,10 @@ struct Submitted {
 }
 
 impl Submitted {
-    /// Puts it at the end of the line.
-    fn line_up(self: Arc<Self>, attempt: Attempt) -> Result<()> {
+    /// Puts it at an end of the line.
+    fn line_up(self: Arc<Self>, attempt: Attempt, end: End) -> Result<()> {
         let own = self.clone();
-        self.core.runners.push(Box::new(move || own.make(attempt)))
+        self.core.runners.push(Box::new(move || own.make(attempt)), end)
     }
 
     /// Makes the run, or lines up again when queues have changed.
@@ -278,19 +278,25 @@ impl Submitted {
         } else {
             let uses = self.uses(&request)?;
             let deadline = self.core.stop(&request).deadline.map(|(until, _)| until);
-            let park = |attempt| Parked { deadline, resume: self.resume(attempt) };
+            let parked = |attempt, end| Parked { deadline, resume: self.resume(attempt, end) };
             let run = match before {
                 Some(run) => {
                     run.resume(attempt);
                     run
                 }
-                None => match self.try_take(&request, uses, &mut attempt, &park)? {
-                    Some(taken) => UnderWay::new(&self.core.queues, &self.data, taken),
+                None => match self
+                    .try_take(&request, uses, &mut attempt, &|attempt| parked(attempt, End::Last))?
+                {
+                    Some(taken) => {
+                        UnderWay::new(&self.core.queues, &self.planned, &self.data, taken)?
+                    }
                     None => return Ok(None),
                 },
             };
-            let run =
-                self.core.run_with(&request, uses, run, Some(&park), outputs, &mut metadata)?;
+            // Who has begun has what others wait for.
+            let park: Park<'_> = &|attempt| parked(attempt, End::First);
+            let (core, metadata_of) = (&self.core, &mut metadata);
+            let run = core.run_with(&request, uses, run, Some(park), outputs, metadata_of)?;
             if let Some(run) = run {
                 *waits = Some((run, metadata));
                 return Ok(None);
@@ -328,12 +334,12 @@ impl Submitted {
     }
 
     /// What lines it up again, in its place in the queues' line.
-    fn resume(self: &Arc<Self>, attempt: Attempt) -> Box<dyn FnOnce() + Send> {
+    fn resume(self: &Arc<Self>, attempt: Attempt, end: End) -> Box<dyn FnOnce() + Send> {
         let own = self.clone();
         // A thread of the runners parks it, so that there is one, and lining up does not fail.
         Box::new(move || {
             let slot = own.slot.clone();
-            if let Err(error) = own.line_up(attempt) {
+            if let Err(error) = own.line_up(attempt, end) {
                 slot.fill(Err(error));
             }
         })
@@ -372,6 +378,13 @@ impl<F: Fetch> fmt::Debug for RunHandle<F> {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Where in the line a job comes.
+#[derive(Clone, Copy)]
+enum End {
+    First,
+    Last,
+}
+
 /// The threads that make submitted runs.
 pub(crate) struct Runners {
     line: Arc<Line>,
@@ -401,13 +414,17 @@ impl Runners {
         Self { line: Arc::new(Line { n: n.max(1), jobs, wake }), threads: Mutex::default() }
     }
 
-    /// Puts a job at the end of the line.
+    /// Puts a job at an end of the line.
     ///
     /// # Errors
     /// The system refuses the first thread.
-    fn push(&self, job: Job) -> Result<()> {
+    fn push(&self, job: Job, end: End) -> Result<()> {
         self.start_another()?;
-        self.line.lock().line.push_back(job);
+        let line = &mut self.line.lock().line;
+        match end {
+            End::First => line.push_front(job),
+            End::Last => line.push_back(job),
+        }
         self.line.wake.notify_one();
         Ok(())
     }

@@ -293,6 +293,69 @@ fn a_submitted_run_is_cancelled_at_each_wait_of_nested_bodies() {
     assert_eq!(session.run(&[], &m.sum).unwrap().scalar::<i32>().unwrap(), 60);
 }
 
+/// Closing and dropping the session end a run that waits in nested bodies.
+#[test]
+fn a_session_ends_what_waits_in_nested_bodies() {
+    for closes in [true, false] {
+        let m = Nested::new();
+        let session = m.session();
+        [1, 2, 3].into_iter().for_each(|x| m.put(&session, x));
+        let run = session.submit(&[], &m.sum, RunOptions::default());
+        comes(|| session.waiting().len() == 1 && size(&session, &m.q) == 0);
+        match closes {
+            true => session.close(),
+            false => drop(session),
+        }
+        assert_eq!(kind(run.wait()), ErrorKind::Cancelled);
+    }
+}
+
+/// What others have counted while it waited it does not count again: it begins anew, with the same elements, and has 1 and 2
+/// where it would have had 0 and 1.
+#[test]
+fn a_run_that_waited_begins_anew_where_others_have_counted() {
+    let g = Graph::new();
+    let q = g.queue("q", [(I32, dims![])], QueueOptions::default());
+    let x = g.placeholder("x", I32, dims![]);
+    let (put, v) = (q.enqueue(&[&x]), g.variable("v", Init::Zeros, I32, []));
+    let next = v.count_up_to(100);
+    let (_, counted) = g.while_loop(
+        (g.constant(0i32), g.constant(0i32)),
+        |(i, _)| i.less(2i32),
+        |(i, all)| {
+            let counted = v.count_up_to(100);
+            let taken = g.after(&[&counted.operation()], || q.dequeue().remove(0));
+            (i + 1, all * 100 + counted * 10 + taken)
+        },
+    );
+    let session = Session::new(&g, &Devices::cpu()).unwrap();
+    session.run(&[], g.initializers()).unwrap();
+    session.run(&[x.feed(3)], &put).unwrap();
+    let run = session.submit(&[], &counted, RunOptions::default());
+    waiting(&session, 1);
+    assert_eq!(session.run(&[], &next).unwrap().scalar::<i32>().unwrap(), 0);
+    session.run(&[x.feed(4)], &put).unwrap();
+    assert_eq!(run.wait().unwrap().scalar::<i32>().unwrap(), 1324);
+    assert_eq!(session.run(&[], &next).unwrap().scalar::<i32>().unwrap(), 3);
+    assert_eq!(size(&session, &q), 0);
+}
+
+/// A tensor that was donated is the run's from its start, whatever becomes of the donation while it waits.
+#[test]
+fn a_run_that_waits_keeps_what_was_donated() {
+    let m = Moving::new(None);
+    let (y, doubled) = (m.g.placeholder("y", I32, dims![]), &m.x * 2);
+    let sum = &m.moved + &y;
+    let session = m.session();
+    let donation = session.run(&[m.x.feed(50)], convoke::OnDevice(&doubled)).unwrap().donate();
+    let feeds = [m.n.feed(1), y.feed(&donation)];
+    let run = session.submit(&feeds, &sum, RunOptions::default());
+    waiting(&session, 1);
+    drop(donation.take_back());
+    m.put(&session, 1);
+    assert_eq!(run.wait().unwrap().scalar::<i32>().unwrap(), 101);
+}
+
 /// Nobody puts any more: a run in the middle ends as one that has not begun, whatever it may put there itself.
 #[test]
 fn a_run_in_the_middle_ends_where_nobody_puts_any_more() {

@@ -1,5 +1,6 @@
 //! Runs with branches and loops, made anew where other runs come between.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use convoke_graph_core::{ErrorKind, HostTensor, Result};
@@ -30,13 +31,15 @@ impl Core {
         check: flow::Check<'_>,
         metadata: &mut RunMetadata,
     ) -> Result<Option<Vec<HostTensor>>> {
-        let mut n_attempts = [1; 2];
+        let first = Cell::new([1; 2]);
+        let n_attempts = request.parks.map_or(&first, |parks| &parks.marks.n_attempts);
         loop {
             let run = flow::run(self, flow, request, held.as_deref_mut(), check, metadata);
             let is_overtaken = metadata.is_overtaken;
+            let mut n = n_attempts.get();
             let (own, most) = match is_overtaken {
-                true => (&mut n_attempts[1], OVERTAKEN_ATTEMPTS),
-                false => (&mut n_attempts[0], FLOW_ATTEMPTS),
+                true => (&mut n[1], OVERTAKEN_ATTEMPTS),
+                false => (&mut n[0], FLOW_ATTEMPTS),
             };
             match run {
                 Err(e)
@@ -53,6 +56,7 @@ impl Core {
                         std::thread::sleep((step * *own).min(longest));
                     }
                     *own += 1;
+                    n_attempts.set(n);
                 }
                 run => return run,
             }

@@ -1,10 +1,12 @@
 //! Runs that have taken what they take, until they end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use convoke_graph_core::Result;
 
+use super::Planned;
+use crate::donation::Settled;
 use crate::feeds::FeedData;
 use crate::flow::Progress;
 use crate::queues::{Attempt, Held, Queues, Taken, Uses};
@@ -20,20 +22,46 @@ pub(crate) enum Came {
 /// A run that has taken what it takes before it begins. Dropping it gives that back.
 pub(crate) struct UnderWay<'a> {
     /// What is fed, and then what was taken.
-    pub(super) data: Vec<FeedData<'a>>,
+    pub(super) settled: Settled<'a>,
     pub(super) held: Held,
     /// How often it has looked at tables.
-    pub(super) n_attempts: usize,
-    /// How far it has come, if it waits.
-    pub(super) progress: RefCell<Option<Progress>>,
+    pub(super) n_looks: usize,
+    pub(super) marks: Marks,
+}
+
+/// What a run that waits in its middle leaves for when it goes on.
+pub(crate) struct Marks {
+    /// How far it has come.
+    pub progress: RefCell<Option<Progress>>,
+    /// How often it has begun, by why.
+    pub n_attempts: Cell<[u32; 2]>,
+    /// Whether it has begun anew where there was no memory.
+    pub has_freed: Cell<bool>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        let (progress, n_attempts) = (RefCell::default(), Cell::new([1; 2]));
+        Self { progress, n_attempts, has_freed: Cell::new(false) }
+    }
 }
 
 impl<'a> UnderWay<'a> {
-    /// A run that is fed `data`, and was given what it has taken.
-    pub fn new(queues: &Arc<Queues>, data: &[FeedData<'a>], mut taken: Taken) -> Self {
+    /// A run of `planned` that is fed `data`, and was given what it has taken.
+    ///
+    /// # Errors
+    /// As [`Settled::of`]; what it has taken is given back.
+    pub fn new(
+        queues: &Arc<Queues>,
+        planned: &Planned,
+        data: &[FeedData<'a>],
+        mut taken: Taken,
+    ) -> Result<Self> {
         let values = std::mem::take(&mut taken.values).into_iter().map(FeedData::Tensor);
         let data = data.iter().cloned().chain(values).collect();
-        Self { data, held: queues.hold(taken), n_attempts: 1, progress: RefCell::default() }
+        let held = queues.hold(taken);
+        let settled = Settled::all(planned, data)?;
+        Ok(Self { settled, held, n_looks: 1, marks: Marks::default() })
     }
 
     /// Gives it its place in line back, which it left when it began to wait.
@@ -47,9 +75,10 @@ impl<'a> UnderWay<'a> {
     /// As [`Held::look_again`].
     pub(super) fn look_again(&mut self, uses: &Uses) -> Result<()> {
         let seen = self.held.look_again(uses)?;
-        self.data.truncate(self.data.len().saturating_sub(seen.len()));
-        self.data.extend(seen.into_iter().map(FeedData::Tensor));
-        self.n_attempts += 1;
+        let data = &mut self.settled.data;
+        data.truncate(data.len().saturating_sub(seen.len()));
+        data.extend(seen.into_iter().map(FeedData::Tensor));
+        self.n_looks += 1;
         Ok(())
     }
 }

@@ -155,7 +155,7 @@ impl Running<'_> {
                 }
             }
             Step::Call(step) => {
-                self.stop.check()?;
+                self.stop.check().map_err(|e| named(e, &step.node))?;
                 let given = values(slots, &step.inputs)?;
                 let called = self.call(&step.node, &given).map_err(|e| named(e, &step.node))?;
                 let Some(results) = called else { return Ok(Next::Waits) };

@@ -70,12 +70,13 @@ impl Queues {
         Held { queues: self.clone(), taken: Some(taken), inside: Mutex::default() }
     }
 
-    /// Gives back what a run took that has failed.
-    pub(super) fn give_back(&self, taken: Taken) {
-        if taken.undo.is_empty() && taken.leases.is_empty() {
+    /// Gives back what a run took that has failed, and its place in line.
+    pub(super) fn give_back(&self, taken: Taken, mut place: Attempt) {
+        if taken.undo.is_empty() && taken.leases.is_empty() && place.ticket.is_none() {
             return;
         }
         let mut inner = self.lock();
+        inner.forget(&mut place);
         inner.undo(taken);
         inner.wake();
     }
@@ -219,13 +220,12 @@ impl Held {
     /// step of a partial run.
     pub fn begin_again(&self) {
         let mut inside = self.inside();
-        self.queues.leave(take(&mut inside.place));
         let [n_undo, n_acts, n_rooms] = inside.kept;
         let mut undo = inside.undo.split_off(n_undo);
         undo.append(&mut inside.rooms.split_off(n_rooms));
         inside.acts.truncate(n_acts);
         drop(inside);
-        self.queues.give_back(Taken { undo, ..Taken::default() });
+        self.queues.give_back(Taken { undo, ..Taken::default() }, Attempt::default());
     }
 
     /// A step of a partial run has succeeded: what it did stays when others begin again.
@@ -274,10 +274,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(mut taken) = self.taken.take() {
             let mut inside = take(&mut *self.inside());
-            self.queues.leave(inside.place);
             taken.undo.append(&mut inside.undo);
             taken.undo.append(&mut inside.rooms);
-            self.queues.give_back(taken);
+            self.queues.give_back(taken, inside.place);
         }
     }
 }

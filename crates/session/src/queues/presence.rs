@@ -41,16 +41,14 @@ impl Queues {
 }
 
 impl Inner {
-    /// Ends those who wait if there is nobody else: no handle of the session and no run that is under way. Whether it does
-    /// so now.
-    pub fn look_for_abandoned(&mut self) -> bool {
-        let n_waiting = self.parked.len().saturating_add(self.sleeping.len());
-        let ends = self.is_orphaned && !self.is_abandoned && n_waiting == self.n_submitted;
-        if ends {
+    /// Ends those who wait if there is nobody else: no handle of the session, so that none waits on a thread of its caller,
+    /// and no run that is under way.
+    pub fn look_for_abandoned(&mut self) {
+        let is_alone = self.parked.len() == self.n_submitted;
+        if self.is_orphaned && !self.is_abandoned && is_alone {
             self.is_abandoned = true;
             self.wake_all();
         }
-        ends
     }
 }
 
