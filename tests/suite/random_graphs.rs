@@ -213,6 +213,9 @@ fn scattered(steps: &[Step]) {
             );
             let predicted = (metadata.predicted_transfers, metadata.predicted_transfer_bytes);
             assert_eq!(crossed, predicted, "{}: {metadata}", device.name);
+            let explanation = session.explain(&feeds, (&last, &update)).unwrap();
+            let submissions = explanation.prediction().submissions as u64;
+            assert_eq!(metadata.submissions, submissions, "{}: {explanation}", device.name);
         }
     }
 }

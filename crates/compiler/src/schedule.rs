@@ -182,9 +182,7 @@ impl<'a> Scheduling<'a> {
     /// The device where a value is without a transfer.
     fn home(&self, value: ValueId) -> DeviceIndex {
         match (&self.values[value.0 as usize].source, self.made_in[value.0 as usize]) {
-            (Source::Variable(variable), _) => {
-                self.places.variables.get(variable).copied().unwrap_or(HOST)
-            }
+            (Source::Variable(variable), _) => self.device_of(*variable),
             (_, Some(segment)) => self.segments[segment].device,
             _ => HOST,
         }
@@ -267,22 +265,11 @@ impl<'a> Scheduling<'a> {
 
     /// Adds commits, and what is fetched: the host gets it, or it stays.
     fn finish(&mut self, commits: &[Commit], program: &Program) {
-        for commit in commits {
-            let device = self.places.variables.get(&commit.variable).copied().unwrap_or(HOST);
-            let last = self.segments.iter().rposition(|segment| segment.device == device);
-            let made_in = self.made_in[commit.value.0 as usize];
-            let fallible_after =
-                |at: usize| self.segments[at + 1..].iter().any(|s| self.can_fail(s));
-            let at = match last {
-                Some(at) if made_in.is_none_or(|made| made <= at) && !fallible_after(at) => at,
-                _ => {
-                    self.segments.push(Segment::on(device));
-                    self.segments.len() - 1
-                }
-            };
-            let at = self.bring(commit.value, at);
-            self.segments[at].commits.push(commit.clone());
-        }
+        let home = |commit: &Commit| self.device_of(commit.variable);
+        let (on_host, others): (Vec<&Commit>, Vec<&Commit>) =
+            commits.iter().partition(|commit| home(commit) == HOST);
+        self.store(&others);
+        self.store(&on_host);
         let is_constant =
             |value: ValueId| matches!(program.value(value).source, Source::Constant(_));
         let sorted = |values: FxHashSet<ValueId>| {
@@ -303,6 +290,54 @@ impl<'a> Scheduling<'a> {
                 self.segments[at].residents.push(value);
             }
         }
+    }
+
+    /// Adds commits, each to the last segment of its device that works or reads, if what is stored is there by then and
+    /// nothing can fail later; else to one more segment of the device, at the end. Which of them depends on no other commit.
+    fn store(&mut self, commits: &[&Commit]) {
+        for commit in commits {
+            let home = self.home(commit.value);
+            if home != HOST && home != self.device_of(commit.variable) {
+                self.segment_with(commit.value, home);
+            }
+        }
+        let fallible = self.segments.iter().rposition(|segment| self.can_fail(segment));
+        let at = self.segments.iter().enumerate();
+        let last: FxHashMap<DeviceIndex, usize> =
+            at.map(|(at, segment)| (segment.device, at)).collect();
+        let mut more: FxHashMap<DeviceIndex, usize> = FxHashMap::default();
+        for &commit in commits {
+            let device = self.device_of(commit.variable);
+            let sent = self.sent_by(commit.value, device);
+            let fits = |at: usize| {
+                let is_front = self.segments[at].groups.is_empty();
+                sent.is_none_or(|sent| sent < at && !is_front) && fallible.is_none_or(|f| f <= at)
+            };
+            let at = match last.get(&device) {
+                Some(&at) if fits(at) => at,
+                _ => *more.entry(device).or_insert_with(|| {
+                    self.segments.push(Segment::on(device));
+                    self.segments.len() - 1
+                }),
+            };
+            let at = self.bring(commit.value, at);
+            self.segments[at].commits.push(commit.clone());
+        }
+    }
+
+    /// The segment of another device that makes a value, or sends a variable; none for what a device has anyway.
+    fn sent_by(&self, value: ValueId, device: DeviceIndex) -> Option<usize> {
+        let home = self.home(value);
+        if home == device {
+            return None;
+        }
+        let first = || self.segments.iter().position(|segment| segment.device == home);
+        self.made_in[value.0 as usize].or_else(|| first().filter(|_| home != HOST))
+    }
+
+    /// The device where a variable lives.
+    fn device_of(&self, variable: NodeId) -> DeviceIndex {
+        self.places.variables.get(&variable).copied().unwrap_or(HOST)
     }
 
     fn can_fail(&self, segment: &Segment) -> bool {

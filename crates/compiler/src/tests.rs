@@ -148,6 +148,103 @@ fn two_devices_make_segments_with_transfers() {
     );
 }
 
+/// Whether a variable is stored in the last segment that works on its device does not depend on other stores.
+#[test]
+fn what_comes_too_late_to_be_stored_shares_one_more_segment() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![8, 8]);
+    let [a, b, c, d] =
+        ["a", "b", "c", "d"].map(|name| g.variable(name, Init::Zeros, DType::F32, [8, 8]));
+    let first = x.matmul(&x);
+    let second = first.matmul(&x);
+    let stores = [c.assign(&second), a.assign(&first), b.assign(a.value()), d.assign(&second)];
+    let targets = stores.map(|store| store.operation());
+    let place = |unplaced: &crate::Unplaced<'_>| -> Result<Places> {
+        let mut places = host(unplaced)?;
+        places.groups[0] = DeviceIndex(1);
+        places.variables.values_mut().for_each(|d| *d = DeviceIndex(1));
+        Ok(places)
+    };
+    check(
+        program(&g, signature(&[&second], &targets.each_ref(), &[&x]), &[&[8, 8]], &place),
+        &expect![[r#"
+            v0 f32[8, 8] = feed %0
+            v1 f32[8, 8] = variable %1
+            segment on device 1
+              upload v0
+              v2 f32[8, 8] = [matmul] of v0, v0
+              commit %1 = v2
+              commit %7 = v1
+              download v2
+            segment on device 0
+              v3 f32[8, 8] = [matmul] of v2, v0
+            segment on device 1
+              upload v3
+              commit %13 = v3
+              commit %19 = v3
+            fetch v3
+        "#]],
+    );
+}
+
+/// What one device has is sent before another stores it, also where the one has no work, or works after the other.
+#[test]
+fn variables_of_other_devices_are_read_before_they_are_stored() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![8, 8]);
+    let [a, b] = ["a", "b"].map(|name| g.variable(name, Init::Zeros, DType::F32, [8, 8]));
+    let stores = [a.assign(b.value()), b.assign(a.value())].map(|store| store.operation());
+    let targets = stores.each_ref();
+    let place = |unplaced: &crate::Unplaced<'_>| -> Result<Places> {
+        let mut places = host(unplaced)?;
+        places.groups.iter_mut().zip([2, 1]).for_each(|(d, at)| *d = DeviceIndex(at));
+        for (variable, device) in unplaced.variables().into_iter().zip([1, 2]) {
+            places.variables.insert(variable, DeviceIndex(device));
+        }
+        Ok(places)
+    };
+    check(
+        program(&g, signature(&[b.value()], &targets, &[]), &[], &place),
+        &expect![[r#"
+            v0 f32[8, 8] = variable %1
+            v1 f32[8, 8] = variable %7
+            segment on device 1
+              download v0
+            segment on device 2
+              download v1
+            segment on device 1
+              upload v1
+              commit %1 = v1
+            segment on device 2
+              upload v0
+              commit %7 = v0
+            fetch v1
+        "#]],
+    );
+    let (first, second) = (x.matmul(&x), x.matmul(x.transpose()));
+    check(
+        program(&g, signature(&[&first, &second], &targets, &[&x]), &[&[8, 8]], &place),
+        &expect![[r#"
+            v0 f32[8, 8] = feed %0
+            v1 f32[8, 8] = variable %1
+            v2 f32[8, 8] = variable %7
+            segment on device 2
+              upload v0
+              v3 f32[8, 8] = [matmul] of v0, v0
+              download v2, v3
+            segment on device 1
+              upload v0, v2
+              v4 f32[8, 8] = [matmul] of v0, v0[8, 8]+0*[1, 8]
+              commit %1 = v2
+              download v1, v4
+            segment on device 2
+              upload v1
+              commit %7 = v1
+            fetch v3, v4
+        "#]],
+    );
+}
+
 #[test]
 fn groups_fit_what_a_device_binds() {
     let g = Graph::new();

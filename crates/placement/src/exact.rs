@@ -2,9 +2,9 @@
 //! bound for the host and one other device.
 //!
 //! A node of the search has some classes fixed. Its lower bound is a minimum cut over the others without what
-//! a cut can't express, and what is certain of that: a submission for each device that works, a latency for
-//! each way that something certainly crosses. The places of that cut are priced as well, so that good ones are
-//! found early.
+//! a cut can't express, and what is certain of that: a submission for each device that works, stores, or has something
+//! cross, a latency for each way that something certainly crosses. The places of that cut are priced as well, so that
+//! good ones are found early.
 
 use crate::Picoseconds;
 use crate::choose::Search;
@@ -148,6 +148,13 @@ impl<'a> Tree<'a> {
                 crosses[to] = true;
             }
         }
+        let mut stored = self.problem.tensors.iter().map(|tensor| &tensor.consumers);
+        let mut constants = self.problem.constants.iter().map(|constant| &constant.consumers);
+        let is_there = |&item: &usize| is_resource(item) && fixed(item) == Some(DEVICE);
+        // What crosses is in a segment of the device, and so is what is stored there.
+        works[DEVICE] |= crosses.contains(&true)
+            || stored.any(|consumers| consumers.iter().any(is_there))
+            || constants.any(|consumers| consumers.iter().any(is_there));
         let submission = |d: usize| if works[d] { self.problem.devices[d].submission } else { 0 };
         let latency = |to: usize| {
             let link = self.problem.link(if to == HOST { DEVICE } else { HOST }, to);

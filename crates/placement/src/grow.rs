@@ -172,6 +172,8 @@ fn part(
         (End::Own(a), End::Own(b)) => Some((a, b)),
         _ => None,
     };
+    let fallible = problem.fallible.iter().filter(|&&item| is_own(item));
+    part.fallible = fallible.filter_map(|item| items.binary_search(item).ok()).collect();
     part.resource_edges = problem.resource_edges.iter().filter(both).filter_map(mapped).collect();
     part.colocations = problem.colocations.iter().filter(both).filter_map(mapped).collect();
     (part, items)
@@ -200,6 +202,8 @@ fn edge(tensor: &TensorEdge, end: &impl Fn(usize) -> End) -> TensorEdge {
     for &item in &tensor.consumers {
         match end(item) {
             End::Host => host_reads = true,
+            // What stays on a device is not stored there again.
+            End::Own(item) if producer == Producer::Item(item) => {}
             End::Own(item) => consumers.push(item),
         }
     }

@@ -25,6 +25,7 @@ mod curve;
 mod cut;
 mod decide;
 mod early;
+mod ends;
 mod exact;
 mod explain;
 mod flow;

@@ -2,7 +2,8 @@
 //!
 //! A segment goes on as long as an item of its device is ready; then the device whose first ready item
 //! was declared first goes on, or a device that is not a CPU before the CPUs, which have time for their own
-//! work meanwhile: [`SegmentOrder`]. Resources take no part: they are there from the start.
+//! work meanwhile: [`SegmentOrder`]. Resources take no part: they are there from the start. Segments that only read them
+//! or store into them are added by `ends.rs`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -127,6 +128,10 @@ pub(crate) struct Schedule {
     pub(crate) devices: Vec<usize>,
     /// The items that work, in the order in which they run.
     pub(crate) sequence: Vec<u32>,
+    /// How many segments only read resources, in front of the others.
+    pub(crate) n_front: usize,
+    /// Whether each segment stores into resources.
+    pub(crate) stores: Vec<bool>,
     waits: Vec<u32>,
     ready: Vec<BinaryHeap<Reverse<u32>>>,
 }
@@ -136,6 +141,8 @@ impl Schedule {
     pub(crate) fn run(&mut self, problem: &Problem, order: &Order, device: &[usize]) {
         self.devices.clear();
         self.sequence.clear();
+        self.n_front = 0;
+        self.stores.clear();
         self.segment_of.clear();
         self.segment_of.resize(device.len(), 0);
         self.waits.clear();
@@ -159,6 +166,17 @@ impl Schedule {
                     }
                 }
             }
+        }
+    }
+
+    /// Puts a segment without work in front for each of these devices.
+    pub(crate) fn put_in_front(&mut self, devices: impl Iterator<Item = usize>) {
+        let n_before = self.devices.len();
+        self.devices.splice(0..0, devices);
+        self.n_front = self.devices.len() - n_before;
+        if self.n_front > 0 {
+            let n_front = self.n_front as u32;
+            self.segment_of.iter_mut().for_each(|segment| *segment += n_front);
         }
     }
 

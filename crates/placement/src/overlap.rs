@@ -1,8 +1,8 @@
 //! When a run is done if devices work beside each other: the rule of the session's executor.
 //!
 //! The host walks through the segments. It computes its own, and hands those of other devices over, which
-//! start when their device is free. It waits before an item that reads what another device sends, and before it
-//! hands over a segment that does.
+//! start when their device is free. It waits before an item that reads what another device sends, before it hands over a
+//! segment that does, and for all others before it hands over one that stores.
 
 use crate::order::Schedule;
 use crate::problem::{HOST, Problem};
@@ -87,6 +87,9 @@ impl Overlap {
                 }
             }
             start = end;
+            if schedule.stores[segment] && !is_cpu {
+                now = self.end[..segment].iter().fold(now, |latest, &end| latest.max(end));
+            }
             now = now.saturating_add(model.submission);
             let done = if is_cpu { now } else { now.max(self.free[d]) };
             let done = done.saturating_add(busy);

@@ -1,12 +1,14 @@
 //! What an assignment is predicted to cost, with what a cut can't express.
 //!
-//! The price is the sum of: what a run takes by itself; each item's cost on its device; one submission for each segment; for each
-//! tensor and each other device that needs it, the time of its bytes, once; and one latency for each
-//! crossing, which is all that leaves a segment for the host, or enters a segment from it. What goes from one
-//! device to another that is not the host goes through the host, as two transfers. Beside it stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
+//! The price is the sum of: what a run takes by itself; each item's cost on its device; one submission for each segment,
+//! also for those that only read or store (`ends.rs`); for each tensor and each other device that needs it, the time of
+//! its bytes, once; and one latency for each crossing, which is all that leaves a segment for the host, or enters a
+//! segment from it. What goes from one device to another that is not the host goes through the host, as two transfers.
+//! Beside it stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
 
 use convoke_graph_core::{Error, Result};
 
+use crate::ends::Ends;
 use crate::memory::Memory;
 use crate::order::{Order, Schedule, SegmentOrder};
 use crate::overlap::Overlap;
@@ -117,10 +119,7 @@ pub(crate) struct Pricer<'a> {
     /// The cost of item `i` on device `d` at `i * devices + d`.
     costs: Vec<Picoseconds>,
     pub(crate) schedule: Schedule,
-    /// The last segment of each device, once it has one.
-    last: Vec<Option<u32>>,
-    /// The first segment of each device, once it has one.
-    first: Vec<Option<u32>>,
+    ends: Ends,
     transfers: Vec<Transfer>,
     crossings: Vec<Crossing>,
     overlap: Overlap,
@@ -158,8 +157,7 @@ impl<'a> Pricer<'a> {
             order,
             costs: costs.collect(),
             schedule: Schedule::default(),
-            last: vec![None; n_devices],
-            first: vec![None; n_devices],
+            ends: Ends::new(problem),
             transfers: Vec::new(),
             crossings: Vec::new(),
             overlap: Overlap::default(),
@@ -231,7 +229,7 @@ impl<'a> Pricer<'a> {
         let (costs, n_devices) = (&self.costs, problem.devices.len());
         let cost = |item: usize| costs[item * n_devices + device[item]];
         let timed = self.crossings.iter().map(|c| (c.segment, self.transfers[c.at as usize].time));
-        let first = &self.first;
+        let ends = &self.ends;
         let is_cpu = |d: usize| problem.devices[d].kind == DeviceKind::Cpu;
         let edges = self.transfers.iter().map(|t| (t, &problem.tensors[t.tensor]));
         let sent = edges.filter(|(_, edge)| !is_cpu(home(edge, device)));
@@ -240,7 +238,7 @@ impl<'a> Pricer<'a> {
                 Producer::Item(item) if !problem.items[item].is_resource => {
                     Some(schedule.segment_of[item])
                 }
-                _ => first[home(edge, device)],
+                _ => ends.first(home(edge, device)),
             };
             let works =
                 |&&item: &&usize| device[item] == transfer.to && !problem.items[item].is_resource;
@@ -310,12 +308,7 @@ impl<'a> Pricer<'a> {
     /// Fills the schedule and the transfers.
     fn walk(&mut self, device: &[usize]) {
         self.schedule.run(self.problem, self.order, device);
-        self.first.fill(None);
-        self.last.fill(None);
-        for (segment, &d) in self.schedule.devices.iter().enumerate() {
-            self.first[d].get_or_insert(segment as u32);
-            self.last[d] = Some(segment as u32);
-        }
+        self.ends.add(self.problem, &mut self.schedule, device);
         self.transfers.clear();
         self.crossings.clear();
         for tensor in 0..self.problem.tensors.len() {
@@ -352,7 +345,7 @@ impl<'a> Pricer<'a> {
                 Need::No => continue,
                 _ if to == HOST => self.segment_that_sends(edge, from),
                 Need::At(segment) => segment,
-                Need::AtEnd => self.segment_on(to, false),
+                Need::AtEnd => self.segment_that_stores(edge, device, to),
             };
             let from = if to == HOST { from } else { HOST };
             let time = self.problem.link(from, to).bytes_time(edge.bytes);
@@ -365,26 +358,19 @@ impl<'a> Pricer<'a> {
     }
 
     /// The segment after which a tensor can be sent to the host.
-    fn segment_that_sends(&mut self, edge: &TensorEdge, from: usize) -> u32 {
+    fn segment_that_sends(&self, edge: &TensorEdge, from: usize) -> u32 {
         match edge.producer {
             Producer::Item(item) if !self.problem.items[item].is_resource => {
                 self.schedule.segment_of[item]
             }
-            _ => self.segment_on(from, true),
+            _ => self.ends.first(from).unwrap_or(0),
         }
     }
 
-    /// The first or last segment of a device; an empty one is added where there is none, since moving a
-    /// resource's contents takes a submission.
-    fn segment_on(&mut self, device: usize, first: bool) -> u32 {
-        let known = if first { self.first[device] } else { self.last[device] };
-        known.unwrap_or_else(|| {
-            let segment = self.schedule.devices.len() as u32;
-            self.schedule.devices.push(device);
-            self.first[device] = Some(segment);
-            self.last[device] = Some(segment);
-            segment
-        })
+    /// The segment that stores a tensor into resources.
+    fn segment_that_stores(&mut self, edge: &TensorEdge, device: &[usize], to: usize) -> u32 {
+        let maker = edge.producer.item();
+        self.ends.last(self.problem, &mut self.schedule, device, maker, to)
     }
 
     /// Charges the first tensor of each crossing with the latency.

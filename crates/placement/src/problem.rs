@@ -22,6 +22,9 @@ pub struct Problem {
     pub tensors: Vec<TensorEdge>,
     /// What is brought to devices once, before all runs: it takes memory there, and no time.
     pub constants: Vec<Constant>,
+    /// The items that may fail by their data once they run, by their place in [`Self::items`]: nothing is stored
+    /// into resources before them.
+    pub fallible: Vec<usize>,
     /// Items that must share a device, since the second uses what the first holds: `(source, user)`. Soft
     /// placement does not relax this. What an item asks for that uses itself binds nobody.
     pub resource_edges: Vec<(usize, usize)>,
@@ -128,6 +131,7 @@ impl Problem {
             items: Vec::new(),
             tensors: Vec::new(),
             constants: Vec::new(),
+            fallible: Vec::new(),
             resource_edges: Vec::new(),
             colocations: Vec::new(),
             preferred: None,
@@ -269,6 +273,9 @@ impl Problem {
         let known = |item: usize| item < self.items.len();
         if !self.constants.iter().flat_map(|constant| &constant.consumers).all(|&i| known(i)) {
             return Err(Error::internal("a constant names an item that is not there"));
+        }
+        if !self.fallible.iter().all(|&item| known(item)) {
+            return Err(Error::internal("an item that is not there can fail"));
         }
         for tensor in &self.tensors {
             let made_by = tensor.producer.item();

@@ -11,10 +11,11 @@ mod placer_table;
 mod printing;
 mod refusals;
 mod specs;
+mod stores;
 
 use crate::{
-    Curve, DeviceKind, DeviceModel, DeviceSpec, Family, Item, Link, Problem, Producer, Rates,
-    TensorEdge, Work,
+    Constant, Curve, DeviceKind, DeviceModel, DeviceSpec, Family, Item, Link, Problem, Producer,
+    Rates, TensorEdge, Work,
 };
 
 const US: u64 = 1_000_000;
@@ -159,5 +160,10 @@ fn random_problem(rng: &mut Rng, n_gpus: u32, max: u64) -> Problem {
             problem.tensors.push(fed);
         }
     }
+    let works = |i: &usize| !problem.items[*i].is_resource;
+    let items = || 0..problem.items.len();
+    problem.fallible = items().filter(works).filter(|i| i % 5 == 3).collect();
+    let stored = items().filter(|i| !works(i) && i % 3 == 1);
+    problem.constants = stored.map(|i| Constant { bytes: 1000, consumers: vec![i] }).collect();
     problem
 }

@@ -154,6 +154,9 @@ impl Placing<'_> {
         for group in 0..unplaced.program.groups.len() {
             problem.items.push(self.group_item(unplaced.program, group)?);
         }
+        let groups = unplaced.program.groups.iter().enumerate();
+        let fallible = groups.filter(|(_, group)| group.can_fail_late(&unplaced.program.values));
+        problem.fallible = fallible.map(|(i, _)| variables.len() + i).collect();
         self.tie(unplaced.program, variables, &mut problem)?;
         let feeds = self.feed_items(&mut problem);
         let mut values = Vec::new();

@@ -202,9 +202,9 @@ fn a_resource_is_there_from_the_start_and_stored_at_the_end() {
     ];
     // What is computed from the variable goes back into it: no cycle.
     assert!(price(&problem, &[1, 1]).unwrap().transfers.is_empty());
-    // A variable on a device without work there takes a submission for the reading.
+    // A variable on a device without work there takes a submission for the reading, and one to store what comes of it.
     let prediction = price(&problem, &[1, 0]).unwrap();
-    assert_eq!((prediction.submissions, prediction.transfers.len()), (1, 2));
+    assert_eq!((prediction.submissions, prediction.transfers.len()), (2, 2));
 }
 
 #[test]

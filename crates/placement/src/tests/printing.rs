@@ -52,7 +52,7 @@ fn a_solution_prints_as_tables() {
         item      device        cost          next best  why
         parse     CPU:0    20.000 us                  -  only kernel (GPU:0: unsupported: strings)
         w         GPU:0            0    CPU:0 +2.269 ms  cheapest, saves 2.269 ms
-        matmul    GPU:0   201.000 us    CPU:0 +3.745 ms  cheapest, saves 3.745 ms
+        matmul    GPU:0   201.000 us    CPU:0 +3.800 ms  cheapest, saves 3.800 ms
         relu      GPU:0     2.000 us   CPU:0 +73.240 us  cheapest, saves 73.240 us
         argmax    CPU:0     5.000 us                  -  CPU:0 requested
         w/assign  GPU:0    31.000 us    CPU:0 +2.269 ms  cheapest, saves 2.269 ms
@@ -73,10 +73,10 @@ fn an_item_prints_with_its_candidates() {
           CPU:0: 0 by itself
           GPU:0: 0 by itself
           on CPU:0 the run would take 2.269 ms more
-        matmul on GPU:0: cheapest, saves 3.745 ms
+        matmul on GPU:0: cheapest, saves 3.800 ms
           CPU:0: 2.000 ms by itself
           GPU:0: 201.000 us by itself
-          on CPU:0 the run would take 3.745 ms more
+          on CPU:0 the run would take 3.800 ms more
         relu on GPU:0: cheapest, saves 73.240 us
           CPU:0: 10.000 us by itself
           GPU:0: 2.000 us by itself
