@@ -81,7 +81,8 @@ impl Ends {
             let to = device[into as usize];
             if to != HOST {
                 let maker = maker.map(|maker| maker as usize);
-                let segment = self.last(problem, schedule, device, maker, to);
+                let last = self.last(problem, schedule, device, maker, to);
+                let segment = last.unwrap_or_else(|| self.put_at_the_end(schedule, to));
                 schedule.stores[segment as usize] = true;
             }
         }
@@ -92,16 +93,15 @@ impl Ends {
         self.devices[device].first
     }
 
-    /// The segment of a device that stores what an item makes, or what is there from the start. One is added where none
-    /// can.
+    /// The segment of a device that stores what an item makes, or what is there from the start, once all are added.
     pub(crate) fn last(
-        &mut self,
+        &self,
         problem: &Problem,
-        schedule: &mut Schedule,
+        schedule: &Schedule,
         device: &[usize],
         maker: Option<usize>,
         to: usize,
-    ) -> u32 {
+    ) -> Option<u32> {
         let end = self.devices[to];
         let sent = maker.filter(|&item| device[item] != to).and_then(|item| {
             let is_resource = problem.items[item].is_resource;
@@ -113,15 +113,17 @@ impl Ends {
             sent.is_none_or(|sent| sent < last && works)
                 && self.fallible.is_none_or(|fallible| fallible <= last)
         };
-        end.last.filter(fits).or(end.more).unwrap_or_else(|| {
-            let segment = schedule.devices.len() as u32;
-            schedule.devices.push(to);
-            schedule.stores.push(true);
-            let end = &mut self.devices[to];
-            end.more = Some(segment);
-            end.first.get_or_insert(segment);
-            segment
-        })
+        end.last.filter(fits).or(end.more)
+    }
+
+    fn put_at_the_end(&mut self, schedule: &mut Schedule, device: usize) -> u32 {
+        let segment = schedule.devices.len() as u32;
+        schedule.devices.push(device);
+        schedule.stores.push(true);
+        let end = &mut self.devices[device];
+        end.more = Some(segment);
+        end.first.get_or_insert(segment);
+        segment
     }
 
     /// Finds the first and last segment of each device.

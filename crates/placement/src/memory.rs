@@ -2,29 +2,108 @@
 //!
 //! What counts is what a run makes or brings: on the host each tensor from the item that makes it, or the
 //! transfer that brings it, to its last use; feeds, constants and variables are there anyway. Another
-//! device holds everything that is on it: resources and constants at all times, and each segment's tensors in memory of
+//! device holds everything that is on it: resources at all times, and each segment's tensors and constants in memory of
 //! the segment's own, so that the peaks of its segments add up. An elementwise item may write over
-//! what it reads last, and what only goes into a resource of its device is written there.
+//! what it reads last, and what only goes into a resource of its device is written there; but what a segment takes from
+//! elsewhere it keeps until it ends. On top comes the staging memory of the segment that sends and takes most: if it
+//! finds none, it waits for others.
 //!
 //! This is above what the compiler will need, which also computes again what it can't keep. So it guides
 //! the choice; only what can't be done without is refused.
 
 use crate::Family;
+use crate::ends::Ends;
 use crate::order::Schedule;
 use crate::price::{Crossing, home};
 use crate::problem::{HOST, Problem, Producer, TensorEdge};
+
+/// The smallest piece of staging memory.
+const MIN_CHUNK: u64 = 64 << 10;
+/// The largest piece of staging memory that several tensors share.
+pub const SHARED_CHUNK: u64 = 64 << 20;
+/// Larger ones are multiples of this.
+const CHUNK_STEP: u64 = 16 << 20;
+/// What a segment sends besides if its data can fail it.
+const STATUS_BYTES: u64 = 20;
+
+/// The piece of staging memory that is taken for so many bytes: a power of two, or a multiple of 16 MiB.
+pub fn chunk_bytes(n_bytes: u64) -> u64 {
+    match n_bytes {
+        0 => 0,
+        _ if n_bytes <= MIN_CHUNK => MIN_CHUNK,
+        _ if n_bytes <= SHARED_CHUNK => n_bytes.next_power_of_two(),
+        _ => n_bytes.checked_next_multiple_of(CHUNK_STEP).unwrap_or(u64::MAX),
+    }
+}
+
+/// The staging memory through which tensors go to a device and come from it in one submission. What goes there fills
+/// pieces one after the other; what comes from there is whole in one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Staged {
+    up: u64,
+    /// The full pieces for what comes, and what is in the last.
+    down: u64,
+    open: u64,
+}
+
+impl Staged {
+    /// Adds a tensor that goes to the device.
+    pub fn send(&mut self, n_bytes: u64) {
+        self.up = self.up.saturating_add(place(n_bytes));
+    }
+
+    /// Adds a tensor that comes from the device.
+    pub fn receive(&mut self, n_bytes: u64) {
+        let (size, both) = (place(n_bytes), self.open.saturating_add(place(n_bytes)));
+        if self.open > 0 && both > SHARED_CHUNK {
+            self.down = self.down.saturating_add(chunk_bytes(self.open));
+            self.open = size;
+        } else {
+            self.open = both;
+        }
+    }
+
+    /// Adds what tells whether the data failed the submission.
+    pub fn receive_status(&mut self) {
+        self.receive(STATUS_BYTES);
+    }
+
+    /// All of it together.
+    pub fn bytes(&self) -> u64 {
+        let full = self.up / SHARED_CHUNK * SHARED_CHUNK;
+        let parts = [chunk_bytes(self.up - full), self.down, chunk_bytes(self.open)];
+        parts.into_iter().fold(full, u64::saturating_add)
+    }
+}
+
+/// Tensors lie at multiples of 16 bytes.
+fn place(n_bytes: u64) -> u64 {
+    n_bytes.checked_next_multiple_of(16).unwrap_or(u64::MAX)
+}
+
+/// An assignment with its segments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) problem: &'a Problem,
+    pub(crate) schedule: &'a Schedule,
+    pub(crate) ends: &'a Ends,
+    pub(crate) device: &'a [usize],
+}
 
 /// The peaks of one assignment, with buffers that are used again for the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     /// Where in the sequence each item comes.
     position: Vec<u32>,
-    /// Where each segment starts and ends in the sequence.
+    /// Where each segment starts and ends in the sequence. What only reads is at the start, and what only stores comes
+    /// after the last item.
     spans: Vec<(u32, u32)>,
     /// The bytes that go before each position on each device, and those that come: device `d` and position `p`
     /// are at `d * positions + p`.
     changes: Vec<Change>,
     n_positions: usize,
+    /// What crosses for each segment.
+    staged: Vec<Staged>,
     pub(crate) peaks: Vec<u64>,
 }
 
@@ -45,28 +124,45 @@ struct Life {
 
 impl Memory {
     /// Fills the peaks.
-    pub(crate) fn run(
-        &mut self,
-        problem: &Problem,
-        schedule: &Schedule,
-        device: &[usize],
-        crossings: &[Crossing],
-    ) {
+    pub(crate) fn run(&mut self, at: At<'_>, crossings: &[Crossing]) {
+        let At { problem, schedule, device, .. } = at;
         self.number(schedule, device.len());
-        self.n_positions = schedule.sequence.len() + 1;
+        // The items, what is stored after them, and the end.
+        self.n_positions = schedule.sequence.len() + 2;
         self.changes.clear();
         self.changes.resize(problem.devices.len() * self.n_positions, Change::default());
         self.peaks.clear();
         self.peaks.resize(problem.devices.len(), 0);
         for tensor in &problem.tensors {
-            self.add_made(problem, schedule, device, tensor);
+            self.add_made(at, tensor);
         }
         for crossing in crossings {
-            self.add_brought(problem, device, crossing);
+            self.add_brought(at, crossing);
         }
         self.sweep(schedule);
         for (peak, resident) in self.peaks.iter_mut().zip(residents(problem, device)) {
             *peak = peak.saturating_add(resident);
+        }
+        self.add_constants(at);
+        self.stage(at, crossings);
+    }
+
+    /// Adds the constants of each segment.
+    fn add_constants(&mut self, at: At<'_>) {
+        let mut segments: Vec<u32> = Vec::new();
+        for constant in &at.problem.constants {
+            segments.clear();
+            let there = constant.consumers.iter().filter(|&&item| at.device[item] != HOST);
+            segments.extend(there.filter_map(|&item| match at.problem.items[item].is_resource {
+                true => at.ends.last(at.problem, at.schedule, at.device, None, at.device[item]),
+                false => Some(at.schedule.segment_of[item]),
+            }));
+            segments.sort_unstable();
+            segments.dedup();
+            for &segment in &segments {
+                let peak = &mut self.peaks[at.schedule.devices[segment as usize]];
+                *peak = peak.saturating_add(constant.bytes);
+            }
         }
     }
 
@@ -74,78 +170,91 @@ impl Memory {
         self.position.clear();
         self.position.resize(n_items, 0);
         self.spans.clear();
-        self.spans.resize(schedule.devices.len(), (u32::MAX, 0));
+        let end = schedule.sequence.len() as u32;
+        let empty = |segment: usize| if segment < schedule.n_front { (0, 0) } else { (end, end) };
+        self.spans.extend((0..schedule.devices.len()).map(empty));
+        let mut open = None;
         for (position, &item) in schedule.sequence.iter().enumerate() {
             let position = position as u32;
             self.position[item as usize] = position;
-            let span = &mut self.spans[schedule.segment_of[item as usize] as usize];
-            *span = (span.0.min(position), span.1.max(position));
+            let segment = schedule.segment_of[item as usize];
+            let span = &mut self.spans[segment as usize];
+            let first = if open == Some(segment) { span.0 } else { position };
+            (*span, open) = ((first, position), Some(segment));
         }
     }
 
-    /// The last use of a tensor on a device at or after `from`.
-    fn last_use(
-        &self,
-        problem: &Problem,
-        device: &[usize],
-        tensor: &TensorEdge,
-        on: usize,
-        from: u32,
-    ) -> Life {
+    /// The life of a tensor on a device from a position in `segment` on, until its last use. What a later segment of a
+    /// device takes, it has until it ends.
+    fn life(&self, at: At<'_>, tensor: &TensorEdge, on: usize, segment: u32, from: u32) -> Life {
         let mut life = Life { from, to: from, reusable: false };
-        for &item in tensor.consumers.iter().filter(|&&item| device[item] == on) {
-            if problem.items[item].is_resource {
-                return Life { from, to: u32::MAX, reusable: false };
-            }
-            if self.position[item] >= life.to {
-                let reusable = is_elementwise(problem, item);
-                life = Life { from, to: self.position[item], reusable };
+        let (mut last, mut is_stored) = (segment, false);
+        for &item in tensor.consumers.iter().filter(|&&item| at.device[item] == on) {
+            if at.problem.items[item].is_resource {
+                is_stored = true;
+                last = last.max(self.stored_in(at, tensor, on).unwrap_or(segment));
+            } else if self.position[item] >= life.to {
+                life.to = self.position[item];
+                life.reusable = is_elementwise(at.problem, item);
+                last = last.max(at.schedule.segment_of[item]);
             }
         }
-        if tensor.host_reads && on == HOST {
-            life = Life { from, to: u32::MAX, reusable: false };
+        if on == HOST && (is_stored || tensor.host_reads) {
+            return Life { to: u32::MAX, reusable: false, ..life };
+        }
+        if on != HOST && (is_stored || last != segment) {
+            let end = self.spans[last as usize].1;
+            return Life { to: life.to.max(end), reusable: false, ..life };
         }
         life
     }
 
-    fn add_made(
-        &mut self,
-        problem: &Problem,
-        schedule: &Schedule,
-        device: &[usize],
-        tensor: &TensorEdge,
-    ) {
+    /// The segment that stores a tensor into resources of a device.
+    fn stored_in(&self, at: At<'_>, tensor: &TensorEdge, on: usize) -> Option<u32> {
+        at.ends.last(at.problem, at.schedule, at.device, tensor.producer.item(), on)
+    }
+
+    fn add_made(&mut self, at: At<'_>, tensor: &TensorEdge) {
+        let At { problem, schedule, device, .. } = at;
         let Producer::Item(item) = tensor.producer else { return };
         if problem.items[item].is_resource {
             return;
         }
-        let on = device[item];
-        if is_stored_in_place(problem, device, tensor, on) {
+        let (on, segment) = (device[item], schedule.segment_of[item]);
+        let is_here = || on == HOST || self.stored_in(at, tensor, on) == Some(segment);
+        if is_stored_in_place(problem, device, tensor, on) && is_here() {
             return;
         }
-        let mut life = self.last_use(problem, device, tensor, on, self.position[item]);
+        let mut life = self.life(at, tensor, on, segment, self.position[item]);
         let leaves = tensor.consumers.iter().any(|&other| device[other] != on)
             || (tensor.host_reads && on != HOST);
         if leaves {
             // It is sent at the end of its segment, or from the host until the last that takes it.
             let until = if on == HOST {
                 let others = tensor.consumers.iter().filter(|&&other| device[other] != on);
-                others.map(|&other| self.position[other]).max().unwrap_or(0)
+                let until = others.map(|&other| match problem.items[other].is_resource {
+                    true => u32::MAX,
+                    false => self.position[other],
+                });
+                until.max().unwrap_or(0)
             } else {
-                self.spans[schedule.segment_of[item] as usize].1
+                self.spans[segment as usize].1
             };
             life = Life { to: life.to.max(until), reusable: false, ..life };
         }
         self.live(on, tensor.bytes, life);
     }
 
-    fn add_brought(&mut self, problem: &Problem, device: &[usize], crossing: &Crossing) {
-        let tensor = &problem.tensors[crossing.tensor as usize];
+    fn add_brought(&mut self, at: At<'_>, crossing: &Crossing) {
+        let tensor = &at.problem.tensors[crossing.tensor as usize];
         let on = crossing.to as usize;
-        let span = self.spans.get(crossing.segment as usize).copied();
-        let (start, end) = span.filter(|(start, end)| start <= end).unwrap_or((0, 0));
-        let from = if on == HOST { end } else { start };
-        let life = self.last_use(problem, device, tensor, on, from);
+        let (start, end) = self.spans[crossing.segment as usize];
+        let life = if on == HOST {
+            self.life(at, tensor, on, crossing.segment, end)
+        } else {
+            let life = self.life(at, tensor, on, crossing.segment, start);
+            Life { to: life.to.max(end), reusable: false, ..life }
+        };
         self.live(on, tensor.bytes, life);
     }
 
@@ -166,6 +275,9 @@ impl Memory {
         for (device, peak) in self.peaks.iter_mut().enumerate() {
             let changes = &self.changes[device * self.n_positions..][..self.n_positions];
             let (mut live, mut most, mut sum, mut open) = (0u64, 0u64, 0u64, None);
+            let mut spans = self.spans.iter().zip(&schedule.devices);
+            let end = schedule.sequence.len();
+            let stores_late = spans.any(|(span, &on)| on == device && span.0 as usize == end);
             for (position, change) in changes.iter().enumerate() {
                 let item = schedule.sequence.get(position);
                 let now = item.map(|&item| schedule.segment_of[item as usize]);
@@ -175,12 +287,42 @@ impl Memory {
                     (most, open) = (0, now);
                 }
                 live = live.saturating_add(change.comes);
-                let here = now.is_some_and(|segment| schedule.devices[segment as usize] == device);
+                let here = match now {
+                    Some(segment) => schedule.devices[segment as usize] == device,
+                    None => stores_late && position == end,
+                };
                 if here || change.comes > 0 {
                     most = most.max(live);
                 }
             }
             *peak = sum.saturating_add(most);
+        }
+    }
+
+    /// Adds the staging memory of the segment of each device that takes most.
+    fn stage(&mut self, at: At<'_>, crossings: &[Crossing]) {
+        let At { problem, schedule, .. } = at;
+        self.staged.clear();
+        self.staged.resize(schedule.devices.len(), Staged::default());
+        for crossing in crossings {
+            let bytes = problem.tensors[crossing.tensor as usize].bytes;
+            let staged = &mut self.staged[crossing.segment as usize];
+            if crossing.to as usize == HOST {
+                staged.receive(bytes);
+            } else {
+                staged.send(bytes);
+            }
+        }
+        let works = |item: &&usize| !problem.items[**item].is_resource;
+        let fallible = problem.fallible.iter().filter(works);
+        let mut fallible: Vec<u32> = fallible.map(|&item| schedule.segment_of[item]).collect();
+        fallible.sort_unstable();
+        fallible.dedup();
+        fallible.into_iter().for_each(|segment| self.staged[segment as usize].receive_status());
+        for (on, peak) in self.peaks.iter_mut().enumerate().filter(|&(on, _)| on != HOST) {
+            let own = self.staged.iter().zip(&schedule.devices).filter(|&(_, &d)| d == on);
+            let most = own.map(|(staged, _)| staged.bytes()).max().unwrap_or(0);
+            *peak = peak.saturating_add(most);
         }
     }
 }
@@ -196,18 +338,30 @@ fn is_stored_in_place(problem: &Problem, device: &[usize], tensor: &TensorEdge, 
     !tensor.host_reads && !tensor.consumers.is_empty() && tensor.consumers.iter().all(stored)
 }
 
-/// What resources and constants take on each device at all times. Those on the host are not counted.
+/// What resources take on each device at all times. Those on the host are not counted.
 fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
     let mut own = vec![0u64; problem.items.len()];
-    for tensor in &problem.tensors {
-        let made_by = tensor.producer.item();
-        for item in tensor.consumers.iter().copied().chain(made_by) {
-            if problem.items[item].is_resource {
-                own[item] = own[item].max(tensor.bytes);
-            }
+    let mut note = |item: usize, bytes: u64| {
+        if problem.items[item].is_resource {
+            own[item] = own[item].max(bytes);
         }
+    };
+    for tensor in &problem.tensors {
+        let items = tensor.consumers.iter().copied().chain(tensor.producer.item());
+        items.for_each(|item| note(item, tensor.bytes));
+    }
+    for constant in &problem.constants {
+        constant.consumers.iter().for_each(|&item| note(item, constant.bytes));
     }
     let mut sums = vec![0u64; problem.devices.len()];
+    for (&bytes, &on) in own.iter().zip(device).filter(|&(_, &on)| on != HOST) {
+        sums[on] = sums[on].saturating_add(bytes);
+    }
+    sums
+}
+
+/// Adds what constants take on each device, once. Those on the host are not counted.
+fn add_constants(problem: &Problem, device: &[usize], sums: &mut [u64]) {
     for constant in &problem.constants {
         for (on, sum) in sums.iter_mut().enumerate().filter(|&(on, _)| on != HOST) {
             if constant.consumers.iter().any(|&item| device[item] == on) {
@@ -215,10 +369,6 @@ fn residents(problem: &Problem, device: &[usize]) -> Vec<u64> {
             }
         }
     }
-    for (&bytes, &on) in own.iter().zip(device).filter(|&(_, &on)| on != HOST) {
-        sums[on] = sums[on].saturating_add(bytes);
-    }
-    sums
 }
 
 /// What a device can't do without.
@@ -263,9 +413,10 @@ pub(crate) fn least(problem: &Problem, device: &[usize]) -> Vec<Least> {
             }
         }
     }
-    let at_all_times = residents(problem, device).into_iter();
+    let mut at_all_times = residents(problem, device);
+    add_constants(problem, device, &mut at_all_times);
     let mut least: Vec<Least> =
-        at_all_times.map(|resident| Least { resident, ..Least::default() }).collect();
+        at_all_times.into_iter().map(|resident| Least { resident, ..Least::default() }).collect();
     for (item, &on) in device.iter().enumerate() {
         let in_place = is_elementwise(problem, item);
         let needs = if in_place {

@@ -9,7 +9,7 @@
 use convoke_graph_core::{Error, Result};
 
 use crate::ends::Ends;
-use crate::memory::Memory;
+use crate::memory::{At, Memory};
 use crate::order::{Order, Schedule, SegmentOrder};
 use crate::overlap::Overlap;
 use crate::problem::{HOST, Item, Objective, Problem, Producer, TensorEdge};
@@ -42,7 +42,7 @@ pub struct DeviceTotal {
     /// The bytes of the tensors that are made there or brought there.
     pub bytes: u64,
     /// The most that lives there at once, without what the compiler can save: on the host what the run
-    /// makes, elsewhere everything.
+    /// makes, elsewhere everything, with the staging memory through which tensors cross.
     pub peak_bytes: u64,
 }
 
@@ -126,6 +126,8 @@ pub(crate) struct Pricer<'a> {
     memory: Memory,
     /// All tensors and constants together.
     n_bytes: u64,
+    /// The most that is on a device besides them: resources, and staging memory.
+    n_besides: u64,
     /// The memory of the smallest device.
     least_memory: u64,
     /// Where the consumers of the tensor at hand are.
@@ -163,6 +165,7 @@ impl<'a> Pricer<'a> {
             overlap: Overlap::default(),
             memory: Memory::default(),
             n_bytes,
+            n_besides: most_besides(problem, n_bytes),
             least_memory,
             needs: vec![Need::No; n_devices],
         }
@@ -205,17 +208,34 @@ impl<'a> Pricer<'a> {
     }
 
     fn scored(&mut self, device: &[usize], time: Picoseconds, total: Picoseconds) -> Score {
-        // No segment holds a tensor twice.
-        let most = self.n_bytes.saturating_mul(self.schedule.devices.len().max(1) as u64);
-        let excess = if most > self.least_memory { self.excess(device) } else { 0 };
+        let excess = if self.most_bytes() > self.least_memory { self.excess(device) } else { 0 };
         let moves = |(item, &on): (&Item, &usize)| item.now.is_some_and(|now| now != on);
         let n_moved = self.problem.items.iter().zip(device).filter(|&at| moves(at)).count();
         Score { excess, time, total, n_moved }
     }
 
+    /// No device takes more in the schedule at hand: no segment holds a tensor twice.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        let n_segments = self.schedule.devices.len().max(1) as u64;
+        self.n_bytes.saturating_mul(n_segments).saturating_add(self.n_besides)
+    }
+
+    /// What each device takes, after [`Self::total`].
+    #[cfg(test)]
+    pub(crate) fn peaks(&mut self, device: &[usize]) -> &[u64] {
+        self.excess(device);
+        &self.memory.peaks
+    }
+
     /// The bytes above what devices have, after [`Self::total`].
     fn excess(&mut self, device: &[usize]) -> u64 {
-        self.memory.run(self.problem, &self.schedule, device, &self.crossings);
+        let at = At { problem: self.problem, schedule: &self.schedule, ends: &self.ends, device };
+        self.memory.run(at, &self.crossings);
+        self.over()
+    }
+
+    /// The bytes above what devices have, by the peaks at hand.
+    fn over(&self) -> u64 {
         let over =
             |(model, &peak): (&crate::DeviceModel, &u64)| peak.saturating_sub(model.memory_bytes);
         let models = self.problem.devices.iter();
@@ -258,22 +278,24 @@ impl<'a> Pricer<'a> {
         compute.chain(submissions).chain(transfers).fold(run, Picoseconds::saturating_add)
     }
 
-    /// The time of an assignment with its parts, in the better order of segments, which stays.
+    /// The time of an assignment with its parts, in the better order of segments, which stays. Memory comes first, as in
+    /// a score.
     pub(crate) fn predict_best(&mut self, device: &[usize]) -> Prediction {
         let objective = self.problem.objective;
-        let key = |prediction: &Prediction| match objective {
-            Objective::Total => (prediction.total, prediction.makespan),
-            Objective::Makespan => (prediction.makespan, prediction.total),
-        };
-        let mut best: Option<(Prediction, SegmentOrder)> = None;
+        let mut best: Option<((u64, Picoseconds, Picoseconds), Prediction, SegmentOrder)> = None;
         for order in self.orders() {
             self.schedule.order = order;
             let prediction = self.predict(device);
-            if best.as_ref().is_none_or(|(best, _)| key(&prediction) < key(best)) {
-                best = Some((prediction, order));
+            let (total, makespan) = (prediction.total, prediction.makespan);
+            let key = match objective {
+                Objective::Total => (self.over(), total, makespan),
+                Objective::Makespan => (self.over(), makespan, total),
+            };
+            if best.as_ref().is_none_or(|(best, ..)| key < *best) {
+                best = Some((key, prediction, order));
             }
         }
-        let (prediction, order) = best.unwrap_or_default();
+        let (_, prediction, order) = best.unwrap_or_default();
         self.schedule.order = order;
         prediction
     }
@@ -368,9 +390,9 @@ impl<'a> Pricer<'a> {
     }
 
     /// The segment that stores a tensor into resources.
-    fn segment_that_stores(&mut self, edge: &TensorEdge, device: &[usize], to: usize) -> u32 {
+    fn segment_that_stores(&self, edge: &TensorEdge, device: &[usize], to: usize) -> u32 {
         let maker = edge.producer.item();
-        self.ends.last(self.problem, &mut self.schedule, device, maker, to)
+        self.ends.last(self.problem, &self.schedule, device, maker, to).unwrap_or(0)
     }
 
     /// Charges the first tensor of each crossing with the latency.
@@ -386,6 +408,24 @@ impl<'a> Pricer<'a> {
             }
         }
     }
+}
+
+/// The most that resources and constants take on a device, and staging memory if everything crosses.
+fn most_besides(problem: &Problem, n_bytes: u64) -> u64 {
+    let is_resource = |item: &usize| problem.items[*item].is_resource;
+    let stored = |consumers: &[usize]| consumers.iter().filter(|item| is_resource(item)).count();
+    let tensors = problem.tensors.iter().map(|tensor| {
+        let made = usize::from(tensor.producer.item().as_ref().is_some_and(is_resource));
+        tensor.bytes.saturating_mul((stored(&tensor.consumers) + made) as u64)
+    });
+    let constants = problem
+        .constants
+        .iter()
+        .map(|constant| constant.bytes.saturating_mul(1 + stored(&constant.consumers) as u64));
+    // A piece of staging memory has 64 KiB, or is filled to more than a half, or together with the one before it.
+    let placed = n_bytes.saturating_add(16 * (problem.tensors.len() as u64 + 2));
+    let staged = placed.saturating_mul(3).saturating_add(1 << 18);
+    tensors.chain(constants).fold(staged, u64::saturating_add)
 }
 
 /// The device where a tensor is without a transfer.

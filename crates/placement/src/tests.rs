@@ -7,6 +7,7 @@ mod cuts;
 mod graphs;
 mod growth;
 mod legality;
+mod memory;
 mod placer_table;
 mod printing;
 mod refusals;

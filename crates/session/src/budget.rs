@@ -2,24 +2,42 @@
 //! and is refused before it runs if that does not suffice.
 
 use convoke_compiler::memory::host_memory;
-use convoke_compiler::{HOST, Program, live_bytes, recompute};
+use convoke_compiler::{DeviceIndex, HOST, Program, ValueId, live_bytes, recompute};
 #[cfg(feature = "gpu")]
-use convoke_compiler::{Source, ValueId};
+use convoke_compiler::{Segment, Source};
+#[cfg(feature = "gpu")]
+use convoke_graph_core::NodeId;
 use convoke_graph_core::{Error, ErrorKind, Result};
+#[cfg(feature = "gpu")]
+use convoke_placement::Staged;
+#[cfg(feature = "gpu")]
+use convoke_wgpu_backend::GpuVariables;
+use rustc_hash::FxHashMap;
 
 use crate::devices::Gpus;
 
-/// Makes a program fit the host's budget, and those of GPUs as far as that can be told before it is compiled.
-pub(crate) fn fit(program: &mut Program, host_budget: u64, gpus: &Gpus) -> Result<()> {
+/// Makes a program fit the host's budget, and those of GPUs as far as that can be told before it is compiled. `homes` are
+/// the fed values that GPUs have.
+pub(crate) fn fit(
+    program: &mut Program,
+    host_budget: u64,
+    gpus: &Gpus,
+    homes: &FxHashMap<ValueId, DeviceIndex>,
+) -> Result<()> {
     let on_host = |program: &Program| host_memory(program).n_bytes();
+    let mut devices: Vec<DeviceIndex> = Vec::new();
     for at in 0..program.segments.len() {
-        if program.segments[at].device == HOST {
+        let device = program.segments[at].device;
+        if device == HOST {
             recompute(program, at, |program| {
                 live_bytes(program, at) <= host_budget && on_host(program) <= host_budget
             });
-        } else {
-            fit_gpu(program, at, gpus)?;
+        } else if !devices.contains(&device) {
+            devices.push(device);
         }
+    }
+    for device in devices {
+        fit_gpu(program, device, gpus, homes)?;
     }
     let needed = on_host(program);
     if needed <= host_budget {
@@ -34,25 +52,94 @@ pub(crate) fn fit(program: &mut Program, host_budget: u64, gpus: &Gpus) -> Resul
 
 /// A GPU itself refuses what is too large for its budget.
 #[cfg(feature = "gpu")]
-fn fit_gpu(program: &mut Program, at: usize, gpus: &Gpus) -> Result<()> {
-    let segment = &program.segments[at];
-    let (gpu, _) = gpus.get(segment.device.0 as usize)?;
+fn fit_gpu(
+    program: &mut Program,
+    device: DeviceIndex,
+    gpus: &Gpus,
+    homes: &FxHashMap<ValueId, DeviceIndex>,
+) -> Result<()> {
+    let (gpu, variables) = gpus.get(device.0 as usize)?;
     let Some(free) = gpu.free_bytes() else { return Ok(()) };
-    let groups = segment.groups.iter().flat_map(|&group| &program.groups[group as usize].inputs);
-    let mut constants: Vec<ValueId> = groups.map(|input| input.value).collect();
-    constants.retain(|&id| matches!(program.value(id).source, Source::Constant(_)));
-    constants.sort_unstable();
-    constants.dedup();
-    let sent = segment.uploads.iter().chain(&segment.downloads).chain(&segment.residents);
-    let sent = sent.chain(&constants);
-    let bytes = sent.map(|&id| program.value(id).n_bytes() as u64).fold(0, u64::saturating_add);
-    // All that crosses is on the device and in staging memory.
-    let room = free.saturating_sub(bytes.saturating_mul(2));
-    recompute(program, at, |program| live_bytes(program, at) <= room);
+    let own = program.segments.iter().filter(|segment| segment.device == device);
+    // A segment that finds no staging memory waits for others.
+    let staged = own.clone().map(|segment| staged_bytes(program, segment, homes)).max();
+    let fixed = own.map(|segment| fixed_bytes(program, segment));
+    let fixed = fixed.fold(staged.unwrap_or(0), u64::saturating_add);
+    let room = free.saturating_sub(fixed.saturating_add(lacking(program, device, &variables)));
+    let segments = 0..program.segments.len();
+    let own: Vec<usize> = segments.filter(|&at| program.segments[at].device == device).collect();
+    let mut live: Vec<u64> = own.iter().map(|&at| live_bytes(program, at)).collect();
+    for (i, &at) in own.iter().enumerate() {
+        let all = live.iter().copied().fold(0, u64::saturating_add);
+        if all <= room {
+            break;
+        }
+        let room = room.saturating_sub(all.saturating_sub(live[i]));
+        recompute(program, at, |program| live_bytes(program, at) <= room);
+        live[i] = live_bytes(program, at);
+    }
     Ok(())
 }
 
+/// What a segment keeps besides what it computes: its constants, what it is sent and takes from others, and what stays.
+#[cfg(feature = "gpu")]
+fn fixed_bytes(program: &Program, segment: &Segment) -> u64 {
+    let groups = segment.groups.iter().flat_map(|&group| &program.groups[group as usize].inputs);
+    let stored = segment.commits.iter().map(|commit| commit.value);
+    let mut constants: Vec<ValueId> = groups.map(|input| input.value).chain(stored).collect();
+    constants.retain(|&id| matches!(program.value(id).source, Source::Constant(_)));
+    constants.sort_unstable();
+    constants.dedup();
+    let carried = segment.carried.iter().map(|(id, _)| id);
+    let all = segment.uploads.iter().chain(carried).chain(&segment.residents).chain(&constants);
+    all.map(|&id| program.value(id).n_bytes() as u64).fold(0, u64::saturating_add)
+}
+
+/// The staging memory through which a segment's tensors cross.
+#[cfg(feature = "gpu")]
+fn staged_bytes(
+    program: &Program,
+    segment: &Segment,
+    homes: &FxHashMap<ValueId, DeviceIndex>,
+) -> u64 {
+    let n_bytes = |id: &ValueId| program.value(*id).n_bytes() as u64;
+    let mut staged = Staged::default();
+    let sent = segment.uploads.iter().filter(|id| homes.get(id) != Some(&segment.device));
+    sent.for_each(|id| staged.send(n_bytes(id)));
+    segment.downloads.iter().for_each(|id| staged.receive(n_bytes(id)));
+    if segment.groups.iter().any(|&group| program.groups[group as usize].can_fail()) {
+        staged.receive_status();
+    }
+    staged.bytes()
+}
+
+/// What the variables of a program take that have no memory on their device yet.
+#[cfg(feature = "gpu")]
+fn lacking(program: &Program, device: DeviceIndex, variables: &GpuVariables) -> u64 {
+    let lacks = |variable: NodeId| {
+        let at = program.variables.binary_search_by_key(&variable, |(own, _)| *own);
+        at.is_ok_and(|at| program.variables[at].1 == device) && !variables.contains(variable)
+    };
+    let read = (0u32..).map(ValueId).zip(&program.values);
+    let read = read.filter_map(|(id, value)| match value.source {
+        Source::Variable(variable) => Some((variable, id)),
+        _ => None,
+    });
+    let commits = program.segments.iter().flat_map(|segment| &segment.commits);
+    let used = read.chain(commits.map(|commit| (commit.variable, commit.value)));
+    let sizes: FxHashMap<NodeId, u64> = used
+        .filter(|(variable, _)| lacks(*variable))
+        .map(|(variable, id)| (variable, program.value(id).n_bytes() as u64))
+        .collect();
+    sizes.into_values().fold(0, u64::saturating_add)
+}
+
 #[cfg(not(feature = "gpu"))]
-fn fit_gpu(_: &mut Program, _: usize, _: &Gpus) -> Result<()> {
+fn fit_gpu(
+    _: &mut Program,
+    _: DeviceIndex,
+    _: &Gpus,
+    _: &FxHashMap<ValueId, DeviceIndex>,
+) -> Result<()> {
     Ok(())
 }

@@ -20,6 +20,8 @@ use arena::Part;
 use convoke_compiler::memory::{HostMemory, HostPlace, host_memory};
 use convoke_compiler::{HOST, Program, Source, ValueId};
 use convoke_cpu_backend::{CpuKernel, StringKernel, Threads};
+#[cfg(feature = "gpu")]
+use convoke_graph_core::ErrorKind;
 use convoke_graph_core::{DType, Error, GraphSnapshot, NodeId, Output, Result};
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{CompileError, GpuSegment};
@@ -175,6 +177,11 @@ struct Bound<'a> {
     variables: SmallVec<[Snapshot; 8]>,
     inputs: SmallVec<[[u8; 4]; 2]>,
     drawn: Drawn,
+}
+
+#[cfg(feature = "gpu")]
+fn lacks_memory(error: &Error) -> bool {
+    error.kind() == ErrorKind::ResourceExhausted
 }
 
 impl Compiled {
@@ -494,7 +501,15 @@ impl Compiled {
                         let stop = (!metadata.stores).then_some(&on.stop);
                         on.storing.map_or(Ok(()), |storing| storing.begin(stop))?;
                     }
-                    let started = self.start_gpu(work, &mut leases, instance, bound, on, metadata);
+                    let n_residents = instance.residents.len();
+                    let mut started =
+                        self.start_gpu(work, &mut leases, instance, bound, on, metadata);
+                    if !running.is_empty() && started.as_ref().is_err_and(lacks_memory) {
+                        // The staging memory of others is free once they are done.
+                        instance.residents.truncate(n_residents);
+                        self.wait_for(|_| true, running, instance, on.state, metadata)?;
+                        started = self.start_gpu(work, &mut leases, instance, bound, on, metadata);
+                    }
                     running.push(started?);
                     metadata.stores |= work.stores();
                 }

@@ -141,8 +141,9 @@ fn what_stays_makes_room_for_what_is_new() {
     let more = edge("more", 1 << 20, Producer::Host, &[30, 31]);
     new.tensors.extend([weights, more]);
     assert!(grow(&new, &before(&old, &new)).unwrap().n_kept > 0);
-    new.devices[1].memory_bytes = 3 << 19;
+    // Each takes 1 MiB, and 2 on its way; both take 2, and 4.
+    new.devices[1].memory_bytes = 4 << 20;
     let grown = grow(&new, &before(&old, &new)).unwrap();
     assert_eq!((grown.n_kept, grown.device[30], grown.device[31]), (0, 1, 1));
-    assert!(grown.prediction.devices[1].peak_bytes <= 3 << 19, "{grown}");
+    assert!(grown.prediction.devices[1].peak_bytes <= 4 << 20, "{grown}");
 }

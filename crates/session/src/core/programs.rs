@@ -217,7 +217,8 @@ impl Core {
             &inputs.facts,
             &CompileOptions { limits, simplify, place: &place },
         )?;
-        budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus)?;
+        let homes = placing.placed.get().map(|placed| placed.homes.clone()).unwrap_or_default();
+        budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus, &homes)?;
         metadata.planning += start.elapsed();
         metadata.note(PhaseKind::Compile, begun);
         let (start, begun) = (Instant::now(), metadata.now());

@@ -143,9 +143,11 @@ impl Gpu {
         self.0.shared.meter.snapshot()
     }
 
-    /// Bytes that buffers may still take of the device's budget, if it has one.
+    /// Bytes that buffers may still take of the device's budget, if it has one. Staging memory that is kept for later
+    /// runs gives way to them.
     pub fn free_bytes(&self) -> Option<u64> {
-        self.0.shared.meter.free_bytes()
+        let shared = &self.0.shared;
+        Some(shared.meter.free_bytes()?.saturating_add(shared.staging.idle_bytes()))
     }
 
     /// wgpu's own counts of what exists in the driver.

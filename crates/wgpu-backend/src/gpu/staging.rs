@@ -9,16 +9,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use convoke_placement::{SHARED_CHUNK, chunk_bytes};
+
 use super::GpuError;
 use super::device::{Shared, lock};
 use super::meter::Reservation;
 
-/// The smallest chunk.
-const MIN_CHUNK: u64 = 64 << 10;
-/// The largest chunk that several uploads or downloads share.
-const BIG_CHUNK: u64 = 64 << 20;
-/// Larger chunks, for single downloads, are multiples of this.
-const BIG_STEP: u64 = 16 << 20;
 /// The most spans of time that one run measures: a query set has at most 4,096 queries.
 pub(super) const MAX_SPANS: u32 = 2048;
 /// Bytes of the two timestamps of a span.
@@ -147,6 +143,11 @@ impl Staging {
         lock(&self.timers).push(timer);
     }
 
+    /// Bytes of the idle chunks, which give way to what else is asked for.
+    pub(super) fn idle_bytes(&self) -> u64 {
+        lock(&self.up).n_bytes + lock(&self.down).n_bytes
+    }
+
     /// Frees all idle chunks; answers whether there were any.
     pub(super) fn free_idle(&self) -> bool {
         let up = std::mem::take(&mut *lock(&self.up));
@@ -202,20 +203,13 @@ impl Shared {
 
     /// Bytes of the largest chunk that several uploads or downloads share.
     pub(super) fn max_shared_chunk(&self) -> u64 {
-        chunk_size(BIG_CHUNK, self.info.limits.max_buffer_size)
+        chunk_size(SHARED_CHUNK, self.info.limits.max_buffer_size)
     }
 }
 
-/// The size class for `n_bytes`: powers of two, then multiples of [`BIG_STEP`], at most `max`.
+/// The size class for `n_bytes`, at most `max`: that which placement counts.
 fn chunk_size(n_bytes: u64, max: u64) -> u64 {
-    let class = if n_bytes <= MIN_CHUNK {
-        MIN_CHUNK
-    } else if n_bytes <= BIG_CHUNK {
-        n_bytes.next_power_of_two()
-    } else {
-        n_bytes.checked_next_multiple_of(BIG_STEP).unwrap_or(u64::MAX)
-    };
-    class.min(max & !15)
+    chunk_bytes(n_bytes.max(1)).min(max & !15)
 }
 
 #[cfg(test)]
