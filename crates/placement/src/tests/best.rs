@@ -26,29 +26,29 @@ pub(super) fn plain_price(problem: &Problem, device: &[usize]) -> u64 {
 }
 
 fn plain_total(problem: &Problem, device: &[usize], devices_first: bool) -> u64 {
-    let (mut devices, segment_of) = plain_segments(problem, device, devices_first);
+    let mut all = Segments::of(problem, device, devices_first);
     let is_resource = |item: usize| problem.items[item].is_resource;
-    // A device without work has one segment for what resources send or take.
-    let mut on = |d: usize, first: bool| {
-        let mut own = (0..devices.len()).filter(|&segment| devices[segment] == d);
-        let found = if first { own.next() } else { own.next_back() };
-        found.unwrap_or_else(|| {
-            devices.push(d);
-            devices.len() - 1
-        })
+    let mut stores = |maker: Option<usize>, consumers: &[usize]| -> Vec<Option<usize>> {
+        let into = consumers.iter().filter(|&&item| is_resource(item));
+        into.map(|&item| all.that_stores(maker, device[item])).collect()
     };
+    let tensors = problem.tensors.iter();
+    let stored: Vec<_> = tensors.map(|t| stores(t.producer.item(), &t.consumers)).collect();
+    problem.constants.iter().for_each(|constant| drop(stores(None, &constant.consumers)));
     let (mut total, mut paid) = (problem.devices[HOST].run, BTreeSet::new());
-    for tensor in &problem.tensors {
+    for (tensor, stored) in problem.tensors.iter().zip(&stored) {
         let from = tensor.producer.item().map_or(HOST, |item| device[item]);
         let to: BTreeSet<usize> = tensor.consumers.iter().map(|&item| device[item]).collect();
         for (a, b) in ways(from, &to, tensor.host_reads) {
             let segment = if b == HOST {
                 let sender = tensor.producer.item().filter(|&item| !is_resource(item));
-                sender.map_or_else(|| on(a, true), |item| segment_of[item])
+                sender.map_or_else(|| all.first(a).unwrap(), |item| all.of[item])
             } else {
                 let works = |item: &&usize| device[**item] == b && !is_resource(**item);
                 let takers = tensor.consumers.iter().filter(works);
-                takers.map(|&item| segment_of[item]).min().unwrap_or_else(|| on(b, false))
+                let in_b = |segment: &&usize| all.devices[**segment] == b;
+                let stores = || *stored.iter().flatten().find(in_b).unwrap();
+                takers.map(|&item| all.of[item]).min().unwrap_or_else(stores)
             };
             let link = problem.link(a, b);
             total += link.bytes_time(tensor.bytes);
@@ -56,7 +56,86 @@ fn plain_total(problem: &Problem, device: &[usize], devices_first: bool) -> u64 
         }
     }
     let compute = device.iter().enumerate().map(|(item, &d)| problem.item_cost(item, d));
-    total + compute.chain(devices.iter().map(|&d| problem.devices[d].submission)).sum::<u64>()
+    total + compute.chain(all.devices.iter().map(|&d| problem.devices[d].submission)).sum::<u64>()
+}
+
+/// Segments: those that only read, those that work, and those that only store.
+struct Segments<'a> {
+    problem: &'a Problem,
+    device: &'a [usize],
+    devices: Vec<usize>,
+    /// The segment of each item that works.
+    of: Vec<usize>,
+    n_front: usize,
+    /// All but those that only store.
+    n_before_stores: usize,
+}
+
+impl<'a> Segments<'a> {
+    /// Those that read and work.
+    fn of(problem: &'a Problem, device: &'a [usize], devices_first: bool) -> Self {
+        let (work, of) = plain_segments(problem, device, devices_first);
+        let is_resource = |item: usize| problem.items[item].is_resource;
+        // What others need before their device has a segment, or where it has none at all and nothing to store.
+        let is_read_before = |d: usize| {
+            let first = work.iter().position(|&other| other == d);
+            let made = problem.tensors.iter().filter(|tensor| {
+                tensor.producer.item().is_some_and(|item| is_resource(item) && device[item] == d)
+            });
+            let made: Vec<&TensorEdge> = made.collect();
+            let users = || made.iter().flat_map(|t| &t.consumers).filter(|&&i| device[i] != d);
+            let is_early = |&&user: &&usize| match is_resource(user) {
+                true => device[user] != HOST && first.is_none(),
+                false => first.is_none_or(|first| of[user] < first),
+            };
+            let is_sent = made.iter().any(|tensor| tensor.host_reads)
+                || users().any(|&user| is_resource(user) && device[user] == HOST);
+            let into = |&item: &usize| is_resource(item) && device[item] == d;
+            let is_stored = problem.tensors.iter().any(|t| t.consumers.iter().any(into))
+                || problem.constants.iter().any(|c| c.consumers.iter().any(into));
+            users().any(|user| is_early(&user)) || (is_sent && first.is_none() && !is_stored)
+        };
+        let fronts = (0..problem.devices.len()).filter(|&d| d != HOST && is_read_before(d));
+        let mut devices: Vec<usize> = fronts.collect();
+        let n_front = devices.len();
+        devices.extend(work);
+        let n_before_stores = devices.len();
+        let of = of.iter().map(|&segment| segment.wrapping_add(n_front)).collect();
+        Self { problem, device, devices, of, n_front, n_before_stores }
+    }
+
+    fn first(&self, d: usize) -> Option<usize> {
+        self.devices.iter().position(|&other| other == d)
+    }
+
+    /// The segment of a device that stores what an item makes: its last, where that has it from elsewhere by then and
+    /// nothing fails later, or one more. Nothing for the host.
+    fn that_stores(&mut self, maker: Option<usize>, to: usize) -> Option<usize> {
+        if to == HOST {
+            return None;
+        }
+        let sent = maker.filter(|&item| self.device[item] != to).and_then(|item| {
+            match (self.problem.items[item].is_resource, self.device[item]) {
+                (true, HOST) => None,
+                (true, from) => self.first(from),
+                (false, _) => Some(self.of[item]),
+            }
+        });
+        let last = self.devices[..self.n_before_stores].iter().rposition(|&other| other == to);
+        let works = |item: &&usize| !self.problem.items[**item].is_resource;
+        let fallible = self.problem.fallible.iter().filter(works);
+        let fails = fallible.map(|&item| self.of[item]).max();
+        let comes = |&last: &usize| {
+            sent.is_none_or(|sent| sent < last && last >= self.n_front)
+                && fails.is_none_or(|fails| fails <= last)
+        };
+        let more = self.devices[self.n_before_stores..].iter().position(|&other| other == to);
+        let more = more.map(|at| at + self.n_before_stores);
+        Some(last.filter(comes).or(more).unwrap_or_else(|| {
+            self.devices.push(to);
+            self.devices.len() - 1
+        }))
+    }
 }
 
 /// The device of each segment, and the segment of each item that works.

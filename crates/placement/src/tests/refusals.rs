@@ -371,11 +371,13 @@ fn a_budget_that_cannot_hold_one_node() {
         &error,
         ErrorKind::ResourceExhausted,
         &expect![[r#"
-        GPU:0 has 1000000 bytes of memory, and what can't be anywhere else takes at least 2000000
-          variables and constants there take 2000000 bytes at all times
-          'w:0' takes 2000000 bytes
-          CPU:0 has 1073741824 bytes
-          help: use smaller tensors or batches, let variables be on other devices, or raise the device's budget"#]],
+            sum: GPU:0 has 1000000 bytes of memory, and what can't be anywhere else takes at least 2000004
+              'sum' needs 4 bytes for what it reads and makes
+              variables and constants there take 2000000 bytes at all times
+              'w:0' takes 2000000 bytes
+              'sum:0' takes 4 bytes
+              CPU:0 has 1073741824 bytes
+              help: use smaller tensors or batches, let variables be on other devices, or raise the device's budget"#]],
     );
     let mut problem = Problem { items: vec![at_line(3, item("grow", 1))], ..machine(0) };
     problem.tensors = vec![fetched(edge("grow:0", 8000, Producer::Item(0), &[]))];
