@@ -332,7 +332,7 @@ impl<'a> Scheduling<'a> {
             return None;
         }
         let first = || self.segments.iter().position(|segment| segment.device == home);
-        self.made_in[value.0 as usize].or_else(|| first().filter(|_| home != HOST))
+        self.made_in[value.0 as usize].or_else(|| if home == HOST { None } else { first() })
     }
 
     /// The device where a variable lives.

@@ -53,7 +53,7 @@ pub use explain::{
     Table, Time,
 };
 pub use grow::grow;
-pub use memory::{SHARED_CHUNK, Staged, chunk_bytes};
+pub use memory::{SHARED_CHUNK, STATUS_BYTES, Staged, chunk_bytes};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};

@@ -23,8 +23,8 @@ const MIN_CHUNK: u64 = 64 << 10;
 pub const SHARED_CHUNK: u64 = 64 << 20;
 /// Larger ones are multiples of this.
 const CHUNK_STEP: u64 = 16 << 20;
-/// What a segment sends besides if its data can fail it.
-const STATUS_BYTES: u64 = 20;
+/// Bytes of the status word of a segment that its data can fail, and what it is about. See `shaders/lib/status.wgsl`.
+pub const STATUS_BYTES: u64 = 20;
 
 /// The piece of staging memory that is taken for so many bytes: a power of two, or a multiple of 16 MiB.
 pub fn chunk_bytes(n_bytes: u64) -> u64 {
@@ -143,12 +143,12 @@ impl Memory {
         for (peak, resident) in self.peaks.iter_mut().zip(residents(problem, device)) {
             *peak = peak.saturating_add(resident);
         }
-        self.add_constants(at);
+        self.keep_constants(at);
         self.stage(at, crossings);
     }
 
     /// Adds the constants of each segment.
-    fn add_constants(&mut self, at: At<'_>) {
+    fn keep_constants(&mut self, at: At<'_>) {
         let mut segments: Vec<u32> = Vec::new();
         for constant in &at.problem.constants {
             segments.clear();

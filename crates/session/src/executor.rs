@@ -494,7 +494,6 @@ impl Compiled {
                 SegmentWork::Gpu(work) => {
                     let delays = |before: &RunningWork<'_>| before.delays(work);
                     self.wait_for(delays, running, instance, on.state, metadata)?;
-                    metadata.overlaps += u64::from(!running.is_empty());
                     on.check(metadata.stores)?;
                     if !work.commits.is_empty() {
                         // What was donated may be overwritten already.
@@ -504,12 +503,15 @@ impl Compiled {
                     let n_residents = instance.residents.len();
                     let mut started =
                         self.start_gpu(work, &mut leases, instance, bound, on, metadata);
-                    if !running.is_empty() && started.as_ref().is_err_and(lacks_memory) {
+                    let is_beside = |other: &RunningWork<'_>| other.is_on(work);
+                    if running.iter().any(is_beside) && started.as_ref().is_err_and(lacks_memory) {
                         // The staging memory of others is free once they are done.
                         instance.residents.truncate(n_residents);
-                        self.wait_for(|_| true, running, instance, on.state, metadata)?;
+                        self.wait_for(is_beside, running, instance, on.state, metadata)?;
+                        on.check(metadata.stores)?;
                         started = self.start_gpu(work, &mut leases, instance, bound, on, metadata);
                     }
+                    metadata.overlaps += u64::from(!running.is_empty());
                     running.push(started?);
                     metadata.stores |= work.stores();
                 }

@@ -71,6 +71,11 @@ impl RunningWork<'_> {
         values.iter().any(|value| self.work.downloads.contains(value))
     }
 
+    /// Whether another segment is for the same device.
+    pub fn is_on(&self, other: &GpuWork) -> bool {
+        self.work.device == other.device
+    }
+
     /// Whether another segment has to wait for this one: it is sent what this one sends to the host, or it stores
     /// into variables or feeds, which comes after all that can fail.
     pub fn delays(&self, other: &GpuWork) -> bool {

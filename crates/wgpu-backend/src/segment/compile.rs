@@ -297,7 +297,7 @@ fn sizes(program: &Program, schedule: &Schedule) -> FxHashMap<Place, u64> {
                 Place::Value(id) => program.value(id).n_bytes() as u64,
                 Place::Variable(node) => variables.get(&node).copied().unwrap_or(0),
                 Place::Scratch(i) => schedule.scratch.get(i as usize).copied().unwrap_or(0),
-                Place::Status => super::instance::STATUS_BYTES,
+                Place::Status => convoke_placement::STATUS_BYTES,
             };
             (place, n_bytes)
         })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use convoke_compiler::ValueId;
 use convoke_graph_core::{Error, OpError};
+use convoke_placement::STATUS_BYTES;
 use smallvec::SmallVec;
 
 use super::compile::{GpuSegment, Home};
@@ -16,9 +17,6 @@ use crate::gpu::{
     BindGroup, BindingSlice, Buffer, BufferCopy, BufferUse, Command, Download, Pending, Pipeline,
     Recording, Submission, Timestamps, Upload,
 };
-
-/// Bytes of the status word and what it is about. See `shaders/lib/status.wgsl`.
-pub(super) const STATUS_BYTES: u64 = 20;
 
 /// Buffers and commands for one run of a [`GpuSegment`]. Lease it, run it, give it back.
 #[derive(Debug)]
