@@ -420,11 +420,13 @@ impl Runners {
     /// The system refuses the first thread.
     fn push(&self, job: Job, end: End) -> Result<()> {
         self.start_another()?;
-        let line = &mut self.line.lock().line;
+        let mut jobs = self.line.lock();
         match end {
-            End::First => line.push_front(job),
-            End::Last => line.push_back(job),
+            End::First => jobs.line.push_front(job),
+            End::Last => jobs.line.push_back(job),
         }
+        // Who is woken needs it at once.
+        drop(jobs);
         self.line.wake.notify_one();
         Ok(())
     }
