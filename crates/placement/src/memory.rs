@@ -54,7 +54,8 @@ impl Staged {
 
     /// Adds a tensor that comes from the device.
     pub fn receive(&mut self, n_bytes: u64) {
-        let (size, both) = (place(n_bytes), self.open.saturating_add(place(n_bytes)));
+        let size = place(n_bytes);
+        let both = self.open.saturating_add(size);
         if self.open > 0 && both > SHARED_CHUNK {
             self.down = self.down.saturating_add(chunk_bytes(self.open));
             self.open = size;

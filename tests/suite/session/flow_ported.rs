@@ -385,6 +385,16 @@ fn two_counts(g: &Graph) -> [Variable; 2] {
     ["a", "b"].map(|name| g.variable(name, Init::Zeros, I32, []))
 }
 
+/// The loop gives 10, and leaves this in variables that had nothing.
+#[track_caller]
+fn counted(device: &TestDevice, g: &Graph, last: &Tensor, counts: [&Variable; 2], left: [i32; 2]) {
+    let session = initialized(device, g);
+    let now = || counts.map(|v| whole(&session, &[], v.value()));
+    assert_eq!(now(), [0, 0], "{}", device.name);
+    assert_eq!(whole(&session, &[], last), 10, "{}", device.name);
+    assert_eq!(now(), left, "{}", device.name);
+}
+
 /// `testWhileUpdateVariable_4`: 1, which is stored in `a` once and before the loop, is added to `b` ten times.
 #[test]
 fn while_update_variable_4() {
@@ -398,11 +408,7 @@ fn while_update_variable_4() {
                 g.after(&[&add], || i + 1)
             };
             let last = g.while_loop(g.constant(0i32), |i| i.less(&limit), next);
-            let session = initialized(device, &g);
-            assert_eq!(whole(&session, &[], b.value()), 0, "{}", device.name);
-            assert_eq!(whole(&session, &[], &last), 10, "{}", device.name);
-            let found = [&a, &b].map(|v| whole(&session, &[], v.value()));
-            assert_eq!(found, [1, 10], "{}", device.name);
+            counted(device, &g, &last, [&a, &b], [1, 10]);
         }
     }
 }
@@ -418,11 +424,7 @@ fn while_update_variable_5() {
             g.after(&[&adds[0], &adds[1]], || b.read())
         };
         let last = g.while_loop(b.value().clone(), |_| b.read().less(10), next);
-        let session = initialized(device, &g);
-        assert_eq!(whole(&session, &[], b.value()), 0, "{}", device.name);
-        assert_eq!(whole(&session, &[], &last), 10, "{}", device.name);
-        let found = [&a, &b].map(|v| whole(&session, &[], v.value()));
-        assert_eq!(found, [10, 10], "{}", device.name);
+        counted(device, &g, &last, [&a, &b], [10, 10]);
     }
 }
 
@@ -439,11 +441,7 @@ fn while_update_variable_6() {
                 g.after(&[&add], || i + 1)
             };
             let last = g.while_loop(g.constant(0i32), |i| i.less(&limit), next);
-            let session = initialized(device, &g);
-            assert_eq!(whole(&session, &[], b.value()), 0, "{}", device.name);
-            assert_eq!(whole(&session, &[], &last), 10, "{}", device.name);
-            let found = [&a, &b].map(|v| whole(&session, &[], v.value()));
-            assert_eq!(found, [10, 55], "{}", device.name);
+            counted(device, &g, &last, [&a, &b], [10, 55]);
         }
     }
 }

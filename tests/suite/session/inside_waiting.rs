@@ -1,5 +1,6 @@
 //! Runs that wait for queues inside of a branch or loop: who is told of, what ends them, and what keeps others going.
 
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -196,6 +197,40 @@ fn submitted_runs_that_wait_in_the_middle_hold_no_thread() {
     let taken = session.submit(&[], &take, RunOptions::default()).wait().unwrap();
     assert_eq!((taken.scalar::<i32>().unwrap(), size(&session, &m.q)), (1, 0));
     full.wait().unwrap();
+}
+
+/// A run that waited in its middle has what others wait for: it goes on before one that has not begun.
+#[test]
+fn who_waited_in_the_middle_goes_on_before_others_start() {
+    let m = Moving::new(None);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let noted = |name: &str, x: &Tensor, waits: Option<Mutex<mpsc::Receiver<()>>>| {
+        let order = order.clone();
+        let note = move |given: &[HostTensor]| {
+            order.lock().unwrap().push(given[0].scalar::<i32>()?);
+            waits.iter().for_each(|gate| gate.lock().unwrap().recv_timeout(GRACE).unwrap());
+            Ok(given.to_vec())
+        };
+        m.g.host_function(name, &[x], [(I32, dims![])], note).remove(0)
+    };
+    let (moved, started) = (noted("moved", &m.moved, None), noted("started", &m.x, None));
+    let busy = noted("busy", &m.x, Some(gate));
+    let options = SessionOptions { runners: 1, ..SessionOptions::default() };
+    let session = Session::with_options(&m.g, &Devices::cpu(), options).unwrap();
+    m.put(&session, 1);
+    let waits = session.submit(&[m.n.feed(2)], &moved, RunOptions::default());
+    waiting(&session, 1);
+    let busy = session.submit(&[m.x.feed(5)], &busy, RunOptions::default());
+    comes(|| order.lock().unwrap().len() == 1);
+    let starts = session.submit(&[m.x.feed(7)], &started, RunOptions::default());
+    m.put(&session, 2);
+    open.send(()).unwrap();
+    busy.wait().unwrap();
+    starts.wait().unwrap();
+    assert_eq!(waits.wait().unwrap().scalar::<i32>().unwrap(), 12);
+    assert_eq!(*order.lock().unwrap(), [5, 12, 7]);
 }
 
 /// A loop whose body has a branch, one of them with a loop, that takes from a queue five times in all.
