@@ -6,6 +6,8 @@ mod kept;
 mod moving;
 mod planning;
 mod programs;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod under_way;
 
 use std::borrow::Cow;
