@@ -18,6 +18,18 @@ pub enum Apart {
     Kept,
     /// Several kernels read it, and the one that computes it stores only what one of them makes of it.
     Readers(usize),
+    /// The kernel that computes it stores so many values.
+    Stores(usize),
+    /// Devices would compute each element so often where it is loaded: the operations that takes, and the most that
+    /// are better than memory.
+    Again {
+        /// How often.
+        times: u64,
+        /// The operations.
+        cost: u64,
+        /// The most.
+        most: u64,
+    },
     /// The two ask for different devices.
     Devices,
     /// The two are to share devices with different nodes, or only one of them is.
@@ -51,6 +63,11 @@ impl fmt::Display for Apart {
             Self::Writer => f.write_str("the kernel that computes it takes no work behind"),
             Self::Kept => f.write_str("a fetch or a variable needs it too"),
             Self::Readers(n) => write!(f, "{n} kernels read it"),
+            Self::Stores(n) => write!(f, "the kernel that computes it stores {n} values"),
+            Self::Again { times, cost, most } => write!(
+                f,
+                "it would be computed {times} times, which takes {cost} operations an element and saves {most}"
+            ),
             Self::Devices => f.write_str("its two ends ask for different devices"),
             Self::Company => f.write_str("its two ends are to be with different nodes"),
             Self::Shapes(one, other) => write!(f, "its two ends go over {one} and {other}"),

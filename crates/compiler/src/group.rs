@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use crate::lower::Lowered;
 use crate::rows::{is_one_run, longest};
+use crate::tail::{kept, readers};
 use crate::{Apart, Group, Kernel, Operand, Reduction, Value, ValueId, by_columns};
 use domain::{Domain, Level};
 use line::Line;
@@ -78,21 +79,12 @@ struct Grouping<'a> {
 
 /// Joins groups of `lowered`, and puts the result in an order where inputs come first.
 pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
-    let mut readers = vec![SmallVec::<[usize; 2]>::new(); lowered.values.len()];
-    for (i, group) in lowered.groups.iter().enumerate() {
-        for input in &group.inputs {
-            let of = &mut readers[input.value.0 as usize];
-            if of.last() != Some(&i) {
-                of.push(i);
-            }
-        }
-    }
+    let readers = readers(lowered);
     let mut producer = vec![None; lowered.values.len()];
     for (i, group) in lowered.groups.iter().enumerate() {
         group.outputs.iter().for_each(|output| producer[output.0 as usize] = Some(i));
     }
-    let fetched = lowered.fetches.iter().map(|f| f.value);
-    let committed = lowered.commits.iter().map(|commit| commit.value);
+    let kept = kept(lowered);
     let cluster =
         |(i, group)| (i, Cluster { members: vec![i], domain: Domain::of(group, &lowered.values) });
     let n_groups = lowered.groups.len();
@@ -102,7 +94,7 @@ pub(crate) fn group(lowered: &mut Lowered, limits: GroupLimits) {
         groups: std::mem::take(&mut lowered.groups),
         readers,
         producer,
-        kept: fetched.chain(committed).collect(),
+        kept,
         cluster: (0..n_groups).collect(),
         clusters,
         line: Line::new(n_groups),

@@ -18,6 +18,7 @@ mod donate;
 mod elsewhere;
 pub mod flow;
 mod group;
+mod head;
 mod lower;
 pub mod memory;
 mod order;
@@ -40,7 +41,7 @@ pub use group::GroupLimits;
 pub use lower::InputFact;
 pub use plan::{Plan, Signature};
 pub use program::{
-    Arg, Check, Commit, DeviceIndex, Donation, Fold, Fused, Group, Instr, Kernel, Operand,
+    Arg, Check, Commit, DeviceIndex, Donation, Fold, Fused, Group, Head, Instr, Kernel, Operand,
     PoolKind, Program, Reduction, Rows, Segment, Source, Tail, Value, ValueId,
 };
 pub use recompute::{live_bytes, recompute};

@@ -74,6 +74,9 @@ pub struct Group {
     pub inputs: SmallVec<[Operand; 3]>,
     /// What is written: packed values.
     pub outputs: SmallVec<[ValueId; 1]>,
+    /// What makes operands of the kernel where it loads them, in the order of the operands. What a head reads takes the
+    /// place of its operand among the inputs.
+    pub heads: SmallVec<[Head; 1]>,
     /// What is done with the kernel's result before it is stored. The inputs are the kernel's, then those
     /// of the tail but its first.
     pub tail: Option<Tail>,
@@ -135,6 +138,19 @@ impl Group {
             outputs: self.outputs.iter().map(output).collect(),
         }
     }
+}
+
+/// Elementwise work that gives an operand of a product or a convolution, instead of what was stored before.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// Which operand of the kernel it makes.
+    pub operand: usize,
+    /// The operand's value, which is never stored.
+    pub value: ValueId,
+    /// How the kernel sees the value.
+    pub layout: Layout,
+    /// The work; it stores the value.
+    pub fused: Fused,
 }
 
 /// Elementwise work on what a kernel gives, instead of storing it.

@@ -11,7 +11,7 @@ use crate::lower::{InputFact, lower};
 use crate::{
     Commit, DeviceIndex, Group, GroupLimits, Plan, Program, Segment, Source, Value, ValueId,
 };
-use crate::{tail, total};
+use crate::{head, tail, total};
 
 /// The CPU, which every session has.
 pub const HOST: DeviceIndex = DeviceIndex(0);
@@ -74,6 +74,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     let mut lowered = lower(plan, inputs, options.simplify)?;
     group(&mut lowered, options.limits);
     tail::attach(&mut lowered, options.limits);
+    head::attach(&mut lowered, options.limits);
     if options.limits.buffers > 0 {
         total::attach(&mut lowered, options.limits);
     }

@@ -13,18 +13,7 @@ use crate::{Apart, Arg, Fused, Group, GroupLimits, Kernel, Operand, Tail, Value,
 
 /// Attaches tails to the groups of `lowered`.
 pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
-    let fetched = lowered.fetches.iter().map(|f| f.value);
-    let kept: FxHashSet<ValueId> =
-        fetched.chain(lowered.commits.iter().map(|commit| commit.value)).collect();
-    let mut readers: Vec<SmallVec<[usize; 2]>> = vec![SmallVec::new(); lowered.values.len()];
-    for (i, group) in lowered.groups.iter().enumerate() {
-        for input in &group.inputs {
-            let of = &mut readers[input.value.0 as usize];
-            if of.last() != Some(&i) {
-                of.push(i);
-            }
-        }
-    }
+    let (kept, readers) = (kept(lowered), readers(lowered));
     for i in 0..lowered.groups.len() {
         let core = &lowered.groups[i];
         let &[result] = core.outputs.as_slice() else { continue };
@@ -47,6 +36,26 @@ pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
         }
     }
     lowered.groups.retain(|group| !group.outputs.is_empty());
+}
+
+/// The values that fetches and commits need.
+pub(crate) fn kept(lowered: &Lowered) -> FxHashSet<ValueId> {
+    let fetched = lowered.fetches.iter().map(|f| f.value);
+    fetched.chain(lowered.commits.iter().map(|commit| commit.value)).collect()
+}
+
+/// For each value, the groups that read it.
+pub(crate) fn readers(lowered: &Lowered) -> Vec<SmallVec<[usize; 2]>> {
+    let mut readers: Vec<SmallVec<[usize; 2]>> = vec![SmallVec::new(); lowered.values.len()];
+    for (i, group) in lowered.groups.iter().enumerate() {
+        for input in &group.inputs {
+            let of = &mut readers[input.value.0 as usize];
+            if of.last() != Some(&i) {
+                of.push(i);
+            }
+        }
+    }
+    readers
 }
 
 /// Whether kernels of the group store each element of its result once, at the end, and do so plainly yet.
@@ -108,6 +117,7 @@ fn join(
         kernel: core.kernel.clone(),
         inputs,
         outputs: reader.outputs.clone(),
+        heads: core.heads.clone(),
         tail: Some(Tail { result, layout, fused }),
         nodes,
         asked: core.asked.clone(),
@@ -150,7 +160,7 @@ fn renumbered(fused: &Fused, others: &[usize], result: &Value) -> Fused {
     fused
 }
 
-fn dtypes(fused: &Fused) -> impl Iterator<Item = DType> {
+pub(crate) fn dtypes(fused: &Fused) -> impl Iterator<Item = DType> {
     let constants = fused.constants.iter().map(|constant| constant.dtype());
     let instrs = fused.instrs.iter().map(|instr| instr.dtype);
     fused.input_dtypes.iter().copied().chain(constants).chain(instrs)
@@ -176,6 +186,6 @@ impl Group {
         let first = Operand { value: *result, layout: layout.clone() };
         let inputs = std::iter::once(first).chain(self.inputs[n..].iter().cloned()).collect();
         let kernel = Kernel::Elementwise(fused.clone());
-        Some(Group { kernel, inputs, tail: None, ..self.clone() })
+        Some(Group { kernel, inputs, heads: SmallVec::new(), tail: None, ..self.clone() })
     }
 }

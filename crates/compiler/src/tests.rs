@@ -13,13 +13,17 @@ use crate::{
 };
 
 /// Everything on the CPU.
-fn host(unplaced: &crate::Unplaced<'_>) -> Result<Places> {
+pub(crate) fn host(unplaced: &crate::Unplaced<'_>) -> Result<Places> {
     let variables = unplaced.variables().into_iter().map(|variable| (variable, HOST)).collect();
     let groups = vec![HOST; unplaced.program.groups.len()];
     Ok(Places { groups, variables, ..Places::default() })
 }
 
-fn signature(fetches: &[&Tensor], targets: &[&Operation], feeds: &[&Tensor]) -> Signature {
+pub(crate) fn signature(
+    fetches: &[&Tensor],
+    targets: &[&Operation],
+    feeds: &[&Tensor],
+) -> Signature {
     Signature {
         residents: Vec::new(),
         fetches: fetches.iter().map(|t| t.output()).collect(),
@@ -29,7 +33,7 @@ fn signature(fetches: &[&Tensor], targets: &[&Operation], feeds: &[&Tensor]) -> 
     }
 }
 
-fn program(
+pub(crate) fn program(
     g: &Graph,
     signature: Signature,
     shapes: &[&[usize]],
@@ -297,7 +301,7 @@ fn values_between_kernels_say_why() {
         v4: its two ends go over [8] and [8, 8]
         v6: the kernel that computes it takes no work behind
         v7: the kernel that computes it takes no work behind
-        v10: other work comes between its two ends
+        v10: a fetch or a variable needs it too
     "#]].assert_eq(&format!("{program}{text}"));
 }
 

@@ -10,7 +10,7 @@ const ROW: u64 = 48;
 /// Windows of fewer taps than this take the CPU as long as it.
 const TAPS: u64 = 96;
 /// Rows and columns of the tiles of a GPU's products, but for large ones, whose tiles are larger.
-const TILE: u64 = 32;
+pub(crate) const TILE: u64 = 32;
 /// The same for products of few elements and a long sum, which GPUs share out.
 pub const DEEP_SIDE: u64 = 4;
 /// The tiles that such a product has at most.
@@ -45,8 +45,10 @@ impl Group {
             Kernel::Rows(rows) => self.pointwise_of_rows(rows),
             _ => Pointwise::default(),
         };
-        let tail = self.tail.as_ref().map_or_else(Pointwise::default, |t| Pointwise::of(&t.fused));
-        let Pointwise { simple, functions } = own.plus(tail);
+        let besides = self.heads.iter().map(|head| &head.fused);
+        let besides = besides.chain(self.tail.as_ref().map(|tail| &tail.fused));
+        let all = besides.map(Pointwise::of).fold(own, Pointwise::plus);
+        let Pointwise { simple, functions } = all;
         let among = match &self.kernel {
             Kernel::Gather { .. } => self.inputs.first().map_or(0, read),
             _ => 0,
@@ -88,21 +90,17 @@ impl Group {
     }
 
     fn product(&self, made: u64) -> Operations {
-        let dims = |at: usize| self.inputs.get(at).map_or(&[][..], |x| x.layout.shape().dims());
+        let inputs = self.bare().inputs;
+        let dims = |at: usize| inputs.get(at).map_or(&[][..], |x| x.layout.shape().dims());
         let size = |dims: &[usize], from_end: usize| {
             let at = dims.len().checked_sub(from_end);
             at.and_then(|at| dims.get(at)).copied().unwrap_or(0) as u64
         };
         let sizes = [size(dims(0), 2), size(dims(1), 1), size(dims(0), 1)];
         let flops = made.saturating_mul(sizes[2]).saturating_mul(2);
-        let [m, n, k] = sizes;
-        let tiles = |size: u64| size.div_ceil(DEEP_SIDE);
-        let batches = made / m.saturating_mul(n).max(1);
-        let few = tiles(m).saturating_mul(tiles(n)).saturating_mul(batches) <= DEEP_FEW;
-        let (family, tile) = match few && k >= DEEP_LEAST {
-            true => (Family::Thin, DEEP_SIDE),
-            false => (Family::Contract, TILE),
-        };
+        let [m, n, _] = sizes;
+        let tile = tile_of_product(made / m.saturating_mul(n).max(1), sizes);
+        let family = if tile == DEEP_SIDE { Family::Thin } else { Family::Contract };
         (family, flops, in_tiles(flops, [m, n], tile))
     }
 
@@ -167,6 +165,13 @@ fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
     (Family::Convolve, flops, in_tiles(g.flops(), sides, TILE))
 }
 
+/// Rows and columns of a GPU's tiles for products of these sizes.
+pub(crate) fn tile_of_product(batches: u64, [m, n, k]: [u64; 3]) -> u64 {
+    let tiles = |size: u64| size.div_ceil(DEEP_SIDE);
+    let few = tiles(m).saturating_mul(tiles(n)).saturating_mul(batches) <= DEEP_FEW;
+    if few && k >= DEEP_LEAST { DEEP_SIDE } else { TILE }
+}
+
 /// The operations of a product with so many rows and columns, with those at the edges of tiles.
 fn in_tiles(flops: u64, sides: [u64; 2], tile: u64) -> u64 {
     sides.iter().fold(flops, |flops, &side| {
@@ -177,15 +182,24 @@ fn in_tiles(flops: u64, sides: [u64; 2], tile: u64) -> u64 {
 
 /// Elementwise operations.
 #[derive(Debug, Clone, Copy, Default)]
-struct Pointwise {
+pub(crate) struct Pointwise {
     simple: u64,
     functions: u64,
 }
 
 impl Pointwise {
     fn of(fused: &Fused) -> Self {
-        let all = fused.instrs.iter().map(Self::one).fold(Self::default(), Self::plus);
-        all.times(fused.shape.len() as u64)
+        Self::each(fused).times(fused.shape.len() as u64)
+    }
+
+    /// Those of an element.
+    pub(crate) fn each(fused: &Fused) -> Self {
+        fused.instrs.iter().map(Self::one).fold(Self::default(), Self::plus)
+    }
+
+    /// All of them, those of functions as steps.
+    pub(crate) fn steps(self) -> u64 {
+        self.simple.saturating_add(self.functions)
     }
 
     /// What integers lack is a function of several steps.

@@ -15,6 +15,7 @@ mod custom;
 mod elements;
 mod elementwise;
 mod fast;
+mod head;
 mod lanes;
 mod matmul;
 mod moves;
@@ -38,6 +39,7 @@ use smallvec::SmallVec;
 use conv::Conv;
 use custom::Custom;
 use elementwise::Elementwise;
+use head::Heads;
 pub use lanes::Lanes;
 use matmul::Matmul;
 use moves::{Concat, Gather, Pad, ScatterAdd};
@@ -83,6 +85,7 @@ enum Run {
     Conv(Conv),
     Pool(Pool),
     Custom(Custom),
+    Heads(Heads),
     Tail(Tail),
 }
 
@@ -152,6 +155,9 @@ impl std::fmt::Debug for CpuKernel {
 
 impl Run {
     fn compile(program: &Program, group: &Group) -> Result<Self> {
+        if !group.heads.is_empty() {
+            return Ok(Self::Heads(Heads::compile(program, group)?));
+        }
         Ok(match &group.kernel {
             Kernel::Elementwise(fused) => match Reorder::compile(program, group, fused) {
                 Some(reorder) => Self::Reorder(reorder),
@@ -196,6 +202,7 @@ impl Run {
             Self::Conv(kernel) => kernel.run(inputs, outputs, threads),
             Self::Pool(kernel) => kernel.run(inputs, outputs, threads),
             Self::Custom(kernel) => kernel.run(inputs, outputs),
+            Self::Heads(kernel) => kernel.run(inputs, outputs, threads),
             Self::Tail(kernel) => kernel.run(inputs, outputs, threads),
         }
     }
@@ -211,6 +218,7 @@ impl Run {
             Self::Conv(kernel) => kernel.flops(),
             Self::Pool(kernel) => kernel.flops(),
             Self::Custom(kernel) => kernel.flops(),
+            Self::Heads(kernel) => kernel.flops(),
             Self::Tail(kernel) => kernel.flops(),
             Self::Reorder(_) | Self::Pad(_) | Self::Concat(_) | Self::Gather(_) => 0,
         }

@@ -4,6 +4,7 @@ mod custom;
 mod elementwise;
 mod flow;
 mod half;
+mod heads;
 mod layout;
 mod matmul;
 mod networks;

@@ -4,7 +4,9 @@ use std::fmt;
 
 use convoke_graph_core::{ConvGeometry, Elementwise, Op, PoolGeometry};
 
-use crate::{Arg, Check, Fold, Fused, Kernel, Operand, Program, Rows, Segment, Source, ValueId};
+use crate::{
+    Arg, Check, Fold, Fused, Group, Kernel, Operand, Program, Rows, Segment, Source, ValueId,
+};
 
 impl fmt::Display for ValueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,6 +130,21 @@ fn write_fused(
     write!(f, "store {}", stores.join(", "))
 }
 
+impl Group {
+    /// The kernel with its heads and tail, in the order in which they work.
+    pub fn work_text(&self) -> String {
+        let mut text = String::new();
+        for head in &self.heads {
+            text.push_str(&format!("operand {}: {}; ", head.operand, head.fused));
+        }
+        text.push_str(&self.kernel.to_string());
+        if let Some(tail) = &self.tail {
+            text.push_str(&format!("; {}", tail.fused));
+        }
+        text
+    }
+}
+
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, value) in self.values.iter().enumerate() {
@@ -153,11 +170,7 @@ impl fmt::Display for Program {
                     .map(|&id| format!("{id} {}{}", self.value(id).dtype, self.value(id).shape));
                 let inputs = group.inputs.iter().map(ToString::to_string).collect();
                 let outputs = list(outputs.collect());
-                write!(f, "  {outputs} = [{}", group.kernel)?;
-                if let Some(tail) = &group.tail {
-                    write!(f, "; {}", tail.fused)?;
-                }
-                writeln!(f, "] of {}", list(inputs))?;
+                writeln!(f, "  {outputs} = [{}] of {}", group.work_text(), list(inputs))?;
             }
             for commit in &segment.commits {
                 writeln!(f, "  commit %{} = {}", commit.variable.0, commit.value)?;

@@ -101,7 +101,6 @@ impl Builder<'_> {
     fn kernel(&self, index: usize, group: &Group, at: usize) -> PlacedItem {
         let last = group.nodes.last().map(|&node| self.graph.node(node));
         let work = group.work(&self.program.values);
-        let tail = group.tail.as_ref().map(|tail| format!("; {}", tail.fused));
         let reason = self.placed.solution.reasons.get(at);
         let cost = reason.and_then(|reason| Some(reason.candidates.get(reason.device)?.cost));
         PlacedItem {
@@ -111,7 +110,7 @@ impl Builder<'_> {
             location: last.map_or_else(String::new, |node| location(node)),
             device: 0,
             segment: None,
-            kernel: format!("{}{}", group.kernel, tail.unwrap_or_default()),
+            kernel: group.work_text(),
             work,
             cost: cost.unwrap_or(0),
             group: Some(index),

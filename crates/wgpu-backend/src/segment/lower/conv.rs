@@ -15,12 +15,12 @@
 //! of filters. Long sums are split as those of any product.
 
 use convoke_compiler::{Group, Kernel};
-use convoke_graph_core::{ConvGeometry, DType, ImageLayout, Layout, Shape};
-use convoke_shaders::Access;
+use convoke_graph_core::{ConvGeometry, ImageLayout, Layout, Shape};
 
 use super::Lowering;
+use super::head::Loaded;
 use super::matmul::{Sizes, product};
-use crate::segment::step::{MAX_LEN, Step, StepBuilder, loaded, stored};
+use crate::segment::step::{MAX_LEN, Step, StepBuilder};
 
 /// What is computed of the other two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,21 +45,17 @@ pub(super) fn lower(
         Way::Filter => ([images, results], filters),
     };
     let dtype = lowering.float(group);
-    let output = lowering.check_packed(group, &inputs, dims, dtype)?;
+    let output = lowering.check_packed(&group.bare(), &inputs, dims, dtype)?;
     // One operand is seen through windows, the other as a matrix.
-    let (seen, matrix) = match way {
-        Way::Input => (&group.inputs[1], &group.inputs[0]),
-        _ => (&group.inputs[0], &group.inputs[1]),
-    };
+    let (seen, matrix) = if way == Way::Input { (1, 0) } else { (0, 1) };
     let sizes = sizes(way, g);
     let mut step = sizes.step(lowering.info);
     step.kernel.declare("alias T = f32;").import("window");
-    let x = step.bind(lowering.place(seen.value), stored(dtype)?, Access::Read);
-    let image = loaded(dtype, &format!("b{x}[i]"));
-    step.kernel.declare(format!("fn image(i: u32) -> T {{ return {image}; }}"));
-    let w = step.bind(lowering.place(matrix.value), stored(dtype)?, Access::Read);
+    let image = lowering.operand(&mut step, group, seen)?.element("i");
+    step.kernel.declare(format!("fn image(i: u32) -> T {{ {image} }}"));
+    let matrix = lowering.operand(&mut step, group, matrix)?;
     windows(&mut step, way, g)?;
-    operands(&mut step, way, g, (w, dtype));
+    operands(&mut step, way, g, matrix);
     let target = lowering.target(output);
     product(lowering, step, sizes, dtype, target)
 }
@@ -134,8 +130,8 @@ fn windows(step: &mut StepBuilder, way: Way, g: &ConvGeometry) -> Result<(), Str
     Ok(())
 }
 
-/// Declares `load_a` and `load_b`, `w` being the binding of the operand that is a matrix, of `dtype`.
-fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, (w, dtype): (usize, DType)) {
+/// Declares `load_a` and `load_b`.
+fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, matrix: Loaded) {
     let read = match way {
         Way::Input => "above",
         _ => "under",
@@ -161,10 +157,8 @@ fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, (w, dtype): (usi
                 kernel.size("run", run as u32);
                 "(k / p.run * p.m + i) * p.run + k % p.run"
             };
-            let element = loaded(dtype, &format!("b{w}[{at}]"));
-            kernel.declare(format!(
-                "fn load_a(start: u32, i: u32, k: u32) -> T {{ return {element}; }}"
-            ));
+            let element = matrix.element(at);
+            kernel.declare(format!("fn load_a(start: u32, i: u32, k: u32) -> T {{ {element} }}"));
             kernel.declare(format!("fn load_b(start: u32, k: u32, j: u32) -> T {{ {seen} }}"));
             let start = if way == Way::Filter { "0u" } else { "z * p.step_n" };
             kernel.declare(format!("fn b_start(z: u32) -> u32 {{ return {start}; }}"));
@@ -175,10 +169,8 @@ fn operands(step: &mut StepBuilder, way: Way, g: &ConvGeometry, (w, dtype): (usi
             } else {
                 "k * p.n + j"
             };
-            let element = loaded(dtype, &format!("b{w}[{at}]"));
-            kernel.declare(format!(
-                "fn load_b(start: u32, k: u32, j: u32) -> T {{ return {element}; }}"
-            ));
+            let element = matrix.element(at);
+            kernel.declare(format!("fn load_b(start: u32, k: u32, j: u32) -> T {{ {element} }}"));
             kernel.declare(format!("fn load_a(start: u32, i: u32, k: u32) -> T {{ {seen} }}"));
             kernel.declare("fn a_start(z: u32) -> u32 { return 0u; }");
         }

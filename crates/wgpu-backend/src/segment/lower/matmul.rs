@@ -3,12 +3,11 @@
 
 use convoke_compiler::{DEEP_FEW, DEEP_LEAST, DEEP_SIDE, Group, Operand};
 use convoke_graph_core::DType;
-use convoke_shaders::Access;
 
-use super::{Lowering, element, reduce};
+use super::{Lowering, reduce};
 use crate::gpu::AdapterInfo;
 use crate::segment::address::Axes;
-use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, stored, wgsl};
+use crate::segment::step::{MAX_LEN, MAX_TURNS, Place, Step, StepBuilder, wgsl};
 
 /// Tiles that keep a GPU busy.
 const BUSY_TILES: u64 = 128;
@@ -61,7 +60,8 @@ enum Tile {
 
 /// The steps of a matrix product.
 pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<Step>, String> {
-    let ([a, b], [output]) = (group.inputs.as_slice(), group.outputs.as_slice()) else {
+    let bare = group.bare();
+    let ([a, b], [output]) = (bare.inputs.as_slice(), bare.outputs.as_slice()) else {
         return Err("a matrix product has two inputs and one output".to_owned());
     };
     let dtype = lowering.dtype(*output);
@@ -70,7 +70,7 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, group: &Group) -> Result<Vec<St
     }
     let sizes = sizes(a, b)?;
     let mut step = sizes.step(lowering.info);
-    operands(lowering, &mut step, a, b, dtype)?;
+    operands(lowering, &mut step, group, [a, b], dtype)?;
     let target = lowering.target(*output);
     product(lowering, step, sizes, dtype, target)
 }
@@ -229,8 +229,8 @@ fn sizes(a: &Operand, b: &Operand) -> Result<Sizes, String> {
 fn operands(
     lowering: &Lowering<'_>,
     step: &mut StepBuilder,
-    a: &Operand,
-    b: &Operand,
+    group: &Group,
+    [a, b]: [&Operand; 2],
     dtype: DType,
 ) -> Result<(), String> {
     let batch = a.layout.shape().rank() - 2;
@@ -241,7 +241,7 @@ fn operands(
         if lowering.dtype(x.value) != dtype {
             return Err("a matrix product has one dtype".to_owned());
         }
-        let binding = step.bind(lowering.place(x.value), stored(dtype)?, Access::Read);
+        let loaded = lowering.operand(step, group, index)?;
         let kernel = &mut step.kernel;
         kernel.size(format!("x{name}"), x.layout.offset() as u32);
         let start = axes.address(kernel, index, "z", &format!("x{name}_z"), &format!("p.x{name}"));
@@ -257,7 +257,7 @@ fn operands(
                 }
             }
         }
-        let element = element(dtype, binding, &at);
+        let element = loaded.element(&at);
         kernel.declare(format!(
             "fn load_{name}(start: u32, row: u32, column: u32) -> T {{ {element} }}"
         ));

@@ -16,6 +16,7 @@ use crate::gpu::AdapterInfo;
 mod conv;
 mod custom;
 mod elementwise;
+mod head;
 mod matmul;
 mod moves;
 mod pool;

@@ -4,7 +4,7 @@ use convoke_compiler::{Arg, Fused, Group, Kernel};
 use convoke_graph_core::{DType, Layout};
 use smallvec::SmallVec;
 
-use super::{Lowering, elementwise};
+use super::{Lowering, elementwise, head};
 use crate::segment::address::Axes;
 use crate::segment::step::{Place, StepBuilder, wgsl};
 
@@ -23,7 +23,7 @@ pub(super) fn numbered(group: &Group, tail: Group) -> Result<Tail, String> {
     };
     let taken = match &group.kernel {
         Kernel::Rows(work) => (work.n_inputs(), work.fused.constants.len()),
-        _ => (0, 0),
+        _ => head::taken(group),
     };
     let number = |arg: Arg| match arg {
         Arg::Input(k) if k > 0 => Arg::Input(k + taken.0 as u32),
@@ -33,10 +33,7 @@ pub(super) fn numbered(group: &Group, tail: Group) -> Result<Tail, String> {
     let mut fused = fused.clone();
     let args = fused.instrs.iter_mut().flat_map(|instr| &mut instr.args).chain(&mut fused.stores);
     args.for_each(|arg| *arg = number(*arg));
-    if let Kernel::Rows(work) = &group.kernel {
-        fused.input_dtypes.insert_many(1, work.fused.input_dtypes[..taken.0].iter().copied());
-        fused.constants.splice(0..0, work.fused.constants.iter().cloned());
-    }
+    head::make_room(&mut fused, 1, taken);
     Ok(Tail { group: tail, fused, taken })
 }
 

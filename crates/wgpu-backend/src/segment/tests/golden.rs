@@ -159,6 +159,14 @@ fn products() {
         let bias = broadcast(b, &[17], &[33, 17]);
         b.tail(bias);
     });
+    check("matmul_heads_tail", |b| {
+        product(b, [33, 65, 17]);
+        let (columns, rows) = (broadcast(b, &[65], &[33, 65]), broadcast(b, &[65, 1], &[65, 17]));
+        b.head(0, columns);
+        b.head(1, rows);
+        let bias = broadcast(b, &[17], &[33, 17]);
+        b.tail(bias);
+    });
     check("matmul_deep_tail", |b| {
         product(b, [4, 5000, 5]);
         let bias = broadcast(b, &[5], &[4, 5]);

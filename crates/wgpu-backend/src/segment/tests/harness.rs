@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use convoke_compiler::{
-    Arg, Asked, Commit, DeviceIndex, Fused, Group, Instr, Kernel, Operand, Program, Reduction,
-    Segment, Source, Tail, Value, ValueId,
+    Arg, Asked, Commit, DeviceIndex, Fused, Group, Head, Instr, Kernel, Operand, Program,
+    Reduction, Segment, Source, Tail, Value, ValueId,
 };
 use convoke_graph_core::{
     DType, Element, Elementwise, HostTensor, Layout, NodeId, Output, ReduceKind, Row, Shape,
@@ -129,6 +129,7 @@ impl Build {
             kernel,
             inputs: inputs.iter().cloned().collect(),
             outputs: outputs.iter().copied().collect(),
+            heads: SmallVec::new(),
             tail: None,
             nodes: Vec::new(),
             asked: Asked::default(),
@@ -164,6 +165,32 @@ impl Build {
         let layout = packed(fused.shape.dims());
         group.tail = Some(Tail { result, layout, fused });
         output
+    }
+
+    /// Lets the last group make operand `k`, the last that it makes, where it is loaded: what it was, halved, times
+    /// another of its value's shape.
+    pub fn head(&mut self, k: usize, other: Operand) {
+        let group = self.program.groups.last().unwrap();
+        let place = k + group.heads.len();
+        let Operand { value: x, layout } = group.inputs[place].clone();
+        let Value { dtype, shape, .. } = self.program.value(x).clone();
+        let value = self.value(dtype, shape.dims(), Source::Computed);
+        let instr = |args: &[Arg]| {
+            let (op, args) = (Elementwise::Row(row("mul")), SmallVec::from_slice(args));
+            Instr { op, args, dtype }
+        };
+        let instrs =
+            vec![instr(&[Arg::Input(0), Arg::Constant(0)]), instr(&[Arg::Instr(0), Arg::Input(1)])];
+        let half = HostTensor::from_f64s(dtype, Shape::scalar(), &[0.5]).unwrap();
+        let input_dtypes = [dtype; 2].into_iter().collect();
+        let stores = [Arg::Instr(1)].into_iter().collect();
+        let fused =
+            Fused { shape, input_dtypes, constants: vec![half], instrs, stores, check: None };
+        let own = Operand { value: x, layout: packed(fused.shape.dims()) };
+        let group = self.program.groups.last_mut().unwrap();
+        group.inputs[place] = own;
+        group.inputs.insert(place + 1, other);
+        group.heads.push(Head { operand: k, value, layout, fused });
     }
 
     /// One output of a kernel.

@@ -234,14 +234,15 @@ fn two_thousand_random_groups() {
 fn every_kind_of_kernel() {
     let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
     let mut all = BTreeSet::new();
-    let kinds = [matmuls(), reductions(), tails(), halves(), moves(), super::images::every_kind()];
+    let kinds =
+        [matmuls(), reductions(), heads(), tails(), halves(), moves(), super::images::every_kind()];
     for b in kinds {
         texts(gpu.info(), &b, &mut all);
     }
     for (kind, size) in [(AdapterKind::Cpu, 4), (AdapterKind::Cpu, 8), (AdapterKind::Discrete, 32)]
     {
         let info = with_subgroups(gpu.info(), kind, size);
-        for b in [reductions(), rows(), matmuls(), tails(), super::images::every_kind()] {
+        for b in [reductions(), rows(), matmuls(), heads(), tails(), super::images::every_kind()] {
             texts(&info, &b, &mut all);
         }
     }
@@ -266,6 +267,25 @@ pub(super) fn matmuls() -> Build {
         let row = b.upload(&[n], &vec![0u32; n]);
         let layout = packed(&[n]).broadcast(&shape(&[n, n])).unwrap();
         b.tail(Operand { value: row, layout });
+    }
+    b
+}
+
+/// Products whose operands are made where they are loaded, the right one transposed, in one step and in several.
+pub(super) fn heads() -> Build {
+    let mut b = Build::new();
+    for [m, k, n] in [[1, 1, 1], [64, 784, 128], [4, 5000, 4], [100, 5000, 100]] {
+        let (x, y) = (b.upload(&[m, k], &vec![0f32; m * k]), b.upload(&[n, k], &vec![0f32; n * k]));
+        let (scale, bias) = (b.upload(&[k], &vec![0f32; k]), b.upload(&[n], &vec![0f32; n]));
+        let turned = packed(&[n, k]).permute(&[1, 0]).unwrap();
+        let inputs = [b.whole(x), Operand { value: y, layout: turned }];
+        b.one(Kernel::Matmul, &inputs, DType::F32, &[m, n]);
+        for (operand, dims) in [[m, k], [n, k]].iter().enumerate() {
+            let layout = packed(&[k]).broadcast(&shape(dims)).unwrap();
+            b.head(operand, Operand { value: scale, layout });
+        }
+        let layout = packed(&[n]).broadcast(&shape(&[m, n])).unwrap();
+        b.tail(Operand { value: bias, layout });
     }
     b
 }
