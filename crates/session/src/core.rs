@@ -27,7 +27,7 @@ use crate::cache::{Cache, Lru};
 use crate::calibrate::{Activity, Background, CalibrateOptions};
 use crate::cancel::{CancelToken, Stop};
 use crate::device_tensor::{AllFetched, Fetched};
-use crate::devices::{Devices, Gpus, HOST_NAME, cores};
+use crate::devices::{Devices, Gpus, HOST_NAME, Made, cores};
 use crate::donation::Settled;
 use crate::executor::{Compiled, Outputs, RunState};
 use crate::feeds::{self, FeedData};
@@ -439,10 +439,11 @@ impl Core {
     }
 
     /// Notes what GPUs made since `before`, and whose run it was.
-    fn count(&self, before: [u64; 3], metadata: &mut RunMetadata) {
-        let [bytes, pipelines, alive] = self.gpus.made();
-        metadata.device_bytes_allocated += bytes.saturating_sub(before[0]);
-        metadata.pipelines_built += pipelines.saturating_sub(before[1]);
+    fn count(&self, before: Made, metadata: &mut RunMetadata) {
+        let Made { bytes, pipelines, found, alive } = self.gpus.made();
+        metadata.device_bytes_allocated += bytes.saturating_sub(before.bytes);
+        metadata.pipelines_built += pipelines.saturating_sub(before.pipelines);
+        metadata.pipelines_found += found.saturating_sub(before.found);
         metadata.device_bytes = alive;
         metadata.session = self.metadata().cloned();
     }

@@ -422,27 +422,37 @@ impl Gpus {
         self.devices.list().get(index).map_or_else(|| "GPU".into(), |info| info.name.clone())
     }
 
-    /// What the session's open GPUs have made so far: bytes of buffers, pipelines, and live bytes.
-    pub(crate) fn made(&self) -> [u64; 3] {
+    /// What the session's open GPUs have made so far.
+    pub(crate) fn made(&self) -> Made {
         #[cfg(feature = "gpu")]
-        {
-            if self.devices.list().len() < 2 {
-                return [0; 3];
-            }
+        if self.devices.list().len() >= 2 {
             let variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let opened = variables.keys().filter_map(|&index| self.devices.gpu(index).ok());
-            opened.fold([0; 3], |[bytes, pipelines, alive], gpu| {
+            return opened.fold(Made::default(), |made, gpu| {
                 let counters = gpu.counters();
-                [
-                    bytes + counters.buffer_bytes_created,
-                    pipelines + counters.pipelines_created,
-                    alive + counters.bytes_alive,
-                ]
-            })
+                Made {
+                    bytes: made.bytes + counters.buffer_bytes_created,
+                    pipelines: made.pipelines + counters.pipelines_created,
+                    found: made.found + counters.pipelines_found,
+                    alive: made.alive + counters.bytes_alive,
+                }
+            });
         }
-        #[cfg(not(feature = "gpu"))]
-        [0; 3]
+        Made::default()
     }
+}
+
+/// What GPUs have made so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Made {
+    /// Bytes of buffers.
+    pub(crate) bytes: u64,
+    /// Pipelines.
+    pub(crate) pipelines: u64,
+    /// Pipelines that were wanted and there already.
+    pub(crate) found: u64,
+    /// Bytes of the buffers that exist.
+    pub(crate) alive: u64,
 }
 
 /// The name of the host among devices.

@@ -167,6 +167,8 @@ pub struct RunMetadata {
     pub host_bytes_allocated: u64,
     /// Pipelines that the run built.
     pub pipelines_built: u64,
+    /// Pipelines that a new program of the run needed and that were there already.
+    pub pipelines_found: u64,
     /// Bytes of device memory that the devices' buffers take after the run.
     pub device_bytes: u64,
     /// Bytes of memory that values and intermediate results of the program were planned to lie in, on the host
@@ -309,7 +311,7 @@ impl fmt::Display for RunMetadata {
         writeln!(
             f,
             "{}{:?} in all, {:?} in CPU kernels, {:?} waiting for GPUs, {:?} copying for them, {:?} planning, {:?} \
-             preparing; plan {}, program {}",
+             preparing; plan {}, program {}, {} pipelines built and {} found",
             Prefix(self.session.as_deref()),
             self.wall,
             self.cpu,
@@ -319,6 +321,8 @@ impl fmt::Display for RunMetadata {
             self.preparing,
             if self.plan_cached { "cached" } else { "made" },
             if self.program_cached { "cached" } else { "made" },
+            self.pipelines_built,
+            self.pipelines_found,
         )?;
         writeln!(
             f,

@@ -61,6 +61,8 @@ struct Timing {
     last: RunMetadata,
     /// What a run is predicted to take.
     predicted: Duration,
+    /// How many of the runs found their plan and program.
+    cached: usize,
 }
 
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -149,12 +151,14 @@ fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Fail
     let (case, device) = ready(name, &options.device, options)?;
     let first = warm_up(&case, options)?;
     let mut last = first.clone();
-    let (mut times, mut overheads, start) = (Vec::new(), Vec::new(), Instant::now());
+    let (mut times, mut overheads, mut cached) = (Vec::new(), Vec::new(), 0);
+    let start = Instant::now();
     while times.len() < 5 || start.elapsed().as_secs_f64() < options.seconds {
         let begun = Instant::now();
         (_, last) = case.run()?;
         times.push(begun.elapsed());
         overheads.push(last.overhead());
+        cached += usize::from(last.plan_cached && last.program_cached);
     }
     if options.trace.is_some() {
         let timed = RunOptions::timed();
@@ -164,7 +168,7 @@ fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Fail
     }
     let overhead = median(&mut overheads);
     let predicted = case.explain()?.predicted();
-    Ok(Timing { overhead, first, predicted, ..summary(name, &device, times, last) })
+    Ok(Timing { overhead, first, predicted, cached, ..summary(name, &device, times, last) })
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -200,6 +204,7 @@ fn summary(name: &str, device: &str, mut times: Vec<Duration>, last: RunMetadata
         first: RunMetadata::default(),
         last,
         predicted: Duration::ZERO,
+        cached: 0,
     }
 }
 
@@ -209,7 +214,7 @@ fn micros(time: Duration) -> f64 {
 
 fn print(timings: &[Timing]) {
     println!(
-        "{:9} {:8} {:>12} {:>12} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11} {:>11} {:>8}",
+        "{:9} {:8} {:>12} {:>12} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11} {:>11} {:>8} {:>9} {:>6} {:>7}",
         "case",
         "device",
         "median us",
@@ -224,10 +229,13 @@ fn print(timings: &[Timing]) {
         "overhead us",
         "graph nodes",
         "plan ms",
+        "pipelines",
+        "found",
+        "cached",
     );
     for t in timings {
         println!(
-            "{:9} {:8} {:>12.1} {:>12.1} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11.1} {:>11} {:>8.2}",
+            "{:9} {:8} {:>12.1} {:>12.1} {:>6} {:>10} {:>8} {:>11} {:>9} {:>10} {:>9} {:>11.1} {:>11} {:>8.2} {:>9} {:>6} {:>7}",
             t.case,
             t.device,
             micros(t.median),
@@ -242,6 +250,9 @@ fn print(timings: &[Timing]) {
             micros(t.overhead),
             t.first.graph_nodes,
             micros(t.first.planning) / 1e3,
+            t.first.pipelines_built,
+            t.first.pipelines_found,
+            t.cached,
         );
     }
 }
@@ -291,5 +302,8 @@ fn json(t: &Timing) -> serde_json::Value {
         "graph_nodes": t.first.graph_nodes,
         "planning_us": micros(t.first.planning),
         "preparing_us": micros(t.first.preparing),
+        "pipelines_built": t.first.pipelines_built,
+        "pipelines_found": t.first.pipelines_found,
+        "runs_cached": t.cached,
     })
 }

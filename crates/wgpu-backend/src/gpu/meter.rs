@@ -50,6 +50,8 @@ counters! {
     bind_groups_created,
     /// Compute pipelines created.
     pipelines_created,
+    /// Compute pipelines that were wanted and there already.
+    pipelines_found,
     /// Shader modules created.
     shader_modules_created,
     /// Queue submissions.

@@ -213,6 +213,7 @@ impl Shared {
             !self.pipelines.contains(&key) && seen.insert(key)
         };
         let new: Vec<&PipelineDesc<'_>> = descs.iter().filter(is_new).collect();
+        self.meter.pipelines_found.fetch_add((descs.len() - new.len()) as u64, Relaxed);
         let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
         let n_threads = n_cores.min(new.len());
         if n_threads > 1 {
