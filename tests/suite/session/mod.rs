@@ -64,6 +64,7 @@ mod partial_flow;
 mod partial_kept;
 mod partial_queues;
 mod pipeline;
+mod pipeline_files;
 mod priority_queue;
 mod queue_runners;
 mod queues;
