@@ -67,6 +67,24 @@ impl Buffer {
         if !self.0.reservation.is_from(meter) {
             return Err(GpuError::validation(what, "the buffer belongs to another device"));
         }
+        self.check_bytes(what, offset, n_bytes)
+    }
+
+    /// As [`Self::check_range`], for what is only read: the buffer may be of another part of the same GPU.
+    pub(super) fn check_source(
+        &self,
+        what: &'static str,
+        meter: &Meter,
+        offset: u64,
+        n_bytes: u64,
+    ) -> Result<(), GpuError> {
+        if !self.0.reservation.is_beside(meter) {
+            return Err(GpuError::validation(what, "the buffer belongs to another GPU"));
+        }
+        self.check_bytes(what, offset, n_bytes)
+    }
+
+    fn check_bytes(&self, what: &'static str, offset: u64, n_bytes: u64) -> Result<(), GpuError> {
         if !offset.is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT) {
             return Err(GpuError::validation(
                 what,

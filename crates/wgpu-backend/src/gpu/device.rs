@@ -1,17 +1,19 @@
-//! What all handles of one device share: wgpu's device and queue, the meter, the pools and the lost flag.
+//! What handles share: those of one device its meter and pools, and those of several that are parts of one GPU wgpu's
+//! device and queue, the pipelines and the lost flag.
 //!
 //! Invariant: wgpu reports no error outside an error scope, and once `Lost` is set nothing that the device
 //! says is believed.
 
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::adapter::{Adapter, AdapterInfo};
 use super::disk_cache::DiskCache;
 use super::limits::{GpuFeatures, LimitOverrides};
-use super::meter::Meter;
+use super::meter::{Counters, Meter};
 use super::pipeline::PipelineCache;
 use super::staging::Staging;
 use super::{GpuError, error};
@@ -57,23 +59,38 @@ impl Default for GpuOptions {
     }
 }
 
-/// What all handles of one device share. It doesn't keep the owner thread alive; the owner holds one.
+/// wgpu's device and queue, with what all parts that submit to it share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Driver {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) info: AdapterInfo,
-    pub(super) meter: Arc<Meter>,
     pub(super) lost: Arc<Lost>,
     pub(super) pipelines: PipelineCache,
     pub(super) disk_cache: Option<DiskCache>,
-    pub(super) staging: Staging,
     pub(super) checked_shaders: bool,
     /// The least time of a submission.
     pub(super) least_time: Duration,
     /// Held for reading by whoever touches mapped memory, for writing by whoever destroys the device: wgpu
     /// frees mapped memory when it is destroyed.
     pub(super) mapped: RwLock<()>,
+}
+
+/// What all handles of one device share, which may be a part of a GPU. It doesn't keep the owner thread alive; what is
+/// submitted holds one.
+#[derive(Debug)]
+pub(super) struct Shared {
+    driver: Arc<Driver>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) staging: Staging,
+}
+
+impl Deref for Shared {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.driver
+    }
 }
 
 impl Shared {
@@ -103,10 +120,9 @@ impl Shared {
                 adapter: adapter.info().name.clone(),
                 reason: e.to_string(),
             })?;
-        let meter = Arc::new(Meter::new(options.budget_bytes));
         let lost = Arc::new(Lost::default());
-        install_handlers(&device, &meter, &lost);
-        Shared::new(device, queue, meter, lost, options)
+        install_handlers(&device, &lost);
+        Shared::new(device, queue, lost, options)
     }
 
     /// Takes a device that the app made and leaves its handlers alone.
@@ -115,14 +131,12 @@ impl Shared {
         queue: wgpu::Queue,
         options: &GpuOptions,
     ) -> Result<Shared, GpuError> {
-        let meter = Arc::new(Meter::new(options.budget_bytes));
-        Shared::new(device, queue, meter, Arc::default(), options)
+        Shared::new(device, queue, Arc::default(), options)
     }
 
     fn new(
         device: wgpu::Device,
         queue: wgpu::Queue,
-        meter: Arc<Meter>,
         lost: Arc<Lost>,
         options: &GpuOptions,
     ) -> Result<Shared, GpuError> {
@@ -130,21 +144,38 @@ impl Shared {
             AdapterInfo::new(&device.adapter_info(), &device.limits(), device.features());
         info.wide_tiles = options.wide_tiles.unwrap_or(info.wide_tiles);
         let disk_cache = DiskCache::open(&device, options.pipeline_dir.as_deref());
-        let shared = Shared {
+        let driver = Driver {
             device,
             queue,
             info,
-            meter,
             lost,
             pipelines: PipelineCache::new(options.max_pipelines),
             disk_cache,
-            staging: Staging::new(options.staging_keep_bytes),
             checked_shaders: options.checked_shaders,
             least_time: options.least_time,
             mapped: RwLock::new(()),
         };
-        shared.probe()?;
-        Ok(shared)
+        driver.probe()?;
+        Ok(Shared {
+            driver: Arc::new(driver),
+            meter: Arc::new(Meter::new(options.budget_bytes)),
+            staging: Staging::new(options.staging_keep_bytes),
+        })
+    }
+
+    /// A part of the same GPU, with a meter and staging memory of its own.
+    pub(super) fn part(&self, budget_bytes: Option<u64>) -> Shared {
+        Shared {
+            driver: self.driver.clone(),
+            meter: Arc::new(self.meter.beside(budget_bytes)),
+            staging: self.staging.beside(),
+        }
+    }
+
+    /// What was made and moved.
+    pub(super) fn counters(&self) -> Counters {
+        let stray_errors = self.lost.n_stray.load(Ordering::Relaxed);
+        Counters { stray_errors, ..self.meter.snapshot() }
     }
 
     /// Does `make` within error scopes, and answers its value if wgpu reported nothing and the device still
@@ -162,7 +193,9 @@ impl Shared {
         self.probe()?;
         popped.map(|()| made)
     }
+}
 
+impl Driver {
     /// The loss of the device, if that is what made a call fail with `error`.
     pub(super) fn or_lost(&self, error: GpuError) -> GpuError {
         self.probe().err().unwrap_or(error)
@@ -196,7 +229,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Driver {
     fn drop(&mut self) {
         if let Some(cache) = self.disk_cache.as_ref().filter(|_| self.probe().is_ok()) {
             cache.store();
@@ -205,11 +238,10 @@ impl Drop for Shared {
 }
 
 /// Errors outside any scope and the loss of the device only set atomics and keep the first message.
-fn install_handlers(device: &wgpu::Device, meter: &Arc<Meter>, lost: &Arc<Lost>) {
-    let meter = meter.clone();
+fn install_handlers(device: &wgpu::Device, lost: &Arc<Lost>) {
     let stray = lost.clone();
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        meter.stray_errors.fetch_add(1, Ordering::Relaxed);
+        stray.n_stray.fetch_add(1, Ordering::Relaxed);
         let _ = stray.stray.set(error.to_string());
     }));
     let lost = lost.clone();
@@ -227,6 +259,8 @@ pub(super) struct Lost {
     reason: OnceLock<String>,
     /// The first error outside any scope.
     pub(super) stray: OnceLock<String>,
+    /// How many there were.
+    n_stray: AtomicU64,
 }
 
 impl Lost {

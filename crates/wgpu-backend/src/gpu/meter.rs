@@ -22,6 +22,8 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(super) struct Meter {
             budget: Option<u64>,
+            /// One for all parts of a GPU.
+            queue: Arc<()>,
             $(pub(super) $name: AtomicU64,)*
         }
 
@@ -68,7 +70,7 @@ counters! {
     downloads,
     /// Bytes of those.
     download_bytes,
-    /// wgpu errors outside any error scope; a fault of this layer if not 0.
+    /// wgpu errors outside any error scope, of all parts of a GPU; a fault of this layer if not 0.
     stray_errors,
 }
 
@@ -125,6 +127,11 @@ impl Meter {
         Meter { budget, ..Meter::default() }
     }
 
+    /// The meter of another part of the same GPU.
+    pub(super) fn beside(&self, budget: Option<u64>) -> Meter {
+        Meter { budget, queue: self.queue.clone(), ..Meter::default() }
+    }
+
     /// What is left of the budget.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         self.budget.map(|budget| budget.saturating_sub(self.bytes_alive.load(Relaxed)))
@@ -169,6 +176,11 @@ impl Reservation {
     /// Whether the bytes were taken out of this budget.
     pub(super) fn is_from(&self, meter: &Arc<Meter>) -> bool {
         Arc::ptr_eq(&self.meter, meter)
+    }
+
+    /// Whether the bytes are those of the same GPU, whichever part of it.
+    pub(super) fn is_beside(&self, meter: &Meter) -> bool {
+        Arc::ptr_eq(&self.meter.queue, &meter.queue)
     }
 }
 

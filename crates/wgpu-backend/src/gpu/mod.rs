@@ -5,7 +5,7 @@
 //! nothing but [`GpuError::Lost`].
 //!
 //! Read `submission.rs` and `owner.rs` for how a run goes: the calling thread copies uploads into mapped
-//! staging memory; one owner thread per device encodes, submits, polls; the calling thread copies downloads
+//! staging memory; one owner thread per GPU encodes, submits, polls; the calling thread copies downloads
 //! out of mapped staging memory. A warm run makes no wgpu object but its command encoder.
 
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -48,20 +48,27 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// An open device. A cheap handle, usable from any thread.
 ///
-/// Dropping the last one waits for what is on the device, ends its thread and frees what no [`Buffer`],
-/// [`Pipeline`] or [`BindGroup`] handle keeps alive.
+/// It may be a [part](Gpu::part) of a GPU beside others. Dropping the last handle of all parts waits for what is on the
+/// GPU, ends its thread and frees what no [`Buffer`], [`Pipeline`] or [`BindGroup`] handle keeps alive.
 #[derive(Debug, Clone)]
 pub struct Gpu(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
+    // Ends what is on the device, if it is the last, before what that uses goes.
+    owner: Arc<Owner>,
     shared: Arc<device::Shared>,
+}
+
+/// The owner thread, of all parts of a GPU.
+#[derive(Debug)]
+struct Owner {
     /// `None` only while it is dropped.
     requests: Option<SyncSender<owner::Request>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Drop for Handle {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.requests = None;
         let Some(thread) = device::lock(&self.thread).take() else { return };
@@ -107,15 +114,22 @@ impl Gpu {
     }
 
     fn start(shared: device::Shared) -> Result<Gpu, GpuError> {
-        let shared = Arc::new(shared);
         let (sender, receiver) = sync_channel(MAX_WAITING);
-        let owned = shared.clone();
         let thread = std::thread::Builder::new()
             .name("convoke-gpu".to_owned())
-            .spawn(move || owner::serve(&owned, &receiver))
+            .spawn(move || owner::serve(&receiver))
             .map_err(|e| GpuError::internal(format!("no thread for the device: {e}")))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Gpu(Arc::new(Handle { shared, requests: Some(sender), thread })))
+        let owner = Arc::new(Owner { requests: Some(sender), thread });
+        Ok(Gpu(Arc::new(Handle { owner, shared: Arc::new(shared) })))
+    }
+
+    /// A device beside this one on the same GPU. Both have wgpu's device and queue, the owner thread and pipelines
+    /// together, and are lost together; each has buffers, a budget, staging memory and counters of its own. A copy may
+    /// read the other's buffers: what one was given before the other, the queue does before.
+    pub fn part(&self, budget_bytes: Option<u64>) -> Gpu {
+        let Handle { owner, shared } = &*self.0;
+        Gpu(Arc::new(Handle { owner: owner.clone(), shared: Arc::new(shared.part(budget_bytes)) }))
     }
 
     /// What the device is, with the limits and features that it was opened with.
@@ -138,9 +152,15 @@ impl Gpu {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What was made and moved since the device was opened.
+    /// Whether both are parts of one GPU, or the same.
+    pub fn is_beside(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.0.owner, &other.0.owner)
+    }
+
+    /// What was made and moved since the device was opened. A pipeline that parts of a GPU share counts where it was
+    /// made.
     pub fn counters(&self) -> Counters {
-        self.0.shared.meter.snapshot()
+        self.0.shared.counters()
     }
 
     /// Bytes that buffers may still take of the device's budget, if it has one. Staging memory that is kept for later
@@ -150,7 +170,7 @@ impl Gpu {
         Some(shared.meter.free_bytes()?.saturating_add(shared.staging.idle_bytes()))
     }
 
-    /// wgpu's own counts of what exists in the driver.
+    /// wgpu's own counts of what exists in the driver, of all parts of the GPU.
     pub fn internal_counters(&self) -> InternalCounters {
         InternalCounters::read(&self.0.shared.device)
     }
@@ -262,7 +282,7 @@ impl Gpu {
             let _ = reply.send(Ok(job.into_done()));
         } else {
             job.output.submissions = 1;
-            self.hand_over((job, reply), handed_over)?;
+            self.hand_over(owner::Request { shared: shared.clone(), job, reply }, handed_over)?;
         }
         let shared = shared.clone();
         Ok(Pending { shared, done, claim, handed_over, deadline: work.deadline })
@@ -279,16 +299,16 @@ impl Gpu {
     /// Sends a request to the owner, and waits while too many are before it.
     fn hand_over(&self, mut request: owner::Request, since: Instant) -> Result<(), GpuError> {
         let shared = &self.0.shared;
-        let requests = self.0.requests.as_ref().ok_or_else(|| shared.lost.error())?;
+        let requests = self.0.owner.requests.as_ref().ok_or_else(|| shared.lost.error())?;
         loop {
-            let deadline = request.0.deadline;
+            let deadline = request.job.deadline;
             request = match requests.try_send(request) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Disconnected(_)) => return Err(shared.lost.error()),
                 Err(TrySendError::Full(request)) => request,
             };
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                request.0.recycle(&shared.staging);
+                request.job.recycle(&shared.staging);
                 return Err(GpuError::Timeout { waited: since.elapsed(), submitted: false });
             }
             std::thread::sleep(Duration::from_micros(100));

@@ -1,4 +1,5 @@
-//! The thread that submits to a device and polls it, the only one that does.
+//! The thread that submits to a GPU and polls it, the only one that does, whichever part of the GPU a job is of: what
+//! one part was given before another, the queue does before.
 //!
 //! Several submissions may be on the device at once. They end in the order in which they were made. However a
 //! submission ends, its caller gets an answer: from here, or because the channel is closed.
@@ -89,11 +90,15 @@ pub(super) struct Done {
     pub(super) output: RunOutput,
 }
 
-/// A job and whom to answer.
-pub(super) type Request = (Job, SyncSender<Result<Done, GpuError>>);
+/// A job, whose it is, and whom to answer.
+pub(super) struct Request {
+    pub(super) shared: Arc<Shared>,
+    pub(super) job: Job,
+    pub(super) reply: SyncSender<Result<Done, GpuError>>,
+}
 
 /// Serves requests until all handles are gone, and then waits for what is still on the device.
-pub(super) fn serve(shared: &Shared, requests: &Receiver<Request>) {
+pub(super) fn serve(requests: &Receiver<Request>) {
     let mut in_flight = VecDeque::new();
     let mut free = Instant::now();
     loop {
@@ -106,9 +111,9 @@ pub(super) fn serve(shared: &Shared, requests: &Receiver<Request>) {
             None
         };
         match request {
-            Some(request) => in_flight.extend(InFlight::start(shared, request)),
+            Some(request) => in_flight.extend(InFlight::start(request)),
             None => {
-                wait_for_first(shared, &mut in_flight, free);
+                wait_for_first(&mut in_flight, free);
                 free = Instant::now();
             }
         }
@@ -117,6 +122,7 @@ pub(super) fn serve(shared: &Shared, requests: &Receiver<Request>) {
 
 /// A submission on the device.
 struct InFlight {
+    shared: Arc<Shared>,
     job: Job,
     reply: SyncSender<Result<Done, GpuError>>,
     index: wgpu::SubmissionIndex,
@@ -127,10 +133,11 @@ struct InFlight {
 ///
 /// The wait has no timeout: a wait that times out while another thread polls the same device trips an assertion
 /// of wgpu 30. Callers watch their deadlines themselves.
-fn wait_for_first(shared: &Shared, in_flight: &mut VecDeque<InFlight>, free: Instant) {
+fn wait_for_first(in_flight: &mut VecDeque<InFlight>, free: Instant) {
     let Some(first) = in_flight.front() else { return };
+    let shared = first.shared.clone();
     let wait = wgpu::PollType::Wait { submission_index: Some(first.index.clone()), timeout: None };
-    let status = guarded_poll(shared, wait);
+    let status = guarded_poll(&shared, wait);
     let end = first.submitted.max(free) + shared.least_time;
     std::thread::sleep(end.saturating_duration_since(Instant::now()));
     if let Err(lost) = shared.lost.check() {
@@ -141,7 +148,7 @@ fn wait_for_first(shared: &Shared, in_flight: &mut VecDeque<InFlight>, free: Ins
     }
     let Some(first) = in_flight.pop_front() else { return };
     match status {
-        Some(Ok(_)) => first.finish(shared),
+        Some(Ok(_)) => first.finish(),
         Some(Err(error)) => {
             let error = GpuError::internal(error.to_string());
             let _ = first.reply.send(Err(shared.or_lost(error)));
@@ -154,7 +161,7 @@ fn wait_for_first(shared: &Shared, in_flight: &mut VecDeque<InFlight>, free: Ins
 
 impl InFlight {
     /// Submits a job. If that fails, the caller is told and there is nothing in flight.
-    fn start(shared: &Shared, (mut job, reply): Request) -> Option<InFlight> {
+    fn start(Request { shared, mut job, reply }: Request) -> Option<InFlight> {
         let received = Instant::now();
         if job.deadline.is_some_and(|deadline| received >= deadline) || !job.claim.submit() {
             let waited = job.handed_over.map_or(Duration::ZERO, |since| since.elapsed());
@@ -162,7 +169,7 @@ impl InFlight {
             let _ = reply.send(Err(GpuError::Timeout { waited, submitted: false }));
             return None;
         }
-        let submit = AssertUnwindSafe(|| job.submit(shared));
+        let submit = AssertUnwindSafe(|| job.submit(&shared));
         let result = catch_unwind(submit).unwrap_or_else(|payload| {
             // wgpu's state is unknown now.
             shared.lost.set(error::panic_message(&*payload));
@@ -172,7 +179,7 @@ impl InFlight {
             Ok(index) => {
                 let submitted = Instant::now();
                 job.output.recorded = Some([received, submitted]);
-                Some(InFlight { job, reply, index, submitted })
+                Some(InFlight { shared, job, reply, index, submitted })
             }
             Err(error) => {
                 let _ = reply.send(Err(shared.or_lost(error)));
@@ -182,8 +189,8 @@ impl InFlight {
     }
 
     /// Answers for a submission that the device is done with.
-    fn finish(self, shared: &Shared) {
-        let InFlight { mut job, reply, .. } = self;
+    fn finish(self) {
+        let InFlight { shared, mut job, reply, .. } = self;
         let mapped = job.down.iter().all(|(chunk, _)| chunk.settle());
         for chunk in &job.up {
             chunk.settle();

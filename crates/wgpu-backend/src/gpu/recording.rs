@@ -26,7 +26,7 @@ pub enum Command {
     },
     /// Copies between two different buffers.
     Copy {
-        /// From here.
+        /// From here: a buffer of the device, or of another part of its GPU.
         src: Buffer,
         /// Bytes from its start.
         src_offset: u64,
@@ -190,7 +190,7 @@ pub(super) fn check(shared: &Shared, command: &Command) -> Result<(), GpuError> 
         }
         Command::Copy { src, src_offset, dst, dst_offset, size } => {
             whole("copy", *size)?;
-            src.check_range("copy", &shared.meter, *src_offset, *size)?;
+            src.check_source("copy", &shared.meter, *src_offset, *size)?;
             dst.check_range("copy", &shared.meter, *dst_offset, *size)?;
             if src.same(dst) {
                 return Err(GpuError::validation("copy", "source and destination are one buffer"));

@@ -103,6 +103,11 @@ impl Staging {
         Staging { keep, up: Mutex::default(), down: Mutex::default(), timers: Mutex::default() }
     }
 
+    /// No chunks yet, of which as many are kept.
+    pub(super) fn beside(&self) -> Staging {
+        Staging::new(self.keep)
+    }
+
     fn idle(&self, direction: Direction) -> &Mutex<Idle> {
         match direction {
             Direction::Up => &self.up,

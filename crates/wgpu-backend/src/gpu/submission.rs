@@ -32,7 +32,7 @@ pub struct Upload<'a> {
 /// Bytes to copy between two different buffers of the device, after the uploads and before the commands.
 #[derive(Debug, Clone, Copy)]
 pub struct BufferCopy<'a> {
-    /// Where they are.
+    /// Where they are: on the device, or on another part of its GPU.
     pub src: &'a Buffer,
     /// Bytes from the start of `src`, a multiple of 4.
     pub src_offset: u64,

@@ -4,6 +4,7 @@
 mod adapters;
 mod losses;
 mod memory;
+mod parts;
 mod pipelines;
 mod refusals;
 mod runs;
