@@ -53,6 +53,7 @@ fn by_rank(problem: &Problem, classes: &Classes, order: &Order) -> Vec<usize> {
 /// When devices are free, and what is where from when on.
 struct Timing<'a> {
     problem: &'a Problem,
+    /// By queue.
     free: Vec<Picoseconds>,
     /// When each item is done, and where.
     done: Vec<(Picoseconds, usize)>,
@@ -90,7 +91,7 @@ impl<'a> Timing<'a> {
     fn end(&self, item: usize, device: usize) -> Picoseconds {
         let problem = self.problem;
         let (first, end) = (self.first[item] as usize, self.first[item + 1] as usize);
-        let mut start = self.free[device];
+        let mut start = self.free[problem.queues.of(device)];
         for &tensor in &self.reads[first..end] {
             let tensor = &problem.tensors[tensor as usize];
             let (made, from) = match tensor.producer {
@@ -111,7 +112,7 @@ impl<'a> Timing<'a> {
         let end = self.end(item, device);
         self.done[item] = (end, device);
         if !self.problem.items[item].is_resource {
-            self.free[device] = end;
+            self.free[self.problem.queues.of(device)] = end;
             self.used[device] = true;
         }
     }

@@ -3,7 +3,8 @@
 //! What other devices need of a resource is sent by the first segment of its device. Where one needs it earlier, or
 //! the device has no work, one more segment is put in front of all. What goes into a resource is stored by the last
 //! segment of its device, if it is there by then and nothing fails later; else by one more segment at the end, which
-//! stores all that comes so late. The host needs no such segments.
+//! stores all that comes so late. The host needs no such segments, and nor does a device with the same queue: it copies
+//! from where the resource lies.
 
 use crate::order::Schedule;
 use crate::problem::{HOST, Problem, Producer};
@@ -105,7 +106,8 @@ impl Ends {
         let end = self.devices[to];
         let sent = maker.filter(|&item| device[item] != to).and_then(|item| {
             let is_resource = problem.items[item].is_resource;
-            let first = self.devices[device[item]].first.filter(|_| device[item] != HOST);
+            let sends = |_: &u32| device[item] != HOST && !problem.is_direct(device[item], to);
+            let first = self.devices[device[item]].first.filter(sends);
             if is_resource { first } else { Some(schedule.segment_of[item]) }
         });
         let fits = |&last: &u32| {
@@ -148,7 +150,8 @@ impl Ends {
         }
         let end = &mut self.devices[from];
         end.is_sent |= edge.host_reads;
-        for &item in edge.consumers.iter().filter(|&&item| device[item] != from) {
+        let others = edge.consumers.iter().filter(|&&item| device[item] != from);
+        for &item in others.filter(|&&item| !problem.is_direct(from, device[item])) {
             let is_late = end.first.is_none_or(|first| schedule.segment_of[item] < first);
             match (problem.items[item].is_resource, device[item]) {
                 (false, _) => end.is_read |= is_late,

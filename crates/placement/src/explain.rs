@@ -262,10 +262,11 @@ impl Solution {
         writeln!(f)?;
         let mut table = Table::new(["tensor", "from", "to", "bytes", "time"]);
         for transfer in transfers.iter().take(MAX_TRANSFERS) {
+            let how = if transfer.is_copy() { ", a copy" } else { "" };
             table.row([
                 self.labels.tensors[transfer.tensor].clone(),
                 self.labels.devices[transfer.from].clone(),
-                self.labels.devices[transfer.to].clone(),
+                format!("{}{how}", self.labels.devices[transfer.to]),
                 Bytes(transfer.bytes).to_string(),
                 Time(transfer.time).to_string(),
             ]);

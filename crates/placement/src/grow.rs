@@ -156,6 +156,7 @@ fn part(
         }
     }
     part.links.clone_from(&problem.links);
+    part.queues.clone_from(&problem.queues);
     (part.preferred, part.objective) = (problem.preferred, problem.objective);
     part.soft_placement = problem.soft_placement;
     part.items = items.iter().map(|&item| problem.items[item].clone()).collect();

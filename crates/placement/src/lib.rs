@@ -37,6 +37,7 @@ mod order;
 mod overlap;
 mod price;
 mod problem;
+mod queues;
 mod refuse;
 mod request;
 mod tight;
@@ -58,3 +59,4 @@ pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work}
 pub use order::SegmentOrder;
 pub use price::{DeviceTotal, Prediction, Transfer, price};
 pub use problem::{Constant, Item, Objective, Problem, Producer, TensorEdge};
+pub use queues::Queues;

@@ -305,7 +305,8 @@ impl Memory {
         let At { problem, schedule, .. } = at;
         self.staged.clear();
         self.staged.resize(schedule.devices.len(), Staged::default());
-        for crossing in crossings {
+        let is_staged = |c: &&Crossing| !problem.is_direct(c.from as usize, c.to as usize);
+        for crossing in crossings.iter().filter(is_staged) {
             let bytes = problem.tensors[crossing.tensor as usize].bytes;
             let staged = &mut self.staged[crossing.segment as usize];
             if crossing.to as usize == HOST {

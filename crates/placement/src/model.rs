@@ -314,12 +314,26 @@ fn shared_out(per_second: u64, n: u64, most: u64) -> Curve {
 impl Link {
     /// The default link between two kinds of device: 12 GB/s and 15 us between the CPU and a discrete
     /// GPU, 20 GB/s and 10 us to an integrated one, 5 GB/s and 10 us to a software one. Between two
-    /// GPUs a tensor goes through the host: latencies add up, and so does the time for each byte.
+    /// GPUs a tensor goes through the host: latencies add up, and so does the time for each byte. For parts of one GPU
+    /// see [`Self::on`].
     pub fn between(from: DeviceKind, to: DeviceKind) -> Self {
         match (Self::to_host(from), Self::to_host(to)) {
             (None, None) => Self { latency: US / 10, bytes_per_second: 20 * GIGA },
             (Some(link), None) | (None, Some(link)) => link,
             (Some(a), Some(b)) => a.then(&b),
+        }
+    }
+
+    /// A copy on one device: a launch, and each byte is read and written.
+    pub fn on(device: &DeviceModel) -> Self {
+        Self { latency: device.launch, bytes_per_second: device.memory.per_second() / 2 }
+    }
+
+    /// The shorter latency and the more bytes per second of both.
+    pub(crate) fn or_faster(&self, other: &Link) -> Self {
+        Self {
+            latency: self.latency.min(other.latency),
+            bytes_per_second: self.bytes_per_second.max(other.bytes_per_second),
         }
     }
 

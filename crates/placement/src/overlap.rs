@@ -1,7 +1,7 @@
 //! When a run is done if devices work beside each other: the rule of the session's executor.
 //!
 //! The host walks through the segments. It computes its own, and hands those of other devices over, which
-//! start when their device is free. It waits before an item that reads what another device sends, before it hands over a
+//! start when their queue is free. It waits before an item that reads what another device sends, before it hands over a
 //! segment that does, and for all others before it hands over one that stores.
 
 use crate::order::Schedule;
@@ -15,7 +15,7 @@ pub(crate) struct Overlap {
     crossing: Vec<Picoseconds>,
     /// When each segment is done, with what it sends.
     end: Vec<Picoseconds>,
-    /// When each device is free.
+    /// When the queue of each device is free.
     free: Vec<Picoseconds>,
     /// Who waits for whom: a place in the sequence, and a segment of a device that is not a CPU.
     waits: Vec<(u32, u32)>,
@@ -65,7 +65,7 @@ impl Overlap {
     ) -> Picoseconds {
         let (mut now, mut wait, mut start) = (problem.devices[HOST].run, 0, 0);
         for (segment, &d) in schedule.devices.iter().enumerate() {
-            let model = &problem.devices[d];
+            let (model, queue) = (&problem.devices[d], problem.queues.of(d));
             let is_cpu = model.kind == DeviceKind::Cpu;
             let here = |item: &&u32| schedule.segment_of[**item as usize] as usize == segment;
             let n_items = schedule.sequence[start..].iter().take_while(here).count();
@@ -91,13 +91,13 @@ impl Overlap {
                 now = self.end[..segment].iter().fold(now, |latest, &end| latest.max(end));
             }
             now = now.saturating_add(model.submission);
-            let done = if is_cpu { now } else { now.max(self.free[d]) };
+            let done = if is_cpu { now } else { now.max(self.free[queue]) };
             let done = done.saturating_add(busy);
             self.end[segment] = done;
             if is_cpu {
                 now = done;
             } else {
-                self.free[d] = done;
+                self.free[queue] = done;
             }
         }
         self.end.iter().fold(now, |latest, &end| latest.max(end))

@@ -3,7 +3,8 @@
 //! The price is the sum of: what a run takes by itself; each item's cost on its device; one submission for each segment,
 //! also for those that only read or store (`ends.rs`); for each tensor and each other device that needs it, the time of
 //! its bytes, once; and one latency for each crossing, which is all that leaves a segment for the host, or enters a
-//! segment from it. What goes from one device to another that is not the host goes through the host, as two transfers.
+//! segment from it. What goes from one device to another that is not the host goes through the host, as two transfers;
+//! but between two that submit to one queue it is one transfer, a copy in the segment that takes it.
 //! Beside it stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
 
 use convoke_graph_core::{Error, Result};
@@ -61,6 +62,13 @@ pub struct Transfer {
     pub time: Picoseconds,
 }
 
+impl Transfer {
+    /// Whether one GPU copies it from another with which it shares a queue: the host takes no part.
+    pub fn is_copy(&self) -> bool {
+        self.from != HOST && self.to != HOST
+    }
+}
+
 /// How good an assignment is: the lower, the better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Score {
@@ -86,7 +94,7 @@ impl Score {
 /// What brings a tensor from one device to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Crossing {
-    /// The segment that sends it to the host, or that takes it elsewhere.
+    /// The segment that sends it to the host, or that takes it elsewhere: from the host, or by a copy of its own.
     pub(crate) segment: u32,
     pub(crate) from: u32,
     pub(crate) to: u32,
@@ -252,7 +260,9 @@ impl<'a> Pricer<'a> {
         let ends = &self.ends;
         let is_cpu = |d: usize| problem.devices[d].kind == DeviceKind::Cpu;
         let edges = self.transfers.iter().map(|t| (t, &problem.tensors[t.tensor]));
-        let sent = edges.filter(|(_, edge)| !is_cpu(home(edge, device)));
+        // What is copied on the GPU is there when its queue comes to the copy.
+        let staged = edges.filter(|(t, _)| !problem.is_direct(t.from, t.to));
+        let sent = staged.filter(|(_, edge)| !is_cpu(home(edge, device)));
         let waits = sent.flat_map(|(transfer, edge)| {
             let sender = match edge.producer {
                 Producer::Item(item) if !problem.items[item].is_resource => {
@@ -357,7 +367,9 @@ impl<'a> Pricer<'a> {
                 (_, false) => Need::At(self.schedule.segment_of[item]),
             };
         }
-        let beyond = |d: usize| d != HOST && d != from && self.needs[d] != Need::No;
+        let is_direct = |to: usize| self.problem.is_direct(from, to);
+        let is_other = |d: usize| d != HOST && d != from && !is_direct(d);
+        let beyond = |d: usize| is_other(d) && self.needs[d] != Need::No;
         let is_staged = from != HOST && (0..self.needs.len()).any(beyond);
         if (edge.host_reads || is_staged) && self.needs[HOST] == Need::No {
             self.needs[HOST] = Need::AtEnd;
@@ -369,7 +381,7 @@ impl<'a> Pricer<'a> {
                 Need::At(segment) => segment,
                 Need::AtEnd => self.segment_that_stores(edge, device, to),
             };
-            let from = if to == HOST { from } else { HOST };
+            let from = if to == HOST || is_direct(to) { from } else { HOST };
             let time = self.problem.link(from, to).bytes_time(edge.bytes);
             let at = self.transfers.len() as u32;
             let (sender, taker) = (from as u32, to as u32);

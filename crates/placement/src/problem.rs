@@ -4,7 +4,7 @@ use convoke_graph_core::{Error, Result};
 
 use crate::order::Order;
 use crate::refuse;
-use crate::{DeviceKind, DeviceModel, DeviceSpec, Link, Picoseconds, Work};
+use crate::{DeviceKind, DeviceModel, DeviceSpec, Link, Picoseconds, Queues, Work};
 
 /// The host among a problem's devices.
 pub(crate) const HOST: usize = 0;
@@ -16,6 +16,8 @@ pub struct Problem {
     pub devices: Vec<DeviceModel>,
     /// The link from each device to each other: that from `a` to `b` is at `a * devices.len() + b`.
     pub links: Vec<Link>,
+    /// Which devices submit to one queue: see [`Self::join`].
+    pub queues: Queues,
     /// The work, in the order in which it was declared.
     pub items: Vec<Item>,
     /// What flows between items, from the host and to it.
@@ -128,6 +130,7 @@ impl Problem {
         Self {
             devices,
             links,
+            queues: Queues::default(),
             items: Vec::new(),
             tensors: Vec::new(),
             constants: Vec::new(),
@@ -147,6 +150,28 @@ impl Problem {
     /// instead. Whoever knows the node adds it.
     pub fn device_spec(&self, name: &str) -> Result<DeviceSpec> {
         name.parse().map_err(|error| refuse::malformed_name(self, &error))
+    }
+
+    /// Lets two GPUs that are parts of one submit to one queue. The links between all that have it become copies there,
+    /// which take no longer than the ways through the host, since these are copies as well.
+    ///
+    /// # Panics
+    /// If a device is out of range.
+    pub fn join(&mut self, a: usize, b: usize) {
+        self.queues.join(a, b);
+        let n_devices = self.devices.len();
+        let pairs = (0..n_devices).flat_map(|from| (0..n_devices).map(move |to| (from, to)));
+        for (from, to) in pairs {
+            if self.is_direct(from, to) {
+                let staged = self.link(from, HOST).then(self.link(HOST, to));
+                self.links[from * n_devices + to] = Link::on(&self.devices[to]).or_faster(&staged);
+            }
+        }
+    }
+
+    /// Whether a device takes what another has by a copy on the GPU.
+    pub(crate) fn is_direct(&self, from: usize, to: usize) -> bool {
+        self.queues.is_direct(from, to)
     }
 
     /// The link from one device to another.
@@ -226,6 +251,10 @@ impl Problem {
         if self.links.len() != n_devices * n_devices {
             let found = self.links.len();
             return Err(Error::internal(format!("{n_devices} devices with {found} links")));
+        }
+        if self.queues.len() > n_devices {
+            let found = self.queues.len();
+            return Err(Error::internal(format!("{n_devices} devices and queues of {found}")));
         }
         // Half of the range is left for the helper nodes of the cut.
         if u32::try_from(self.items.len()).is_err()

@@ -39,7 +39,7 @@ fn plain_total(problem: &Problem, device: &[usize], devices_first: bool) -> u64 
     for (tensor, stored) in problem.tensors.iter().zip(&stored) {
         let from = tensor.producer.item().map_or(HOST, |item| device[item]);
         let to: BTreeSet<usize> = tensor.consumers.iter().map(|&item| device[item]).collect();
-        for (a, b) in ways(from, &to, tensor.host_reads) {
+        for (a, b) in ways(problem, from, &to, tensor.host_reads) {
             let segment = if b == HOST {
                 let sender = tensor.producer.item().filter(|&item| !is_resource(item));
                 sender.map_or_else(|| all.first(a).unwrap(), |item| all.of[item])
@@ -83,7 +83,9 @@ impl<'a> Segments<'a> {
                 tensor.producer.item().is_some_and(|item| is_resource(item) && device[item] == d)
             });
             let made: Vec<&TensorEdge> = made.collect();
-            let users = || made.iter().flat_map(|t| &t.consumers).filter(|&&i| device[i] != d);
+            let is_sent_to = |to: usize| to != d && !problem.is_direct(d, to);
+            let all = || made.iter().flat_map(|tensor| &tensor.consumers);
+            let users = || all().filter(|&&user| is_sent_to(device[user]));
             let is_early = |&&user: &&usize| match is_resource(user) {
                 true => device[user] != HOST && first.is_none(),
                 false => first.is_none_or(|first| of[user] < first),
@@ -117,6 +119,7 @@ impl<'a> Segments<'a> {
         let sent = maker.filter(|&item| self.device[item] != to).and_then(|item| {
             match (self.problem.items[item].is_resource, self.device[item]) {
                 (true, HOST) => None,
+                (true, from) if self.problem.is_direct(from, to) => None,
                 (true, from) => self.first(from),
                 (false, _) => Some(self.of[item]),
             }
@@ -167,15 +170,20 @@ fn plain_segments(
     }
 }
 
-/// The crossings of a tensor that is on `from`, those through the host among them.
+/// The crossings of a tensor that is on `from`, those through the host among them, and then those that are copies.
 fn ways(
+    problem: &Problem,
     from: usize,
     to: &BTreeSet<usize>,
     host_reads: bool,
 ) -> impl Iterator<Item = (usize, usize)> {
-    let beyond = to.iter().copied().filter(move |&d| d != HOST && d != from);
-    let is_sent = from != HOST && (host_reads || to.iter().any(|&d| d != from));
-    is_sent.then_some((from, HOST)).into_iter().chain(beyond.map(|d| (HOST, d)))
+    let others = to.iter().copied().filter(|&d| d != from);
+    let (copied, staged): (Vec<usize>, Vec<usize>) =
+        others.partition(|&d| problem.is_direct(from, d));
+    let is_sent = from != HOST && (host_reads || !staged.is_empty());
+    let beyond = staged.into_iter().filter(|&d| d != HOST).map(|d| (HOST, d));
+    let sent = is_sent.then_some((from, HOST)).into_iter().chain(beyond);
+    sent.chain(copied.into_iter().map(move |d| (from, d)))
 }
 
 /// The least that any legal places take.
@@ -242,10 +250,11 @@ impl Tree<'_> {
             let to: BTreeSet<usize> =
                 tensor.consumers.iter().filter_map(|&item| self.at(item)).collect();
             let time = |(a, b): (usize, usize)| problem.link(a, b).bytes_time(tensor.bytes);
-            let times = |from: usize| ways(from, &to, tensor.host_reads).map(time).sum::<u64>();
+            let all = |from: usize| ways(problem, from, &to, tensor.host_reads);
+            let times = |from: usize| all(from).map(time).sum::<u64>();
             let made_by = tensor.producer.item().map(|item| classes.of(item));
             if let Some(from) = made_by.map_or(Some(HOST), |class| self.places[class]) {
-                crosses.extend(ways(from, &to, tensor.host_reads));
+                crosses.extend(all(from));
             }
             match made_by {
                 Some(class) => classes.devices(class).for_each(|d| own[class][d] += times(d)),
@@ -260,7 +269,8 @@ impl Tree<'_> {
         }
         let latencies = crosses.iter().map(|&(a, b)| problem.link(a, b).latency);
         let submissions = (0..problem.devices.len()).map(|d| {
-            let is_used = crosses.iter().any(|&(a, b)| a == d || b == d);
+            let is_copied = |a: usize, b: usize| problem.is_direct(a, b);
+            let is_used = crosses.iter().any(|&(a, b)| b == d || (a == d && !is_copied(a, b)));
             problem.devices[d].submission * self.n_turns(d).max(u64::from(is_used && d != HOST))
         });
         certain + latencies.sum::<u64>() + submissions.sum::<u64>()

@@ -120,6 +120,32 @@ fn three_devices_come_close_to_the_best() {
     assert!(sizes[9..].iter().sum::<usize>() > 600, "many are large");
 }
 
+/// Two GPUs that are parts of one, beside a third: copies are cheaper than ways through the host, or dearer.
+#[test]
+fn parts_of_one_gpu_come_close_to_the_best() {
+    let mut rng = Rng(12);
+    let (mut sum, mut best_sum, mut n_copies) = (0, 0, 0);
+    for case in 0..400 {
+        let mut problem = random_problem(&mut rng, 3, 8);
+        problem.join(1, 2);
+        let latency = rng.below(30) * US;
+        (problem.links[4 + 2].latency, problem.links[8 + 1].latency) = (latency, latency);
+        let classes = Classes::new(&problem).unwrap();
+        let (total, best) = (checked(&problem, &classes), least(&problem, &classes));
+        assert!(best <= total, "case {case}: {total} is below {best}");
+        if classes.len() <= 5 {
+            assert_eq!(brute_force(&problem, &classes).time, best, "case {case}");
+        }
+        let device: Vec<usize> = problem.items.iter().map(|_| rng.below(4) as usize).collect();
+        let priced = price(&problem, &device).unwrap();
+        assert_eq!(priced.total, plain_price(&problem, &device), "case {case}: {device:?}");
+        n_copies += priced.transfers.iter().filter(|transfer| transfer.is_copy()).count();
+        (sum, best_sum) = (sum + total, best_sum + best);
+    }
+    assert!((sum - best_sum) * 25 < best_sum, "{sum} ps against {best_sum} ps");
+    assert!(n_copies > 100, "{n_copies} copies");
+}
+
 #[test]
 fn memory_comes_before_time() {
     let mut rng = Rng(9);

@@ -1,7 +1,7 @@
 //! Costs of work and transfers, and that they don't overflow.
 
 use super::*;
-use crate::{SegmentOrder, price, solve};
+use crate::{Queues, SegmentOrder, price, solve};
 
 const GIGA: u64 = 1_000_000_000;
 
@@ -86,6 +86,55 @@ fn threads_help_less_the_more_there_are() {
     for n in [1, 2, 100] {
         assert_eq!(DeviceModel::cpu(n, 0).cost(&small), US / 2 + 10 * US);
     }
+}
+
+#[test]
+fn a_copy_on_a_gpu_takes_a_launch_and_no_longer_than_the_way_through_the_host() {
+    let gpu = |index| DeviceModel::gpu(DeviceKind::DiscreteGpu, index, GIB);
+    let mut problem = Problem::new(vec![cpu(), gpu(0), gpu(1), gpu(2)]);
+    let staged = *problem.link(1, 2);
+    problem.join(1, 2);
+    let copy = Link { latency: 8 * US, bytes_per_second: 150 * GIGA };
+    assert_eq!([*problem.link(1, 2), *problem.link(2, 1)], [copy; 2]);
+    // The third is another GPU, and what the host has is sent.
+    assert_eq!([*problem.link(1, 3), *problem.link(3, 2)], [staged; 2]);
+    assert_eq!(*problem.link(0, 1), Link::between(DeviceKind::Cpu, DeviceKind::DiscreteGpu));
+    // A CPU that plays a GPU moves bytes no faster than the host does.
+    let software = |index| DeviceModel::gpu(DeviceKind::SoftwareGpu, index, GIB);
+    let mut problem = Problem::new(vec![cpu(), software(0), software(1)]);
+    let staged = *problem.link(1, 2);
+    problem.join(2, 1);
+    assert_eq!(*problem.link(1, 2), staged);
+}
+
+/// A copy is part of the segment that takes it, and no host waits for it; one queue does one thing after the other.
+#[test]
+fn parts_of_one_gpu_work_one_after_the_other() {
+    let mut problem = machine(2);
+    problem.devices[1..].iter_mut().for_each(|gpu| gpu.memory = Curve::rate(2 * GIGA));
+    problem.items = vec![item("first", 1000), item("second", 500)];
+    problem.tensors = vec![
+        edge("x", 1000, Producer::Item(0), &[1]),
+        fetched(edge("y", 0, Producer::Item(1), &[])),
+    ];
+    let predicted = |problem: &Problem| price(problem, &[1, 2]).unwrap();
+    // 40, 101 and 16 us; 40, 16, 51 and 15 us.
+    let staged = predicted(&problem);
+    assert_eq!((staged.total, staged.makespan), (279 * US, 279 * US));
+    problem.join(1, 2);
+    let copied = predicted(&problem);
+    let [copy, fetch] = &copied.transfers[..] else { panic!("{:?}", copied.transfers) };
+    assert_eq!((copy.is_copy(), copy.from, copy.to, copy.time), (true, 1, 2, 2 * US));
+    assert_eq!((fetch.is_copy(), fetch.from, fetch.to), (false, 2, 0));
+    // 40 and 101 us; 40, 2, 51 and 15 us, the submission while the first works.
+    assert_eq!((copied.total, copied.makespan), (249 * US, 209 * US));
+    let staged = price(&Problem { queues: Queues::default(), ..problem.clone() }, &[1, 2]).unwrap();
+    // The host's staging memory is only for what crosses it: of two pieces, none is left.
+    let peaks = |found: &crate::Prediction| [1, 2].map(|d| found.devices[d].peak_bytes);
+    let [before, after] = [peaks(&staged), peaks(&copied)];
+    assert_eq!([before[0] - after[0], before[1] - after[1]], [64 << 10; 2]);
+    problem.queues.join(1, 3);
+    assert_eq!(price(&problem, &[1, 2]).unwrap_err().to_string(), "3 devices and queues of 4");
 }
 
 #[test]

@@ -115,3 +115,23 @@ fn what_stores_begins_when_all_others_are_done() {
     assert_eq!(makespan(&problem), (40 + 101 + 40 + 11) * US);
     assert_eq!(price(&problem, &[2, 1, 2]).unwrap().total, (80 + 101 + 11) * US);
 }
+
+/// Parts of one GPU copy what they need of each other, and from where resources lie.
+#[test]
+fn parts_of_one_gpu_take_no_submission_to_send() {
+    let mut problem = machine(3);
+    problem.items = vec![variable("a"), variable("b"), item("work", 100), item("more", 10)];
+    problem.tensors = vec![
+        edge("a:0", 1000, Producer::Item(0), &[1, 2]),
+        edge("b:0", 1000, Producer::Item(1), &[0]),
+        fetched(edge("work:0", 1000, Producer::Item(2), &[3])),
+    ];
+    problem.join(1, 2);
+    // Both are exchanged by copies; the work's result is copied, and sent to the host.
+    assert_eq!(crossed(&problem, &[1, 2, 2, 1]), (2, 4));
+    // A third GPU gets all through the host: the variable from a segment in front.
+    assert_eq!(crossed(&problem, &[1, 2, 3, 1]), (4, 6));
+    problem.join(2, 3);
+    assert_eq!(crossed(&problem, &[1, 2, 3, 1]), (3, 5));
+    assert_eq!(problem.queues.of(3), 1);
+}
