@@ -82,6 +82,16 @@ fn open(name: &str, more: DeviceOptions) -> Devices {
     Devices::with_options(&options(name, more)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
+/// The CPU and all adapters of this machine, software among them: those that `CONVOKE_TEST_ADAPTERS` names, if it names
+/// two or more, else none.
+///
+/// # Panics
+/// If they cannot be opened.
+pub fn several_adapters(more: DeviceOptions) -> Option<Devices> {
+    let all = DeviceOptions { name: None, allow_software: true, ..options("SwiftShader", more) };
+    (devices().len() > 2).then(|| Devices::with_options(&all).unwrap())
+}
+
 fn options(name: &str, options: DeviceOptions) -> DeviceOptions {
     DeviceOptions {
         name: Some(name.to_owned()),

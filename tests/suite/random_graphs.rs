@@ -6,7 +6,7 @@
 //! shown; its steps are the test's message.
 
 use convoke::prelude::*;
-use convoke::{DeviceOptions, Result, RunMetadata, Shape};
+use convoke::{DeviceOptions, Explanation, Result, RunMetadata, Shape};
 use convoke_tests::{compare, devices, ramp, reference};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -176,7 +176,7 @@ fn with_less_memory(steps: &[Step]) -> usize {
 }
 
 /// Runs a graph with its steps scattered over the CPU and two GPUs, and panics where values differ from the
-/// reference's, or what crosses from what was predicted.
+/// reference's, or what crosses from what was predicted. The GPUs are parts of one, which copy from each other.
 fn scattered(steps: &[Step]) {
     let g = Graph::new();
     let feeds = [ramp(&[ROWS, COLUMNS]), ramp(&[COLUMNS]), ramp(&[ROWS, 1])];
@@ -207,17 +207,23 @@ fn scattered(steps: &[Step]) {
             for (got, truth) in got.iter().zip(&truth) {
                 compare(&device.name, got, truth, Some(1e-3));
             }
-            let crossed = (
-                metadata.uploads + metadata.downloads,
-                metadata.upload_bytes + metadata.download_bytes,
-            );
-            let predicted = (metadata.predicted_transfers, metadata.predicted_transfer_bytes);
-            assert_eq!(crossed, predicted, "{}: {metadata}", device.name);
-            let explanation = session.explain(&feeds, (&last, &update)).unwrap();
-            let submissions = explanation.prediction().submissions as u64;
-            assert_eq!(metadata.submissions, submissions, "{}: {explanation}", device.name);
+            as_predicted(&session.explain(&feeds, (&last, &update)).unwrap(), &metadata);
         }
     }
+}
+
+/// Panics where what a run moved, or how many submissions it made, is not what was predicted.
+fn as_predicted(explanation: &Explanation, run: &RunMetadata) {
+    let crossed = (
+        run.uploads + run.downloads + run.copies,
+        run.upload_bytes + run.download_bytes + run.copy_bytes,
+    );
+    let predicted = (run.predicted_transfers, run.predicted_transfer_bytes);
+    assert_eq!(crossed, predicted, "{run}\n{explanation}");
+    let prediction = explanation.prediction();
+    let copies = prediction.transfers.iter().filter(|transfer| transfer.is_copy()).count();
+    assert_eq!(run.copies, copies as u64, "{run}\n{explanation}");
+    assert_eq!(run.submissions, prediction.submissions as u64, "{run}\n{explanation}");
 }
 
 /// Checks a share of the graphs; each `part` has its own.

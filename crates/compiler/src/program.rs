@@ -353,11 +353,14 @@ pub struct Segment {
     /// the CPU. Constants and variables are not listed: they are resident.
     pub uploads: Vec<ValueId>,
     /// Values that an earlier segment of this device made or was sent, with that segment's index: they are
-    /// copied on the device.
+    /// copied on the device. So is what a segment of a device with the same queue made.
     pub carried: Vec<(ValueId, u32)>,
+    /// Variables of other devices with the same queue, into which no earlier segment stores: they are copied from where
+    /// they lie.
+    pub borrowed: Vec<ValueId>,
     /// Indices into the program's groups, in order.
     pub groups: Vec<u32>,
-    /// Its values and uploads that later segments of this device take.
+    /// Its values and uploads that later segments of this device, or of one with the same queue, take.
     pub kept: Vec<ValueId>,
     /// Its values, and variables of its device, that the host needs afterwards. Empty for the CPU.
     pub downloads: Vec<ValueId>,
@@ -376,6 +379,7 @@ impl Segment {
             device,
             uploads: Vec::new(),
             carried: Vec::new(),
+            borrowed: Vec::new(),
             groups: Vec::new(),
             kept: Vec::new(),
             downloads: Vec::new(),

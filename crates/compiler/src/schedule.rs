@@ -1,7 +1,7 @@
 //! From groups with devices to segments with their transfers: the program.
 
 use convoke_graph_core::{NodeId, Result};
-use convoke_placement::SegmentOrder;
+use convoke_placement::{Queues, SegmentOrder};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::apart::gaps;
@@ -25,6 +25,8 @@ pub struct Places {
     pub variables: FxHashMap<NodeId, DeviceIndex>,
     /// Whose turn it is when a segment ends. The rule of placement's schedule.
     pub order: SegmentOrder,
+    /// Which devices submit to one queue.
+    pub queues: Queues,
 }
 
 /// Chooses [`Places`] for the groups of a program.
@@ -95,6 +97,7 @@ pub fn compile(plan: &Plan, inputs: &[InputFact], options: &CompileOptions<'_>) 
     let mut scheduling = Scheduling::new(&program.values, &program.groups, &places);
     scheduling.order();
     scheduling.finish(&commits, &program);
+    scheduling.keep_borrowed();
     program.segments = scheduling.segments;
     program.variables = places.variables.into_iter().collect();
     program.variables.sort_unstable();
@@ -207,6 +210,14 @@ impl<'a> Scheduling<'a> {
             self.carry(value, from, at);
             return at;
         }
+        if self.is_direct(home, device) {
+            match self.made_in[value.0 as usize] {
+                Some(from) => self.carry(value, from, at),
+                None => self.segments[at].borrowed.push(value),
+            }
+            self.brought.insert((value, device), at);
+            return at;
+        }
         let before = self.segments.len();
         if home != HOST {
             self.download(value, home);
@@ -226,7 +237,7 @@ impl<'a> Scheduling<'a> {
         made.or_else(|| self.brought.get(&(value, device)).copied())
     }
 
-    /// Lets segment `at` take a value from an earlier one of its device.
+    /// Lets segment `at` take a value from an earlier one of its device, or of its queue.
     fn carry(&mut self, value: ValueId, from: usize, at: usize) {
         let taken = (value, from as u32);
         if from == at || self.segments[at].carried.contains(&taken) {
@@ -298,7 +309,8 @@ impl<'a> Scheduling<'a> {
     fn store(&mut self, commits: &[&Commit]) {
         for commit in commits {
             let home = self.home(commit.value);
-            if home != HOST && home != self.device_of(commit.variable) {
+            let device = self.device_of(commit.variable);
+            if home != HOST && home != device && !self.is_direct(home, device) {
                 self.segment_with(commit.value, home);
             }
         }
@@ -326,14 +338,41 @@ impl<'a> Scheduling<'a> {
         }
     }
 
-    /// The segment of another device that makes a value, or sends a variable; none for what a device has anyway.
+    /// The segment of another device that makes a value, or sends a variable; none for what a device has anyway, or
+    /// copies from where it lies.
     fn sent_by(&self, value: ValueId, device: DeviceIndex) -> Option<usize> {
         let home = self.home(value);
         if home == device {
             return None;
         }
+        let lies_there = home == HOST || self.is_direct(home, device);
         let first = || self.segments.iter().position(|segment| segment.device == home);
-        self.made_in[value.0 as usize].or_else(|| if home == HOST { None } else { first() })
+        self.made_in[value.0 as usize].or_else(|| if lies_there { None } else { first() })
+    }
+
+    /// Where a variable is borrowed after a segment has stored into it, that segment keeps what it was at the start.
+    fn keep_borrowed(&mut self) {
+        for at in 0..self.segments.len() {
+            for value in std::mem::take(&mut self.segments[at].borrowed) {
+                let stores = |segment: &Segment| {
+                    segment.commits.iter().any(|commit| self.is_of(value, commit.variable))
+                };
+                match self.segments[..at].iter().position(stores) {
+                    Some(from) => self.carry(value, from, at),
+                    None => self.segments[at].borrowed.push(value),
+                }
+            }
+        }
+    }
+
+    /// Whether a value is the elements of a variable.
+    fn is_of(&self, value: ValueId, variable: NodeId) -> bool {
+        matches!(self.values[value.0 as usize].source, Source::Variable(own) if own == variable)
+    }
+
+    /// Whether a device takes what another has by a copy on the GPU.
+    fn is_direct(&self, from: DeviceIndex, to: DeviceIndex) -> bool {
+        self.places.queues.is_direct(from.0 as usize, to.0 as usize)
     }
 
     /// The device where a variable lives.

@@ -249,6 +249,72 @@ fn variables_of_other_devices_are_read_before_they_are_stored() {
     );
 }
 
+/// Devices with one queue copy what they need of each other: variables from where they lie, or what the segment that
+/// stores into them has kept.
+#[test]
+fn devices_with_one_queue_take_what_another_has() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![8, 8]);
+    let [a, b] = ["a", "b"].map(|name| g.variable(name, Init::Zeros, DType::F32, [8, 8]));
+    let stores = [a.assign(b.value()), b.assign(a.value())].map(|store| store.operation());
+    let place = |unplaced: &crate::Unplaced<'_>| -> Result<Places> {
+        let mut places = host(unplaced)?;
+        places.groups.iter_mut().zip([1, 2, 1, 2]).for_each(|(d, at)| *d = DeviceIndex(at));
+        for (variable, device) in unplaced.variables().into_iter().zip([1, 2]) {
+            places.variables.insert(variable, DeviceIndex(device));
+        }
+        places.queues.join(1, 2);
+        Ok(places)
+    };
+    check(
+        program(&g, signature(&[b.value()], &stores.each_ref(), &[]), &[], &place),
+        &expect![[r#"
+            v0 f32[8, 8] = variable %1
+            v1 f32[8, 8] = variable %7
+            segment on device 1
+              take v1 from where it lies
+              commit %1 = v1
+            segment on device 2
+              take v0 from segment 0
+              commit %7 = v0
+              download v1
+            fetch v1
+        "#]],
+    );
+    let first = x.matmul(&x);
+    let third = first.matmul(a.value()).matmul(&first);
+    let last = third.matmul(&first).matmul(a.value());
+    check(
+        program(&g, signature(&[&first, &last], &[&stores[1]], &[&x]), &[&[8, 8]], &place),
+        &expect![[r#"
+            v0 f32[8, 8] = feed %0
+            v1 f32[8, 8] = variable %1
+            segment on device 1
+              upload v0
+              v2 f32[8, 8] = [matmul] of v0, v0
+              download v1, v2
+            segment on device 2
+              take v2 from segment 0
+              take v1 from where it lies
+              v3 f32[8, 8] = [matmul] of v2, v1
+            segment on device 1
+              take v3 from segment 1
+              take v2 from segment 0
+              v4 f32[8, 8] = [matmul] of v3, v2
+            segment on device 2
+              take v4 from segment 2
+              take v2 from segment 1
+              take v1 from segment 1
+              v5 f32[8, 8] = [matmul] of v4, v2
+              commit %7 = v1
+              download v5
+            segment on device 0
+              v6 f32[8, 8] = [matmul] of v5, v1
+            fetch v2, v6
+        "#]],
+    );
+}
+
 #[test]
 fn groups_fit_what_a_device_binds() {
     let g = Graph::new();

@@ -62,7 +62,13 @@ fn fit_gpu(
     let Some(free) = gpu.free_bytes() else { return Ok(()) };
     let own = program.segments.iter().filter(|segment| segment.device == device);
     // A segment that finds no staging memory waits for others.
-    let staged = own.clone().map(|segment| staged_bytes(program, segment, homes)).max();
+    let queues = gpus.queues();
+    // What the device's queue copies is not staged.
+    let is_there = |id: &ValueId| {
+        let home = homes.get(id).map(|home| home.0 as usize);
+        home.is_some_and(|home| queues.of(home) == queues.of(device.0 as usize))
+    };
+    let staged = own.clone().map(|segment| staged_bytes(program, segment, &is_there)).max();
     let fixed = own.map(|segment| fixed_bytes(program, segment));
     let fixed = fixed.fold(staged.unwrap_or(0), u64::saturating_add);
     let room = free.saturating_sub(fixed.saturating_add(lacking(program, device, &variables)));
@@ -90,21 +96,17 @@ fn fixed_bytes(program: &Program, segment: &Segment) -> u64 {
     constants.retain(|&id| matches!(program.value(id).source, Source::Constant(_)));
     constants.sort_unstable();
     constants.dedup();
-    let carried = segment.carried.iter().map(|(id, _)| id);
+    let carried = segment.carried.iter().map(|(id, _)| id).chain(&segment.borrowed);
     let all = segment.uploads.iter().chain(carried).chain(&segment.residents).chain(&constants);
     all.map(|&id| program.value(id).n_bytes() as u64).fold(0, u64::saturating_add)
 }
 
-/// The staging memory through which a segment's tensors cross.
+/// The staging memory through which a segment's tensors cross, but for those that its queue has.
 #[cfg(feature = "gpu")]
-fn staged_bytes(
-    program: &Program,
-    segment: &Segment,
-    homes: &FxHashMap<ValueId, DeviceIndex>,
-) -> u64 {
+fn staged_bytes(program: &Program, segment: &Segment, is_there: &dyn Fn(&ValueId) -> bool) -> u64 {
     let n_bytes = |id: &ValueId| program.value(*id).n_bytes() as u64;
     let mut staged = Staged::default();
-    let sent = segment.uploads.iter().filter(|id| homes.get(id) != Some(&segment.device));
+    let sent = segment.uploads.iter().filter(|id| !is_there(id));
     sent.for_each(|id| staged.send(n_bytes(id)));
     segment.downloads.iter().for_each(|id| staged.receive(n_bytes(id)));
     if segment.groups.iter().any(|&group| program.groups[group as usize].can_fail()) {

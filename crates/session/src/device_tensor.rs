@@ -23,8 +23,8 @@ use crate::fetch::{Fetch, FetchList, FetchResults};
 /// A fetched tensor whose elements stay on the device that computed them: the CPU's lie in host memory.
 ///
 /// It can be fed like any other value, by reference, to runs of any session on the same [`Devices`](crate::Devices). A
-/// run whose kernels are on its device takes it from there, with no copy through the host; for others it is brought to
-/// the host and sent on. Clones are the same elements, which never change. The memory is free for others when the last
+/// run whose kernels are on its device, or on another part of the same adapter, takes it from there, with no copy through
+/// the host; for others it is brought to the host and sent on. Clones are the same elements, which never change. The memory is free for others when the last
 /// clone is dropped.
 ///
 /// ```

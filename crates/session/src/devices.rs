@@ -2,6 +2,9 @@
 //!
 //! Finding them opens no GPU: a wgpu device is made when the first program of a session runs on it.
 
+#[cfg(feature = "gpu")]
+mod whole;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +14,7 @@ use convoke_compiler::{DeviceIndex, GroupLimits, HOST};
 #[cfg(feature = "gpu")]
 use convoke_graph_core::HostTensor;
 use convoke_graph_core::{Error, ErrorKind, Result};
-use convoke_placement::DeviceSpec;
+use convoke_placement::{DeviceSpec, Queues};
 
 use crate::calibrate::{Calibrations, Kept};
 #[cfg(feature = "gpu")]
@@ -25,6 +28,8 @@ use convoke_wgpu_backend::gpu::{
 };
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{GpuTensors, GpuVariables};
+#[cfg(feature = "gpu")]
+use whole::WholeGpu;
 
 /// What sort of device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +77,8 @@ pub struct DeviceOptions {
     pub gpu_budget_bytes: Option<u64>,
     /// For each adapter in order, the bytes of memory of the devices that it is split into: `[[1 << 28; 2]]`
     /// makes `GPU:0` and `GPU:1` of the first adapter, with 256 MiB each. Adapters without an entry, or with an
-    /// empty one, stay whole. TensorFlow: `GPUOptions.Experimental.virtual_devices`.
+    /// empty one, stay whole. Devices of one adapter do their work one after the other, take what another of them has by
+    /// a copy on the adapter, and are lost together. TensorFlow: `GPUOptions.Experimental.virtual_devices`.
     pub virtual_devices: Vec<Vec<u64>>,
     /// The least time that GPUs take for each of their segments: they sleep until it is over. A software adapter
     /// with it stands in for a GPU with cores of its own, to see what overlaps.
@@ -138,7 +144,8 @@ struct GpuDevice {
 
 #[cfg(feature = "gpu")]
 enum GpuSource {
-    Adapter(Box<(Adapter, GpuOptions)>),
+    /// Alone, or beside others of the same.
+    PartOf(Arc<WholeGpu>),
     /// The app opened it.
     Given,
 }
@@ -265,7 +272,8 @@ impl Devices {
     }
 
     /// What the GPU at `index` of [`Self::list`] has made and moved for all sessions, and what wgpu counts
-    /// of what exists in its driver. `None` for the CPU, and for a GPU that nothing has used yet.
+    /// of what exists in its driver: for all devices of one adapter together. `None` for the CPU, and for a GPU that
+    /// nothing has used yet.
     #[cfg(feature = "gpu")]
     pub fn gpu_counters(&self, index: usize) -> Option<(Counters, InternalCounters)> {
         let gpu = self.0.gpus.get(index.checked_sub(1)?)?;
@@ -296,6 +304,16 @@ impl Devices {
         }
     }
 
+    /// Which devices submit to one queue: those of one adapter.
+    pub(crate) fn queues(&self) -> Queues {
+        #[cfg(feature = "gpu")]
+        {
+            whole::queues(&self.0.gpus)
+        }
+        #[cfg(not(feature = "gpu"))]
+        Queues::default()
+    }
+
     /// What is known of GPU `index` (from 1) without opening it.
     #[cfg(feature = "gpu")]
     pub(crate) fn adapter(&self, index: usize) -> Result<&AdapterInfo> {
@@ -313,11 +331,7 @@ impl Devices {
             return Ok(gpu.clone());
         }
         match &gpu.source {
-            GpuSource::Adapter(source) => {
-                let open = Gpu::open(&source.0, &source.1);
-                let open = open.map_err(|e| convoke_wgpu_backend::to_error(&e))?;
-                Ok(opened.insert(open).clone())
-            }
+            GpuSource::PartOf(whole) => Ok(opened.insert(whole.part(gpu.budget_bytes)?).clone()),
             GpuSource::Given => Err(Error::internal("the app's GPU is not open")),
         }
     }
@@ -416,6 +430,12 @@ impl Gpus {
         HOST
     }
 
+    /// Which devices submit to one queue.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn queues(&self) -> Queues {
+        self.devices.queues()
+    }
+
     /// The device's name.
     #[cfg(feature = "gpu")]
     pub(crate) fn name(&self, index: usize) -> Arc<str> {
@@ -503,44 +523,32 @@ fn gpu_devices(options: &DeviceOptions) -> Result<Devices> {
     }
     let mut infos = vec![cpu_info()];
     let mut gpus = Vec::new();
-    let ids = distinct_ids(&chosen);
+    let ids = whole::distinct_ids(&chosen);
     for (at, (adapter, id)) in chosen.into_iter().zip(ids).enumerate() {
         let parts = options.virtual_devices.get(at).map_or(&[][..], |parts| parts);
         let whole = [(options.gpu_budget_bytes, id.clone())];
         let part = |(k, &bytes): (usize, &u64)| (Some(bytes), format!("{id}.{k}"));
         let parts: Vec<(Option<u64>, String)> = parts.iter().enumerate().map(part).collect();
+        let mut info = adapter.info().clone();
+        info.limits = options.gpu_limits.lowered(info.limits);
+        info.features.subgroups &= !options.without_subgroups;
+        let opening = GpuOptions {
+            pipeline_dir: options.pipeline_dir.path(),
+            limits: Some(options.gpu_limits),
+            features: GpuFeatures { subgroups: !options.without_subgroups, ..GpuFeatures::ALL },
+            least_time: options.least_gpu_time,
+            ..GpuOptions::default()
+        };
+        let adapter = Arc::new(WholeGpu::new(adapter, opening));
         for (budget_bytes, id) in if parts.is_empty() { whole.to_vec() } else { parts } {
-            let mut info = adapter.info().clone();
-            info.limits = options.gpu_limits.lowered(info.limits);
-            info.features.subgroups &= !options.without_subgroups;
             infos.push(DeviceInfo { id, ..gpu_info(gpus.len(), &info) });
-            let opening = GpuOptions {
-                budget_bytes,
-                pipeline_dir: options.pipeline_dir.path(),
-                limits: Some(options.gpu_limits),
-                features: GpuFeatures { subgroups: !options.without_subgroups, ..GpuFeatures::ALL },
-                least_time: options.least_gpu_time,
-                ..GpuOptions::default()
-            };
-            let source = GpuSource::Adapter(Box::new((adapter.clone(), opening)));
-            let opened = std::sync::Mutex::new(None);
-            gpus.push(GpuDevice { source, info, budget_bytes, opened });
+            let (source, opened) =
+                (GpuSource::PartOf(adapter.clone()), std::sync::Mutex::default());
+            gpus.push(GpuDevice { source, info: info.clone(), budget_bytes, opened });
         }
     }
     let kept = Kept::new(options.calibrations.clone());
     Ok(Devices(Arc::new(Inner { infos, gpus }), Arc::new(kept)))
-}
-
-/// The adapters' stable names, told apart by number where they are equal.
-#[cfg(feature = "gpu")]
-fn distinct_ids(adapters: &[Adapter]) -> Vec<String> {
-    let ids: Vec<String> = adapters.iter().map(|adapter| adapter.info().id()).collect();
-    let distinct = |(at, id): (usize, &String)| {
-        let before = ids[..at].iter().filter(|other| *other == id).count();
-        let is_alone = ids.iter().filter(|other| *other == id).count() == 1;
-        if is_alone { id.clone() } else { format!("{id}#{}", before + 1) }
-    };
-    ids.iter().enumerate().map(distinct).collect()
 }
 
 #[cfg(feature = "gpu")]

@@ -1,5 +1,7 @@
 //! Runs a compiled program: binds inputs, runs the segments in order, collects fetches, commits.
 
+#[cfg(feature = "gpu")]
+mod across;
 mod arena;
 mod bind;
 mod commit;
@@ -313,6 +315,8 @@ impl Compiled {
                 residents: segment.residents.clone(),
                 tensors: gpus.tensors(device)?,
                 carried: segment.carried.clone(),
+                borrowed: self.borrowed(segment, gpus)?,
+                across: self.across_to(segment, gpus)?,
                 commits: segment.commits.iter().map(|commit| commit.variable).collect(),
                 donations: segment.donations.clone(),
             })))

@@ -121,7 +121,8 @@ pub struct PlacedTensor {
     value: usize,
 }
 
-/// A tensor that goes from one device to another in each run. From one GPU to another it goes through the host.
+/// A tensor that goes from one device to another in each run. From one GPU to another it goes through the host, in two
+/// crossings, but where both are [parts of one](crate::DeviceOptions::virtual_devices): see [`Self::is_copy`].
 #[derive(Debug, Clone)]
 pub struct Crossing {
     /// The index of the tensor.
@@ -137,6 +138,13 @@ pub struct Crossing {
     pub time: Picoseconds,
     /// The index of the segment that it is sent for or by.
     pub segment: usize,
+}
+
+impl Crossing {
+    /// Whether one GPU copies it from another, both being parts of one: the host takes no part.
+    pub fn is_copy(&self) -> bool {
+        self.from != 0 && self.to != 0
+    }
 }
 
 /// Kernels that run on one device one after the other, between crossings.
@@ -286,6 +294,12 @@ impl Explanation {
     /// The name of a device; `?` for one that is not there.
     fn device_name(&self, device: usize) -> &str {
         self.devices.get(device).map_or("?", String::as_str)
+    }
+
+    /// From where to where a tensor crosses, and whether that is a copy.
+    fn way(&self, crossing: &Crossing) -> String {
+        let (from, to) = (self.device_name(crossing.from), self.device_name(crossing.to));
+        format!("{from} to {to}{}", if crossing.is_copy() { ", a copy" } else { "" })
     }
 
     /// How many of the absent nodes there are for each reason, in the order of the first.

@@ -47,8 +47,10 @@ pub struct TransferTime {
     pub tensor: Arc<str>,
     /// Dtype and shape: `f32[32, 64]`.
     pub shape: String,
-    /// Whether it went from the host to a device; else it came to the host.
+    /// Whether it went from the host to a device; else it came to the host, or is a copy.
     pub is_upload: bool,
+    /// Whether one GPU copied it from another by itself, both being parts of one: the host took no part.
+    pub is_copy: bool,
     /// The name of the device that had it.
     pub from: Arc<str>,
     /// The name of the device that got it.
@@ -132,6 +134,10 @@ pub struct RunMetadata {
     pub uploads: u64,
     /// Tensors that came back.
     pub downloads: u64,
+    /// Tensors that one GPU copied from another, both being [parts of one](crate::DeviceOptions::virtual_devices).
+    pub copies: u64,
+    /// Bytes of those.
+    pub copy_bytes: u64,
     /// GPU dispatches.
     pub dispatches: u64,
     /// GPU queue submissions.
@@ -227,12 +233,24 @@ pub(crate) struct KernelNote {
     pub(crate) is_aligned: bool,
 }
 
+/// Which way a value went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "nothing leaves the host"))]
+pub(crate) enum Way {
+    /// From the host to the segment's device.
+    Up,
+    /// From there to the host.
+    Down,
+    /// To the segment's device from another, which is named.
+    Across(Arc<str>),
+}
+
 /// A value that went to a device or came from it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct TransferNote {
     pub(crate) value: ValueId,
     pub(crate) segment: usize,
-    pub(crate) is_upload: bool,
+    pub(crate) way: Way,
     pub(crate) n_bytes: usize,
     pub(crate) start: Duration,
     pub(crate) time: Option<Duration>,
@@ -326,12 +344,16 @@ impl fmt::Display for RunMetadata {
         )?;
         writeln!(
             f,
-            "{} uploads of {} bytes, {} downloads of {} bytes, {} dispatches with {} barriers in {} \
+            "{} uploads of {} bytes, {} downloads of {} bytes, {}{} dispatches with {} barriers in {} \
              submissions, {} bytes read and written by kernels",
             self.uploads,
             self.upload_bytes,
             self.downloads,
             self.download_bytes,
+            match self.copies {
+                0 => String::new(),
+                n => format!("{n} copies of {} bytes from GPU to GPU, ", self.copy_bytes),
+            },
             self.dispatches,
             self.barriers,
             self.submissions,

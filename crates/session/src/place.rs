@@ -13,7 +13,8 @@ use convoke_graph_core::{
     Class, DType, GraphSnapshot, Node, NodeId, Output, Result, State as StateOp,
 };
 use convoke_placement::{
-    Constant, DeviceSpec, Item, Link, Problem, Producer, Solution, TensorEdge, Work, grow, solve,
+    Constant, DeviceSpec, Item, Link, Problem, Producer, Queues, Solution, TensorEdge, Work, grow,
+    solve,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -40,6 +41,8 @@ pub(crate) struct Placed {
     pub(crate) n_groups: usize,
     /// The link from each device to each other, as in the problem.
     pub(crate) links: Vec<Link>,
+    /// Which devices submit to one queue.
+    pub(crate) queues: Queues,
     /// The fed values that GPUs have from the start.
     pub(crate) homes: FxHashMap<ValueId, DeviceIndex>,
 }
@@ -86,10 +89,13 @@ impl Placing<'_> {
             groups: (0..n_groups).map(|i| device(n + i)).collect(),
             variables: variables.iter().enumerate().map(|(i, &v)| (v, device(i))).collect(),
             order: solution.order,
+            queues: problem.queues.clone(),
         };
         // Placing is done once for a program.
-        let (links, homes) = (problem.links, self.fed_homes(unplaced.program));
-        let _ = self.placed.set(Placed { solution, values, variables, n_groups, links, homes });
+        let Problem { links, queues, .. } = problem;
+        let homes = self.fed_homes(unplaced.program);
+        let placed = Placed { solution, values, variables, n_groups, links, queues, homes };
+        let _ = self.placed.set(placed);
         Ok(places)
     }
 

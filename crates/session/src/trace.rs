@@ -36,6 +36,7 @@ enum Lane {
     Uploads = 4,
     Downloads = 5,
     Segments = 6,
+    Copies = 7,
 }
 
 impl Lane {
@@ -47,6 +48,7 @@ impl Lane {
             Self::Uploads => "uploads",
             Self::Downloads => "downloads",
             Self::Segments => "segments in flight",
+            Self::Copies => "copies from other GPUs",
         }
     }
 }
@@ -89,7 +91,7 @@ impl Trace {
         adding.run(name, run);
         adding.counters(run);
         run.phases.iter().for_each(|phase| adding.phase(phase, run));
-        let downloads = run.transfers.iter().filter(|transfer| !transfer.is_upload);
+        let downloads = run.transfers.iter().filter(|t| !t.is_upload && !t.is_copy);
         downloads.for_each(|transfer| adding.download(transfer));
         adding.kernels(&run.nodes);
     }
@@ -183,6 +185,7 @@ impl Adding<'_> {
             "submissions": run.submissions,
             "upload_bytes": run.upload_bytes,
             "download_bytes": run.download_bytes,
+            "copy_bytes": run.copy_bytes,
             "kernel_bytes": run.kernel_bytes,
             "planned_bytes": run.planned_bytes,
             "live_bytes": run.live_bytes,
@@ -236,6 +239,9 @@ impl Adding<'_> {
             _ => json!({ "device": device }),
         };
         self.event((HOST, lane), name, "host", span, args);
+        if *kind == PhaseKind::Submit {
+            self.copies(device, span, run);
+        }
         let (lane, name) = match kind {
             PhaseKind::Submit if *bytes > 0 => (Lane::Uploads, "upload"),
             PhaseKind::Receive if *bytes > 0 => (Lane::Downloads, "download"),
@@ -243,12 +249,26 @@ impl Adding<'_> {
         };
         // What is sent begins with its submission, and what is received comes while it is received.
         let belongs = |t: &&TransferTime| match kind {
+            _ if t.is_copy => false,
             PhaseKind::Submit => &*t.to == device && t.start == *start,
             _ => &*t.from == device && t.start >= *start && t.start <= *start + *time,
         };
         let tensors = run.transfers.iter().filter(belongs).map(tensor);
         let args = json!({ "bytes": bytes, "tensors": tensors.collect::<Vec<_>>() });
         self.event((device, lane), name, "transfer", span, args);
+    }
+
+    /// What a submission lets a device copy from others: it begins with that.
+    fn copies(&mut self, device: &str, (start, time): (Duration, Duration), run: &RunMetadata) {
+        let own = |t: &&TransferTime| t.is_copy && &*t.to == device && t.start == start;
+        let copies: Vec<&TransferTime> = run.transfers.iter().filter(own).collect();
+        if copies.is_empty() {
+            return;
+        }
+        let bytes: u64 = copies.iter().map(|copy| copy.bytes).sum();
+        let tensors: Vec<Value> = copies.into_iter().map(tensor).collect();
+        let args = json!({ "bytes": bytes, "tensors": tensors });
+        self.event((device, Lane::Copies), "copy", "transfer", (start, time), args);
     }
 
     /// The time that a device has a segment. Several may be in flight at once.

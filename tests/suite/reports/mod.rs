@@ -1,6 +1,7 @@
 //! What a session tells of its runs: explanations in their forms, pages in a browser, and traces.
 
 mod browser;
+mod copies;
 mod explanations;
 mod pages;
 mod parts;

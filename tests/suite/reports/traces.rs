@@ -14,7 +14,7 @@ use super::schema::fault;
 const NANO: f64 = 1e-3;
 
 /// The events of a trace that keeps the schema, in which lanes nest and have names.
-fn checked(trace: &Trace) -> Vec<Value> {
+pub fn checked(trace: &Trace) -> Vec<Value> {
     let schema: Value = serde_json::from_str(include_str!("trace.schema.json")).unwrap();
     let json: Value = serde_json::from_str(&trace.to_json()).unwrap();
     assert_eq!(fault(&schema, &json, ""), None);
@@ -55,7 +55,7 @@ fn checked(trace: &Trace) -> Vec<Value> {
 }
 
 /// The sum over the events of a name and category.
-fn sum(events: &[Value], category: &str, name: &str, field: &str) -> u64 {
+pub fn sum(events: &[Value], category: &str, name: &str, field: &str) -> u64 {
     let of = events.iter().filter(|event| event["cat"] == category && event["name"] == name);
     of.map(|event| event["args"][field].as_u64().unwrap()).sum()
 }

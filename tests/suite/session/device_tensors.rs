@@ -242,8 +242,8 @@ fn handle_delete() {
     }
 }
 
-/// TensorFlow: `MultiDevices`, `HandlePlacement`: of two devices, the sum is on one of them, and the other's tensor goes
-/// there through the host.
+/// TensorFlow: `MultiDevices`, `HandlePlacement`: of two devices, the sum is on one of them, which copies the other's
+/// tensor.
 #[test]
 fn multi_devices() {
     for device in gpus() {
@@ -262,7 +262,9 @@ fn multi_devices() {
         assert_eq!((one.device(), two.device()), ("GPU:0", "GPU:1"));
         let (three, metadata) = run(&session, &[a.feed(&one), b.feed(&two)], OnDevice(&sum));
         assert_eq!(three.device(), "GPU:1");
-        assert_eq!(crossed(&metadata), [1, 16, 1, 16], "{}", device.name);
+        assert_eq!(crossed(&metadata), [0; 4], "{}", device.name);
+        assert_eq!((metadata.copies, metadata.copy_bytes), (1, 16), "{}", device.name);
+        assert_eq!(metadata.predicted_transfers, 1, "{}", device.name);
         let found = three.to_host().unwrap().to_vec::<f32>().unwrap();
         assert_eq!(found, [5.0, 10.0, 15.0, 20.0], "{}", device.name);
     }

@@ -121,7 +121,7 @@ fn predicted(session: &Session, step: &Operation, at: &str) -> RunMetadata {
     let explanation = session.explain(&[], step).unwrap();
     let (_, run) = session.run_with(&[], step, Default::default()).unwrap();
     let prediction = explanation.prediction();
-    let crossed = (run.submissions, run.uploads + run.downloads);
+    let crossed = (run.submissions, run.uploads + run.downloads + run.copies);
     let expected = (prediction.submissions as u64, prediction.transfers.len() as u64);
     assert_eq!(crossed, expected, "{at}: {run}\n{explanation}");
     run
@@ -162,7 +162,8 @@ fn stores_without_work_share_a_submission() {
     }
 }
 
-/// Variables of two GPUs, of which one works after the other: what each has is sent before the other stores it.
+/// Variables of two GPUs, of which one works after the other: what each has is copied, or kept, before the other stores
+/// it.
 #[test]
 fn variables_of_two_devices_are_exchanged() {
     for device in devices().iter().skip(1) {

@@ -1,9 +1,9 @@
 //! One adapter split into several devices. TensorFlow: `virtual_device` of `python/framework/config_test.py`, by
 //! meaning.
 
-use convoke::DeviceOptions;
 use convoke::prelude::*;
-use convoke_tests::{TestDevice, devices, ramp};
+use convoke::{DeviceOptions, RunMetadata};
+use convoke_tests::{TestDevice, compare, devices, ramp, several_adapters};
 
 const MIB: u64 = 1 << 20;
 
@@ -71,13 +71,226 @@ fn a_batch_is_split_over_devices_by_scopes() {
         for (got, expected) in got.iter().zip(&expected) {
             assert!((got - expected).abs() < 1e-4, "{}: {got} for {expected}", device.name);
         }
-        // Up: the batch to each, the variable to the second, its gradient to the first; down: the variable and
-        // the gradient, which is fetched too.
-        assert_eq!((metadata.uploads, metadata.downloads), (4, 2), "{metadata}");
-        let predicted = metadata.predicted_transfer_bytes;
-        assert_eq!(predicted, metadata.upload_bytes + metadata.download_bytes, "{metadata}");
-        assert_eq!(metadata.predicted_transfers, 6);
+        // Up: the batch to each; down: the second's gradient, which is fetched; from one to the other: the variable,
+        // and that gradient.
+        assert_eq!(
+            (metadata.uploads, metadata.downloads, metadata.copies),
+            (2, 1, 2),
+            "{metadata}"
+        );
+        let crossed = metadata.upload_bytes + metadata.download_bytes + metadata.copy_bytes;
+        assert_eq!(metadata.predicted_transfer_bytes, crossed, "{metadata}");
+        assert_eq!(metadata.predicted_transfers, 5);
     }
+}
+
+/// A run, of which the copies, transfers, bytes and submissions are those that were predicted.
+fn predicted<F: Fetch + Copy>(
+    session: &Session,
+    feeds: &[Feed<'_>],
+    fetch: F,
+) -> (F::Output, RunMetadata) {
+    let explanation = session.explain(feeds, fetch).unwrap();
+    let (found, run) = session.run_with(feeds, fetch, Default::default()).unwrap();
+    let crossings = explanation.crossings();
+    let sums = |is_copy: bool| {
+        let own = crossings.iter().filter(|crossing| crossing.is_copy() == is_copy);
+        own.fold((0, 0), |(n, bytes), crossing| (n + 1, bytes + crossing.bytes))
+    };
+    assert_eq!((run.copies, run.copy_bytes), sums(true), "{run}\n{explanation}");
+    let through = (run.uploads + run.downloads, run.upload_bytes + run.download_bytes);
+    assert_eq!(through, sums(false), "{run}\n{explanation}");
+    let all = (through.0 + run.copies, through.1 + run.copy_bytes);
+    assert_eq!((run.predicted_transfers, run.predicted_transfer_bytes), all, "{run}");
+    let prediction = explanation.prediction();
+    let copies = prediction.transfers.iter().filter(|transfer| transfer.is_copy()).count();
+    assert_eq!(run.copies, copies as u64, "{run}\n{explanation}");
+    // What has no elements takes no submission.
+    if run.dispatches > 0 {
+        assert_eq!(run.submissions, prediction.submissions as u64, "{run}\n{explanation}");
+    }
+    (found, run)
+}
+
+/// At odd sizes: from the first to the second and back, with no word of the host in between.
+#[test]
+fn what_one_device_makes_another_copies() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None]);
+    let first = g.device("GPU:0", || &x * 2.0 + 1.0);
+    let second = g.device("GPU:1", || (&first * 0.25).tanh() - &first);
+    let last = g.device("GPU:0", || second.maximum(&first * -0.5));
+    let cpu = Session::with_options(
+        &g,
+        &Devices::cpu(),
+        SessionOptions { soft_placement: true, ..Default::default() },
+    )
+    .unwrap();
+    for device in devices().iter().skip(1) {
+        let session = Session::new(&g, &halves(device, 64 * MIB)).unwrap();
+        for n in [0, 1, 1_000_003, 7, 0] {
+            let of = ramp(&[n]);
+            let feeds = [x.feed(&of)];
+            let (found, run) = predicted(&session, &feeds, &last);
+            let expected = cpu.run(&feeds, &last).unwrap();
+            compare(&format!("{}, {n}", device.name), &found, &expected, Some(1e-5));
+            let (one, bytes) = (u64::from(n > 0), 4 * n as u64);
+            assert_eq!((run.uploads, run.downloads), (one, one), "{}: {run}", device.name);
+            assert_eq!((run.copies, run.copy_bytes), (2 * one, 2 * bytes), "{run}");
+            if n > 0 {
+                assert_eq!(run.submissions, 3, "{}: {run}", device.name);
+            }
+        }
+    }
+}
+
+/// Once to the host, and once to the other device; elements of two bytes, whose number is odd, and flags.
+#[test]
+fn what_the_host_reads_as_well_goes_to_it_beside_the_copy() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![1001]);
+    let first = g.device("GPU:0", || &x * 2.0);
+    let flags = g.device("GPU:0", || first.greater(0.0));
+    let host = g.device("CPU:0", || &first + 3.0);
+    let second = g.device("GPU:1", || flags.select(&first, &first * 0.5));
+    let third = g.device("GPU:1", || &second - &first);
+    for device in devices().iter().skip(1) {
+        let session = Session::new(&g, &halves(device, 64 * MIB)).unwrap();
+        let of = ramp(&[1001]);
+        let (found, run) = predicted(&session, &[x.feed(&of)], (&first, &host, &second, &third));
+        let of = of.to_vec::<f32>().unwrap();
+        let doubled = found.0.to_vec::<f32>().unwrap();
+        assert!(of.iter().zip(&doubled).all(|(x, y)| 2.0 * x == *y), "{}", device.name);
+        let second = found.2.to_vec::<f32>().unwrap();
+        let expected = doubled.iter().map(|&y| if y > 0.0 { y } else { 0.5 * y });
+        assert!(expected.eq(second.iter().copied()), "{}", device.name);
+        let third = found.3.to_vec::<f32>().unwrap();
+        assert!(second.iter().zip(&doubled).map(|(a, b)| a - b).eq(third.iter().copied()));
+        assert_eq!((run.uploads, run.downloads), (1, 3), "{}: {run}", device.name);
+        assert!(run.copies >= 1 && run.submissions == 2, "{}: {run}", device.name);
+    }
+}
+
+/// A variable is copied from where it lies, without a submission of its device. What a run stores there comes after, or
+/// is not seen.
+#[test]
+fn variables_are_copied_from_where_they_lie() {
+    let g = Graph::new();
+    let v = g.device("GPU:0", || g.variable("v", Init::Value(ramp(&[333])), F32, [333]));
+    let w = g.device("GPU:1", || g.variable("w", Init::Zeros, F32, [333]));
+    let read = g.device("GPU:1", || (v.value() * 3.0).tanh());
+    let step = g.device("GPU:0", || v.assign_add(v.value() * 0.5 + 1.0)).operation();
+    let store = w.assign(v.value()).operation();
+    // It is read after its device has worked, and stored into it.
+    let early = g.device("GPU:0", || v.value() * 2.0);
+    let late = g.device("GPU:1", || &early + v.value());
+    for device in devices().iter().skip(1) {
+        let session = Session::new(&g, &halves(device, 64 * MIB)).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        let now = |session: &Session| session.run(&[], v.value()).unwrap().to_vec::<f32>().unwrap();
+        session.run(&[], &early).unwrap();
+        let before = now(&session);
+        let (read, run) = predicted(&session, &[], &read);
+        let expected = before.iter().map(|v| (v * 3.0).tanh());
+        let close = |found: &HostTensor, expected: &mut dyn Iterator<Item = f32>| {
+            let found = found.to_vec::<f32>().unwrap();
+            let mut both = found.iter().zip(expected);
+            both.all(|(found, expected)| (found - expected).abs() < 1e-4)
+        };
+        assert!(close(&read, &mut expected.into_iter()), "{}", device.name);
+        assert_eq!((run.uploads, run.downloads, run.copies), (0, 1, 1), "{run}");
+        assert_eq!((run.submissions, run.copy_bytes), (1, 4 * 333), "{}: {run}", device.name);
+        let ((late, ()), run) = predicted(&session, &[], (&late, &step));
+        assert!(close(&late, &mut before.iter().map(|v| 3.0 * v)), "{}: {run}", device.name);
+        let after = now(&session);
+        let both = before.iter().zip(&after);
+        assert!({ both }.all(|(old, new)| (1.5 * old + 1.0 - new).abs() < 1e-4), "{}", device.name);
+        let ((), run) = predicted(&session, &[], &store);
+        assert_eq!((run.uploads, run.downloads, run.copies), (0, 0, 1), "{run}");
+        assert_eq!(run.submissions, 1, "{}: {run}", device.name);
+        let stored = session.run(&[], w.value()).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(stored, after, "{}", device.name);
+    }
+}
+
+/// Runs at the same time, each with its own memory on both devices: what one makes, no other's copy sees.
+#[test]
+fn runs_at_the_same_time_copy_what_is_theirs() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![5003]);
+    let first = g.device("GPU:0", || &x + 1.0);
+    let second = g.device("GPU:1", || &first * 2.0);
+    let last = g.device("GPU:0", || &second - &first);
+    for device in devices().iter().skip(1) {
+        let session = Session::new(&g, &halves(device, 64 * MIB)).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (session, x, last) = (&session, &x, &last);
+                scope.spawn(move || {
+                    for turn in 0..25 {
+                        let value = (100 * thread + turn) as f32;
+                        let feed = HostTensor::new(&[5003], vec![value; 5003]).unwrap();
+                        let found = session.run(&[x.feed(feed)], last).unwrap();
+                        let found = found.to_vec::<f32>().unwrap();
+                        assert!(found.iter().all(|&found| found == value + 1.0), "{value}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// What is copied is in the memory of both; each has its own limit, and gets back what is freed there.
+#[test]
+fn each_device_keeps_to_its_own_limit() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![None]);
+    let on = |name: &str| g.device(name, || (&x * 2.0 + 1.0).tanh());
+    let (small, large) = (on("GPU:0"), on("GPU:1"));
+    let copied = g.device("GPU:0", || &large * 0.5);
+    let n = (MIB / 4) as usize;
+    let feed = ramp(&[n]);
+    for device in devices().iter().skip(1) {
+        let virtual_devices = vec![vec![2 * MIB, 32 * MIB]];
+        let devices = device.open(DeviceOptions { virtual_devices, ..DeviceOptions::default() });
+        let alive = |at: usize| devices.gpu_counters(at).map_or(0, |(own, _)| own.bytes_alive);
+        let session = Session::new(&g, &devices).unwrap();
+        session.run(&[x.feed(&feed)], &large).unwrap();
+        assert_eq!(alive(1), 0, "{}: the first has nothing of it", device.name);
+        assert!(alive(2) > 2 * MIB, "{}", device.name);
+        // With what it is sent and gives, 4 MiB.
+        for fetch in [&small, &copied] {
+            let error = session.run(&[x.feed(&feed)], fetch).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}: {error}", device.name);
+        }
+        let few = ramp(&[n / 16]);
+        let (_, run) = predicted(&session, &[x.feed(&few)], &copied);
+        assert_eq!((run.copies, run.copy_bytes), (1, MIB / 16), "{}: {run}", device.name);
+        assert!(alive(1) > 0 && alive(1) <= 2 * MIB, "{}", device.name);
+        drop(session);
+        // Parameters, values and staging memory: what is left is kept for later runs, and is the device's own.
+        let idle = [alive(1), alive(2)];
+        assert!(idle[0] <= 2 * MIB && idle[1] <= 32 * MIB, "{}: {idle:?}", device.name);
+    }
+}
+
+/// Parts of two adapters: copies within each, and the way through the host between them.
+#[test]
+fn adapters_do_not_copy_from_each_other() {
+    let virtual_devices = vec![vec![64 * MIB; 2]];
+    let more = DeviceOptions { virtual_devices, ..DeviceOptions::default() };
+    let Some(devices) = several_adapters(more) else { return };
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![1003]);
+    let first = g.device("GPU:0", || &x * 2.0);
+    let second = g.device("GPU:1", || &first + 1.0);
+    let third = g.device("GPU:2", || &second - &first);
+    let last = g.device("GPU:1", || &third * &second);
+    let session = Session::new(&g, &devices).unwrap();
+    let (found, run) = predicted(&session, &[x.feed([0.5f32; 1003])], &last);
+    assert_eq!(found.to_vec::<f32>().unwrap(), [2.0; 1003]);
+    // Up: the feed, two to the other adapter, and one back; down: those three, and the last.
+    assert_eq!((run.uploads, run.downloads, run.copies), (4, 4, 1), "{run}");
 }
 
 #[test]

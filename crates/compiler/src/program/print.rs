@@ -202,6 +202,9 @@ impl fmt::Display for Segment {
         for (id, from) in &self.carried {
             writeln!(f, "  take {id} from segment {from}")?;
         }
+        for id in &self.borrowed {
+            writeln!(f, "  take {id} from where it lies")?;
+        }
         Ok(())
     }
 }

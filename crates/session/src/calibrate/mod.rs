@@ -241,6 +241,8 @@ impl Devices {
             (from, to) => to_host(from).then(&from_host(to)),
         });
         problem.links = links.collect();
+        let queues = self.queues();
+        (0..n).for_each(|at| problem.join(queues.of(at), at));
         problem
     }
 }

@@ -141,6 +141,7 @@ impl RunMetadata {
                 tensor: name.clone(),
                 shape: format!("{}{}", tensor.dtype(), tensor.shape()),
                 is_upload,
+                is_copy: false,
                 from,
                 to,
                 bytes: tensor.n_bytes(),

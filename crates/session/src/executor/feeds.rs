@@ -122,7 +122,7 @@ impl Compiled {
         self.program.segments.iter().find(reads).map_or(HOST, |segment| segment.device)
     }
 
-    /// Whether a segment of another device is sent a feed.
+    /// Whether a segment is sent a feed through the host: one of a device that cannot copy it.
     fn goes_elsewhere(&self, at: usize, feed: &FeedData<'_>) -> bool {
         #[cfg(feature = "gpu")]
         {
@@ -130,7 +130,7 @@ impl Compiled {
             let is_it = |id: &ValueId| matches!(self.places[id.0 as usize], Place::Feed(feed) if feed as usize == at);
             self.segments.iter().any(|work| match work {
                 SegmentWork::Gpu(work) => {
-                    let is_here = tensor.gpu().is_some_and(|tensor| work.segment.has(tensor));
+                    let is_here = tensor.gpu().is_some_and(|tensor| work.segment.reaches(tensor));
                     !is_here && work.uploads.iter().any(is_it)
                 }
                 SegmentWork::Cpu(_) => false,

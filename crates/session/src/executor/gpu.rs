@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 
 use convoke_compiler::{Donation, ValueId};
 use convoke_graph_core::{Error, ErrorKind, NodeId, Result};
-use convoke_wgpu_backend::gpu::Timestamps;
+use convoke_wgpu_backend::gpu::{Buffer, Timestamps};
 use convoke_wgpu_backend::{
     Carried, GpuRun, GpuSegment, GpuTensor, GpuTensors, Lease, RunOptions, Running, Sent, Work,
 };
 use smallvec::SmallVec;
 
+use super::across::Across;
 use super::{Bound, Compiled, CpuStep, On, Place};
 use crate::device_tensor::DeviceTensor;
 use crate::donation::Given;
 use crate::feeds::FeedData;
 use crate::instance::Instance;
-use crate::metadata::{KernelNote, Phase, PhaseKind, RunMetadata, TransferNote};
+use crate::metadata::{KernelNote, Phase, PhaseKind, RunMetadata, TransferNote, Way};
 use crate::session::Timings;
 use crate::state::State;
 
@@ -33,8 +34,12 @@ pub(super) struct GpuWork {
     /// Values that stay on the device, and what makes tensors for them.
     pub residents: Vec<ValueId>,
     pub tensors: GpuTensors,
-    /// What it takes from earlier segments of its device, with their indices.
+    /// What it takes from earlier segments of its queue, with their indices.
     pub carried: Vec<(ValueId, u32)>,
+    /// The memory of the variables of other devices of its queue that it copies.
+    pub borrowed: Vec<Buffer>,
+    /// What of all this comes from other devices.
+    pub across: Vec<Across>,
     pub commits: Vec<NodeId>,
     pub donations: Vec<Donation>,
     pub barriers: u64,
@@ -120,9 +125,10 @@ impl Compiled {
             let lease = leases.iter().find(|(other, _)| other.at == *from as usize);
             let (other, lease) =
                 lease.ok_or_else(|| Error::internal(format!("{id} has no memory")))?;
-            Ok(Carried { segment: &other.segment, instance: lease })
+            Ok(Carried::Of(&other.segment, lease))
         });
-        let carried: SmallVec<[Carried<'_>; 4]> = carried.collect::<Result<_>>()?;
+        let borrowed = work.borrowed.iter().map(|buffer| Ok(Carried::Variable(buffer)));
+        let carried: SmallVec<[Carried<'_>; 4]> = carried.chain(borrowed).collect::<Result<_>>()?;
         let (residents, donated) = (&*residents, &*donated);
         let sent = Work { uploads: &uploads, carried: &carried, residents, donated };
         let running = work.segment.submit(&lease, &sent, &options).map_err(named)?;
@@ -134,6 +140,7 @@ impl Compiled {
         if let Some(submitted) = submitted {
             note_uploads(work, &uploads, submitted, metadata);
         }
+        self.note_across(work, &uploads, bound, begun, metadata);
         Ok(RunningWork { work, running, _lease: lease, given, submitted })
     }
 
@@ -180,7 +187,7 @@ impl Compiled {
         Ok(made)
     }
 
-    /// The tensor on a segment's device that is fed as a value, if that is so.
+    /// The tensor that is fed as a value, if a segment's device has it or can copy it.
     fn on_device<'b>(
         &self,
         id: ValueId,
@@ -189,7 +196,7 @@ impl Compiled {
     ) -> Option<&'b GpuTensor> {
         let Place::Feed(at) = self.places[id.0 as usize] else { return None };
         let tensor = bound.feeds[at as usize].resident().and_then(DeviceTensor::gpu);
-        tensor.filter(|tensor| work.segment.has(tensor))
+        tensor.filter(|tensor| work.segment.reaches(tensor))
     }
 
     /// Waits for the segments that send what a step of the host reads. Gives how long it took.
@@ -258,7 +265,7 @@ impl Compiled {
                 let (segment, n_bytes) = (work.at, bytes.len());
                 let time = metadata.now().map(|now| now.saturating_sub(begun));
                 let note =
-                    TransferNote { value, segment, is_upload: false, n_bytes, start: begun, time };
+                    TransferNote { value, segment, way: Way::Down, n_bytes, start: begun, time };
                 metadata.notes.transfers.push(note);
             }
         });
@@ -312,7 +319,7 @@ fn note_uploads(
     let time = is_alone.then_some(submitted.saturating_sub(begun));
     metadata.notes.transfers.extend(sent.map(|(&value, sent)| {
         let (segment, n_bytes) = (work.at, sent.host_bytes());
-        TransferNote { value, segment, is_upload: true, n_bytes, start: begun, time }
+        TransferNote { value, segment, way: Way::Up, n_bytes, start: begun, time }
     }));
 }
 
@@ -325,11 +332,11 @@ fn note_segment(
     metadata: &mut RunMetadata,
 ) {
     let own = metadata.notes.transfers.iter().filter(|note| note.segment == work.at);
-    let bytes = |is_upload: bool| {
-        let way = own.clone().filter(|note| note.is_upload == is_upload);
-        way.map(|note| note.n_bytes as u64).sum()
+    let bytes = |way: Way| {
+        let these = own.clone().filter(|note| note.way == way);
+        these.map(|note| note.n_bytes as u64).sum()
     };
-    let (sent, brought) = (bytes(true), bytes(false));
+    let (sent, brought) = (bytes(Way::Up), bytes(Way::Down));
     let mut note = |kind, start: Duration, end: Duration, bytes| {
         let (device, time) = (Some(work.device.clone()), end.saturating_sub(start));
         metadata.phases.push(Phase { kind, device, start, time, bytes });

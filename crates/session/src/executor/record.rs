@@ -6,7 +6,7 @@ use convoke_compiler::{Group, Source, ValueId};
 
 use super::{Compiled, SegmentWork};
 use crate::devices::HOST_NAME;
-use crate::metadata::{KernelNote, NodeTime, RunMetadata, TransferNote, TransferTime};
+use crate::metadata::{KernelNote, NodeTime, RunMetadata, TransferNote, TransferTime, Way};
 
 impl Compiled {
     /// Turns a run's notes into what users see.
@@ -55,16 +55,22 @@ impl Compiled {
     }
 
     fn transfer_time(&self, note: &TransferNote) -> TransferTime {
-        let &TransferNote { value: id, segment, is_upload, n_bytes, start, time } = note;
+        let TransferNote { value: id, segment, way, n_bytes, start, time } = note.clone();
         let value = self.program.value(id);
-        let (host, device): (Arc<str>, _) = (HOST_NAME.into(), self.device_of(segment));
-        let (from, to) = if is_upload { (host, device) } else { (device, host) };
+        let (is_upload, is_copy) = (way == Way::Up, matches!(way, Way::Across(_)));
+        let device = self.device_of(segment);
+        let (from, to) = match way {
+            Way::Up => (HOST_NAME.into(), device),
+            Way::Down => (device, HOST_NAME.into()),
+            Way::Across(from) => (from, device),
+        };
         TransferTime {
             value: id.0 as usize,
             segment,
             tensor: self.value_name(id),
             shape: format!("{}{}", value.dtype, value.shape),
             is_upload,
+            is_copy,
             from,
             to,
             bytes: n_bytes as u64,

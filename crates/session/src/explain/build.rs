@@ -182,15 +182,8 @@ impl Builder<'_> {
             .collect();
         let n_devices = self.placed.solution.device_names().len();
         let mut crossings = Vec::new();
-        for (at, segment) in self.program.segments.iter().enumerate() {
-            let (host, device) = (HOST.0 as usize, segment.device.0 as usize);
-            let up = segment.uploads.iter().map(|&value| (value, host, device));
-            let down = segment.downloads.iter().map(|&value| (value, device, host));
-            // What is fed from the device that reads it does not cross.
-            let up = up.filter(|(value, _, to)| {
-                self.placed.homes.get(value).is_none_or(|home| home.0 as usize != *to)
-            });
-            for (value, from, to) in up.chain(down) {
+        for at in 0..self.program.segments.len() {
+            for (value, from, to) in self.ways(at) {
                 let bytes = self.program.value(value).n_bytes() as u64;
                 let Some(&tensor) = index.get(&value).filter(|_| bytes > 0) else { continue };
                 // What placement did not foresee: values that are computed again, tensors without elements.
@@ -201,6 +194,35 @@ impl Builder<'_> {
             }
         }
         crossings
+    }
+
+    /// What a segment is sent, copies from other devices, and sends: each value with the devices that have and need it.
+    fn ways(&self, at: usize) -> Vec<(ValueId, usize, usize)> {
+        let segment = &self.program.segments[at];
+        let (host, device) = (HOST.0 as usize, segment.device.0 as usize);
+        let home = |value: &ValueId| self.placed.homes.get(value).map(|home| home.0 as usize);
+        let is_direct = |from: usize| self.placed.queues.is_direct(from, device);
+        let sent = segment.uploads.iter().map(|&value| {
+            let home = home(&value).filter(|&home| home == device || is_direct(home));
+            (value, home.unwrap_or(host), device)
+        });
+        let carried = segment.carried.iter().map(|&(value, from)| {
+            (value, self.program.segments[from as usize].device.0 as usize, device)
+        });
+        let borrowed = segment.borrowed.iter().map(|&value| {
+            let homes = &self.program.variables;
+            let home = homes.iter().find(|&&(own, _)| self.is_of(value, own));
+            (value, home.map_or(host, |&(_, home)| home.0 as usize), device)
+        });
+        let down = segment.downloads.iter().map(|&value| (value, device, host));
+        // What the device that reads it has does not cross.
+        let all = sent.chain(carried).chain(borrowed).chain(down);
+        all.filter(|(_, from, to)| from != to).collect()
+    }
+
+    /// Whether a value is the elements of a variable.
+    fn is_of(&self, value: ValueId, variable: NodeId) -> bool {
+        matches!(self.program.value(value).source, Source::Variable(own) if own == variable)
     }
 
     /// What is fed, and the needed nodes that are in no group.

@@ -17,7 +17,7 @@ pub(super) const HEAD: &str = "digraph placement {\n  rankdir=TB;\n  node [shape
 
 impl Explanation {
     /// The graph in Graphviz's language: a cluster for each device, bold edges with bytes and time for what
-    /// crosses. `dot -Tsvg` draws it. Of a run with parts, clusters for branches, loops and programs, one in the other.
+    /// crosses, dashed ones for what one GPU copies from another. `dot -Tsvg` draws it. Of a run with parts, clusters for branches, loops and programs, one in the other.
     pub fn to_dot(&self) -> String {
         let mut dot = String::new();
         // Writing into a string does not fail.
@@ -94,7 +94,11 @@ impl Explanation {
         match ways.crossing(self, tensor, to).and_then(|i| self.crossings.get(i)) {
             Some(crossing) => {
                 let time = Time(crossing.time);
-                format!("label=\"{bytes}\\n{time}\", style=bold, penwidth=3, color=\"#c0392b\"")
+                let (how, style) =
+                    if crossing.is_copy() { (", a copy", "dashed") } else { ("", "bold") };
+                format!(
+                    "label=\"{bytes}{how}\\n{time}\", style={style}, penwidth=3, color=\"#c0392b\""
+                )
             }
             None => format!("label=\"{bytes}\", color=\"#888888\""),
         }

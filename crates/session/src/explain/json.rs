@@ -31,7 +31,7 @@ impl Explanation {
     /// | ... `dropped` | colocations that soft placement gave up, in words |
     /// | ... `next_best` | null, or `device`, `more_us`, `exact` |
     /// | `tensors` | `id`, `name`, `shape`, `bytes`, `origin` (`item`, `feed`, `constant`, `session`), `from` (an item or null), `to` (items), `fetched`, `crosses` |
-    /// | `crossings` | `tensor`, `name`, `from`, `to`, `bytes`, `predicted_us`, `segment`, `measured_bytes`, `measured_us` |
+    /// | `crossings` | `tensor`, `name`, `from`, `to`, `copy`: whether one GPU copies it from another, `bytes`, `predicted_us`, `segment`, `measured_bytes`, `measured_us` |
     /// | `segments` | `device`, `items` in order |
     /// | `absent` | needed nodes for which nothing runs: `name`, `why` |
     /// | `gaps` | tensors between kernels of one device: `node`, `bytes`, `why` |
@@ -226,6 +226,7 @@ impl Explanation {
                 "name": self.tensors.get(crossing.tensor).map(|tensor| &*tensor.name),
                 "from": self.device_name(crossing.from),
                 "to": self.device_name(crossing.to),
+                "copy": crossing.is_copy(),
                 "bytes": crossing.bytes,
                 "predicted_us": us(crossing.time),
                 "segment": crossing.segment,

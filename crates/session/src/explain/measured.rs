@@ -123,11 +123,10 @@ impl Explanation {
         let mut table = Table::new(head);
         for (crossing, found) in self.crossings.iter().zip(&measured.crossings).take(ROWS_MAX) {
             let name = self.tensors.get(crossing.tensor).map_or("?", |tensor| &tensor.name);
-            let (from, to) = (self.device_name(crossing.from), self.device_name(crossing.to));
             let time = found.time.map_or("not told".into(), |t| Time(picoseconds(t)).to_string());
             table.row([
                 name.to_owned(),
-                format!("{from} to {to}"),
+                self.way(crossing),
                 format!("{} B", crossing.bytes),
                 format!("{} B", found.bytes),
                 format!("{}, {time}", Time(crossing.time)),

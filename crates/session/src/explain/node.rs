@@ -233,7 +233,9 @@ impl Explanation {
             };
             let name = self.tensors.get(crossing.tensor).map_or("?", |tensor| &tensor.name);
             let (bytes, time) = (Bytes(crossing.bytes), Time(crossing.time));
-            writeln!(f, "  {way} {name}, {bytes} {side} {}, {time}", self.device_name(other))?;
+            let (other, how) =
+                (self.device_name(other), if crossing.is_copy() { " by a copy" } else { "" });
+            writeln!(f, "  {way} {name}, {bytes} {side} {other}{how}, {time}")?;
         }
         if let Some(time) = self.measured.as_ref().and_then(|m| *m.items.get(index)?) {
             writeln!(f, "  measured {time:.1?}")?;

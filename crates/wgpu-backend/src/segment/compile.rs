@@ -47,7 +47,7 @@ pub struct GpuSegment {
     pub(super) residents: Vec<(Home, u64)>,
     /// Bytes of each tensor that is read and overwritten where it lies.
     pub(super) donated: Vec<u64>,
-    /// What is copied from earlier segments of the device: where to, and bytes.
+    /// What is copied from earlier segments, and then from variables elsewhere: where to, and bytes.
     pub(super) carried: Vec<(ValueId, Home, u64)>,
     /// Where values lie that later segments take.
     pub(super) kept: FxHashMap<ValueId, Home>,
@@ -110,7 +110,7 @@ impl GpuSegment {
         let mut fixed = FxHashMap::default();
         fixed.insert(Place::Status, Home::Status);
         let sent = segment.uploads.iter().copied();
-        let carried = segment.carried.iter().map(|&(id, _)| id);
+        let carried = segment.carried.iter().map(|&(id, _)| id).chain(segment.borrowed.clone());
         let mut arenas = Arenas::new(gpu);
         let uploads = place_uploads(&mut arenas, program, sent, &mut fixed)?;
         let carried = place_uploads(&mut arenas, program, carried, &mut fixed)?;
@@ -207,6 +207,11 @@ impl GpuSegment {
     /// Whether a tensor is on the segment's device.
     pub fn has(&self, tensor: &GpuTensor) -> bool {
         self.gpu.same(tensor.gpu())
+    }
+
+    /// Whether a tensor is on the segment's device, or on another part of its GPU: then the segment can copy it.
+    pub fn reaches(&self, tensor: &GpuTensor) -> bool {
+        self.gpu.is_beside(tensor.gpu())
     }
 
     /// Where a place lies.

@@ -43,13 +43,13 @@ pub struct RunOptions {
     pub timestamps: Timestamps,
 }
 
-/// Where a run finds a value that an earlier segment of its device has: in the instance that it ran in.
+/// Where a run finds a value that its device has already, or another part of its GPU.
 #[derive(Debug, Clone, Copy)]
-pub struct Carried<'a> {
-    /// The segment.
-    pub segment: &'a GpuSegment,
-    /// Its instance, not used by another run since.
-    pub instance: &'a GpuInstance,
+pub enum Carried<'a> {
+    /// In an earlier segment's instance, not used by another run since.
+    Of(&'a GpuSegment, &'a GpuInstance),
+    /// In the memory of a variable.
+    Variable(&'a Buffer),
 }
 
 /// What a segment is sent: a value of its uploads.
@@ -57,7 +57,7 @@ pub struct Carried<'a> {
 pub enum Sent<'a> {
     /// From the host.
     Bytes(&'a [u8]),
-    /// From a tensor of its device.
+    /// From a tensor of its device, or of another part of its GPU.
     Tensor(&'a GpuTensor),
 }
 
@@ -76,7 +76,7 @@ impl Sent<'_> {
 pub struct Work<'a> {
     /// Its uploads, in order.
     pub uploads: &'a [Sent<'a>],
-    /// Where each value is that it takes from earlier segments.
+    /// Where each value is that it takes from earlier segments, and then each variable that it borrows.
     pub carried: &'a [Carried<'a>],
     /// Where each value goes that stays on the device.
     pub residents: &'a [GpuTensor],
@@ -232,7 +232,7 @@ impl GpuSegment {
         Ok(Running { segment: self, pending })
     }
 
-    /// The copies that bring what earlier segments have.
+    /// The copies that bring what earlier segments and variables elsewhere have.
     fn copies_of<'a>(
         &'a self,
         instance: &'a GpuInstance,
@@ -244,9 +244,14 @@ impl GpuSegment {
         }
         let at = self.slabs(instance, &[]);
         let copy = |(&(id, home, n_bytes), from): (&(ValueId, Home, u64), &Carried<'a>)| {
-            let kept = from.segment.kept.get(&id).copied();
-            let kept = kept.ok_or_else(|| Error::invalid(format!("{id} was not kept")))?;
-            let (src, src_offset) = from.segment.slabs(from.instance, &[]).buffer(kept)?;
+            let (src, src_offset) = match *from {
+                Carried::Of(segment, instance) => {
+                    let kept = segment.kept.get(&id).copied();
+                    let kept = kept.ok_or_else(|| Error::invalid(format!("{id} was not kept")))?;
+                    segment.slabs(instance, &[]).buffer(kept)?
+                }
+                Carried::Variable(buffer) => (buffer, 0),
+            };
             let (dst, dst_offset) = at.buffer(home)?;
             Ok(BufferCopy { src, src_offset, dst, dst_offset, size: n_bytes })
         };

@@ -45,7 +45,7 @@ pub(crate) fn schedule(
     segment: &Segment,
 ) -> Result<Schedule, Error> {
     let mut lowering = Lowering::new(info, program);
-    let carried = segment.carried.iter().map(|(id, _)| id);
+    let carried = segment.carried.iter().map(|(id, _)| id).chain(&segment.borrowed);
     lowering.uploaded = segment.uploads.iter().chain(carried).copied().collect();
     lowering.parts = Parts::of(program, segment);
     let mut commits = Commits::of(segment)?;
@@ -94,7 +94,9 @@ pub(crate) fn schedule(
     let downloads = segment.downloads.iter().chain(&segment.residents);
     let downloads: Result<_, _> = downloads.map(|&id| snapshots.place(&mut lowering, id)).collect();
     let downloads = downloads?;
-    let kept = segment.kept.iter().map(|&id| lowering.place(id)).collect();
+    let kept: Result<_, _> =
+        segment.kept.iter().map(|&id| snapshots.place(&mut lowering, id)).collect();
+    let kept = kept?;
     let snapshots = snapshots.taken;
     Ok(Schedule { steps, snapshots, scratch: lowering.scratch, can_fail, downloads, kept })
 }

@@ -8,19 +8,20 @@ use crate::calibrate::Calibrations;
 use crate::state::NewElements;
 use crate::{DeviceOptions, Devices, PipelineDir, Session};
 
-/// The CPU and two devices on each adapter that `CONVOKE_TEST_ADAPTERS` names.
+/// The CPU and each adapter that `CONVOKE_TEST_ADAPTERS` names, opened twice: as two GPUs that are not lost together.
 fn devices() -> Vec<Result<Devices>> {
     let named = std::env::var("CONVOKE_TEST_ADAPTERS").unwrap_or_default();
     let open = |name: &str| {
         Devices::with_options(&DeviceOptions {
             name: Some(name.to_owned()),
-            virtual_devices: vec![vec![16 << 20; 2]],
+            gpu_budget_bytes: Some(16 << 20),
             calibrations: Calibrations::Nowhere,
             pipeline_dir: PipelineDir::Nowhere,
             ..DeviceOptions::default()
         })
     };
-    named.split(',').filter(|name| !name.is_empty()).map(open).collect()
+    let twice = |name: &str| Ok(open(name)?.beside(open(name)?));
+    named.split(',').filter(|name| !name.is_empty()).map(twice).collect()
 }
 
 #[test]

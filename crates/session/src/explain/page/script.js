@@ -215,7 +215,8 @@ function drawLabels(view) {
     if (!line.crossing || labelled.has(line.crossing) || !inView(line, view)) continue;
     labelled.add(line.crossing);
     const measured = line.crossing.measured_us === null ? "" : ` (measured ${time(line.crossing.measured_us)})`;
-    const text = `${bytes(line.crossing.bytes)}, ${time(line.crossing.predicted_us)}${measured}`;
+    const how = line.crossing.copy ? ", a copy" : "";
+    const text = `${bytes(line.crossing.bytes)}${how}, ${time(line.crossing.predicted_us)}${measured}`;
     const x = (line.from.x + line.to.x + WIDTH) / 2, y = (line.from.y + HEIGHT + line.to.y) / 2 + 4;
     const width = pen.measureText(text).width + 10;
     pen.fillStyle = "#fffffff0";
@@ -407,13 +408,17 @@ function itemDetails(into, item) {
   into.append(element("p", item.location, "quiet"));
 }
 
+function way(crossing) {
+  return `${crossing.from} to ${crossing.to}${crossing.copy ? ", a copy" : ""}`;
+}
+
 function tensorDetails(into, head, some, end) {
   if (some.length === 0) return;
   const body = some.map((line) => ({ cells: [
     `${line.tensor.name} ${line.tensor.shape}`,
     bytes(line.tensor.bytes),
     link(line[end]),
-    line.crossing ? `${line.crossing.from} to ${line.crossing.to}, ${time(line.crossing.predicted_us)}` : "",
+    line.crossing ? `${way(line.crossing)}, ${time(line.crossing.predicted_us)}` : "",
   ] }));
   into.append(element("h3", head), table(["tensor", "#bytes", end, "crosses"], body));
 }
@@ -436,7 +441,7 @@ function summary() {
     lines.forEach((line) => { if (line.crossing && !at.has(line.crossing)) at.set(line.crossing, line.from); });
     const body = data.crossings.map((crossing) => ({ cells: [
       at.has(crossing) ? link(at.get(crossing), crossing.name) : crossing.name,
-      `${crossing.from} to ${crossing.to}`, bytes(crossing.bytes), time(crossing.predicted_us),
+      way(crossing), bytes(crossing.bytes), time(crossing.predicted_us),
       crossing.measured_us === null ? "not told" : time(crossing.measured_us)] }));
     into.append(element("h3", "what crosses"), table(...timed(["tensor", "way", "#bytes", "#time"], body)));
   }

@@ -40,7 +40,7 @@ pub fn supports(info: &AdapterInfo, program: &Program, group: &Group) -> Result<
 pub(crate) struct Lowering<'a> {
     pub info: &'a AdapterInfo,
     pub program: &'a Program,
-    /// Values that the host sends, variables of other devices among them.
+    /// Values that are brought to the device, variables of others among them.
     pub uploaded: FxHashSet<ValueId>,
     /// Bytes of each [`Place::Scratch`].
     pub scratch: Vec<u64>,
