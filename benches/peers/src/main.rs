@@ -1,8 +1,9 @@
 //! The standard bench cases on Convoke and on its peers, one after the other in one run: Burn (its CPU backend
 //! `flex`, and wgpu with Vulkan), ONNX Runtime and a session of TensorFlow 1.
 //!
-//! Every peer gets the same inputs and weights from the host, and gives its result back to the host. What it
-//! gives is compared with Convoke's on the CPU; a `!` marks a peer that is wrong, whose time is no bar.
+//! Every peer gets the same inputs and weights from the host, in the layout that it works best with, and gives its
+//! result back to the host. What it gives is compared with Convoke's on the CPU; a `!` marks a peer that is wrong,
+//! whose time is no bar. ONNX Runtime does not train.
 #![expect(clippy::print_stdout, reason = "a command prints")]
 
 mod burn_peer;
@@ -14,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use convoke::cases::{Case, Ready};
+use convoke::cases::{Case, NAMES, Ready};
 use convoke::{DevicePolicy, Devices, SessionOptions};
 
 use data::Data;
@@ -25,11 +26,7 @@ type Failure = Box<dyn std::error::Error>;
 #[derive(Parser)]
 struct Options {
     /// Cases, by name.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "A,C,D1,D64,E-sgd,E-adam,H,I-norm,I-softmax"
-    )]
+    #[arg(long, value_delimiter = ',', default_values = NAMES)]
     case: Vec<String>,
     /// `cpu`, or part of the name of a Vulkan adapter's driver; Burn uses the first one that it finds.
     #[arg(long, default_value = "cpu")]
@@ -72,13 +69,13 @@ fn main() -> Result<(), Failure> {
 }
 
 /// Runs `f` for some seconds, after two runs that compile and fill pools, and gives the median time and the
-/// first result.
+/// second result, which is right only if the first training step was.
 fn time<T>(
     seconds: f64,
     mut f: impl FnMut() -> Result<T, Failure>,
 ) -> Result<(Duration, T), Failure> {
-    let first = f()?;
     f()?;
+    let second = f()?;
     let (mut times, start) = (Vec::new(), Instant::now());
     while times.len() < 5 || start.elapsed().as_secs_f64() < seconds {
         let begun = Instant::now();
@@ -86,7 +83,7 @@ fn time<T>(
         times.push(begun.elapsed());
     }
     times.sort_unstable();
-    Ok((times[times.len() / 2], first))
+    Ok((times[times.len() / 2], second))
 }
 
 fn ready(name: &str, device: &str) -> Result<Ready, Failure> {
@@ -102,30 +99,29 @@ fn ready(name: &str, device: &str) -> Result<Ready, Failure> {
 fn row(name: &str, options: &Options) -> Result<Vec<Outcome>, Failure> {
     let truth = ready(name, "cpu")?;
     let data = Data::of(&truth)?;
+    truth.run()?;
     let expected = truth.run()?.0.to_vec::<f32>()?;
     drop(truth);
+    let outcome = |peer, (median, found): (Duration, Vec<f32>)| {
+        let is_right = is_right(&found, &expected);
+        Outcome { peer, median, is_right }
+    };
     let own = ready(name, &options.device)?;
     let (median, found) = time(options.seconds, || Ok(own.run()?.0))?;
-    let found = found.to_vec::<f32>()?;
-    let mut all = vec![Outcome { peer: "convoke", median, is_right: is_right(&found, &expected) }];
+    let mut all = vec![outcome("convoke", (median, found.to_vec()?))];
     drop(own);
-    let burn = match options.device.as_str() {
-        "cpu" => burn_peer::on_cpu(name, &data, options.seconds)?,
-        _ => burn_peer::on_vulkan(name, &data, options.seconds)?,
+    let (peer, found) = match options.device.as_str() {
+        "cpu" => ("Burn flex", burn_peer::on_cpu(name, &data, options.seconds)?),
+        _ => ("Burn wgpu", burn_peer::on_vulkan(name, &data, options.seconds)?),
     };
-    if let Some((peer, median, found)) = burn {
-        all.push(Outcome { peer, median, is_right: is_right(&found, &expected) });
-    }
+    all.extend(found.map(|found| outcome(peer, found)));
     if let (Some(python), "cpu") = (&options.python, options.device.as_str()) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers/data");
         std::fs::create_dir_all(&dir)?;
         data.save(&dir)?;
         for (peer, key) in [("ONNX Runtime", "ort"), ("TF session", "tf")] {
             match in_python(python, &dir, name, key, options.seconds) {
-                Ok(Some((median, found))) => {
-                    all.push(Outcome { peer, median, is_right: is_right(&found, &expected) });
-                }
-                Ok(None) => {}
+                Ok(found) => all.extend(found.map(|found| outcome(peer, found))),
                 Err(error) => eprintln!("left out: {error}"),
             }
         }
