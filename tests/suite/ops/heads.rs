@@ -8,7 +8,7 @@ use convoke_tests::{case, check, devices, indices, ramp};
 fn products() {
     check(
         "of what is scaled, shifted and cast",
-        |xs| ((&xs[0] * 0.5) - 1.0).matmul(&xs[1].cast(F32)),
+        |xs| ((&xs[0] * 0.5) - 1.0).matmul(xs[1].cast(F32)),
         &[
             // [[0, 1]] times [[3, 4], [5, 6]].
             case("by hand").x([[2.0f32, 4.0]]).x([[3i32, 4], [5, 6]]).y([[5.0f32, 6.0]]),

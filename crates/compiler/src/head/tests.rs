@@ -72,7 +72,7 @@ fn what_keeps_an_operand_in_memory() {
         &x.tanh().exp().matmul(&w),
         &x.matmul(&fetched),
         &fetched,
-        &turned.matmul(&turned.exp()),
+        &turned.matmul(turned.exp()),
     ];
     check(
         &expect![[r#"
