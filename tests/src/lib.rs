@@ -82,8 +82,7 @@ fn open(name: &str, more: DeviceOptions) -> Devices {
     Devices::with_options(&options(name, more)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// The CPU and all adapters of this machine, software among them: those that `CONVOKE_TEST_ADAPTERS` names, if it names
-/// two or more, else none.
+/// The CPU and all adapters of this machine, software among them, if `CONVOKE_TEST_ADAPTERS` names two or more.
 ///
 /// # Panics
 /// If they cannot be opened.

@@ -7,7 +7,7 @@
 
 use convoke::prelude::*;
 use convoke::{DeviceOptions, Explanation, Result, RunMetadata, Shape};
-use convoke_tests::{compare, devices, ramp, reference};
+use convoke_tests::{TestDevice, compare, devices, ramp, reference, several_adapters};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
@@ -195,17 +195,23 @@ fn scattered(steps: &[Step]) {
     let fed: Vec<_> = xs.iter().map(Tensor::output).zip(feeds.iter().cloned()).collect();
     let outputs: Vec<_> = last.iter().map(Tensor::output).collect();
     let truth = reference(&g, &outputs, &fed).unwrap();
-    for device in devices().iter().skip(1) {
+    let halves = |device: &TestDevice| {
         let virtual_devices = vec![vec![1 << 28; 2]];
         let devices = device.open(DeviceOptions { virtual_devices, ..DeviceOptions::default() });
+        (device.name.clone(), devices)
+    };
+    // Parts of one adapter copy from each other, and adapters send through the host.
+    let adapters = several_adapters(DeviceOptions::default());
+    let adapters = adapters.map(|devices| ("several adapters".to_owned(), devices));
+    for (name, devices) in devices().iter().skip(1).map(halves).chain(adapters) {
         let session = Session::new(&g, &devices).unwrap();
         session.run(&[], g.initializers()).unwrap();
         for _ in 0..2 {
             let feeds: Vec<Feed<'_>> = xs.iter().zip(&feeds).map(|(x, of)| x.feed(of)).collect();
             let run = session.run_with(&feeds, (&last, &update), Default::default());
-            let ((got, ()), metadata) = run.unwrap_or_else(|e| panic!("{}: {e}", device.name));
+            let ((got, ()), metadata) = run.unwrap_or_else(|e| panic!("{name}: {e}"));
             for (got, truth) in got.iter().zip(&truth) {
-                compare(&device.name, got, truth, Some(1e-3));
+                compare(&name, got, truth, Some(1e-3));
             }
             as_predicted(&session.explain(&feeds, (&last, &update)).unwrap(), &metadata);
         }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use convoke_graph_core::Shape;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
-use crate::{Group, Kernel, Value, ValueId, tail};
+use crate::{Group, Kernel, Value, ValueId, head, tail};
 
 /// Why a value goes through memory from one kernel to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub enum Apart {
     Kept,
     /// Several kernels read it, and the one that computes it stores only what one of them makes of it.
     Readers(usize),
+    /// The kernel that reads it does more than elementwise work, and so does the one that computes it.
+    Kernels,
+    /// It is read by the work behind another kernel.
+    Behind,
     /// The kernel that computes it stores so many values.
     Stores(usize),
     /// Devices would compute each element so often where it is loaded: the operations that takes, and the most that
@@ -63,6 +67,8 @@ impl fmt::Display for Apart {
             Self::Writer => f.write_str("the kernel that computes it takes no work behind"),
             Self::Kept => f.write_str("a fetch or a variable needs it too"),
             Self::Readers(n) => write!(f, "{n} kernels read it"),
+            Self::Kernels => f.write_str("both ends are more than elementwise work"),
+            Self::Behind => f.write_str("the work behind another kernel reads it"),
             Self::Stores(n) => write!(f, "the kernel that computes it stores {n} values"),
             Self::Again { times, cost, most } => write!(
                 f,
@@ -97,17 +103,28 @@ pub(crate) fn gaps(
     values: &[Value],
     found: &FxHashMap<ValueId, Apart>,
 ) -> Vec<(ValueId, Apart)> {
-    let read = groups.iter().flat_map(|group| &group.inputs).map(|input| input.value);
-    let read: FxHashSet<ValueId> = read.collect();
+    // For each value, whether each kernel that reads it takes work in front.
+    let mut read: FxHashMap<ValueId, bool> = FxHashMap::default();
+    for group in groups {
+        for input in &group.inputs {
+            *read.entry(input.value).or_insert(true) &= head::takes_heads(&group.kernel);
+        }
+    }
     let mut gaps = Vec::new();
     for group in groups {
         let takes_work_behind = group.tail.is_some()
             || tail::has_store(group)
             || (matches!(group.kernel, Kernel::Elementwise(_) | Kernel::Rows(_))
                 && !group.has_strings(values));
-        let alone = if takes_work_behind { Apart::Reader } else { Apart::Writer };
-        let stored = group.outputs.iter().filter(|output| read.contains(output));
-        gaps.extend(stored.map(|&value| (value, found.get(&value).unwrap_or(&alone).clone())));
+        for value in &group.outputs {
+            let Some(&takes_work_in_front) = read.get(value) else { continue };
+            let alone = match (takes_work_behind, takes_work_in_front) {
+                (false, _) => Apart::Writer,
+                (true, true) => Apart::Kernels,
+                (true, false) => Apart::Reader,
+            };
+            gaps.push((*value, found.get(value).unwrap_or(&alone).clone()));
+        }
     }
     gaps
 }

@@ -16,6 +16,8 @@ use crate::{Apart, Fused, Group, GroupLimits, Head, Kernel, Operand, Value, Valu
 
 /// Operations in the time that it takes to read or to write a byte: about what GPUs and processors have.
 const OPERATIONS_PER_BYTE: u64 = 8;
+/// Operations for each axis of an address that is more than a place.
+const OPERATIONS_PER_AXIS: u64 = 4;
 
 /// Attaches heads to the groups of `lowered`.
 pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
@@ -54,7 +56,7 @@ pub(crate) fn attach(lowered: &mut Lowered, limits: GroupLimits) {
 }
 
 /// Whether kernels load each element of their first two inputs by a function.
-fn takes_heads(kernel: &Kernel) -> bool {
+pub(crate) fn takes_heads(kernel: &Kernel) -> bool {
     matches!(
         kernel,
         Kernel::Matmul | Kernel::Conv2d(_) | Kernel::Conv2dInput(_) | Kernel::Conv2dFilter(_)
@@ -73,9 +75,11 @@ fn join(
         return Err(Apart::Stores(maker.outputs.len()));
     }
     let bare = reader.bare();
-    let operand = bare.inputs.iter().position(|input| input.value == result);
-    let is_once = reader.inputs.iter().filter(|input| input.value == result).count() == 1;
-    let operand = operand.filter(|_| is_once).ok_or(Apart::Order)?;
+    let operand =
+        bare.inputs.iter().position(|input| input.value == result).ok_or(Apart::Behind)?;
+    if reader.inputs.iter().filter(|input| input.value == result).count() > 1 {
+        return Err(Apart::Order);
+    }
     let layout = bare.inputs[operand].layout.clone();
     if !maker.inputs.iter().all(|input| lies_in_rows(&input.layout)) {
         return Err(Apart::Order);
@@ -126,11 +130,20 @@ fn worth(
     let own = n_bytes(reader.inputs[operand].value);
     let is_each = |input: &&Operand| input.layout.strides().iter().any(|&stride| stride != 0);
     let read: u64 = maker.inputs.iter().filter(is_each).map(|input| n_bytes(input.value)).sum();
-    let each = Pointwise::each(fused).steps() + OPERATIONS_PER_BYTE * read.saturating_sub(own);
+    let axes: u64 = maker.inputs.iter().map(|input| axes(&input.layout)).sum();
+    let each = Pointwise::each(fused).operations()
+        + OPERATIONS_PER_BYTE * read.saturating_sub(own)
+        + OPERATIONS_PER_AXIS * axes;
     let times = times(reader, operand);
     let cost = each.saturating_mul(times - 1);
     let most = OPERATIONS_PER_BYTE * 2 * own;
     if cost > most { Err(Apart::Again { times, cost, most }) } else { Ok(()) }
+}
+
+/// The axes that an address in a layout is made from; none where it is the place itself or always the same.
+fn axes(layout: &Layout) -> u64 {
+    let is_plain = layout.is_packed() || layout.strides().iter().all(|&stride| stride == 0);
+    if is_plain { 0 } else { layout.shape().dims().iter().filter(|&&dim| dim != 1).count() as u64 }
 }
 
 /// How often a device loads each element of an operand, at least once.

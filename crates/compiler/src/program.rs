@@ -360,7 +360,8 @@ pub struct Segment {
     pub borrowed: Vec<ValueId>,
     /// Indices into the program's groups, in order.
     pub groups: Vec<u32>,
-    /// Its values and uploads that later segments of this device, or of one with the same queue, take.
+    /// Its values and uploads that later segments of this device, or of one with the same queue, take; and variables that
+    /// they take as they were before it stores into them.
     pub kept: Vec<ValueId>,
     /// Its values, and variables of its device, that the host needs afterwards. Empty for the CPU.
     pub downloads: Vec<ValueId>,

@@ -8,6 +8,7 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::group::is_common;
+use crate::head::takes_heads;
 use crate::lower::Lowered;
 use crate::{Apart, Arg, Fused, Group, GroupLimits, Kernel, Operand, Tail, Value, ValueId};
 
@@ -82,7 +83,9 @@ fn join(
     result: ValueId,
     limits: GroupLimits,
 ) -> Result<Group, Apart> {
-    let Kernel::Elementwise(fused) = &reader.kernel else { return Err(Apart::Reader) };
+    let Kernel::Elementwise(fused) = &reader.kernel else {
+        return Err(if takes_heads(&reader.kernel) { Apart::Kernels } else { Apart::Reader });
+    };
     let value = &values[result.0 as usize];
     let mut seen = reader.inputs.iter().filter(|input| input.value == result);
     let layout = seen.next().ok_or(Apart::Order)?.layout.clone();

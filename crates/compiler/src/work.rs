@@ -17,6 +17,8 @@ pub const DEEP_SIDE: u64 = 4;
 pub const DEEP_FEW: u64 = 64;
 /// The terms that each of its sums has at least.
 pub const DEEP_LEAST: u64 = 256;
+/// Simple operations in the time of an exponential.
+const EXPONENTIAL: u64 = 8;
 /// Finding a greatest element once more, and what is at its place, costs this many times a pooling.
 const POOL_AGAIN: u64 = 4;
 
@@ -197,9 +199,9 @@ impl Pointwise {
         fused.instrs.iter().map(Self::one).fold(Self::default(), Self::plus)
     }
 
-    /// All of them, those of functions as steps.
-    pub(crate) fn steps(self) -> u64 {
-        self.simple.saturating_add(self.functions)
+    /// All of them, functions as what they take.
+    pub(crate) fn operations(self) -> u64 {
+        self.simple.saturating_add(self.functions.saturating_mul(EXPONENTIAL))
     }
 
     /// What integers lack is a function of several steps.

@@ -24,7 +24,7 @@ pub(crate) fn fit(
     gpus: &Gpus,
     homes: &FxHashMap<ValueId, DeviceIndex>,
 ) -> Result<()> {
-    let on_host = |program: &Program| host_memory(program).n_bytes();
+    let on_host = |program: &Program| host_memory(program).n_bytes().saturating_add(made(program));
     let mut devices: Vec<DeviceIndex> = Vec::new();
     for at in 0..program.segments.len() {
         let device = program.segments[at].device;
@@ -48,6 +48,17 @@ pub(crate) fn fit(
          or batches, or raise SessionOptions::host_budget_bytes"
     );
     Err(Error::new(ErrorKind::ResourceExhausted, message))
+}
+
+/// What the operands that a group of the host makes for itself take, at most at one time.
+fn made(program: &Program) -> u64 {
+    let own = program.segments.iter().filter(|segment| segment.device == HOST);
+    let groups = own.flat_map(|segment| &segment.groups);
+    let of = |&group: &u32| {
+        let heads = program.groups[group as usize].heads.iter();
+        heads.map(|head| program.value(head.value).n_bytes() as u64).fold(0, u64::saturating_add)
+    };
+    groups.map(of).max().unwrap_or(0)
 }
 
 /// A GPU itself refuses what is too large for its budget.
@@ -87,7 +98,8 @@ fn fit_gpu(
     Ok(())
 }
 
-/// What a segment keeps besides what it computes: its constants, what it is sent and takes from others, and what stays.
+/// What a segment keeps besides what it computes: its constants, what it is sent and takes from others, what stays, and
+/// variables as they were before it stores into them.
 #[cfg(feature = "gpu")]
 fn fixed_bytes(program: &Program, segment: &Segment) -> u64 {
     let groups = segment.groups.iter().flat_map(|&group| &program.groups[group as usize].inputs);
@@ -97,7 +109,10 @@ fn fixed_bytes(program: &Program, segment: &Segment) -> u64 {
     constants.sort_unstable();
     constants.dedup();
     let carried = segment.carried.iter().map(|(id, _)| id).chain(&segment.borrowed);
+    let is_variable = |id: &&ValueId| matches!(program.value(**id).source, Source::Variable(_));
+    let before = segment.kept.iter().filter(is_variable);
     let all = segment.uploads.iter().chain(carried).chain(&segment.residents).chain(&constants);
+    let all = all.chain(before);
     all.map(|&id| program.value(id).n_bytes() as u64).fold(0, u64::saturating_add)
 }
 

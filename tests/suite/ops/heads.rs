@@ -105,21 +105,46 @@ fn convolutions() {
     }
 }
 
-/// A product whose operands are cast and scaled is one dispatch, and no more bytes are read than the operands have.
+/// A product or convolution whose operands are cast and scaled is one dispatch, and no more bytes are read than the
+/// operands have.
 #[test]
-fn a_product_with_heads_is_one_dispatch() {
+fn what_has_heads_is_one_dispatch() {
     for device in devices().iter().filter(|d| d.devices.list().len() > 1) {
         let g = Graph::new();
         let x = g.placeholder("x", I32, dims![64, 32]);
         let w = g.variable("w", Init::Constant(1.0), F32, [32, 16]);
         let y = (x.cast(F32) * 0.5).matmul(w.value() * 2.0) + 1.0;
+        let images = x.reshape(&[2, 2, 16, 32]).cast(F32) * 0.5;
+        let filters = g.variable("filters", Init::Constant(1.0), F32, [3, 2, 1, 1]);
+        let z = images.conv2d(filters.value() * 2.0, Conv2d::default()) + 1.0;
         let session = device.session(&g);
         session.run(&[], g.initializers()).unwrap();
-        let feed = HostTensor::new(&[64, 32], vec![3i32; 64 * 32]).unwrap();
-        let (y, metadata) = session.run_with(&[x.feed(feed)], &y, Default::default()).unwrap();
-        assert_eq!(metadata.dispatches, 1, "{}\n{metadata}", device.name);
-        // 32 times 1.5 * 2, and 1.
-        assert_eq!(y.to_vec::<f32>().unwrap(), [97.0; 64 * 16]);
-        assert_eq!(metadata.kernel_bytes, 4 * (64 * 32 + 32 * 16 + 64 * 16), "{metadata}");
+        let threes = HostTensor::new(&[64, 32], vec![3i32; 64 * 32]).unwrap();
+        let run = |y: &Tensor| session.run_with(&[x.feed(&threes)], y, Default::default()).unwrap();
+        // 32 times 1.5 * 2, and 1; of two channels, 2 times 1.5 * 2, and 1.
+        let n_bytes = [4 * (64 * 32 + 32 * 16 + 64 * 16), 4 * (64 * 32 + 6 + 2 * 3 * 16 * 32)];
+        for ((y, value), n_bytes) in [(&y, 97.0f32), (&z, 7.0)].into_iter().zip(n_bytes) {
+            let (y, metadata) = run(y);
+            assert_eq!(metadata.dispatches, 1, "{}\n{metadata}", device.name);
+            assert!(y.to_vec::<f32>().unwrap().iter().all(|&x| x == value), "{}", device.name);
+            assert_eq!(metadata.kernel_bytes, n_bytes, "{}\n{metadata}", device.name);
+        }
     }
+}
+
+/// What is made on the host for a product counts in its budget.
+#[test]
+fn heads_are_within_the_budget_of_the_host() {
+    let g = Graph::new();
+    let x = g.placeholder("x", F32, dims![1024, 256]);
+    let y = (&x * 0.5).matmul(g.constant(ramp(&[256, 1])));
+    let run = |host_budget_bytes| {
+        let options = SessionOptions { host_budget_bytes, ..SessionOptions::default() };
+        let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+        session.run(&[x.feed(ramp(&[1024, 256]))], &y)
+    };
+    // The operand is 1 MiB, and the result 4 KiB.
+    let error = run((1 << 20) + 1024).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+    run((1 << 20) + 8192).unwrap();
 }

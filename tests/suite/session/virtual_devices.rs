@@ -144,7 +144,7 @@ fn what_one_device_makes_another_copies() {
     }
 }
 
-/// Once to the host, and once to the other device; elements of two bytes, whose number is odd, and flags.
+/// Once to the host, and once to the other device: elements, of an odd number, and flags.
 #[test]
 fn what_the_host_reads_as_well_goes_to_it_beside_the_copy() {
     let g = Graph::new();

@@ -208,12 +208,10 @@ impl Shared {
         descs: &[PipelineDesc<'_>],
     ) -> Result<Vec<Arc<Pipeline>>, (usize, GpuError)> {
         let mut seen = FxHashSet::default();
-        let is_new = |desc: &&PipelineDesc<'_>| {
-            let key = self.key(desc);
-            !self.pipelines.contains(&key) && seen.insert(key)
-        };
-        let new: Vec<&PipelineDesc<'_>> = descs.iter().filter(is_new).collect();
-        self.meter.pipelines_found.fetch_add((descs.len() - new.len()) as u64, Relaxed);
+        let distinct = descs.iter().filter(|desc| seen.insert(self.key(desc)));
+        let (found, new): (Vec<&PipelineDesc<'_>>, Vec<&PipelineDesc<'_>>) =
+            distinct.partition(|desc| self.pipelines.contains(&self.key(desc)));
+        self.meter.pipelines_found.fetch_add(found.len() as u64, Relaxed);
         let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
         let n_threads = n_cores.min(new.len());
         if n_threads > 1 {
