@@ -221,15 +221,9 @@ impl Group {
             let first = head.operand - made + taken;
             (taken, made) = (taken + n, made + 1);
             let inputs = self.inputs.get(first..first + n).unwrap_or_default();
-            let group = Group {
-                kernel: Kernel::Elementwise(head.fused.clone()),
-                inputs: inputs.iter().cloned().collect(),
-                outputs: SmallVec::from_slice(&[head.value]),
-                heads: SmallVec::new(),
-                tail: None,
-                nodes: self.nodes.clone(),
-                asked: self.asked.clone(),
-            };
+            let kernel = Kernel::Elementwise(head.fused.clone());
+            let ends = (inputs.iter().cloned().collect(), SmallVec::from_slice(&[head.value]));
+            let group = Group::plain(kernel, ends, self.nodes.clone(), self.asked.clone());
             (head.operand, first, group)
         })
     }

@@ -322,15 +322,7 @@ impl Lowering<'_> {
         };
         let results = ids.iter().map(form).collect();
         let (kernel, nodes, asked) = (Kernel::Custom(kernel), vec![node], self.asked.clone());
-        self.out.groups.push(Group {
-            kernel,
-            inputs,
-            outputs: ids,
-            heads: SmallVec::new(),
-            tail: None,
-            nodes,
-            asked,
-        });
+        self.out.groups.push(Group::plain(kernel, (inputs, ids), nodes, asked));
         Ok(results)
     }
 
@@ -532,15 +524,7 @@ impl Lowering<'_> {
     ) -> Form {
         let value = self.value(dtype, shape.clone(), Source::Computed);
         let (outputs, nodes, asked) = (smallvec![value], vec![node], self.asked.clone());
-        self.out.groups.push(Group {
-            kernel,
-            inputs,
-            outputs,
-            heads: SmallVec::new(),
-            tail: None,
-            nodes,
-            asked,
-        });
+        self.out.groups.push(Group::plain(kernel, (inputs, outputs), nodes, asked));
         Form::Operand(Operand { value, layout: Layout::packed(shape.clone()) })
     }
 

@@ -87,6 +87,16 @@ pub struct Group {
 }
 
 impl Group {
+    /// A kernel with what it reads and writes, without heads and tail.
+    pub fn plain(
+        kernel: Kernel,
+        (inputs, outputs): (SmallVec<[Operand; 3]>, SmallVec<[ValueId; 1]>),
+        nodes: Vec<NodeId>,
+        asked: Asked,
+    ) -> Self {
+        Self { kernel, inputs, outputs, heads: SmallVec::new(), tail: None, nodes, asked }
+    }
+
     /// Whether what the data holds can fail the run, as it may in a user's own kernel.
     pub fn can_fail(&self) -> bool {
         match &self.kernel {

@@ -38,16 +38,7 @@ impl Case {
         });
         let operands = operands.collect();
         let outputs = outputs.iter().map(|(dtype, shape)| add(*dtype, shape)).collect();
-        let nodes = Vec::new();
-        let group = Group {
-            kernel,
-            inputs: operands,
-            outputs,
-            heads: Default::default(),
-            tail: None,
-            nodes,
-            asked: Asked::default(),
-        };
+        let group = Group::plain(kernel, (operands, outputs), Vec::new(), Asked::default());
         let program = Program {
             values,
             groups: Vec::new(),

@@ -2,6 +2,7 @@
 //!
 //! Finding them opens no GPU: a wgpu device is made when the first program of a session runs on it.
 
+mod made;
 #[cfg(feature = "gpu")]
 mod whole;
 
@@ -28,6 +29,7 @@ use convoke_wgpu_backend::gpu::{
 };
 #[cfg(feature = "gpu")]
 use convoke_wgpu_backend::{GpuTensors, GpuVariables};
+pub(crate) use made::Made;
 #[cfg(feature = "gpu")]
 use whole::WholeGpu;
 
@@ -441,38 +443,6 @@ impl Gpus {
     pub(crate) fn name(&self, index: usize) -> Arc<str> {
         self.devices.list().get(index).map_or_else(|| "GPU".into(), |info| info.name.clone())
     }
-
-    /// What the session's open GPUs have made so far.
-    pub(crate) fn made(&self) -> Made {
-        #[cfg(feature = "gpu")]
-        if self.devices.list().len() >= 2 {
-            let variables = self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let opened = variables.keys().filter_map(|&index| self.devices.gpu(index).ok());
-            return opened.fold(Made::default(), |made, gpu| {
-                let counters = gpu.counters();
-                Made {
-                    bytes: made.bytes + counters.buffer_bytes_created,
-                    pipelines: made.pipelines + counters.pipelines_created,
-                    found: made.found + counters.pipelines_found,
-                    alive: made.alive + counters.bytes_alive,
-                }
-            });
-        }
-        Made::default()
-    }
-}
-
-/// What GPUs have made so far.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Made {
-    /// Bytes of buffers.
-    pub(crate) bytes: u64,
-    /// Pipelines.
-    pub(crate) pipelines: u64,
-    /// Pipelines that were wanted and there already.
-    pub(crate) found: u64,
-    /// Bytes of the buffers that exist.
-    pub(crate) alive: u64,
 }
 
 /// The name of the host among devices.

@@ -79,7 +79,7 @@ impl Grouping<'_> {
         let nodes = members.iter().flat_map(|&m| self.groups[m].nodes.iter().copied()).collect();
         let (inputs, outputs) = (inputs.into(), outputs.into());
         let asked = self.groups[members[0]].asked.clone();
-        Group { kernel, inputs, outputs, heads: SmallVec::new(), tail: None, nodes, asked }
+        Group::plain(kernel, (inputs, outputs), nodes, asked)
     }
 }
 

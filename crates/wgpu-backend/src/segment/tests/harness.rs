@@ -125,15 +125,8 @@ impl Build {
             .map(|(dtype, dims)| self.value(*dtype, dims, Source::Computed))
             .collect();
         let index = self.program.groups.len() as u32;
-        self.program.groups.push(Group {
-            kernel,
-            inputs: inputs.iter().cloned().collect(),
-            outputs: outputs.iter().copied().collect(),
-            heads: SmallVec::new(),
-            tail: None,
-            nodes: Vec::new(),
-            asked: Asked::default(),
-        });
+        let ends = (inputs.iter().cloned().collect(), outputs.iter().copied().collect());
+        self.program.groups.push(Group::plain(kernel, ends, Vec::new(), Asked::default()));
         self.segment().groups.push(index);
         outputs
     }
