@@ -88,27 +88,6 @@ fn what_another_driver_left_is_compiled_anew() {
     }
 }
 
-/// As two processes would, which have nothing in common but the directory.
-#[test]
-fn several_share_one_directory() {
-    for device in gpus() {
-        let folder = Folder::new("pipelines");
-        let dir = private(&folder);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| run(device, &dir));
-            }
-        });
-        assert_eq!(logged(|| run(device, &dir)), "", "{}", device.name);
-        let left = std::fs::read_dir(&dir).unwrap().count();
-        assert!(
-            left <= 1,
-            "{}: {left} files, where a driver that gives its own out leaves one",
-            device.name
-        );
-    }
-}
-
 /// A directory that only its owner may write.
 fn private(folder: &Folder) -> PathBuf {
     let dir = folder.path().join("own");

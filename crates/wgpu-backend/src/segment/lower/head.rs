@@ -1,6 +1,6 @@
 //! Heads: operands that kernels compute where they load them.
 
-use convoke_compiler::{Arg, Fused, Group, Kernel};
+use convoke_compiler::{Arg, Fused, Group, Head, Kernel};
 use convoke_graph_core::{DType, HostTensor, Layout};
 use convoke_shaders::Access;
 use smallvec::SmallVec;
@@ -9,12 +9,12 @@ use super::{Lowering, element, elementwise};
 use crate::segment::address::Axes;
 use crate::segment::step::{StepBuilder, stored, wgsl};
 
-/// Names of inputs and of constants that heads of a group take. Input 0 is a tail's result.
-pub(super) fn taken(group: &Group) -> (usize, usize) {
+/// Names of inputs and of constants that heads take. Input 0 is a tail's result.
+pub(super) fn taken(heads: &[Head]) -> (usize, usize) {
     let count = |(inputs, constants): (usize, usize), fused: &Fused| {
         (inputs + fused.input_dtypes.len(), constants + fused.constants.len())
     };
-    group.heads.iter().map(|head| &head.fused).fold((0, 0), count)
+    heads.iter().map(|head| &head.fused).fold((0, 0), count)
 }
 
 /// The work with its inputs and constants named from these numbers on.
@@ -55,8 +55,7 @@ impl Lowering<'_> {
             let binding = step.bind(self.place(value), stored(dtype)?, Access::Read);
             return Ok(Loaded::Stored(dtype, binding));
         };
-        let before = Group { heads: group.heads[..at].iter().cloned().collect(), ..group.clone() };
-        let (first, constants) = taken(&before);
+        let (first, constants) = taken(&group.heads[..at]);
         let Some((.., work)) = group.heads().nth(at) else {
             return Err(format!("{} has no head {at}", group.kernel));
         };

@@ -23,7 +23,7 @@ pub(super) fn numbered(group: &Group, tail: Group) -> Result<Tail, String> {
     };
     let taken = match &group.kernel {
         Kernel::Rows(work) => (work.n_inputs(), work.fused.constants.len()),
-        _ => head::taken(group),
+        _ => head::taken(&group.heads),
     };
     let number = |arg: Arg| match arg {
         Arg::Input(k) if k > 0 => Arg::Input(k + taken.0 as u32),
