@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use convoke_graph_core::{ConvGeometry, ImageLayout};
+use bytemuck::cast_slice_mut;
+use convoke_graph_core::{ConvGeometry, ImageLayout, Result};
 
 use super::Float;
 use crate::fast::{Matrix, wide};
+use crate::threads::Threads;
 
 /// Elements that are copied at once. A copy may write as many too far, if what is there is written later.
 const LANES: usize = 16;
@@ -46,35 +48,54 @@ impl Frame {
         self.g.in_channels * self.rows * self.cols
     }
 
-    /// The image in its frame, for which `frame` is the memory.
-    pub fn fill<'f, T: Float>(&self, image: &'f [T], frame: &'f mut [T]) -> &'f [T] {
+    /// The image in its frame, for which `frame` is the memory; rows of pixels are shared out to `threads`.
+    pub fn fill<'f, T: Float>(
+        &self,
+        image: &'f [T],
+        frame: &'f mut [T],
+        threads: Option<&Threads>,
+    ) -> Result<&'f [T]> {
         if self.is_image {
-            return image;
+            return Ok(image);
         }
-        frame.fill(T::ZERO);
-        self.rows(|at, step, in_image, image_step, len| {
-            copy_steps(&image[in_image..], image_step, &mut frame[at..], step, len);
-        });
-        frame
+        let fill = |rows: Range<usize>, first: usize, frame: &mut [T]| {
+            frame.fill(T::ZERO);
+            self.rows(rows, |at, step, in_image, image_step, len| {
+                let to = &mut frame[at - first..];
+                copy_steps(&image[in_image..], image_step, to, step, len);
+            });
+        };
+        match threads.filter(|_| self.g.layout == ImageLayout::Nhwc) {
+            None => fill(0..self.rows, 0, frame),
+            Some(threads) => {
+                let width = self.cols * self.g.in_channels;
+                let (mut own, widths) = ([cast_slice_mut(frame)], [width * size_of::<T>()]);
+                threads.split(true, 1, (&mut own, &widths), self.rows, &|rows, part| {
+                    fill(rows.clone(), rows.start * width, cast_slice_mut(part[0]));
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(frame)
     }
 
     /// The image from its frame; what no window covers is zero.
     pub fn empty<T: Float>(&self, frame: &[T], image: &mut [T]) {
         image.fill(T::ZERO);
-        self.rows(|at, step, in_image, image_step, len| {
+        self.rows(0..self.rows, |at, step, in_image, image_step, len| {
             copy_steps(&frame[at..], step, &mut image[in_image..], image_step, len);
         });
     }
 
     /// Calls `f` with the place and step in the frame, the place and step in the image, and the length, of
-    /// each row that is in both.
-    fn rows(&self, mut f: impl FnMut(usize, usize, usize, usize, usize)) {
+    /// each of these rows of the frame that is in both.
+    fn rows(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize, usize, usize)) {
         let ([height, width], [top, left]) = (self.g.in_size, self.g.pad_before);
-        let n_rows = self.rows.saturating_sub(top).min(height);
+        let rows = rows.start.saturating_sub(top)..rows.end.saturating_sub(top).min(height);
         let n_cols = self.cols.saturating_sub(left).min(width);
         let channels = self.g.in_channels;
         if [self.outer, self.g.layout] == [ImageLayout::Nhwc; 2] {
-            for row in 0..n_rows {
+            for row in rows {
                 let at = ((top + row) * self.cols + left) * channels;
                 f(at, 1, row * width * channels, 1, n_cols * channels);
             }
@@ -86,7 +107,7 @@ impl Frame {
                 ImageLayout::Nchw => ((channel * rows + row) * cols + col, 1),
                 ImageLayout::Nhwc => ((row * cols + col) * channels + channel, channels),
             };
-        for row in 0..n_rows {
+        for row in rows {
             for channel in 0..channels {
                 let size = [self.rows, self.cols];
                 let (at, step) = place(self.g.layout, channel, top + row, size, left);

@@ -24,6 +24,9 @@ use turn::{add, round, transpose, turn_filters, widen};
 
 /// The greatest size of the columns of a block: they stay in a core's own cache.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks that a batch has at least, so that threads can share a few images, but for blocks of fewer windows than these.
+const BLOCKS: usize = 32;
+const LEAST_WINDOWS: usize = 256;
 
 /// Parts of the batch that the filters' gradient is summed in, if its partial sums take up less than
 /// `PARTIAL_BYTES`.
@@ -86,7 +89,13 @@ impl Conv {
         let depth = g.in_channels / g.groups * g.window[0] * g.window[1];
         let pixels = g.out_size[0] * g.out_size[1];
         let fit = BLOCK_BYTES / (depth * wide_bytes(dtype)).max(1);
-        let block = if frame.is_columns { pixels } else { fit.max(16).min(pixels) };
+        let block = if frame.is_columns {
+            pixels
+        } else {
+            let shared = pixels.div_ceil(BLOCKS.div_ceil(g.batch.max(1))).max(LEAST_WINDOWS);
+            let n_blocks = pixels.div_ceil(fit.max(16).min(shared));
+            pixels.div_ceil(n_blocks.max(1))
+        };
         Ok(Self { direction, dtype, g, outer, frame, depth, block: block.max(1) })
     }
 
@@ -200,23 +209,67 @@ impl Conv {
         room: Room<'_, T>,
         threads: Option<&Threads>,
     ) -> Result<()> {
-        let x = self.frame.fill(x, room.frame);
+        let x = self.frame.fill(x, room.frame, threads)?;
         let target: &mut [T] = if self.is_turned() { &mut *room.output } else { &mut *y };
-        for (group, pixels) in self.blocks() {
-            let len = pixels.len();
-            let c = self.columns(x, group, pixels.clone(), room.columns);
-            let f = (filters, self.filter_matrix(group));
-            let out = (&mut *target, self.output_matrix(group, pixels.start));
-            let k = self.g.out_channels / self.g.groups;
-            inside(match self.g.layout {
-                ImageLayout::Nchw => multiply_into([k, len, self.depth], out, f, c, false, threads),
-                ImageLayout::Nhwc => multiply_into([len, k, self.depth], out, c, f, false, threads),
-            })?;
+        let lie_together = self.g.layout == ImageLayout::Nhwc && self.g.groups == 1;
+        match threads.filter(|_| lie_together && !self.frame.is_columns) {
+            Some(threads) => self.shared_blocks(x, filters, target, threads)?,
+            None => {
+                for (group, pixels) in self.blocks() {
+                    let at = self.output_matrix(group, pixels.start);
+                    let out = (&mut *target, at);
+                    self.windows(x, filters, (group, pixels), out, room.columns, threads)?;
+                }
+            }
         }
         if self.is_turned() {
-            self.turn(room.output, y, false);
+            self.turn(room.output, y, false, threads)?;
         }
         Ok(())
+    }
+
+    /// The blocks of one image, each computed by one thread: the elements of a pixel lie side by side. Where blocks begin
+    /// does not depend on the number of threads, so that nor does any bit.
+    fn shared_blocks<T: Float>(
+        &self,
+        x: &[T],
+        filters: &[T],
+        y: &mut [T],
+        threads: &Threads,
+    ) -> Result<()> {
+        let pixels = self.g.out_size[0] * self.g.out_size[1];
+        let n_columns = self.depth * self.block;
+        let (mut y, widths) = ([cast_slice_mut(y)], [self.g.out_channels * size_of::<T>()]);
+        threads.split(true, self.block, (&mut y, &widths), pixels, &|range, part| {
+            let mut scratch = threads.scratch(n_columns * size_of::<T>())?;
+            let columns = &mut cast_slice_mut(&mut scratch)[..n_columns];
+            let out: &mut [T] = cast_slice_mut(part[0]);
+            for start in range.clone().step_by(self.block) {
+                let windows = start..(start + self.block).min(range.end);
+                let at = self.output_matrix(0, start - range.start);
+                self.windows(x, filters, (0, windows), (&mut *out, at), columns, None)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What some windows of a group give.
+    fn windows<T: Float>(
+        &self,
+        x: &[T],
+        filters: &[T],
+        (group, pixels): (usize, Range<usize>),
+        out: (&mut [T], Matrix),
+        columns: &mut [T],
+        threads: Option<&Threads>,
+    ) -> Result<()> {
+        let (len, k) = (pixels.len(), self.g.out_channels / self.g.groups);
+        let c = self.columns(x, group, pixels, columns);
+        let f = (filters, self.filter_matrix(group));
+        inside(match self.g.layout {
+            ImageLayout::Nchw => multiply_into([k, len, self.depth], out, f, c, false, threads),
+            ImageLayout::Nhwc => multiply_into([len, k, self.depth], out, c, f, false, threads),
+        })
     }
 
     /// One image of the gradient of the input.
@@ -228,7 +281,7 @@ impl Conv {
         room: Room<'_, T>,
         threads: Option<&Threads>,
     ) -> Result<()> {
-        let dy = self.turned(dy, room.output);
+        let dy = self.turned(dy, room.output, threads)?;
         let (framed, columns) = (!self.frame.is_image, room.columns);
         let target: &mut [T] = if framed { &mut *room.frame } else { &mut *dx };
         if !self.frame.is_columns {
@@ -315,7 +368,8 @@ impl Conv {
         room: Room<'_, T>,
         threads: Option<&Threads>,
     ) -> Result<()> {
-        let (x, dy) = (self.frame.fill(x, room.frame), self.turned(dy, room.output));
+        let x = self.frame.fill(x, room.frame, threads)?;
+        let dy = self.turned(dy, room.output, threads)?;
         for (group, pixels) in self.blocks() {
             let (len, adds) = (pixels.len(), adds || pixels.start > 0);
             let (columns, at) = self.columns(x, group, pixels.clone(), room.columns);
@@ -337,20 +391,31 @@ impl Conv {
     }
 
     /// An image shaped like the output, in the layout that is computed in.
-    fn turned<'y, T: Float>(&self, y: &'y [T], room: &'y mut [T]) -> &'y [T] {
+    fn turned<'y, T: Float>(
+        &self,
+        y: &'y [T],
+        room: &'y mut [T],
+        threads: Option<&Threads>,
+    ) -> Result<&'y [T]> {
         if !self.is_turned() {
-            return y;
+            return Ok(y);
         }
-        self.turn(y, room, true);
-        room
+        self.turn(y, room, true, threads)?;
+        Ok(room)
     }
 
     /// An image shaped like the output, from one layout to the other.
-    fn turn<T: Float>(&self, from: &[T], to: &mut [T], inwards: bool) {
+    fn turn<T: Float>(
+        &self,
+        from: &[T],
+        to: &mut [T],
+        inwards: bool,
+        threads: Option<&Threads>,
+    ) -> Result<()> {
         let (pixels, k) = (self.g.out_size[0] * self.g.out_size[1], self.g.out_channels);
         let from_planes = inwards == (self.outer == ImageLayout::Nchw);
         let sizes = if from_planes { [k, pixels] } else { [pixels, k] };
-        transpose(from, to, sizes);
+        transpose(from, to, sizes, threads)
     }
 
     /// The groups, and for each the windows, block by block.

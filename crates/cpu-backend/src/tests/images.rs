@@ -170,6 +170,11 @@ fn convolutions_on_odd_shapes() {
 fn convolutions_of_large_images_are_cut_into_blocks() {
     let same = Conv2d { padding: Padding::Same, ..Conv2d::default() };
     check_conv(DType::F32, [1, 8, 41, 50], [2, 8, 7, 7], same);
+    // Fewer images than threads: those share the blocks of one.
+    let wide = Padding::Explicit([[3, 1], [0, 4]]);
+    let strided = Conv2d { stride: [1, 2], padding: wide, ..same };
+    check_conv(DType::F32, [1, 3, 37, 61], [17, 3, 3, 3], strided);
+    check_conv(DType::F64, [2, 3, 33, 31], [5, 3, 2, 2], same);
 }
 
 #[test]
