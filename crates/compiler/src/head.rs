@@ -147,7 +147,7 @@ fn axes(layout: &Layout) -> u64 {
 }
 
 /// How often a device loads each element of an operand, at least once.
-fn times(reader: &Group, operand: usize) -> u64 {
+pub(crate) fn times(reader: &Group, operand: usize) -> u64 {
     let tiles = match &reader.kernel {
         Kernel::Matmul => tiles_of_product(reader, operand),
         Kernel::Conv2d(g) => match operand {

@@ -3,7 +3,8 @@
 use convoke_graph_core::{ConvGeometry, Elementwise, ImageLayout, Row};
 use convoke_placement::{Family, Work};
 
-use crate::{Arg, Fused, Group, Instr, Kernel, PoolKind, Reduction, Rows, Value};
+use crate::head::times;
+use crate::{Arg, Fused, Group, Head, Instr, Kernel, PoolKind, Reduction, Rows, Value};
 
 /// Turning from one row to the next costs the CPU's kernels as much as this many elements.
 const ROW: u64 = 48;
@@ -22,8 +23,11 @@ const EXPONENTIAL: u64 = 8;
 /// Finding a greatest element once more, and what is at its place, costs this many times a pooling.
 const POOL_AGAIN: u64 = 4;
 
-/// Operations on the CPU and on a GPU.
-type Operations = (Family, u64, u64);
+/// Rows of the tiles of products where a driver computes on the CPU.
+const NARROW: u64 = 16;
+
+/// A kernel's family, and its operations on the CPU, on a GPU, and on one that is a driver's work on the CPU.
+type Operations = (Family, u64, [u64; 2]);
 
 impl Group {
     /// What the group does: its family, operations, and bytes read and written once each.
@@ -41,7 +45,7 @@ impl Group {
             _ => read(input),
         });
         let bytes = inputs.fold(outputs, u64::saturating_add);
-        let (family, flops, lanes) = self.operations(values);
+        let (family, flops, [lanes, narrow]) = self.operations(values);
         let own = match &self.kernel {
             Kernel::Elementwise(fused) => Pointwise::of(fused),
             Kernel::Rows(rows) => self.pointwise_of_rows(rows),
@@ -55,7 +59,18 @@ impl Group {
             Kernel::Gather { .. } => self.inputs.first().map_or(0, read),
             _ => 0,
         };
-        Work { family, flops, lanes, pointwise: simple, functions, bytes, among }
+        let again = if self.heads.is_empty() { 0 } else { self.again() };
+        Work { family, flops, lanes, narrow, pointwise: simple, functions, again, bytes, among }
+    }
+
+    /// The operations of heads for each time but the first that a GPU computes an element.
+    fn again(&self) -> u64 {
+        let bare = self.bare();
+        let of_head = |head: &Head| {
+            let once = Pointwise::of(&head.fused).operations();
+            once.saturating_mul(times(&bare, head.operand) - 1)
+        };
+        self.heads.iter().map(of_head).fold(0, u64::saturating_add)
     }
 
     fn operations(&self, values: &[Value]) -> Operations {
@@ -65,7 +80,7 @@ impl Group {
             Some(tail) => len(tail.result),
             None => self.outputs.iter().map(|&id| len(id)).sum(),
         };
-        let same = |family: Family, flops: u64| (family, flops, flops);
+        let same = |family: Family, flops: u64| (family, flops, [flops; 2]);
         match &self.kernel {
             Kernel::Elementwise(_) => same(Family::Elementwise, 0),
             Kernel::Reduce(reduction) => same(self.reduction_family(reduction), first),
@@ -103,7 +118,8 @@ impl Group {
         let [m, n, _] = sizes;
         let tile = tile_of_product(made / m.saturating_mul(n).max(1), sizes);
         let family = if tile == DEEP_SIDE { Family::Thin } else { Family::Contract };
-        (family, flops, in_tiles(flops, [m, n], tile))
+        let tiles = |rows: u64| in_tiles(flops, [(m, rows), (n, tile)]);
+        (family, flops, [tiles(tile), tiles(tile.min(NARROW))])
     }
 
     /// What differs within a row is computed for each element, the rest once for the row.
@@ -143,12 +159,12 @@ fn rows_operations(rows: &Rows, stores: bool) -> Operations {
     let n_folds = rows.folds.len() as u64;
     let folded = n_folds.saturating_mul(fused.shape.len() as u64);
     if rows.seen.is_some() {
-        return (Family::Columns, folded, folded);
+        return (Family::Columns, folded, [folded; 2]);
     }
     let steps = n_rows.saturating_mul(n_folds + fused.instrs.len() as u64);
     let last = if stores { fused.shape.len() as u64 } else { 0 };
     let lanes = folded.saturating_add(last);
-    (Family::Reduce, folded.saturating_add(steps.saturating_mul(ROW)), lanes)
+    (Family::Reduce, folded.saturating_add(steps.saturating_mul(ROW)), [lanes; 2])
 }
 
 fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
@@ -164,7 +180,7 @@ fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
         _ => [g.out_channels as u64, pixels(g.out_size)],
     };
     let flops = (g.flops() / taps).saturating_mul(taps.max(TAPS));
-    (Family::Convolve, flops, in_tiles(g.flops(), sides, TILE))
+    (Family::Convolve, flops, [in_tiles(g.flops(), sides.map(|side| (side, TILE))); 2])
 }
 
 /// Rows and columns of a GPU's tiles for products of these sizes.
@@ -174,9 +190,9 @@ pub(crate) fn tile_of_product(batches: u64, [m, n, k]: [u64; 3]) -> u64 {
     if few && k >= DEEP_LEAST { DEEP_SIDE } else { TILE }
 }
 
-/// The operations of a product with so many rows and columns, with those at the edges of tiles.
-fn in_tiles(flops: u64, sides: [u64; 2], tile: u64) -> u64 {
-    sides.iter().fold(flops, |flops, &side| {
+/// The operations of a product with so many rows and columns, with those at the edges of tiles of as many.
+fn in_tiles(flops: u64, sides: [(u64, u64); 2]) -> u64 {
+    sides.iter().fold(flops, |flops, &(side, tile)| {
         let side = side.max(1);
         (flops / side).saturating_mul(side.div_ceil(tile)).saturating_mul(tile)
     })

@@ -151,10 +151,14 @@ pub struct Work {
     pub flops: u64,
     /// The same on a GPU, with those of invocations that have nothing to do: the edges of tiles.
     pub lanes: u64,
+    /// The same where a driver computes on the CPU, with tiles of fewer rows.
+    pub narrow: u64,
     /// Elementwise operations before and after.
     pub pointwise: u64,
     /// Functions besides, each as the exponentials that it takes as long as.
     pub functions: u64,
+    /// Elementwise operations that a GPU does besides, since each tile that loads an element computes it again.
+    pub again: u64,
     /// Bytes read and written.
     pub bytes: u64,
     /// The bytes among which they lie, if those are more: the table of a gather. Caches help less there.
@@ -172,7 +176,17 @@ impl Work {
 
     /// So many operations of one family, and bytes read and written.
     pub const fn new(family: Family, flops: u64, bytes: u64) -> Self {
-        Self { family, flops, lanes: flops, pointwise: 0, functions: 0, bytes, among: 0 }
+        Self {
+            family,
+            flops,
+            lanes: flops,
+            narrow: flops,
+            pointwise: 0,
+            functions: 0,
+            again: 0,
+            bytes,
+            among: 0,
+        }
     }
 }
 
@@ -245,12 +259,29 @@ impl DeviceModel {
         }
     }
 
-    /// What `work` takes here: the launch, then whichever of arithmetic and memory takes longer.
+    /// What `work` takes here: the launch, then whichever of arithmetic and memory takes longer on a GPU,
+    /// and both on a processor, whose threads wait for memory themselves.
     pub fn cost(&self, work: &Work) -> Picoseconds {
         let own = self.arithmetic.of(work.family).time(self.operations(work));
         let arithmetic = own.saturating_add(self.pointwise(work));
         let memory = self.memory(work);
-        self.launch.saturating_add(arithmetic.max(memory))
+        let both = if self.overlaps() {
+            arithmetic.max(memory)
+        } else {
+            arithmetic.saturating_add(memory)
+        };
+        self.launch.saturating_add(both)
+    }
+
+    /// Whether other work goes on while some waits for memory.
+    fn overlaps(&self) -> bool {
+        matches!(self.kind, DeviceKind::DiscreteGpu | DeviceKind::IntegratedGpu)
+    }
+
+    /// What `work` takes but for its launch and the operations of its family: the rest is that of its arithmetic.
+    pub fn besides(&self, work: &Work) -> Picoseconds {
+        let memory = if self.overlaps() { 0 } else { self.memory(work) };
+        self.pointwise(work).saturating_add(memory)
     }
 
     /// What reading and writing takes here.
@@ -264,12 +295,18 @@ impl DeviceModel {
 
     /// The operations of its family that `work` takes here.
     pub fn operations(&self, work: &Work) -> u64 {
-        if self.kind == DeviceKind::Cpu { work.flops } else { work.lanes }
+        match self.kind {
+            DeviceKind::Cpu => work.flops,
+            DeviceKind::SoftwareGpu => work.narrow,
+            DeviceKind::DiscreteGpu | DeviceKind::IntegratedGpu => work.lanes,
+        }
     }
 
     /// What the elementwise part of `work` takes here.
     pub fn pointwise(&self, work: &Work) -> Picoseconds {
-        let simple = self.arithmetic.of(Family::Elementwise).time(work.pointwise);
+        let again = if self.kind == DeviceKind::Cpu { 0 } else { work.again };
+        let simple = work.pointwise.saturating_add(again);
+        let simple = self.arithmetic.of(Family::Elementwise).time(simple);
         simple.saturating_add(self.arithmetic.of(Family::Function).time(work.functions))
     }
 }

@@ -61,14 +61,27 @@ fn products_count_the_edges_of_tiles_on_gpus() {
     let found = product(64, 100, 128);
     assert_eq!((found.family, found.flops, found.lanes), (Family::Contract, 1_638_400, 1_638_400));
     assert_eq!(found.bytes, 4 * (6400 + 12_800 + 8192));
-    // 16 of 32 rows, 10 of 32 columns.
+    // 16 of 32 rows, 10 of 32 columns; tiles of drivers on the CPU have 16 rows.
     let found = product(16, 100, 10);
     assert_eq!((found.family, found.flops, found.lanes), (Family::Contract, 32_000, 204_800));
+    assert_eq!(found.narrow, 102_400);
+    let found = product(40, 100, 128);
+    assert_eq!((found.lanes, found.narrow), (64 * 128 * 200, 48 * 128 * 200));
     // Few elements and a long sum: tiles of 4 by 4.
     let found = product(1, 784, 128);
     assert_eq!((found.family, found.flops, found.lanes), (Family::Thin, 200_704, 802_816));
     let found = product(0, 784, 128);
     assert_eq!((found.flops, found.lanes), (0, 0));
+}
+
+/// Each tile of 32 columns computes the elements of the left side that it loads.
+#[test]
+fn what_gpus_compute_again_is_counted() {
+    let head = |n: usize| work(&[&[64, 100], &[100, n]], |x| (&x[0] * 2.0).matmul(&x[1]));
+    let found = head(32);
+    assert_eq!((found.pointwise, found.again), (6400, 0));
+    let found = head(65);
+    assert_eq!((found.pointwise, found.again), (6400, 2 * 6400));
 }
 
 #[test]

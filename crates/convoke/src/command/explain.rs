@@ -1,6 +1,7 @@
 //! `convoke explain`: where each part of a model or of a standard case runs, and why.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
@@ -11,8 +12,10 @@ use super::{Failure, ModelName, OptimizerName, devices, write_file};
 
 /// Runs before those that are measured: they compile, and fill pools.
 const WARM_UP: usize = 2;
-/// Runs that are measured.
+/// Runs that are measured: so many at least, and until this time has passed or there are enough.
 const MEASURED: usize = 7;
+const ENOUGH: usize = 200;
+const MEASURING: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -43,7 +46,7 @@ pub(super) struct Options {
     /// Write a page that a browser shows without a network.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Run the step a few times, and put what it took beside what was predicted.
+    /// Run the step for a moment, and put what it took beside what was predicted.
     #[arg(long)]
     measure: bool,
     /// Write the measured runs as a trace for Perfetto or chrome://tracing.
@@ -93,7 +96,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 fn write_trace(path: &Path, runs: &[RunMetadata]) -> Result<(), Failure> {
     let mut trace = Trace::new();
-    for (i, run) in runs.iter().enumerate() {
+    for (i, run) in runs.iter().take(MEASURED).enumerate() {
         trace.add(&format!("run {}", i + 1), run);
     }
     write_file(path, &trace.to_json())?;
@@ -130,14 +133,19 @@ impl Step {
         }
     }
 
-    /// What a few warm runs took, kernel by kernel.
+    /// What warm runs took, kernel by kernel.
     fn measure(&self) -> Result<Vec<RunMetadata>, Failure> {
         if let Self::Model { classifier, session, .. } = self {
             session.run(&[], classifier.graph.initializers())?;
         }
-        let runs: Result<Vec<RunMetadata>, Failure> =
-            (0..WARM_UP + MEASURED).map(|_| self.run()).collect();
-        Ok(runs?.split_off(WARM_UP))
+        for _ in 0..WARM_UP {
+            self.run()?;
+        }
+        let (start, mut runs) = (Instant::now(), Vec::new());
+        while runs.len() < MEASURED || (runs.len() < ENOUGH && start.elapsed() < MEASURING) {
+            runs.push(self.run()?);
+        }
+        Ok(runs)
     }
 
     fn run(&self) -> Result<RunMetadata, Failure> {

@@ -6,13 +6,28 @@ use crate::{Queues, SegmentOrder, price, solve};
 const GIGA: u64 = 1_000_000_000;
 
 #[test]
-fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory() {
-    let gpu = DeviceModel::gpu(DeviceKind::SoftwareGpu, 0, GIB);
+fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory_of_a_gpu() {
+    let gpu = DeviceModel::gpu(DeviceKind::DiscreteGpu, 0, GIB);
     let cost = |flops, bytes| gpu.cost(&Work::new(Family::Contract, flops, bytes));
-    assert_eq!(cost(0, 0), 60 * US);
-    assert_eq!(cost(1_500_000, 1), 1060 * US);
-    assert_eq!(cost(1, 5_000_000), 5060 * US);
-    assert_eq!(cost(1, 0), 60 * US + 667);
+    assert_eq!(cost(0, 0), 8 * US);
+    assert_eq!(cost(5_000_000_000, 3_000_000), 1008 * US);
+    assert_eq!(cost(5_000_000, 300_000_000), 1008 * US);
+    assert_eq!(cost(10, 0), 8 * US + 2);
+}
+
+/// A processor waits for memory in the threads that compute.
+#[test]
+fn work_takes_arithmetic_and_memory_of_a_processor() {
+    for (kind, rows) in [(DeviceKind::SoftwareGpu, 4), (DeviceKind::Cpu, 2)] {
+        let software = DeviceModel::gpu(DeviceKind::SoftwareGpu, 0, GIB);
+        let device = DeviceModel { kind, ..software };
+        let work = Work::new(Family::Contract, 1_500_000, 5_000_000);
+        assert_eq!(device.cost(&work), 6060 * US);
+        assert_eq!(device.besides(&work), 5000 * US);
+        // Each has its own tiles: 60 us, 1 ms for each 1.5 million operations, 5 ms.
+        let tiles = Work { lanes: 9_000_000, narrow: 6_000_000, flops: 3_000_000, ..work };
+        assert_eq!(device.cost(&tiles), (5060 + 1000 * rows) * US);
+    }
 }
 
 #[test]
@@ -22,10 +37,10 @@ fn what_is_done_element_by_element_comes_on_top_at_its_own_speed() {
     gpu.arithmetic.set(Family::Elementwise, Curve::rate(2_000_000_000));
     gpu.arithmetic.set(Family::Function, Curve::rate(500_000_000));
     let product = Work::new(Family::Contract, 10_000, 0);
-    let work = Work { pointwise: 4_000, functions: 1_000, lanes: 20_000, ..product };
-    // A launch of 1 us; 20, 2 and 2 us.
-    assert_eq!(gpu.cost(&work), 25 * US);
-    // Idle invocations are a GPU's.
+    let work = Work { pointwise: 4_000, functions: 1_000, again: 6_000, lanes: 20_000, ..product };
+    // A launch of 1 us; 20, 5 and 2 us.
+    assert_eq!(gpu.cost(&work), 28 * US);
+    // Idle invocations and elements that are computed again are a GPU's.
     let cpu = DeviceModel { kind: DeviceKind::Cpu, ..gpu };
     assert_eq!(cpu.cost(&work), 15 * US);
 }

@@ -1,7 +1,7 @@
 //! From the times of probes to the speeds of a device. Pure: the same times give the same speeds.
 
 use convoke_graph_core::{Error, Result};
-use convoke_placement::{Curve, DeviceKind, DeviceModel, Family, Link, Picoseconds};
+use convoke_placement::{Curve, DeviceKind, DeviceModel, Family, Link, Picoseconds, Work};
 
 use super::graphs::CHAIN;
 use super::measure::{Amount, Key, LINK_ELEMENTS, SERIES, Samples};
@@ -55,14 +55,12 @@ fn point(
         return Err(Error::internal(format!("a probe of one kernel has {found}")));
     };
     let time = timed.time.saturating_sub(least).max(1);
+    let own = |others: Work| time.saturating_sub(model.besides(&others)).max(1);
     Ok(match family {
         None => (work.bytes, time),
-        Some(Family::Elementwise) => (work.pointwise, time),
-        Some(Family::Function) => (work.functions, time),
-        Some(_) => {
-            let own = time.saturating_sub(model.pointwise(work));
-            (model.operations(work), own.max(1))
-        }
+        Some(Family::Elementwise) => (work.pointwise, own(Work { pointwise: 0, ..*work })),
+        Some(Family::Function) => (work.functions, own(Work { functions: 0, ..*work })),
+        Some(_) => (model.operations(work), own(*work)),
     })
 }
 

@@ -16,7 +16,7 @@ const ROW: usize = 256;
 const TABLE: usize = 4096;
 const SLICE: usize = 64;
 /// Images of the convolution's probe, and their channels; those of a pooling.
-const IMAGE: usize = 14;
+const IMAGE: usize = 28;
 const CHANNELS: [usize; 2] = [32, 64];
 
 fn variable(g: &Graph, name: &str, sizes: &[usize]) -> Variable {
@@ -33,7 +33,8 @@ fn stored(
     let (a, b) = (variable(&g, "a", sizes[0]), variable(&g, "b", sizes[1]));
     let result = f(a.value(), b.value());
     let target = assigned(&g, &result, made);
-    Probe { graph: g, feeds: Vec::new(), fetch: None, target: Some(target) }
+    let before = [a, b].map(|x| x.assign(-x.value()).operation()).to_vec();
+    Probe { before, ..Probe::stores(g, target) }
 }
 
 fn assigned(g: &Graph, result: &Tensor, sizes: &[usize]) -> Operation {
@@ -53,7 +54,7 @@ pub(super) fn fed(n: usize) -> Result<Probe> {
     let a = variable(&g, "a", &[n]);
     let target = assigned(&g, &(&x + a.value()), &[n]);
     let value = HostTensor::with_shape(Shape::new(&[n])?, vec![0.5f32; n])?;
-    Ok(Probe { graph: g, feeds: vec![(x, value)], fetch: None, target: Some(target) })
+    Ok(Probe { feeds: vec![(x, value)], ..Probe::stores(g, target) })
 }
 
 /// The same, fetched.
@@ -61,7 +62,7 @@ pub(super) fn fetched(n: usize) -> Result<Probe> {
     let g = Graph::new();
     let (a, b) = (variable(&g, "a", &[n]), variable(&g, "b", &[n]));
     let fetch = Some(a.value() + b.value());
-    Ok(Probe { graph: g, feeds: Vec::new(), fetch, target: None })
+    Ok(Probe { graph: g, feeds: Vec::new(), fetch, target: None, before: Vec::new() })
 }
 
 /// A scalar fed, and fetched with 1 added: a run that does next to nothing.
@@ -69,7 +70,8 @@ pub(super) fn smallest(_: usize) -> Result<Probe> {
     let g = Graph::new();
     let x = g.placeholder("x", DType::F32, convoke_graph_core::dims![]);
     let fetch = Some(&x + 1.0);
-    Ok(Probe { graph: g, feeds: vec![(x, HostTensor::from(2.0f32))], fetch, target: None })
+    let feeds = vec![(x, HostTensor::from(2.0f32))];
+    Ok(Probe { graph: g, feeds, fetch, target: None, before: Vec::new() })
 }
 
 /// `n` small kernels, each of what the one before gives.
@@ -107,9 +109,11 @@ pub(super) fn product(n: usize) -> Result<Probe> {
     Ok(stored([&[n, n], &[n, n]], &[n, n], |a, b| a.matmul(b)))
 }
 
-/// A vector times a matrix.
+/// A vector times a matrix, which stays as it is: most such are weights of a network that answers.
 pub(super) fn thin_product(n: usize) -> Result<Probe> {
-    Ok(stored([&[1, n], &[n, 128]], &[1, 128], |a, b| a.matmul(b)))
+    let mut probe = stored([&[1, n], &[n, 128]], &[1, 128], |a, b| a.matmul(b));
+    probe.before.truncate(1);
+    Ok(probe)
 }
 
 /// Convolutions of `n` images with filters of 3x3.
@@ -136,12 +140,12 @@ pub(super) fn gather(n: usize) -> Result<Probe> {
     let rows = Init::Value(HostTensor::with_shape(Shape::new(&[n])?, rows)?);
     let rows = g.untrained_variable("rows", rows, DType::I32, [n]);
     let target = assigned(&g, &table.value().gather(rows.value(), 0), &[n, SLICE]);
-    Ok(Probe { graph: g, feeds: Vec::new(), fetch: None, target: Some(target) })
+    Ok(Probe::stores(g, target))
 }
 
 /// `n` random elements.
 pub(super) fn random(n: usize) -> Result<Probe> {
     let g = Graph::new();
     let target = assigned(&g, &g.random_uniform(&[n], DType::F32, 7), &[n]);
-    Ok(Probe { graph: g, feeds: Vec::new(), fetch: None, target: Some(target) })
+    Ok(Probe::stores(g, target))
 }

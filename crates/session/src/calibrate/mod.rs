@@ -29,7 +29,7 @@ use measure::Measuring;
 use probe::Bench;
 
 /// Changes when the meaning of what is measured does: older files are measured anew.
-const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/3");
 
 /// Where calibrations are kept for later processes.
 ///

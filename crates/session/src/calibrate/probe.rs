@@ -20,6 +20,16 @@ pub(super) struct Probe {
     pub feeds: Vec<(Tensor, HostTensor)>,
     pub fetch: Option<Tensor>,
     pub target: Option<Operation>,
+    /// What makes the elements that are read anew before each run: in a program, another kernel on any thread has just
+    /// made them.
+    pub before: Vec<Operation>,
+}
+
+impl Probe {
+    /// One that only stores.
+    pub fn stores(graph: Graph, target: Operation) -> Self {
+        Self { graph, feeds: Vec::new(), fetch: None, target: Some(target), before: Vec::new() }
+    }
 }
 
 /// What a probe takes.
@@ -69,6 +79,7 @@ impl Bench {
         session.run(&feeds, fetch)?;
         let (start, mut times) = (Instant::now(), Vec::new());
         while times.len() < RUNS_MAX && (start.elapsed() < ENOUGH || times.len() < RUNS_MIN) {
+            session.run(&[], &probe.before)?;
             let begun = Instant::now();
             session.run(&feeds, fetch)?;
             times.push(begun.elapsed());

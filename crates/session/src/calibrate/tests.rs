@@ -106,6 +106,30 @@ fn speeds_follow_from_the_times_of_probes() {
     assert_eq!(download.latency, 20 * US);
 }
 
+/// A processor takes arithmetic and memory: what memory takes is not that of the arithmetic.
+#[test]
+fn speeds_of_processors_are_without_their_memory() {
+    let at = |family| SERIES.iter().position(|series| series.family == family).unwrap();
+    let bytes = Work::new(Family::Elementwise, 0, 3000);
+    let product = Work { narrow: 640, pointwise: 500, ..Work::new(Family::Contract, 10, 6000) };
+    let mut samples = Samples::from([(Key::Least, timed(90 * US, Work::NONE))]);
+    for (family, time, work) in [
+        (None, 92, bytes),
+        (Some(Family::Elementwise), 96, Work { pointwise: 1000, ..bytes }),
+        (Some(Family::Function), 99, Work { functions: 100, pointwise: 500, ..bytes }),
+        (Some(Family::Contract), 122, product),
+    ] {
+        samples.insert(Key::Series(at(family), 0), timed(time * US, work));
+    }
+    let default = DeviceModel::gpu(ModelKind::SoftwareGpu, 0, u64::MAX);
+    let (model, ..) = fit(&samples, default).unwrap();
+    assert_eq!(model.memory.points(), [(3000, 2 * US)]);
+    // 6 us less 2; 9 less 2 and 2; 32 less 4 and 2.
+    assert_eq!(model.arithmetic.of(Family::Elementwise).points(), [(1000, 4 * US)]);
+    assert_eq!(model.arithmetic.of(Family::Function).points(), [(100, 5 * US)]);
+    assert_eq!(model.arithmetic.of(Family::Contract).points(), [(640, 26 * US)]);
+}
+
 #[test]
 fn what_is_stored_is_loaded() {
     let dir = Dir::new();
