@@ -8,7 +8,7 @@ mod segment;
 
 pub use segment::{
     Carried, GpuInstance, GpuRun, GpuSegment, GpuTensor, GpuTensors, GpuVariables, Lease, Loading,
-    RunOptions, Running, Sent, Work, supports,
+    Origin, RunOptions, Running, Sent, Work, supports,
 };
 pub use segment::{CompileError, to_error};
 pub use wgpu;

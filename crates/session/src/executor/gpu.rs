@@ -350,8 +350,20 @@ fn note_segment(
     let slack = done.saturating_sub(begun).saturating_sub(run.gpu_time.unwrap_or_default());
     let first = begun + slack / 2;
     let steps = work.segment.origins().zip(run.step_starts.iter().zip(&run.step_times));
-    metadata.notes.kernels.extend(steps.map(|(group, (&start, &time))| {
-        let start = first + start;
-        KernelNote { group, segment: work.at, start, time, is_aligned: true }
-    }));
+    for (origins, (&start, &time)) in steps {
+        let mut start = first + start;
+        let mut note = |group, time| {
+            let note = KernelNote { group, segment: work.at, start, time, is_aligned: true };
+            metadata.notes.kernels.push(note);
+            start += time;
+        };
+        if origins.is_empty() {
+            note(None, time);
+        }
+        let shares: u64 = origins.iter().map(|origin| origin.share).sum();
+        for origin in origins {
+            let share = origin.share as f64 / shares.max(1) as f64;
+            note(Some(origin.group), time.mul_f64(share));
+        }
+    }
 }

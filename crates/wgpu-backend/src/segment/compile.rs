@@ -14,7 +14,7 @@ use super::memory::{self, Plan, Slot, Uses};
 use super::pool::Pool;
 use super::resident::GpuTensor;
 use super::schedule::{Schedule, schedule};
-use super::step::{Place, Step};
+use super::step::{Origin, Place, Step};
 use super::variables::GpuVariables;
 use crate::gpu::{
     BindingKind, Buffer, BufferUse, Gpu, GpuErrorKind, Pipeline, PipelineDesc, Submission, Upload,
@@ -199,9 +199,9 @@ impl GpuSegment {
         waits.count()
     }
 
-    /// The groups of the program that each step does the work of; `None` for the copies of commits.
-    pub fn origins(&self) -> impl Iterator<Item = Option<u32>> {
-        self.schedule.steps.iter().map(|(_, step)| step.origin)
+    /// The groups of the program that each step does the work of; none for the copies of commits.
+    pub fn origins(&self) -> impl Iterator<Item = &[Origin]> {
+        self.schedule.steps.iter().map(|(_, step)| step.origins.as_slice())
     }
 
     /// Whether a tensor is on the segment's device.
@@ -248,7 +248,8 @@ fn pipelines(gpu: &Gpu, schedule: &Schedule) -> Result<Vec<Arc<Pipeline>>, Compi
     gpu.pipelines(&descs).map_err(|(refused, error)| {
         let same =
             shaders.iter().zip(&schedule.steps).filter(|(shader, _)| **shader == shaders[refused]);
-        let groups: Vec<u32> = same.filter_map(|(_, (_, step))| step.origin).collect();
+        let origins = same.flat_map(|(_, (_, step))| &step.origins);
+        let groups: Vec<u32> = origins.map(|origin| origin.group).collect();
         if groups.is_empty() || error.kind() != GpuErrorKind::Shader {
             return CompileError::Other(to_error(&error));
         }

@@ -12,6 +12,7 @@
 //! - A run that fails has stored nothing into a variable.
 
 mod address;
+mod beside;
 mod compile;
 mod error;
 mod instance;
@@ -31,4 +32,5 @@ pub use error::{CompileError, to_error};
 pub use instance::{Carried, GpuInstance, GpuRun, Lease, RunOptions, Running, Sent, Work};
 pub use lower::supports;
 pub use resident::{GpuTensor, GpuTensors};
+pub use step::Origin;
 pub use variables::{GpuVariables, Loading};

@@ -12,9 +12,10 @@ use convoke_graph_core::{DType, Error};
 use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::beside::together;
 use super::lower::Lowering;
 use super::parts::Parts;
-use super::step::{Place, Step};
+use super::step::{Origin, Place, Step};
 use crate::gpu::AdapterInfo;
 
 /// The work of a segment, before it has buffers.
@@ -63,19 +64,21 @@ pub(crate) fn schedule(
         steps.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
     let can_fail = steps.iter().any(Step::can_fail);
+    let mut steps = together(&lowering, program, in_levels(steps, &program.late))?;
     lowering.guarded = can_fail;
-    let mut steps = in_levels(steps, &program.late);
     let top = steps.iter().map(|(level, _)| level + 1).max().unwrap_or(1);
 
     let mut placed = FxHashSet::default();
     let mut stores = Vec::new();
     for (index, redirect) in last {
         placed.extend(redirect.keys().copied());
-        lowering.redirect = redirect;
+        // No group reads where another's outputs go.
+        lowering.redirect.extend(redirect);
         stores.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
+    let stores = together(&lowering, program, in_levels(stores, &[]))?;
     lowering.redirect = FxHashMap::default();
-    steps.extend(in_levels(stores, &[]).into_iter().map(|(level, step)| (top - 1 + level, step)));
+    steps.extend(stores.into_iter().map(|(level, step)| (top - 1 + level, step)));
     let top = steps.last().map_or(top, |(level, _)| top.max(*level));
 
     let mut snapshots = Snapshots { program, commits: &commits, taken: Vec::new() };
@@ -113,7 +116,7 @@ fn lower(lowering: &mut Lowering<'_>, index: u32, group: &Group) -> Result<Vec<S
     let mut steps =
         steps.map_err(|reason| Error::invalid(format!("{}: {reason}", group.kernel)))?;
     for step in &mut steps {
-        step.origin = Some(index);
+        step.origins.push(Origin { group: index, share: 1 });
     }
     Ok(steps)
 }
@@ -139,7 +142,7 @@ fn in_levels(steps: Vec<Step>, late: &[u32]) -> Vec<(u32, Step)> {
                 None => level_of(&written, place).max(level_of(&read, place)),
             }
         });
-        let is_late = step.origin.is_some_and(|group| late.contains(&group));
+        let is_late = step.origins.iter().any(|origin| late.contains(&origin.group));
         let before = if is_late { highest } else { 0 };
         let level = 1 + reads.chain(writes).max().unwrap_or(0).max(before);
         highest = highest.max(level);

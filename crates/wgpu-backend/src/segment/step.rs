@@ -5,6 +5,7 @@ use std::fmt;
 use convoke_compiler::ValueId;
 use convoke_graph_core::{DType, NodeId};
 use convoke_shaders::{Access, Kernel, Source};
+use smallvec::SmallVec;
 
 use crate::gpu::GpuLimits;
 
@@ -38,6 +39,15 @@ impl fmt::Display for Place {
     }
 }
 
+/// A group of the program, and its share of a step's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The group's number.
+    pub group: u32,
+    /// In proportion to those of the step's other groups, at least 1.
+    pub share: u64,
+}
+
 /// A dispatch.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
@@ -47,8 +57,8 @@ pub(crate) struct Step {
     pub places: Vec<Place>,
     /// Workgroups.
     pub groups: [u32; 3],
-    /// The program's group that it does the work of.
-    pub origin: Option<u32>,
+    /// The program's groups that it does the work of; none for the copies of commits.
+    pub origins: SmallVec<[Origin; 1]>,
     /// Whether the kernel is one of ours, which checks every index and bounds every loop itself.
     pub trusted: bool,
     /// Places of which a part is written that no other step writes, each with whether other parts are read.
@@ -154,7 +164,7 @@ impl StepBuilder {
             .ok_or_else(|| format!("unsupported: {n} workgroups in one kernel"))?;
         let Self { kernel, places, trusted, parts, reads } = self;
         let parts = parts.into_iter().map(|place| (place, reads.contains(&place))).collect();
-        Ok(Step { kernel, places, groups, origin: None, trusted, parts })
+        Ok(Step { kernel, places, groups, origins: SmallVec::new(), trusted, parts })
     }
 }
 

@@ -11,5 +11,6 @@ mod matmul;
 mod memory;
 mod moves;
 mod reduce;
+mod together;
 mod translate;
 mod warm;

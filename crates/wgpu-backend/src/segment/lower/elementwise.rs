@@ -1,14 +1,14 @@
 //! Fused elementwise work: one function `compute` per group, with a line per operation.
 
-use convoke_compiler::{Arg, Check, Fused, Group, Instr};
+use convoke_compiler::{Arg, Check, Fused, Group, Instr, Kernel};
 use convoke_graph_core::{DType, Elementwise, HostTensor, Layout, Row};
 use convoke_shaders::ParamValue;
 use half::f16;
 use smallvec::SmallVec;
 
-use super::{Lowering, Output, WG};
+use super::{Lowering, Output, WG, head};
 use crate::segment::address::Axes;
-use crate::segment::step::{Step, StepBuilder, wgsl};
+use crate::segment::step::{MAX_LEN, Step, StepBuilder, wgsl};
 
 /// The one step of a fused group.
 pub(super) fn lower(
@@ -30,7 +30,7 @@ pub(super) fn lower(
     }
     constants(&mut step, fused, 0)?;
     let body = body(&mut step, fused, (0, 0))?;
-    let outputs = outputs(lowering, &mut step, group)?;
+    let outputs = outputs(lowering, &mut step, group, 0)?;
     declare_check(lowering, &mut step, fused);
     if has_bool {
         step.kernel.size("len", len as u32);
@@ -42,17 +42,66 @@ pub(super) fn lower(
     Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
 }
 
+/// One step for several groups, whose items lie one after the other: a workgroup has those of one group.
+pub(super) fn lower_together(lowering: &Lowering<'_>, groups: &[Group]) -> Result<Step, String> {
+    let mut step = StepBuilder::new("elementwise");
+    let (mut taken, mut n_outputs, mut items) = ((0, 0), 0, 0);
+    let mut choice = "fn compute(item: u32) {\n    var i = item;\n".to_owned();
+    for (q, group) in groups.iter().enumerate() {
+        let Kernel::Elementwise(fused) = &group.kernel else {
+            return Err(format!("{} beside elementwise work", group.kernel));
+        };
+        let fused = head::numbered(fused, taken);
+        let layouts: SmallVec<[&Layout; 4]> = group.inputs.iter().map(|x| &x.layout).collect();
+        let (axes, sizes) = (Axes::of(&layouts), format!("d{q}_"));
+        axes.size_params(&mut step.kernel, &sizes);
+        for (k, operand) in group.inputs.iter().enumerate() {
+            lowering.load(&mut step, operand, &axes, taken.0 + k, &sizes, k)?;
+        }
+        constants(&mut step, &fused, taken.1)?;
+        let body = body(&mut step, &fused, taken)?;
+        let outputs = outputs(lowering, &mut step, group, n_outputs)?;
+        let stores = stores(&fused, &outputs);
+        step.kernel.declare(format!("fn compute_{q}(i: u32) {{\n{body}{stores}}}"));
+        let len = fused.shape.len() as u64;
+        if q + 1 == groups.len() {
+            choice.push_str(&format!("    compute_{q}(i);\n}}"));
+            items += len;
+        } else {
+            let whole = len.next_multiple_of(WG);
+            step.kernel.size(format!("n{q}"), len as u32).size(format!("w{q}"), whole as u32);
+            choice.push_str(&format!(
+                "    if i < p.w{q} {{\n        if i < p.n{q} {{ compute_{q}(i); }}\n        return;\n    }}\n    \
+                 i -= p.w{q};\n"
+            ));
+            items += whole;
+        }
+        taken = (fused.input_dtypes.len(), fused.constants.len());
+        n_outputs += outputs.len();
+    }
+    if items >= MAX_LEN {
+        return Err(format!("unsupported: {items} elements in one kernel, at most {MAX_LEN}"));
+    }
+    step.kernel.size("items", items as u32);
+    step.kernel.declare(choice);
+    lowering.guard(&mut step);
+    step.finish(items.div_ceil(WG), &lowering.info.limits)
+}
+
 /// One for each output of a group.
 pub(super) type Outputs = SmallVec<[Output; 1]>;
 
+/// Binds the outputs of a group, the first of which is number `first` of its kernel's.
 pub(super) fn outputs(
     lowering: &Lowering<'_>,
     step: &mut StepBuilder,
     group: &Group,
+    first: usize,
 ) -> Result<Outputs, String> {
     let mut outputs = Outputs::new();
     for (k, &id) in group.outputs.iter().enumerate() {
-        outputs.push(lowering.bind_output(step, k, lowering.target(id), lowering.dtype(id))?);
+        let (target, dtype) = (lowering.target(id), lowering.dtype(id));
+        outputs.push(lowering.bind_output(step, first + k, target, dtype)?);
     }
     Ok(outputs)
 }

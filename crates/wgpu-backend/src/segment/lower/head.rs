@@ -18,7 +18,7 @@ pub(super) fn taken(heads: &[Head]) -> (usize, usize) {
 }
 
 /// The work with its inputs and constants named from these numbers on.
-fn numbered(fused: &Fused, (inputs, constants): (usize, usize)) -> Fused {
+pub(super) fn numbered(fused: &Fused, (inputs, constants): (usize, usize)) -> Fused {
     let number = |arg: Arg| match arg {
         Arg::Input(k) => Arg::Input(k + inputs as u32),
         Arg::Constant(c) => Arg::Constant(c + constants as u32),

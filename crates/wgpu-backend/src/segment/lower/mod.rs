@@ -102,6 +102,12 @@ impl<'a> Lowering<'a> {
         steps
     }
 
+    /// One step for elementwise groups without checks, none of which reads or writes what another writes.
+    pub(crate) fn together(&self, groups: &[&Group]) -> Result<Step, String> {
+        let seen: Vec<Group> = groups.iter().map(|group| self.parts.seen(group)).collect();
+        elementwise::lower_together(self, &seen)
+    }
+
     fn kernel(&mut self, group: &Group) -> Result<Vec<Step>, String> {
         match &group.kernel {
             Kernel::Elementwise(fused) => elementwise::lower(self, group, fused),

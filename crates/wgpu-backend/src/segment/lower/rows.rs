@@ -108,7 +108,7 @@ pub(super) fn lower(
     step.kernel.size("rows", n_rows as u32).size("inner", work.n_inner() as u32);
     loads(lowering, &mut step, group)?;
     elementwise::constants(&mut step, &work.fused, 0)?;
-    let outputs = elementwise::outputs(lowering, &mut step, group)?;
+    let outputs = elementwise::outputs(lowering, &mut step, group, 0)?;
     elementwise::declare_check(lowering, &mut step, &work.fused);
     let len = work.fused.shape.len();
     let by_element = |&id: &_| lowering.program.value(id).shape.len() == len;

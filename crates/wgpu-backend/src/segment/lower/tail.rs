@@ -80,7 +80,7 @@ impl Lowering<'_> {
         }
         elementwise::constants(step, fused, taken.1)?;
         let body = elementwise::body(step, fused, (first, taken.1))?;
-        let outputs = elementwise::outputs(self, step, group)?;
+        let outputs = elementwise::outputs(self, step, group, 0)?;
         self.guard(step);
         let allowed = if self.guarded { "    if !allowed() { return; }\n" } else { "" };
         let stores = elementwise::stores(fused, &outputs);

@@ -8,6 +8,7 @@ use expect_test::ExpectFile;
 use smallvec::SmallVec;
 
 use super::harness::*;
+use super::together::differences;
 use super::translate::with_subgroups;
 use crate::gpu::{Adapter, AdapterKind, Gpu, GpuOptions};
 use crate::segment::schedule::{Schedule, schedule};
@@ -65,6 +66,9 @@ fn elementwise() {
     check("elementwise_bool", |b| {
         let inputs = [broadcast(b, &[7], &[7]), broadcast(b, &[], &[7])];
         b.row("less", &inputs, &[7]);
+    });
+    check("elementwise_together", |b| {
+        differences(b, &[3, 300, 5]);
     });
 }
 
