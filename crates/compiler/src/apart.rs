@@ -46,6 +46,8 @@ pub enum Apart {
     Buffers(usize, usize),
     /// The operations that one kernel would do, and the most that there may be.
     Operations(usize, usize),
+    /// The values that one kernel would need at one time, and the most that there may be.
+    Registers(usize, usize),
     /// The reductions that one kernel would do, and the most that there may be.
     Reductions(usize, usize),
     /// The elements of a row, and the most that one kernel reduces in one pass with others.
@@ -81,6 +83,9 @@ impl fmt::Display for Apart {
             Self::Buffers(n, most) => write!(f, "one kernel would bind {n} buffers of {most}"),
             Self::Operations(n, most) => {
                 write!(f, "one kernel would do {n} operations of at most {most}")
+            }
+            Self::Registers(n, most) => {
+                write!(f, "one kernel would need {n} values at one time of at most {most}")
             }
             Self::Reductions(n, most) => {
                 write!(f, "one kernel would do {n} reductions of at most {most}")

@@ -25,14 +25,18 @@ use line::Line;
 pub struct GroupLimits {
     /// Inputs and outputs together: what a device binds to one kernel.
     pub buffers: usize,
-    /// Operations.
+    /// Values that are needed at one time: what an invocation of a GPU keeps in registers, and a CPU in its nearest
+    /// cache for a block of elements.
+    pub registers: usize,
+    /// Operations: what compiles in little time.
     pub instrs: usize,
 }
 
 impl Default for GroupLimits {
-    /// Twelve buffers: a product with its bias and what an optimizer keeps for it. 64 operations.
+    /// Twelve buffers: a product with its bias and what an optimizer keeps for it. 48 values, with which a GPU of 64
+    /// registers an invocation is full of invocations. 256 operations.
     fn default() -> Self {
-        Self { buffers: 12, instrs: 64 }
+        Self { buffers: 12, registers: 48, instrs: 256 }
     }
 }
 
@@ -43,7 +47,7 @@ impl GroupLimits {
     }
 
     /// No grouping at all.
-    pub const SINGLE: Self = Self { buffers: 0, instrs: 0 };
+    pub const SINGLE: Self = Self { buffers: 0, registers: 0, instrs: 0 };
 }
 
 /// Reductions in one group.
@@ -229,6 +233,12 @@ impl Grouping<'_> {
         if instrs > self.limits.instrs {
             return Err(Apart::Operations(instrs, self.limits.instrs));
         }
+        if instrs > self.limits.registers {
+            let registers = self.registers(cluster);
+            if registers > self.limits.registers {
+                return Err(Apart::Registers(registers, self.limits.registers));
+            }
+        }
         if cluster.members.iter().filter(|&&m| self.groups[m].can_fail()).count() > 1 {
             return Err(Apart::Errors);
         }
@@ -311,6 +321,35 @@ impl Grouping<'_> {
             _ => 1,
         };
         cluster.members.iter().map(instrs).sum()
+    }
+
+    /// The most values of a cluster that are needed at one time: each from where it is computed or first read to where
+    /// it is last read, or to the end if it is stored.
+    fn registers(&self, cluster: &Cluster) -> usize {
+        let mut lives: FxHashMap<ValueId, (usize, usize)> = FxHashMap::default();
+        for (at, &member) in cluster.members.iter().enumerate() {
+            let group = &self.groups[member];
+            let inputs = group.inputs.iter().map(|input| input.value);
+            for value in inputs.chain(group.outputs.iter().copied()) {
+                lives.entry(value).or_insert((at, at)).1 = at;
+            }
+        }
+        for output in self.outputs(cluster) {
+            lives.entry(output).or_default().1 = cluster.members.len();
+        }
+        let mut begin = vec![0usize; cluster.members.len() + 1];
+        let mut end = vec![0usize; cluster.members.len() + 1];
+        for (first, last) in lives.into_values() {
+            begin[first] += 1;
+            end[last] += 1;
+        }
+        let (mut now, mut most) = (0, 0);
+        for (begun, ended) in begin.into_iter().zip(end) {
+            now += begun;
+            most = most.max(now);
+            now -= ended;
+        }
+        most
     }
 
     /// The clusters that compute what a cluster reads.

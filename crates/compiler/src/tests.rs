@@ -338,6 +338,37 @@ fn groups_fit_what_a_device_binds() {
     assert_eq!(why, vec![Apart::Buffers(4, 3); 4]);
 }
 
+/// So many groups of elementwise work on one vector, and why they are not one.
+#[track_caller]
+fn elementwise_groups(f: impl Fn(&Tensor) -> Tensor) -> (usize, Vec<Apart>) {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, dims![4]);
+    let y = f(&x);
+    let plan = Plan::new(&g.snapshot(), signature(&[&y], &[], &[&x])).unwrap();
+    let input = InputFact { shape: Shape::new(&[4]).unwrap(), contents: None, donated: None };
+    let options = CompileOptions { limits: GroupLimits::default(), simplify: true, place: &host };
+    let program = compile(&plan, &[input], &options).unwrap();
+    (program.groups.len(), program.apart.into_iter().map(|(_, why)| why).collect())
+}
+
+/// A long chain needs few registers; a value needs one from where it is computed to where it is last read.
+#[test]
+fn groups_need_no_more_registers_than_there_are() {
+    let chain = |n: usize| elementwise_groups(|x| (0..n).fold(x.clone(), |y, _| (y * x).tanh()));
+    assert_eq!(chain(100), (1, vec![]));
+    // 256 operations, and the four before them.
+    assert_eq!(chain(130), (2, vec![Apart::Operations(260, 256)]));
+    // All are needed until the first sum, which frees two for one; the first is x itself.
+    let wide = |n: usize| {
+        elementwise_groups(|x| {
+            let all: Vec<Tensor> = (1..=n).map(|i| (x * i as f32).tanh()).collect();
+            all.iter().skip(1).fold(all[0].clone(), |sum, t| sum + t)
+        })
+    };
+    assert_eq!(wide(46).0, 1);
+    assert_eq!(wide(60), (2, vec![Apart::Registers(61, 48)]));
+}
+
 #[test]
 fn values_between_kernels_say_why() {
     let g = Graph::new();
