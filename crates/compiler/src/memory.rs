@@ -36,7 +36,8 @@ const ALIGNMENT: usize = 64;
 /// So many values at most are placed in the order of their sizes, for which each is compared with all before.
 const BY_SIZE_MAX: usize = 2048;
 
-/// The life of a value: the steps where it is made and last read.
+/// The life of a value: the steps where it is made and last read. What outlives the run lies in memory of its own, of the
+/// caller's maybe, which is there from the start.
 #[derive(Debug, Clone, Copy)]
 struct Life {
     first: usize,
@@ -241,7 +242,9 @@ fn lives(program: &Program) -> Vec<Option<Life>> {
     });
     again.for_each(|value| read(&mut lives, value, step));
     for value in fetched.chain(commits.iter().map(|commit| commit.value)) {
-        read(&mut lives, value, usize::MAX);
+        if let Some(life) = &mut lives[value.0 as usize] {
+            *life = Life { first: 0, last: usize::MAX };
+        }
     }
     lives
 }

@@ -35,11 +35,12 @@ fn the_host_computes_again_rather_than_keep() {
         assert!(session.run(&[x.feed(ramp(&[4, N]))], &out).is_ok(), "after {rows} rows");
         result
     };
-    // The wide product with what it is of, or with what is made of it: 4 + 1; twice the input on top.
+    // The wide product with what it is of, or with what is made of it: 4 + 1; twice the input on top. The sum has memory of
+    // its own from the start.
     let (kept, with_room) = run(6 * SMALL + SUM, N).unwrap();
-    assert_eq!((with_room.live_bytes, with_room.planned_bytes), (6 * SMALL, 6 * SMALL + SUM));
+    assert_eq!([with_room.live_bytes, with_room.planned_bytes], [6 * SMALL + SUM; 2]);
     let (again, tight) = run(5 * SMALL + SUM, N).unwrap();
-    assert_eq!((tight.live_bytes, tight.planned_bytes), (5 * SMALL, 5 * SMALL + SUM));
+    assert_eq!([tight.live_bytes, tight.planned_bytes], [5 * SMALL + SUM; 2]);
     assert_eq!(kept, again);
     assert!(tight.kernel_bytes > with_room.kernel_bytes, "{tight}");
     let (needed, budget) = (5 * SMALL + SUM, 5 * SMALL + SUM - 1);
