@@ -4,6 +4,7 @@ mod drivers;
 mod environment;
 mod gate;
 mod tidy;
+mod vectors;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -21,6 +22,8 @@ Tasks:
   tidy                      check the house rules and count lines
   drivers                   fetch software Vulkan drivers, spirv-val and a browser into
                             target/drivers (Debian packages, unpacked, not installed)
+  vectors                   build the command, and count how many of the CPU kernels' loops
+                            became vector instructions (x86-64, with objdump)
   env [-- CMD ARGS]         run CMD with those; without CMD, print them as shell exports
 
 Options:
@@ -43,6 +46,7 @@ enum Task {
     Test { quick: bool, runner_args: Vec<OsString> },
     Tidy,
     Drivers,
+    Vectors,
     Env(Vec<OsString>),
 }
 
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
             drivers.report(true);
             drivers.complete_in_ci()
         }),
+        Task::Vectors => vectors::run(&root()),
         Task::Env(words) => match environment::task(&words) {
             Ok(status) => return status,
             Err(message) => Err(message),
@@ -95,6 +100,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Outcome<Task> {
         (["test", "--quick"], _) => Ok(Task::Test { quick: true, runner_args: tail }),
         (["tidy"], true) => Ok(Task::Tidy),
         (["drivers"], true) => Ok(Task::Drivers),
+        (["vectors"], true) => Ok(Task::Vectors),
         (["env"], _) => Ok(Task::Env(tail)),
         ([], true) => Err("expected a task, found none".into()),
         _ => Err(format!("expected one of the tasks below, found {:?}", words.join(" "))),

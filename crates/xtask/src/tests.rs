@@ -16,6 +16,7 @@ fn command_lines() {
     );
     assert_eq!(task("tidy"), Ok(Task::Tidy));
     assert_eq!(task("drivers"), Ok(Task::Drivers));
+    assert_eq!(task("vectors"), Ok(Task::Vectors));
     assert_eq!(task("env -- cargo run -- x"), Ok(Task::Env(args(&["cargo", "run", "--", "x"]))));
     assert_eq!(task("test --help"), Ok(Task::Help));
 }
