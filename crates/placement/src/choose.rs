@@ -17,16 +17,17 @@
 //! Every step only ever lowers the score, so the result is never above the best single device. Ties go to
 //! the earlier candidate and to the device that comes first.
 
+use std::sync::Arc;
+
 use convoke_graph_core::Result;
 
 use crate::cut::Swap;
-use crate::decide::decide;
 use crate::exact::prove;
 use crate::explain::Solution;
 use crate::legal::Classes;
 use crate::price::{Pricer, Score};
 use crate::problem::{HOST, Objective, Problem};
-use crate::{Picoseconds, early, memory, refuse, tight};
+use crate::{Picoseconds, Prediction, SegmentOrder, early, memory, refuse, tight};
 
 /// How much work refining by repeated pricing may take, in items, uses and tensors visited.
 pub(crate) const MAX_STEPS: usize = 200_000;
@@ -35,7 +36,7 @@ const MIN_MOVES: usize = 16;
 /// How often all pairs of more than two devices are cut again.
 const MAX_ROUNDS: usize = 4;
 
-/// Gives every item a device, and says why.
+/// Gives every item a device. Why, the solution says when it is asked. An owned problem is not copied.
 ///
 /// # Errors
 /// - `FailedPrecondition` if there are no devices.
@@ -43,43 +44,43 @@ const MAX_ROUNDS: usize = 4;
 ///   the items, what they asked for, the devices, and what would help, in at most 15 lines.
 /// - `ResourceExhausted` if devices have too little memory for what can't be left out, with the numbers.
 /// - `Internal` for a malformed problem.
-pub fn solve(problem: &Problem) -> Result<Solution> {
+pub fn solve(problem: impl Into<Arc<Problem>>) -> Result<Solution> {
+    solved(problem.into())
+}
+
+pub(crate) fn solved(problem: Arc<Problem>) -> Result<Solution> {
     let order = problem.check()?;
-    let classes = Classes::new(problem)?;
-    let pricer = Pricer::new(problem, &order);
-    let mut search = Search::new(problem, &classes, pricer);
+    let classes = Classes::new(&problem)?;
+    let pricer = Pricer::new(&problem, &order);
+    let mut search = Search::new(&problem, &classes, pricer);
     search.run();
     let bound = prove(&mut search);
     let Search { pricer, best, .. } = search;
     if best.score.excess > 0 {
         let mut device = Vec::new();
         classes.spread(&best.places, &mut device);
-        let least = memory::least(problem, &device);
+        let least = memory::least(&problem, &device);
         let is_over = |&d: &usize| least[d].n_bytes() > problem.devices[d].memory_bytes;
         if let Some(on) = (0..least.len()).find(is_over) {
-            return Err(refuse::too_little_memory(problem, &device, on, &least[on]));
+            return Err(refuse::too_little_memory(&problem, &device, on, &least[on]));
         }
     }
-    let mut solution = finished(problem, &classes, pricer, &best.places);
+    let (device, prediction, order) = finished(&classes, pricer, &best.places);
+    let mut solution = Solution::new(problem, device, prediction, order);
     solution.bound = bound;
     Ok(solution)
 }
 
-/// What there is to say of the places of classes.
+/// Each item's device, what the run is predicted to take, and in which order of segments.
 pub(crate) fn finished(
-    problem: &Problem,
     classes: &Classes,
     mut pricer: Pricer<'_>,
     places: &[usize],
-) -> Solution {
+) -> (Vec<usize>, Prediction, SegmentOrder) {
     let mut device = Vec::new();
     classes.spread(places, &mut device);
     let prediction = pricer.predict_best(&device);
-    let order = pricer.schedule.order;
-    let reasons = decide(problem, classes, places, &mut pricer);
-    let mut solution = Solution::new(problem, device, prediction, reasons);
-    solution.order = order;
-    solution
+    (device, prediction, pricer.schedule.order)
 }
 
 /// A place for each class, and how good that is.

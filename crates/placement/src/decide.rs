@@ -5,14 +5,31 @@
 //! the cut, and [`NextBest::is_exact`] is false.
 
 use crate::choose::MAX_STEPS;
-use crate::explain::{Candidate, Decision, NextBest, Reason};
+use crate::explain::{Candidate, Decision, NextBest, Reason, Solution};
 use crate::legal::Classes;
 use crate::price::Pricer;
 use crate::problem::{HOST, Problem, Producer};
 use crate::{DeviceSpec, Picoseconds};
 
-/// The reason of each item.
-pub(crate) fn decide(
+/// The reason of each item of a solution.
+pub(crate) fn reasons(solution: &Solution) -> Vec<Reason> {
+    let problem = &*solution.problem;
+    // A problem that was solved is neither malformed nor refused.
+    let (Ok(order), Ok(classes)) = (problem.check(), Classes::new(problem)) else {
+        return Vec::new();
+    };
+    let place = |class: usize| classes.members(class).first().map_or(HOST, |&i| solution.device[i]);
+    let places: Vec<usize> = (0..classes.len()).map(place).collect();
+    let mut reasons = decide(problem, &classes, &places, &mut Pricer::new(problem, &order));
+    for (reason, _) in reasons.iter_mut().zip(&solution.kept).filter(|(_, is_kept)| **is_kept) {
+        if matches!(reason.decision, Decision::Cheapest { .. } | Decision::Neighbour { .. }) {
+            reason.decision = Decision::Kept;
+        }
+    }
+    reasons
+}
+
+fn decide(
     problem: &Problem,
     classes: &Classes,
     places: &[usize],

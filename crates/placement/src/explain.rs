@@ -3,9 +3,11 @@
 mod units;
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 pub use units::{Bytes, Signed, Table, Time};
 
+use crate::decide::reasons;
 use crate::problem::Problem;
 use crate::{DeviceSpec, Picoseconds, Prediction, SegmentOrder};
 
@@ -15,7 +17,7 @@ const MAX_TRANSFERS: usize = 50;
 const MAX_ITEMS: usize = 200;
 
 /// Where everything goes, what that is predicted to cost, and why. Prints as a table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Solution {
     /// Each item's device.
     pub device: Vec<usize>,
@@ -26,20 +28,14 @@ pub struct Solution {
     /// No legal choice takes less in total, as far as is known. Equal to the prediction's total if the choice
     /// is proven to be the best; 0 where nothing is known.
     pub bound: Picoseconds,
-    /// Why each item is where it is.
-    pub reasons: Vec<Reason>,
     /// How many items were not placed anew, as they had a place before: see [`grow`](crate::grow).
     pub n_kept: usize,
-    labels: Labels,
-}
-
-/// Names, so that a solution prints without its problem.
-#[derive(Debug, Clone, Default)]
-struct Labels {
-    devices: Vec<String>,
-    items: Vec<String>,
-    locations: Vec<Option<String>>,
-    tensors: Vec<String>,
+    pub(crate) problem: Arc<Problem>,
+    /// Whether each item is one of those; empty if none is.
+    pub(crate) kept: Vec<bool>,
+    device_names: Vec<String>,
+    /// Found when somebody asks: most runs are never explained.
+    reasons: OnceLock<Vec<Reason>>,
 }
 
 /// Why an item is where it is.
@@ -170,64 +166,80 @@ pub struct ItemReport<'a> {
     item: usize,
 }
 
+impl Default for Solution {
+    /// Of nothing on no device.
+    fn default() -> Self {
+        let problem = Arc::new(Problem::new(Vec::new()));
+        Self::new(problem, Vec::new(), Prediction::default(), SegmentOrder::default())
+    }
+}
+
 impl Solution {
     pub(crate) fn new(
-        problem: &Problem,
+        problem: Arc<Problem>,
         device: Vec<usize>,
         prediction: Prediction,
-        reasons: Vec<Reason>,
+        order: SegmentOrder,
     ) -> Self {
-        let labels = Labels {
-            devices: problem.labels(),
-            items: problem.items.iter().map(|item| item.name.clone()).collect(),
-            locations: problem.items.iter().map(|item| item.location.clone()).collect(),
-            tensors: problem.tensors.iter().map(|tensor| tensor.name.clone()).collect(),
-        };
-        let order = SegmentOrder::default();
-        Self { device, prediction, order, bound: 0, reasons, n_kept: 0, labels }
+        Self {
+            device,
+            prediction,
+            order,
+            bound: 0,
+            n_kept: 0,
+            kept: Vec::new(),
+            device_names: problem.labels(),
+            problem,
+            reasons: OnceLock::new(),
+        }
+    }
+
+    /// Why each item is where it is. Found when this is first asked for.
+    pub fn reasons(&self) -> &[Reason] {
+        self.reasons.get_or_init(|| reasons(self))
     }
 
     /// What there is to say about item `item`; `None` if there is no such item.
     pub fn explain_item(&self, item: usize) -> Option<ItemReport<'_>> {
-        (item < self.reasons.len()).then_some(ItemReport { solution: self, item })
+        (item < self.device.len()).then_some(ItemReport { solution: self, item })
     }
 
     /// What decided where item `item` is, in words; empty if there is no such item.
     pub fn why(&self, item: usize) -> String {
-        self.reasons.get(item).map_or_else(String::new, |reason| self.decision(reason))
+        self.reasons().get(item).map_or_else(String::new, |reason| self.decision(reason))
     }
 
     /// The devices' names for people, in order.
     pub fn device_names(&self) -> &[String] {
-        &self.labels.devices
+        &self.device_names
     }
 
     /// The name of a tensor of the problem, which a [`Decision::Neighbour`] or a transfer has.
     pub fn tensor_name(&self, tensor: usize) -> Option<&str> {
-        self.labels.tensors.get(tensor).map(String::as_str)
+        self.problem.tensors.get(tensor).map(|tensor| tensor.name.as_str())
     }
 
     fn decision(&self, reason: &Reason) -> String {
-        let labels = &self.labels;
+        let Problem { items, tensors, .. } = &*self.problem;
         match &reason.decision {
             Decision::Assigned => "assigned: it is already here".into(),
             Decision::OnlyDevice => "the only device".into(),
             Decision::Requested { spec } => format!("{} requested", spec.short()),
             Decision::OnlyKernel { refusals } => {
-                let why = |(d, why): &(usize, String)| format!("{}: {why}", labels.devices[*d]);
+                let why = |(d, why): &(usize, String)| format!("{}: {why}", self.device_names[*d]);
                 let whys: Vec<String> = refusals.iter().map(why).collect();
                 format!("only kernel ({})", whys.join("; "))
             }
-            Decision::Colocated { with } => format!("colocated with {}", labels.items[*with]),
+            Decision::Colocated { with } => format!("colocated with {}", items[*with].name),
             Decision::Preferred => "the session prefers it".into(),
             Decision::Kept => "kept: it was placed here before".into(),
             Decision::Cheapest { saved } if reason.next_best.is_some() && *saved > 0 => {
                 format!("cheapest, saves {}", Signed(*saved))
             }
             Decision::Cheapest { .. } => "cheapest".into(),
-            Decision::Neighbour { tensor } => format!("stays with {}", labels.tensors[*tensor]),
+            Decision::Neighbour { tensor } => format!("stays with {}", tensors[*tensor].name),
             Decision::Overruled { requested, by } => {
-                format!("{} requested, overruled by {}", requested.short(), labels.items[*by])
+                format!("{} requested, overruled by {}", requested.short(), items[*by].name)
             }
             Decision::Softened { requested, why } => {
                 format!("{} requested, softened: {why}", requested.short())
@@ -237,12 +249,12 @@ impl Solution {
 
     /// A colocation that was given up, in words.
     pub fn without(&self, dropped: &DroppedColocation) -> String {
-        format!("not with {}: {}", self.labels.items[dropped.with], dropped.why)
+        format!("not with {}: {}", self.problem.items[dropped.with].name, dropped.why)
     }
 
     fn write_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new(["device", "items", "compute", "submitting", "bytes"]);
-        for (name, total) in self.labels.devices.iter().zip(&self.prediction.devices) {
+        for (name, total) in self.device_names.iter().zip(&self.prediction.devices) {
             table.row([
                 name.clone(),
                 total.items.to_string(),
@@ -264,9 +276,9 @@ impl Solution {
         for transfer in transfers.iter().take(MAX_TRANSFERS) {
             let how = if transfer.is_copy() { ", a copy" } else { "" };
             table.row([
-                self.labels.tensors[transfer.tensor].clone(),
-                self.labels.devices[transfer.from].clone(),
-                format!("{}{how}", self.labels.devices[transfer.to]),
+                self.problem.tensors[transfer.tensor].name.clone(),
+                self.device_names[transfer.from].clone(),
+                format!("{}{how}", self.device_names[transfer.to]),
                 Bytes(transfer.bytes).to_string(),
                 Time(transfer.time).to_string(),
             ]);
@@ -278,24 +290,24 @@ impl Solution {
     fn write_items(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f)?;
         let mut table = Table::new(["item", "device", "cost", "next best", "why"]);
-        for (name, reason) in self.labels.items.iter().zip(&self.reasons).take(MAX_ITEMS) {
+        for (item, reason) in self.problem.items.iter().zip(self.reasons()).take(MAX_ITEMS) {
             let next = reason.next_best.map(|next| {
                 let sign = if next.more < 0 { "" } else { "+" };
-                format!("{} {sign}{}", self.labels.devices[next.device], Signed(next.more))
+                format!("{} {sign}{}", self.device_names[next.device], Signed(next.more))
             });
             let cost = reason.candidates.get(reason.device).map_or(0, |candidate| candidate.cost);
             let without = reason.dropped.iter().map(|dropped| self.without(dropped));
             let why: Vec<String> = std::iter::once(self.decision(reason)).chain(without).collect();
             table.row([
-                name.clone(),
-                self.labels.devices[reason.device].clone(),
+                item.name.clone(),
+                self.device_names[reason.device].clone(),
                 Time(cost).to_string(),
                 next.unwrap_or_else(|| "-".into()),
                 why.join("; "),
             ]);
         }
         write!(f, "{table}")?;
-        rest(f, self.reasons.len(), MAX_ITEMS)
+        rest(f, self.device.len(), MAX_ITEMS)
     }
 }
 
@@ -321,7 +333,7 @@ impl fmt::Display for Solution {
         }
         match self.bound {
             0 => {}
-            bound if bound >= *total && self.labels.devices.len() > 1 => {
+            bound if bound >= *total && self.device_names.len() > 1 => {
                 writeln!(f, "proven: no other placement takes less in all")?;
             }
             bound if bound >= *total => {}
@@ -334,19 +346,22 @@ impl fmt::Display for Solution {
 
 impl fmt::Display for ItemReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels = &self.solution.labels;
-        let reason = &self.solution.reasons[self.item];
-        write!(f, "{}", labels.items[self.item])?;
-        if let Some(location) = &labels.locations[self.item] {
+        let names = &self.solution.device_names;
+        let item = self.solution.problem.items.get(self.item);
+        let Some((item, reason)) = item.zip(self.solution.reasons().get(self.item)) else {
+            return Ok(());
+        };
+        write!(f, "{}", item.name)?;
+        if let Some(location) = &item.location {
             write!(f, " at {location}")?;
         }
         let decision = self.solution.decision(reason);
-        writeln!(f, " on {}: {decision}", labels.devices[reason.device])?;
+        writeln!(f, " on {}: {decision}", names[reason.device])?;
         for dropped in &reason.dropped {
             writeln!(f, "  {}", self.solution.without(dropped))?;
         }
         for candidate in &reason.candidates {
-            let name = &labels.devices[candidate.device];
+            let name = &names[candidate.device];
             match &candidate.excluded {
                 Some(why) => writeln!(f, "  {name}: excluded, {why}")?,
                 None if candidate.is_known => {
@@ -356,7 +371,7 @@ impl fmt::Display for ItemReport<'_> {
             }
         }
         if let Some(next) = reason.next_best {
-            let name = &labels.devices[next.device];
+            let name = &names[next.device];
             let about = if next.is_exact { "" } else { "about " };
             let much = Time(next.more.unsigned_abs());
             let more = if next.more < 0 { "less" } else { "more" };

@@ -4,11 +4,13 @@
 //! as one resource for each device, so that choosing takes what the new work takes, however much there is besides. What
 //! the run is predicted to take is priced for all of it.
 
+use std::sync::Arc;
+
 use convoke_graph_core::Result;
 
 use crate::Work;
-use crate::choose::{Search, finished, solve};
-use crate::explain::{Decision, Solution};
+use crate::choose::{Search, finished, solved};
+use crate::explain::Solution;
 use crate::legal::Classes;
 use crate::price::{Pricer, Score};
 use crate::problem::{HOST, Item, Problem, Producer, TensorEdge};
@@ -16,34 +18,38 @@ use crate::problem::{HOST, Item, Problem, Producer, TensorEdge};
 /// The part of all items that may be placed anew beside others that stay; of more, everything is placed.
 const FREE_PART: usize = 8;
 
-/// Gives every item a device, as [`solve`] does. Items that had a place `before` keep it where that is legal and nothing
+/// Gives every item a device, as [`solve`](crate::solve) does. Items that had a place `before` keep it where that is legal and nothing
 /// new is beside them; if so much is new that it may well be better elsewhere altogether, none does.
 ///
 /// # Errors
-/// As [`solve`].
-pub fn grow(problem: &Problem, before: &[Option<usize>]) -> Result<Solution> {
+/// As [`solve`](crate::solve).
+pub fn grow(problem: impl Into<Arc<Problem>>, before: &[Option<usize>]) -> Result<Solution> {
+    let problem = problem.into();
+    match grown(&problem, before)? {
+        Some(solution) => Ok(solution),
+        None => solved(problem),
+    }
+}
+
+/// None if it is better to place everything.
+fn grown(problem: &Arc<Problem>, before: &[Option<usize>]) -> Result<Option<Solution>> {
     let order = problem.check()?;
     let classes = Classes::new(problem)?;
-    let Some(kept) = kept_places(problem, &classes, before) else { return solve(problem) };
+    let Some(kept) = kept_places(problem, &classes, before) else { return Ok(None) };
     let mut pricer = Pricer::new(problem, &order);
     let Some(places) = placed_beside(problem, &classes, &mut pricer, &kept)? else {
-        return solve(problem);
+        return Ok(None);
     };
-    let mut solution = finished(problem, &classes, pricer, &places);
-    let totals = solution.prediction.devices.iter().zip(&problem.devices);
-    if totals.into_iter().any(|(total, model)| total.peak_bytes > model.memory_bytes) {
-        return solve(problem);
+    let (device, prediction, order) = finished(&classes, pricer, &places);
+    let mut totals = prediction.devices.iter().zip(&problem.devices);
+    if totals.any(|(total, model)| total.peak_bytes > model.memory_bytes) {
+        return Ok(None);
     }
-    for (item, reason) in solution.reasons.iter_mut().enumerate() {
-        let is_kept = kept[classes.of(item)].is_some();
-        let is_choice =
-            matches!(reason.decision, Decision::Cheapest { .. } | Decision::Neighbour { .. });
-        if is_kept && is_choice {
-            reason.decision = Decision::Kept;
-        }
-        solution.n_kept += usize::from(is_kept);
-    }
-    Ok(solution)
+    let kept: Vec<bool> = (0..device.len()).map(|i| kept[classes.of(i)].is_some()).collect();
+    let n_kept = kept.iter().filter(|&&is_kept| is_kept).count();
+    let mut solution = Solution::new(problem.clone(), device, prediction, order);
+    (solution.kept, solution.n_kept) = (kept, n_kept);
+    Ok(Some(solution))
 }
 
 /// The place of each class that stays. None if too much would not.

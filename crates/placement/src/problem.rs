@@ -1,5 +1,7 @@
 //! What is to be placed: plain data, filled in by the compiler.
 
+use std::sync::Arc;
+
 use convoke_graph_core::{Error, Result};
 
 use crate::order::Order;
@@ -118,6 +120,12 @@ pub struct TensorEdge {
     pub consumers: Vec<usize>,
     /// Whether the host needs it in the end: a fetch.
     pub host_reads: bool,
+}
+
+impl From<&Problem> for Arc<Problem> {
+    fn from(problem: &Problem) -> Self {
+        Self::new(problem.clone())
+    }
 }
 
 impl Problem {

@@ -240,7 +240,7 @@ impl Explanation {
     /// Why an item is where it is: its candidates, what decided, and the next best device. `None` if there is no
     /// such item. An item that computes again has the reasons of the one that it repeats.
     pub fn reason(&self, item: usize) -> Option<&Reason> {
-        self.solution.reasons.get(self.items.get(item)?.at)
+        self.solution.reasons().get(self.items.get(item)?.at)
     }
 
     /// What decided where an item is, in words; empty if there is no such item.

@@ -5,6 +5,7 @@ mod grown;
 
 use std::cell::OnceCell;
 use std::collections::hash_map;
+use std::sync::Arc;
 
 use convoke_compiler::{
     DeviceIndex, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
@@ -73,11 +74,12 @@ impl Placing<'_> {
     pub(crate) fn place(&self, unplaced: &Unplaced<'_>) -> Result<Places> {
         let variables = unplaced.variables();
         let (problem, values) = self.problem(unplaced, &variables)?;
+        let problem = Arc::new(problem);
         let growing = Growing::of(self, unplaced.program);
         let before = growing.as_ref().and_then(|growing| growing.before(self, &variables));
         let solution = match before {
-            Some(before) => grow(&problem, &before)?,
-            None => solve(&problem)?,
+            Some(before) => grow(problem.clone(), &before)?,
+            None => solve(problem.clone())?,
         };
         if let Some(growing) = growing {
             growing.note(self, &variables, &solution);
@@ -92,7 +94,7 @@ impl Placing<'_> {
             queues: problem.queues.clone(),
         };
         // Placing is done once for a program.
-        let Problem { links, queues, .. } = problem;
+        let (links, queues) = (problem.links.clone(), problem.queues.clone());
         let homes = self.fed_homes(unplaced.program);
         let placed = Placed { solution, values, variables, n_groups, links, queues, homes };
         let _ = self.placed.set(placed);
@@ -497,7 +499,7 @@ fn bring_home(variable: NodeId, entry: &mut Entry, gpus: &Gpus) -> Result<()> {
     {
         let (_, from) = gpus.get(entry.device.0 as usize)?;
         let elements = from.load(variable, entry.n_bytes())?;
-        entry.elements = Some(Elements::Bytes(std::sync::Arc::new(elements)));
+        entry.elements = Some(Elements::Bytes(Arc::new(elements)));
         entry.device = HOST;
         from.remove(variable);
         Ok(())

@@ -70,7 +70,7 @@ fn checked(problem: &Problem, classes: &Classes) -> u64 {
             assert!(more >= 0, "moving class {class} to {d} helps");
             next = Some(next.map_or(more, |next| next.min(more)));
         }
-        let reason = &solution.reasons[classes.members(class)[0]];
+        let reason = &solution.reasons()[classes.members(class)[0]];
         assert_eq!(reason.next_best.map(|next| next.more), next);
         assert_eq!(reason.device, places[class]);
     }
@@ -284,8 +284,8 @@ fn a_small_item_goes_where_its_neighbours_are() {
     ];
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device, [1, 1, 1]);
-    assert_eq!(solution.reasons[1].decision, Decision::Neighbour { tensor: 0 });
-    assert!(matches!(solution.reasons[0].decision, Decision::Cheapest { saved } if saved > 0));
+    assert_eq!(solution.reasons()[1].decision, Decision::Neighbour { tensor: 0 });
+    assert!(matches!(solution.reasons()[0].decision, Decision::Cheapest { saved } if saved > 0));
 }
 
 /// A layered net of `n` items with weights, as a large model has.

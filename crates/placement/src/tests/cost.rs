@@ -315,7 +315,7 @@ fn what_runs_took_is_what_an_item_takes() {
     problem.items[0].known = vec![None, Some(900 * US)];
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device, [0]);
-    let candidates = &solution.reasons[0].candidates;
+    let candidates = &solution.reasons()[0].candidates;
     let shown: Vec<(u64, bool)> = candidates.iter().map(|c| (c.cost / US, c.is_known)).collect();
     assert_eq!(shown[1], (900, true));
     assert!(!shown[0].1);

@@ -50,7 +50,7 @@ fn placed(problem: &Problem) -> Vec<usize> {
 
 #[track_caller]
 fn decisions(problem: &Problem) -> Vec<Decision> {
-    solve(problem).unwrap().reasons.into_iter().map(|reason| reason.decision).collect()
+    solve(problem).unwrap().reasons().iter().map(|reason| reason.decision.clone()).collect()
 }
 
 #[track_caller]
@@ -135,7 +135,7 @@ fn an_overruled_wish_does_not_stand_in_the_way_of_others() {
     // Nor is it what keeps others away.
     let w = Item { requested: Some(spec("GPU:0")), ..w };
     let solution = solve(&on_two_gpus(vec![a, w, b], vec![(1, 0), (1, 2)])).unwrap();
-    let excluded = |d: usize| solution.reasons[2].candidates[d].excluded.as_deref();
+    let excluded = |d: usize| solution.reasons()[2].candidates[d].excluded.as_deref();
     let by_w = Some("'w', colocated with it, can't be there");
     assert_eq!([0, 1, 2].map(excluded), [by_w, None, by_w]);
 }
@@ -182,7 +182,7 @@ fn soft_placement_drops_the_one_colocation_that_fails() {
     let problem = Problem { colocations: vec![(1, 0), (2, 0), (2, 3)], ..soft(items) };
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device, [0, 0, 1, 1]);
-    let dropped = |item: usize| &solution.reasons[item].dropped[..];
+    let dropped = |item: usize| &solution.reasons()[item].dropped[..];
     let [one] = dropped(2) else { panic!("{:?}", dropped(2)) };
     assert_eq!(one.with, 0);
     assert!(one.why.contains("no device has a kernel"), "{}", one.why);
@@ -287,9 +287,9 @@ fn the_preferred_device_takes_what_nobody_asked_for() {
     let problem = Problem { colocations: vec![(4, 1)], preferred: Some(1), ..hard(items) };
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device, [1, 0, 0, 0, 0, 1, 0]);
-    assert_eq!(solution.reasons[0].decision, Decision::Preferred);
-    assert_eq!(solution.reasons[3].decision, Decision::Assigned);
-    assert_eq!(solution.reasons[4].decision, Decision::Colocated { with: 1 });
+    assert_eq!(solution.reasons()[0].decision, Decision::Preferred);
+    assert_eq!(solution.reasons()[3].decision, Decision::Assigned);
+    assert_eq!(solution.reasons()[4].decision, Decision::Colocated { with: 1 });
     expect![[r#"
         free on GPU:0: the session prefers it
           CPU:0: excluded, the session prefers another device
@@ -301,7 +301,7 @@ fn the_preferred_device_takes_what_nobody_asked_for() {
 #[test]
 fn softened_requests_say_why() {
     let problem = soft(vec![not_on(1, asking("a", "GPU:0")), asking("b", "GPU:3")]);
-    let reasons = solve(&problem).unwrap().reasons;
+    let reasons = solve(&problem).unwrap().reasons().to_vec();
     let why = |i: usize| match &reasons[i].decision {
         Decision::Softened { why, .. } => why.clone(),
         other => panic!("{other:?}"),

@@ -101,7 +101,7 @@ impl Builder<'_> {
     fn kernel(&self, index: usize, group: &Group, at: usize) -> PlacedItem {
         let last = group.nodes.last().map(|&node| self.graph.node(node));
         let work = group.work(&self.program.values);
-        let reason = self.placed.solution.reasons.get(at);
+        let reason = self.placed.solution.reasons().get(at);
         let cost = reason.and_then(|reason| Some(reason.candidates.get(reason.device)?.cost));
         PlacedItem {
             kind: ItemKind::Kernel,
