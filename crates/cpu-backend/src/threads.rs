@@ -10,6 +10,9 @@ use smallvec::SmallVec;
 use crate::fast::Team;
 use crate::lanes::Lanes;
 
+/// Bytes of a line of a cache, in which scratch memory is given out.
+const LINE: usize = 64;
+
 /// The threads that a session's kernels run on, with scratch memory that is kept between runs.
 ///
 /// The calling thread is one of them. Work that is too small to share is done by it alone, and so is all work while
@@ -67,7 +70,7 @@ impl Threads {
         }
     }
 
-    /// At least `len` bytes of garbage, back in the pool when dropped.
+    /// At least `len` bytes of garbage, in whole lines, back in the pool when dropped.
     pub(crate) fn scratch(&self, len: usize) -> Result<Scratch<'_>> {
         if len == 0 {
             return Ok(Scratch { bytes: AlignedBytes::default(), threads: self });
@@ -75,7 +78,8 @@ impl Threads {
         let kept = self.scratch.all().find_map(|lane| lock(lane).pop());
         let bytes = match kept {
             Some(bytes) if bytes.len() >= len => bytes,
-            _ => AlignedBytes::zeroed(len)?,
+            // Whole lines: whoever gets them next has other elements.
+            _ => AlignedBytes::zeroed(len.checked_next_multiple_of(LINE).unwrap_or(len))?,
         };
         Ok(Scratch { bytes, threads: self })
     }

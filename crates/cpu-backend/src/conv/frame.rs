@@ -94,6 +94,10 @@ impl Frame {
         let rows = rows.start.saturating_sub(top)..rows.end.saturating_sub(top).min(height);
         let n_cols = self.cols.saturating_sub(left).min(width);
         let channels = self.g.in_channels;
+        // All of the image is beyond what windows cover.
+        if n_cols == 0 {
+            return;
+        }
         if [self.outer, self.g.layout] == [ImageLayout::Nhwc; 2] {
             for row in rows {
                 let at = ((top + row) * self.cols + left) * channels;

@@ -3,7 +3,7 @@
 //!
 //! Without groups, elements of all channels lie side by side (`Nhwc`) while it is computed, which `gemm`
 //! likes better; with groups, planes do. An image at a time is brought into a frame (`frame.rs`), of which columns are made, and `gemm` does the
-//! rest. Images are shared out to threads. Sums of the filters' gradient are made for fixed parts of the
+//! rest. Images are shared out to threads, or the blocks of one where there are fewer images. Sums of the filters' gradient are made for fixed parts of the
 //! batch and added in order, so that results do not depend on the number of threads.
 
 mod frame;
@@ -92,9 +92,10 @@ impl Conv {
         let block = if frame.is_columns {
             pixels
         } else {
-            let shared = pixels.div_ceil(BLOCKS.div_ceil(g.batch.max(1))).max(LEAST_WINDOWS);
-            let n_blocks = pixels.div_ceil(fit.max(16).min(shared));
-            pixels.div_ceil(n_blocks.max(1))
+            let is_shared = direction == Direction::Forward && g.groups == 1;
+            let n_blocks = if is_shared { BLOCKS.div_ceil(g.batch.max(1)) } else { 1 };
+            let shared = pixels.div_ceil(n_blocks).max(LEAST_WINDOWS);
+            pixels.div_ceil(pixels.div_ceil(fit.max(16).min(shared)).max(1))
         };
         Ok(Self { direction, dtype, g, outer, frame, depth, block: block.max(1) })
     }
@@ -111,7 +112,7 @@ impl Conv {
         outputs: &mut [&mut [u8]],
         threads: &Threads,
     ) -> Result<()> {
-        if self.g.flops() == 0 {
+        if self.g.flops() == 0 || outputs[0].is_empty() {
             outputs[0].fill(0);
             return Ok(());
         }

@@ -162,6 +162,20 @@ fn convolutions_on_odd_shapes() {
     let wide = Padding::Explicit([[3, 1], [0, 4]]);
     check_conv(DType::F32, [2, 2, 2, 3], [3, 2, 5, 4], Conv2d { padding: wide, ..valid });
     check_conv(DType::F32, [2, 2, 3, 3], [3, 2, 1, 1], Conv2d { padding: wide, ..valid });
+    // Windows that end before the image begins, and an image of no columns.
+    for (pad, stride) in [([[0, 5], [2, 0]], [1, 3]), ([[0, 0], [2, 0]], [1, 3])] {
+        let beside = Conv2d { padding: Padding::Explicit(pad), stride, ..valid };
+        check_conv(DType::F32, [1, 2, 10, 1], [3, 2, 1, 1], beside);
+        check_conv(DType::F32, [4, 2, 10, 1], [3, 2, 1, 1], beside);
+    }
+    let around = Padding::Explicit([[0, 0], [1, 1]]);
+    check_conv(
+        DType::F32,
+        [2, 4, 3, 0],
+        [4, 2, 2, 2],
+        Conv2d { groups: 2, padding: around, ..valid },
+    );
+    check_conv(DType::F32, [2, 4, 3, 0], [4, 4, 2, 2], Conv2d { padding: around, ..valid });
     let skewed = Conv2d { stride: [3, 2], dilation: [2, 1], padding: wide, ..valid };
     check_conv(DType::F32, [2, 2, 6, 9], [3, 2, 3, 2], skewed);
 }
@@ -175,6 +189,28 @@ fn convolutions_of_large_images_are_cut_into_blocks() {
     let strided = Conv2d { stride: [1, 2], padding: wide, ..same };
     check_conv(DType::F32, [1, 3, 37, 61], [17, 3, 3, 3], strided);
     check_conv(DType::F64, [2, 3, 33, 31], [5, 3, 2, 2], same);
+}
+
+/// Scratch memory goes from one kernel to the next, whatever their elements are.
+#[test]
+fn convolutions_of_other_dtypes_follow_each_other() {
+    for threads in [Threads::one(), Threads::new(2).unwrap()] {
+        for (dtype, x, filters) in [
+            (DType::F32, [1, 3, 17, 47], [1, 3, 3, 3]),
+            (DType::F32, [1, 3, 5, 5], [5, 3, 3, 3]),
+            (DType::F64, [1, 3, 5, 5], [1, 3, 3, 3]),
+            (DType::F16, [1, 3, 5, 5], [3, 3, 3, 3]),
+            (DType::F64, [1, 1, 4, 4], [1, 1, 2, 2]),
+        ] {
+            let (x_value, f_value) = (noise(dtype, &x, 1), noise(dtype, &filters, 2));
+            let g = Graph::new();
+            let x = g.placeholder("x", dtype, dims![None, None, None, None]);
+            let f = g.placeholder("f", dtype, dims![None, None, None, None]);
+            let y = x.conv2d(&f, Conv2d::default());
+            let feeds = [(&x, &x_value), (&f, &f_value)];
+            assert_close(&run(&y, &feeds, &threads), &reference(&y, &feeds), 2e-2, "in turn");
+        }
+    }
 }
 
 #[test]
