@@ -4,7 +4,7 @@
 //! compiler made of them is read from the command's release build by `objdump`.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Outcome;
@@ -35,13 +35,16 @@ pub(crate) fn run(root: &Path) -> Outcome {
     if !status.map_err(|e| format!("can't run cargo: {e}"))?.success() {
         return Err("the command can't be built".to_owned());
     }
-    let program = root.join("target/release/convoke");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let program = root.join(target).join("release/convoke");
     let mut objdump = Command::new("objdump");
     objdump.args(["-d", "-C", "--no-show-raw-insn"]).arg(&program).stdout(Stdio::piped());
     let mut child = objdump.spawn().map_err(|e| format!("objdump (of binutils): {e}"))?;
     let text = child.stdout.take().ok_or("objdump prints nothing")?;
-    let loops = read(BufReader::new(text))?;
+    let loops = read(BufReader::new(text));
     let status = child.wait().map_err(|e| format!("objdump: {e}"))?;
+    let loops = loops?;
     if !status.success() {
         return Err(format!("objdump: {status}"));
     }
