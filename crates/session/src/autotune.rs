@@ -53,7 +53,7 @@ pub(crate) struct Tuning {
     round: u32,
     runs: AtomicU32,
     /// For each group, what it took in each run, and in how many steps.
-    times: Mutex<FxHashMap<u32, Vec<(Duration, u64)>>>,
+    times: Mutex<FxHashMap<u32, Vec<(Duration, f64)>>>,
     n_timed: AtomicU32,
     /// Whether the program is to be placed anew.
     is_stale: AtomicBool,
@@ -97,19 +97,19 @@ impl Tuning {
         known: &Known,
     ) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run: FxHashMap<u32, (Duration, u64)> = FxHashMap::default();
+        let mut run: FxHashMap<u32, (Duration, f64)> = FxHashMap::default();
         for note in notes {
             if let Some(group) = note.group {
                 let (time, steps) = run.entry(group).or_default();
                 *time += note.time;
-                *steps += 1;
+                *steps += note.share;
             }
         }
         run.into_iter().for_each(|(group, took)| times.entry(group).or_default().push(took));
         if self.n_timed.fetch_add(1, Ordering::Relaxed) + 1 != TIMED {
             return;
         }
-        let mut by_work: FxHashMap<(usize, Work), Vec<(Duration, u64)>> = FxHashMap::default();
+        let mut by_work: FxHashMap<(usize, Work), Vec<(Duration, f64)>> = FxHashMap::default();
         for segment in &program.segments {
             let device = segment.device.0 as usize;
             for &group in &segment.groups {
@@ -127,10 +127,10 @@ impl Tuning {
             // A GPU's clock tells of the steps, not of what starting them takes.
             let launch = devices.get(device).filter(|model| model.kind != DeviceKind::Cpu);
             let launch = launch.map_or(0, |model| model.launch);
-            let whole = |(time, steps): (Duration, u64)| {
+            let whole = |(time, steps): (Duration, f64)| {
                 let time = time.as_nanos().saturating_mul(1000);
                 let time = Picoseconds::try_from(time).unwrap_or(Picoseconds::MAX);
-                time.saturating_add(launch.saturating_mul(steps))
+                time.saturating_add((launch as f64 * steps) as Picoseconds)
             };
             let mut times: Vec<Picoseconds> = times.into_iter().map(whole).collect();
             times.sort_unstable();

@@ -29,7 +29,8 @@ pub struct NodeTime {
     pub bytes: u64,
     /// When it began, from the beginning of the run.
     pub start: Duration,
-    /// How long it took.
+    /// How long it took. Where a GPU does the work of several groups in one dispatch, each has its share of the time, by
+    /// elements, one after the other.
     pub time: Duration,
     /// Whether `start` was told by a GPU, whose clock is not the host's: then the segment's kernels lie in the
     /// middle of the time between its submission and its end.
@@ -230,6 +231,8 @@ pub(crate) struct KernelNote {
     pub(crate) segment: usize,
     pub(crate) start: Duration,
     pub(crate) time: Duration,
+    /// The part of a dispatch that it is; 1 but where a device does the work of several groups at once.
+    pub(crate) share: f64,
     pub(crate) is_aligned: bool,
 }
 

@@ -352,18 +352,18 @@ fn note_segment(
     let steps = work.segment.origins().zip(run.step_starts.iter().zip(&run.step_times));
     for (origins, (&start, &time)) in steps {
         let mut start = first + start;
-        let mut note = |group, time| {
-            let note = KernelNote { group, segment: work.at, start, time, is_aligned: true };
+        let mut note = |group, share: f64| {
+            let (segment, time) = (work.at, time.mul_f64(share));
+            let note = KernelNote { group, segment, start, time, share, is_aligned: true };
             metadata.notes.kernels.push(note);
             start += time;
         };
         if origins.is_empty() {
-            note(None, time);
+            note(None, 1.0);
         }
         let shares: u64 = origins.iter().map(|origin| origin.share).sum();
         for origin in origins {
-            let share = origin.share as f64 / shares.max(1) as f64;
-            note(Some(origin.group), time.mul_f64(share));
+            note(Some(origin.group), origin.share as f64 / shares.max(1) as f64);
         }
     }
 }

@@ -27,7 +27,7 @@ impl Compiled {
     }
 
     fn node_time(&self, note: &KernelNote) -> NodeTime {
-        let &KernelNote { group, segment, start, time, is_aligned } = note;
+        let &KernelNote { group, segment, start, time, is_aligned, .. } = note;
         let group = group.map(|group| group as usize);
         let work = group.and_then(|group| self.program.groups.get(group));
         let names = group.and_then(|group| self.names.get(group));

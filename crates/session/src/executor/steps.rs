@@ -27,7 +27,7 @@ impl Compiled {
         };
         if let (Some(start), Some(end)) = (start, metadata.now()) {
             let (group, time) = (Some(step.group), end.saturating_sub(start));
-            let note = KernelNote { group, segment, start, time, is_aligned: false };
+            let note = KernelNote { group, segment, start, time, share: 1.0, is_aligned: false };
             metadata.notes.kernels.push(note);
         }
         result.map_err(|e: Error| match self.blamed.get(step.group as usize) {

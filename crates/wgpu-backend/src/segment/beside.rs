@@ -9,10 +9,16 @@ use convoke_graph_core::{DType, Elementwise, Error};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lower::Lowering;
-use super::step::{MAX_LEN, Origin, Place, Step};
+use super::step::{Origin, Place, Step};
 
 /// The most groups that become one step: each is some lines of its kernel, and a comparison for those after it.
 const GROUPS_MOST: usize = 16;
+/// The most operations of all its groups: its kernel is compiled when it is first met.
+const OPERATIONS_MOST: usize = 256;
+/// The most elements of a group that is one of several: more take longer than it takes to start a step.
+const ELEMENTS_MOST: u64 = 1 << 18;
+/// The most bytes of its params, which every device takes.
+const PARAMS_MOST: usize = 16 << 10;
 /// The most places that such a step binds, if the device allows as many.
 const PLACES_MOST: usize = 64;
 
@@ -44,6 +50,9 @@ pub(super) fn together(
             let [first, others @ ..] = some.as_slice() else { continue };
             let groups: Vec<&Group> = some.iter().map(|candidate| candidate.group).collect();
             let mut step = lowering.together(&groups).map_err(Error::invalid)?;
+            if step.kernel.param_bytes().len() > PARAMS_MOST {
+                continue;
+            }
             let origins = some.iter().filter_map(|candidate| {
                 let (_, step) = steps[candidate.at].as_ref()?;
                 let group = step.origins.first()?.group;
@@ -72,16 +81,26 @@ fn alike<'a>(program: &'a Program, steps: &[Option<(u32, Step)>]) -> Vec<Vec<Can
     }
     let mut all: Vec<Vec<Candidate<'a>>> = Vec::new();
     for (_, candidates) in levels {
-        let first = all.len();
+        // Those that can't be alike are not compared.
+        let mut kinds: FxHashMap<[usize; 4], Vec<usize>> = FxHashMap::default();
         for candidate in candidates {
-            match all[first..].iter_mut().find(|kind| is_alike(kind[0].fused, candidate.fused)) {
-                Some(kind) => kind.push(candidate),
-                None => all.push(vec![candidate]),
+            let kinds = kinds.entry(counts(candidate.fused)).or_default();
+            match kinds.iter().find(|&&kind| is_alike(all[kind][0].fused, candidate.fused)) {
+                Some(&kind) => all[kind].push(candidate),
+                None => {
+                    kinds.push(all.len());
+                    all.push(vec![candidate]);
+                }
             }
         }
     }
     all.retain(|candidates| candidates.len() > 1);
     all
+}
+
+fn counts(fused: &Fused) -> [usize; 4] {
+    let Fused { input_dtypes, constants, instrs, stores, .. } = fused;
+    [input_dtypes.len(), constants.len(), instrs.len(), stores.len()]
 }
 
 /// Whether two do the same to each element, whatever the constants are, however the elements lie, and in whichever order
@@ -93,10 +112,7 @@ fn is_alike(a: &Fused, b: &Fused) -> bool {
         _ => false,
     };
     let both = a.instrs.iter().zip(&b.instrs);
-    let counts = |fused: &Fused| [fused.input_dtypes.len(), fused.constants.len()];
-    let same = a.instrs.len() == b.instrs.len()
-        && a.stores.len() == b.stores.len()
-        && counts(a) == counts(b)
+    let same = counts(a) == counts(b)
         && both.clone().all(|(a, b)| {
             same_op(a.op, b.op) && a.dtype == b.dtype && a.args.len() == b.args.len()
         });
@@ -126,7 +142,9 @@ fn candidate<'a>(program: &'a Program, step: &Step, at: usize) -> Option<Candida
     let group = program.groups.get(origin.group as usize)?;
     let Kernel::Elementwise(fused) = &group.kernel else { return None };
     let is_word = |&id| program.value(id).dtype == DType::Bool;
-    let is_plain = fused.check.is_none() && !group.outputs.iter().any(is_word);
+    let is_plain = fused.check.is_none()
+        && fused.shape.len() as u64 <= ELEMENTS_MOST
+        && !group.outputs.iter().any(is_word);
     is_plain.then_some(Candidate { at, group, fused })
 }
 
@@ -138,8 +156,10 @@ fn parts<'a>(
 ) -> Vec<Vec<Candidate<'a>>> {
     let bound = lowering.info.limits.max_storage_buffers_per_shader_stage as usize;
     let most = bound.min(PLACES_MOST);
+    let each = candidates.first().map_or(1, |candidate| candidate.fused.instrs.len().max(1));
+    let n_most = GROUPS_MOST.min(OPERATIONS_MOST / each);
     let mut parts: Vec<Vec<Candidate<'a>>> = Vec::new();
-    let (mut places, mut len): (FxHashSet<Place>, u64) = (FxHashSet::default(), 0);
+    let mut places: FxHashSet<Place> = FxHashSet::default();
     // The status word, which commits read.
     let with = |places: &FxHashSet<Place>, own: &[Place]| {
         let status = [Place::Status];
@@ -147,17 +167,15 @@ fn parts<'a>(
     };
     for candidate in candidates {
         let Some((_, step)) = &steps[candidate.at] else { continue };
-        let fits = with(&places, &step.places) <= most && len + candidate.len() < MAX_LEN / 2;
-        let n = candidate.len();
+        let fits = with(&places, &step.places) <= most;
         match parts.last_mut() {
-            Some(part) if fits && part.len() < GROUPS_MOST => part.push(candidate),
+            Some(part) if fits && part.len() < n_most => part.push(candidate),
             _ => {
-                (places, len) = (FxHashSet::default(), 0);
+                places.clear();
                 parts.push(vec![candidate]);
             }
         }
         places.extend(step.places.iter().copied());
-        len += n;
     }
     parts.retain(|part| part.len() > 1);
     parts

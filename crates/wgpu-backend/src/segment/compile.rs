@@ -13,7 +13,7 @@ use super::instance::GpuInstance;
 use super::memory::{self, Plan, Slot, Uses};
 use super::pool::Pool;
 use super::resident::GpuTensor;
-use super::schedule::{Schedule, schedule};
+use super::schedule::{Merging, Schedule, schedule};
 use super::step::{Origin, Place, Step};
 use super::variables::GpuVariables;
 use crate::gpu::{
@@ -103,8 +103,16 @@ impl GpuSegment {
         let segment = program.segments.get(segment_index);
         let segment =
             segment.ok_or_else(|| Error::internal(format!("no segment {segment_index}")))?;
-        let schedule = schedule(gpu.info(), program, segment)?;
-        let pipelines = pipelines(gpu, &schedule)?;
+        let mut work = schedule(gpu.info(), program, segment, Merging::Alike)?;
+        let pipelines = match pipelines(gpu, &work) {
+            // Each alone may well be taken.
+            Err(CompileError::Kernel { groups, .. }) if groups.len() > 1 => {
+                work = schedule(gpu.info(), program, segment, Merging::None)?;
+                pipelines(gpu, &work)?
+            }
+            made => made?,
+        };
+        let schedule = work;
         let (params, param_places) = params(gpu, &schedule)?;
         let sizes = sizes(program, &schedule);
         let mut fixed = FxHashMap::default();

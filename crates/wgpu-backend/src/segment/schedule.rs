@@ -36,6 +36,15 @@ pub(crate) struct Schedule {
     pub kept: Vec<Place>,
 }
 
+/// Which steps become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merging {
+    /// Those of one level that do the same: see `beside.rs`.
+    Alike,
+    /// None, where a driver refuses the kernel of several.
+    None,
+}
+
 /// Orders the work of a segment.
 ///
 /// # Errors
@@ -44,7 +53,12 @@ pub(crate) fn schedule(
     info: &AdapterInfo,
     program: &Program,
     segment: &Segment,
+    merging: Merging,
 ) -> Result<Schedule, Error> {
+    let together = |lowering: &Lowering<'_>, steps| match merging {
+        Merging::Alike => together(lowering, program, steps),
+        Merging::None => Ok(steps),
+    };
     let mut lowering = Lowering::new(info, program);
     let carried = segment.carried.iter().map(|(id, _)| id).chain(&segment.borrowed);
     lowering.uploaded = segment.uploads.iter().chain(carried).copied().collect();
@@ -64,7 +78,7 @@ pub(crate) fn schedule(
         steps.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
     let can_fail = steps.iter().any(Step::can_fail);
-    let mut steps = together(&lowering, program, in_levels(steps, &program.late))?;
+    let mut steps = together(&lowering, in_levels(steps, &program.late))?;
     lowering.guarded = can_fail;
     let top = steps.iter().map(|(level, _)| level + 1).max().unwrap_or(1);
 
@@ -76,7 +90,7 @@ pub(crate) fn schedule(
         lowering.redirect.extend(redirect);
         stores.extend(lower(&mut lowering, index, group(program, index)?)?);
     }
-    let stores = together(&lowering, program, in_levels(stores, &[]))?;
+    let stores = together(&lowering, in_levels(stores, &[]))?;
     lowering.redirect = FxHashMap::default();
     steps.extend(stores.into_iter().map(|(level, step)| (top - 1 + level, step)));
     let top = steps.last().map_or(top, |(level, _)| top.max(*level));

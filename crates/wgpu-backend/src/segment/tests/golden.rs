@@ -11,7 +11,7 @@ use super::harness::*;
 use super::together::differences;
 use super::translate::with_subgroups;
 use crate::gpu::{Adapter, AdapterKind, Gpu, GpuOptions};
-use crate::segment::schedule::{Schedule, schedule};
+use crate::segment::schedule::{Merging, Schedule, schedule};
 
 fn golden(name: &str) -> ExpectFile {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden"));
@@ -21,7 +21,7 @@ fn golden(name: &str) -> ExpectFile {
 fn scheduled(b: &Build, wide_tiles: bool) -> Schedule {
     let options = GpuOptions { wide_tiles: Some(wide_tiles), ..GpuOptions::default() };
     let gpu = Gpu::open(&Adapter::noop(), &options).unwrap();
-    schedule(gpu.info(), &b.program, &b.program.segments[0]).unwrap()
+    schedule(gpu.info(), &b.program, &b.program.segments[0], Merging::Alike).unwrap()
 }
 
 /// The kernels of the one group that `build` makes.
@@ -41,7 +41,7 @@ fn check_subgroups(name: &str, kind: AdapterKind, size: u32, build: impl FnOnce(
     build(&mut b);
     let gpu = Gpu::open(&Adapter::noop(), &GpuOptions::default()).unwrap();
     let info = with_subgroups(gpu.info(), kind, size);
-    compare(name, &schedule(&info, &b.program, &b.program.segments[0]).unwrap());
+    compare(name, &schedule(&info, &b.program, &b.program.segments[0], Merging::Alike).unwrap());
 }
 
 fn compare(name: &str, schedule: &Schedule) {

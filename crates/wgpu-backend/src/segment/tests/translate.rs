@@ -18,7 +18,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use super::fused::{Dice, random_group};
 use super::harness::*;
 use crate::gpu::{Adapter, AdapterInfo, AdapterKind, Gpu, GpuOptions};
-use crate::segment::schedule::schedule;
+use crate::segment::schedule::{Merging, schedule};
 use crate::segment::step::Step;
 
 /// A kernel's text and its number of storage buffers, with those that are written.
@@ -26,7 +26,7 @@ type Text = (String, Vec<bool>);
 
 /// The texts of all steps of the one segment of `b`.
 fn texts(info: &AdapterInfo, b: &Build, texts: &mut BTreeSet<Text>) {
-    let schedule = schedule(info, &b.program, &b.program.segments[0]).unwrap();
+    let schedule = schedule(info, &b.program, &b.program.segments[0], Merging::Alike).unwrap();
     for (_, Step { kernel, .. }) in &schedule.steps {
         let written = kernel.bindings().iter();
         let written = written.map(|b| b.access == convoke_shaders::Access::ReadWrite).collect();
