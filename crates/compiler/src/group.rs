@@ -25,8 +25,8 @@ use line::Line;
 pub struct GroupLimits {
     /// Inputs and outputs together: what a device binds to one kernel.
     pub buffers: usize,
-    /// Values that are needed at one time: what an invocation of a GPU keeps in registers, and a CPU in its nearest
-    /// cache for a block of elements.
+    /// Values that are needed at one time, and constants: what an invocation of a GPU keeps in registers, and a CPU in
+    /// its nearest cache for a block of elements.
     pub registers: usize,
     /// Operations: what compiles in little time.
     pub instrs: usize,
@@ -200,6 +200,11 @@ impl Grouping<'_> {
 
     /// Whether one kernel could do the work of a cluster.
     fn check(&self, cluster: &Cluster) -> Result<(), Apart> {
+        // The cheapest first: a cluster that is full is asked about for each that hands it something.
+        let instrs = self.n_instrs(cluster);
+        if instrs > self.limits.instrs {
+            return Err(Apart::Operations(instrs, self.limits.instrs));
+        }
         self.check_views(cluster)?;
         self.check_size(cluster)?;
         self.check_rows(cluster)
@@ -225,16 +230,14 @@ impl Grouping<'_> {
     fn check_size(&self, cluster: &Cluster) -> Result<(), Apart> {
         let inputs = self.inputs(cluster).ok_or(Apart::Order)?;
         let sources: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
-        let buffers = sources.len() + self.outputs(cluster).len();
-        let instrs = self.n_instrs(cluster);
+        let outputs = self.outputs(cluster);
+        let buffers = sources.len() + outputs.len();
         if buffers > self.limits.buffers {
             return Err(Apart::Buffers(buffers, self.limits.buffers));
         }
-        if instrs > self.limits.instrs {
-            return Err(Apart::Operations(instrs, self.limits.instrs));
-        }
+        let instrs = self.n_instrs(cluster);
         if instrs > self.limits.registers {
-            let registers = self.registers(cluster);
+            let registers = self.registers(cluster, &outputs);
             if registers > self.limits.registers {
                 return Err(Apart::Registers(registers, self.limits.registers));
             }
@@ -324,8 +327,8 @@ impl Grouping<'_> {
     }
 
     /// The most values of a cluster that are needed at one time: each from where it is computed or first read to where
-    /// it is last read, or to the end if it is stored.
-    fn registers(&self, cluster: &Cluster) -> usize {
+    /// it is last read, or to the end if it is among the `outputs`; and its constants.
+    fn registers(&self, cluster: &Cluster, outputs: &[ValueId]) -> usize {
         let mut lives: FxHashMap<ValueId, (usize, usize)> = FxHashMap::default();
         for (at, &member) in cluster.members.iter().enumerate() {
             let group = &self.groups[member];
@@ -334,7 +337,7 @@ impl Grouping<'_> {
                 lives.entry(value).or_insert((at, at)).1 = at;
             }
         }
-        for output in self.outputs(cluster) {
+        for &output in outputs {
             lives.entry(output).or_default().1 = cluster.members.len();
         }
         let mut begin = vec![0usize; cluster.members.len() + 1];
@@ -349,7 +352,11 @@ impl Grouping<'_> {
             most = most.max(now);
             now -= ended;
         }
-        most
+        let constants = |&m: &usize| match &self.groups[m].kernel {
+            Kernel::Elementwise(fused) => fused.constants.len(),
+            _ => 0,
+        };
+        most + cluster.members.iter().map(constants).sum::<usize>()
     }
 
     /// The clusters that compute what a cluster reads.

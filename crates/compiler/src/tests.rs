@@ -358,15 +358,22 @@ fn groups_need_no_more_registers_than_there_are() {
     assert_eq!(chain(100), (1, vec![]));
     // 256 operations, and the four before them.
     assert_eq!(chain(130), (2, vec![Apart::Operations(260, 256)]));
-    // All are needed until the first sum, which frees two for one; the first is x itself.
+    // All are needed for the first sum, and that.
     let wide = |n: usize| {
         elementwise_groups(|x| {
-            let all: Vec<Tensor> = (1..=n).map(|i| (x * i as f32).tanh()).collect();
+            let tanh = |x: &Tensor| Some(x.tanh());
+            let all: Vec<Tensor> = std::iter::successors(tanh(x), tanh).take(n).collect();
             all.iter().skip(1).fold(all[0].clone(), |sum, t| sum + t)
         })
     };
-    assert_eq!(wide(46).0, 1);
-    assert_eq!(wide(60), (2, vec![Apart::Registers(61, 48)]));
+    assert_eq!(wide(47).0, 1);
+    assert_eq!(wide(60), (2, vec![Apart::Registers(61, 48); 2]));
+    // And so are constants, which a CPU repeats for a block of elements.
+    let scaled = |n: u8| {
+        elementwise_groups(|x| (2..n + 2).fold(x.clone(), |y, i| (y * f32::from(i)).tanh()))
+    };
+    assert_eq!(scaled(40).0, 1);
+    assert_eq!(scaled(60), (2, vec![Apart::Registers(62, 48)]));
 }
 
 #[test]

@@ -59,18 +59,18 @@ impl Group {
             Kernel::Gather { .. } => self.inputs.first().map_or(0, read),
             _ => 0,
         };
-        let again = if self.heads.is_empty() { 0 } else { self.again() };
+        let again = if self.heads.is_empty() { [0; 2] } else { self.again() };
         Work { family, flops, lanes, narrow, pointwise: simple, functions, again, bytes, among }
     }
 
-    /// The operations of heads for each time but the first that a GPU computes an element.
-    fn again(&self) -> u64 {
+    /// The operations and functions of heads for each time but the first that a GPU computes an element.
+    fn again(&self) -> [u64; 2] {
         let bare = self.bare();
         let of_head = |head: &Head| {
-            let once = Pointwise::of(&head.fused).operations();
-            once.saturating_mul(times(&bare, head.operand) - 1)
+            Pointwise::of(&head.fused).times(times(&bare, head.operand).saturating_sub(1))
         };
-        self.heads.iter().map(of_head).fold(0, u64::saturating_add)
+        let all = self.heads.iter().map(of_head).fold(Pointwise::default(), Pointwise::plus);
+        [all.simple, all.functions]
     }
 
     fn operations(&self, values: &[Value]) -> Operations {

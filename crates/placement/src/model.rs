@@ -157,8 +157,9 @@ pub struct Work {
     pub pointwise: u64,
     /// Functions besides, each as the exponentials that it takes as long as.
     pub functions: u64,
-    /// Elementwise operations that a GPU does besides, since each tile that loads an element computes it again.
-    pub again: u64,
+    /// Elementwise operations, and functions, that a GPU does besides, since each tile that loads an element computes it
+    /// again.
+    pub again: [u64; 2],
     /// Bytes read and written.
     pub bytes: u64,
     /// The bytes among which they lie, if those are more: the table of a gather. Caches help less there.
@@ -183,7 +184,7 @@ impl Work {
             narrow: flops,
             pointwise: 0,
             functions: 0,
-            again: 0,
+            again: [0; 2],
             bytes,
             among: 0,
         }
@@ -304,10 +305,11 @@ impl DeviceModel {
 
     /// What the elementwise part of `work` takes here.
     pub fn pointwise(&self, work: &Work) -> Picoseconds {
-        let again = if self.kind == DeviceKind::Cpu { 0 } else { work.again };
-        let simple = work.pointwise.saturating_add(again);
+        let [simple, functions] = if self.kind == DeviceKind::Cpu { [0; 2] } else { work.again };
+        let simple = work.pointwise.saturating_add(simple);
+        let functions = work.functions.saturating_add(functions);
         let simple = self.arithmetic.of(Family::Elementwise).time(simple);
-        simple.saturating_add(self.arithmetic.of(Family::Function).time(work.functions))
+        simple.saturating_add(self.arithmetic.of(Family::Function).time(functions))
     }
 }
 

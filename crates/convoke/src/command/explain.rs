@@ -49,7 +49,7 @@ pub(super) struct Options {
     /// Run the step for a moment, and put what it took beside what was predicted.
     #[arg(long)]
     measure: bool,
-    /// Write the measured runs as a trace for Perfetto or chrome://tracing.
+    /// Write the first measured runs as a trace for Perfetto or chrome://tracing.
     #[arg(long, value_name = "FILE", requires = "measure")]
     trace: Option<PathBuf>,
 }

@@ -37,9 +37,10 @@ fn what_is_done_element_by_element_comes_on_top_at_its_own_speed() {
     gpu.arithmetic.set(Family::Elementwise, Curve::rate(2_000_000_000));
     gpu.arithmetic.set(Family::Function, Curve::rate(500_000_000));
     let product = Work::new(Family::Contract, 10_000, 0);
-    let work = Work { pointwise: 4_000, functions: 1_000, again: 6_000, lanes: 20_000, ..product };
-    // A launch of 1 us; 20, 5 and 2 us.
-    assert_eq!(gpu.cost(&work), 28 * US);
+    let work =
+        Work { pointwise: 4_000, functions: 1_000, again: [6_000, 500], lanes: 20_000, ..product };
+    // A launch of 1 us; 20, 5 and 3 us.
+    assert_eq!(gpu.cost(&work), 29 * US);
     // Idle invocations and elements that are computed again are a GPU's.
     let cpu = DeviceModel { kind: DeviceKind::Cpu, ..gpu };
     assert_eq!(cpu.cost(&work), 15 * US);

@@ -33,13 +33,18 @@ fn stored(
     let (a, b) = (variable(&g, "a", sizes[0]), variable(&g, "b", sizes[1]));
     let result = f(a.value(), b.value());
     let target = assigned(&g, &result, made);
-    let before = [a, b].map(|x| x.assign(-x.value()).operation()).to_vec();
+    let before = vec![negated(&a), negated(&b)];
     Probe { before, ..Probe::stores(g, target) }
 }
 
 fn assigned(g: &Graph, result: &Tensor, sizes: &[usize]) -> Operation {
     let out = g.untrained_variable("out", Init::zeros(), DType::F32, sizes);
     out.assign(result).operation()
+}
+
+/// Makes the elements of a variable anew.
+fn negated(x: &Variable) -> Operation {
+    x.assign(-x.value()).operation()
 }
 
 /// One elementwise operation on `n` elements.
@@ -53,8 +58,9 @@ pub(super) fn fed(n: usize) -> Result<Probe> {
     let x = g.placeholder("x", DType::F32, convoke_graph_core::dims![n]);
     let a = variable(&g, "a", &[n]);
     let target = assigned(&g, &(&x + a.value()), &[n]);
+    let before = vec![negated(&a)];
     let value = HostTensor::with_shape(Shape::new(&[n])?, vec![0.5f32; n])?;
-    Ok(Probe { feeds: vec![(x, value)], ..Probe::stores(g, target) })
+    Ok(Probe { feeds: vec![(x, value)], before, ..Probe::stores(g, target) })
 }
 
 /// The same, fetched.
@@ -62,7 +68,8 @@ pub(super) fn fetched(n: usize) -> Result<Probe> {
     let g = Graph::new();
     let (a, b) = (variable(&g, "a", &[n]), variable(&g, "b", &[n]));
     let fetch = Some(a.value() + b.value());
-    Ok(Probe { graph: g, feeds: Vec::new(), fetch, target: None, before: Vec::new() })
+    let before = vec![negated(&a), negated(&b)];
+    Ok(Probe { graph: g, feeds: Vec::new(), fetch, target: None, before })
 }
 
 /// A scalar fed, and fetched with 1 added: a run that does next to nothing.
