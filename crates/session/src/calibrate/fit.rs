@@ -38,9 +38,22 @@ pub(super) fn fit(samples: &Samples, default: DeviceModel) -> Result<(DeviceMode
             false => Link::between(from, to),
         }
     };
-    let upload = link(DeviceKind::Cpu, model.kind, Key::Fed);
-    let download = link(model.kind, DeviceKind::Cpu, Key::Fetched);
+    let mut upload = link(DeviceKind::Cpu, model.kind, Key::Fed);
+    let mut download = link(model.kind, DeviceKind::Cpu, Key::Fetched);
+    if samples.contains_key(&Key::Both) {
+        share(time(Key::Both).saturating_sub(least), [&mut upload, &mut download]);
+    }
     Ok((model, upload, download))
+}
+
+/// Makes the latencies of both ways be so much in all: a run that goes both ways waits once.
+fn share(both: Picoseconds, links: [&mut Link; 2]) {
+    let sum: u128 = links.iter().map(|link| u128::from(link.latency)).sum();
+    for link in links {
+        let own = u128::from(link.latency) * u128::from(both);
+        let own = own.checked_div(sum).unwrap_or(u128::from(both) / 2);
+        link.latency = Picoseconds::try_from(own).unwrap_or(Picoseconds::MAX);
+    }
 }
 
 /// The amount of a probe, and the time of it alone.

@@ -6,6 +6,7 @@ use convoke_graph_core::{
     Variable,
 };
 
+use super::measure::TINY;
 use super::probe::Probe;
 
 /// Kernels of a chain that can't become one.
@@ -33,7 +34,8 @@ fn stored(
     let (a, b) = (variable(&g, "a", sizes[0]), variable(&g, "b", sizes[1]));
     let result = f(a.value(), b.value());
     let target = assigned(&g, &result, made);
-    let before = vec![negated(&a), negated(&b)];
+    let n = sizes.iter().map(|sizes| sizes.iter().product()).max().unwrap_or(0);
+    let before = anew(&[&a, &b], n);
     Probe { before, ..Probe::stores(g, target) }
 }
 
@@ -42,9 +44,10 @@ fn assigned(g: &Graph, result: &Tensor, sizes: &[usize]) -> Operation {
     out.assign(result).operation()
 }
 
-/// Makes the elements of a variable anew.
-fn negated(x: &Variable) -> Operation {
-    x.assign(-x.value()).operation()
+/// Makes the elements of variables of `n` anew. Of next to none it matters not who has them.
+fn anew(variables: &[&Variable], n: usize) -> Vec<Operation> {
+    let negated = |x: &&Variable| x.assign(-x.value()).operation();
+    variables.iter().filter(|_| n > TINY).map(negated).collect()
 }
 
 /// One elementwise operation on `n` elements.
@@ -58,7 +61,7 @@ pub(super) fn fed(n: usize) -> Result<Probe> {
     let x = g.placeholder("x", DType::F32, convoke_graph_core::dims![n]);
     let a = variable(&g, "a", &[n]);
     let target = assigned(&g, &(&x + a.value()), &[n]);
-    let before = vec![negated(&a)];
+    let before = anew(&[&a], n);
     let value = HostTensor::with_shape(Shape::new(&[n])?, vec![0.5f32; n])?;
     Ok(Probe { feeds: vec![(x, value)], before, ..Probe::stores(g, target) })
 }
@@ -68,7 +71,7 @@ pub(super) fn fetched(n: usize) -> Result<Probe> {
     let g = Graph::new();
     let (a, b) = (variable(&g, "a", &[n]), variable(&g, "b", &[n]));
     let fetch = Some(a.value() + b.value());
-    let before = vec![negated(&a), negated(&b)];
+    let before = anew(&[&a, &b], n);
     Ok(Probe { graph: g, feeds: Vec::new(), fetch, target: None, before })
 }
 

@@ -13,8 +13,10 @@ use super::{Progress, Report};
 
 /// No probe is begun that is expected to take longer than this.
 const LONGEST: Picoseconds = 150_000_000_000;
+/// How often in a pass crossings of next to nothing are timed.
+const LINK_ROUNDS: usize = 3;
 /// Elements of what stands for no work.
-const TINY: usize = 16;
+pub(super) const TINY: usize = 16;
 /// Elements of what shows a link's speed.
 pub(super) const LINK_ELEMENTS: usize = 1 << 20;
 
@@ -131,6 +133,8 @@ pub(super) enum Key {
     Fed(Amount),
     /// To resident ones, fetched.
     Fetched(Amount),
+    /// Next to no work, of what is fed, fetched.
+    Both,
 }
 
 /// How much crosses.
@@ -244,8 +248,12 @@ impl<'a, 'r> Measuring<'a, 'r> {
         Ok(())
     }
 
+    /// Those of next to nothing several times: what a link takes then is a small difference of them.
     fn links(&mut self) -> Result<()> {
-        for (amount, n) in [(Amount::Few, TINY), (Amount::Many, LINK_ELEMENTS)] {
+        let few = std::iter::repeat_n((Amount::Few, TINY), LINK_ROUNDS);
+        for (amount, n) in few.chain([(Amount::Many, LINK_ELEMENTS)]) {
+            self.time(Key::Least, "links", graphs::sum_of_two, TINY)?;
+            self.time(Key::Both, "links", graphs::smallest, 0)?;
             self.time(Key::Resident(amount), "links", graphs::sum_of_two, n)?;
             self.time(Key::Fed(amount), "links", graphs::fed, n)?;
             self.time(Key::Fetched(amount), "links", graphs::fetched, n)?;

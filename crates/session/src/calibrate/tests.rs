@@ -104,6 +104,11 @@ fn speeds_follow_from_the_times_of_probes() {
     // 10 us; then 4 MiB in 1000 us.
     assert_eq!(upload, Link { latency: 10 * US, bytes_per_second: (4 << 20) * 1000 });
     assert_eq!(download.latency, 20 * US);
+    // Both at once take 21 us more than neither, 7 and 14 by what each takes alone.
+    samples.insert(Key::Both, none(111 * US));
+    let (_, upload, download) = fit(&samples, default).unwrap();
+    assert_eq!([upload.latency, download.latency], [7 * US, 14 * US]);
+    assert_eq!(upload.bytes_per_second, (4 << 20) * 1000);
 }
 
 /// A processor takes arithmetic and memory: what memory takes is not that of the arithmetic.
