@@ -4,7 +4,10 @@ use convoke_graph_core::{ConvGeometry, Elementwise, ImageLayout, Row};
 use convoke_placement::{Family, Work};
 
 use crate::head::times;
-use crate::{Arg, Fused, Group, Head, Instr, Kernel, PoolKind, Reduction, Rows, Value};
+use crate::{
+    Arg, Fused, Group, Head, Instr, Kernel, Operand, PoolKind, Reduction, Rows, Source, Value,
+    ValueId,
+};
 
 /// Turning from one row to the next costs the CPU's kernels as much as this many elements.
 const ROW: u64 = 48;
@@ -32,13 +35,9 @@ type Operations = (Family, u64, [u64; 2]);
 impl Group {
     /// What the group does: its family, operations, and bytes read and written once each.
     pub fn work(&self, values: &[Value]) -> Work {
-        let value = |id: crate::ValueId| &values[id.0 as usize];
+        let value = |id: ValueId| &values[id.0 as usize];
         let outputs: u64 = self.outputs.iter().map(|&id| value(id).n_bytes() as u64).sum();
-        // A broadcast operand is read once from memory, whatever the number of places that see it.
-        let read = |input: &crate::Operand| {
-            let seen = input.layout.shape().len() * value(input.value).dtype.n_bytes();
-            seen.min(value(input.value).n_bytes()) as u64
-        };
+        let read = |input: &Operand| bytes_read(input, values);
         let inputs = self.inputs.iter().enumerate().map(|(i, input)| match self.kernel {
             // Of what it gathers from, only what it takes.
             Kernel::Gather { .. } if i == 0 => read(input).min(outputs),
@@ -63,6 +62,17 @@ impl Group {
         Work { family, flops, lanes, narrow, pointwise: simple, functions, again, bytes, among }
     }
 
+    /// The variables that the group reads, and how many bytes of each.
+    pub fn resident<'a>(
+        &'a self,
+        values: &'a [Value],
+    ) -> impl Iterator<Item = (ValueId, u64)> + 'a {
+        let inputs = self.inputs.iter().map(|input| (input.value, bytes_read(input, values)));
+        let is_table = matches!(self.kernel, Kernel::Gather { .. });
+        let inputs = inputs.skip(usize::from(is_table));
+        inputs.filter(|&(id, _)| matches!(values[id.0 as usize].source, Source::Variable(_)))
+    }
+
     /// The operations and functions of heads for each time but the first that a GPU computes an element.
     fn again(&self) -> [u64; 2] {
         let bare = self.bare();
@@ -74,7 +84,7 @@ impl Group {
     }
 
     fn operations(&self, values: &[Value]) -> Operations {
-        let len = |id: crate::ValueId| values[id.0 as usize].shape.len() as u64;
+        let len = |id: ValueId| values[id.0 as usize].shape.len() as u64;
         let first = self.inputs.first().map_or(0, |input| input.layout.shape().len() as u64);
         let made = match &self.tail {
             Some(tail) => len(tail.result),
@@ -150,6 +160,13 @@ impl Group {
             Some(_) => Family::Columns,
         }
     }
+}
+
+/// A broadcast operand is read once from memory, whatever the number of places that see it.
+fn bytes_read(input: &Operand, values: &[Value]) -> u64 {
+    let value = &values[input.value.0 as usize];
+    let seen = input.layout.shape().len().saturating_mul(value.dtype.n_bytes());
+    seen.min(value.n_bytes()) as u64
 }
 
 /// Each fold's elements, and each row's steps. A GPU goes over the row once more if it stores elements.

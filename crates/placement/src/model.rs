@@ -162,7 +162,8 @@ pub struct Work {
     pub again: [u64; 2],
     /// Bytes read and written.
     pub bytes: u64,
-    /// The bytes among which they lie, if those are more: the table of a gather. Caches help less there.
+    /// The bytes among which they lie, if those are more: the table of a gather, the variables of a run. Caches help less
+    /// there.
     pub among: u64,
 }
 
@@ -287,7 +288,9 @@ impl DeviceModel {
 
     /// What reading and writing takes here.
     fn memory(&self, work: &Work) -> Picoseconds {
-        if work.among <= work.bytes {
+        // What a driver makes of a kernel takes longer than a cache that misses, but for elements that lie apart.
+        let is_slow = self.kind == DeviceKind::SoftwareGpu && work.family != Family::Move;
+        if work.among <= work.bytes || is_slow {
             return self.memory.time(work.bytes);
         }
         let all = u128::from(self.memory.time(work.among)) * u128::from(work.bytes);

@@ -69,6 +69,19 @@ pub(crate) struct Placing<'a> {
     pub(crate) placed: OnceCell<Placed>,
 }
 
+/// A kernel of whose bytes at least this part is of variables is taken to find them where all variables lie.
+const RESIDENT_PART: u64 = 3;
+
+/// The bytes of variables that a run reads.
+fn resident_bytes(program: &Program) -> u64 {
+    let mut read: FxHashMap<ValueId, u64> = FxHashMap::default();
+    for (id, n_bytes) in program.groups.iter().flat_map(|group| group.resident(&program.values)) {
+        let most = read.entry(id).or_default();
+        *most = n_bytes.max(*most);
+    }
+    read.into_values().fold(0, u64::saturating_add)
+}
+
 impl Placing<'_> {
     /// Chooses a device for each group and variable.
     pub(crate) fn place(&self, unplaced: &Unplaced<'_>) -> Result<Places> {
@@ -159,8 +172,9 @@ impl Placing<'_> {
         for &variable in variables {
             problem.items.push(self.variable_item(variable)?);
         }
+        let resident = resident_bytes(unplaced.program);
         for group in 0..unplaced.program.groups.len() {
-            problem.items.push(self.group_item(unplaced.program, group)?);
+            problem.items.push(self.group_item(unplaced.program, group, resident)?);
         }
         let groups = unplaced.program.groups.iter().enumerate();
         let fallible = groups.filter(|(_, group)| group.can_fail_late(&unplaced.program.values));
@@ -258,7 +272,7 @@ impl Placing<'_> {
         }
     }
 
-    fn group_item(&self, program: &Program, index: usize) -> Result<Item> {
+    fn group_item(&self, program: &Program, index: usize, resident: u64) -> Result<Item> {
         let group = &program.groups[index];
         let last = group.nodes.last().copied().unwrap_or(NodeId(0));
         let node = self.graph.node(last);
@@ -271,13 +285,19 @@ impl Placing<'_> {
         } else {
             format!("{} and {more} more", node.name)
         };
-        let work = group.work(&program.values);
+        let mut work = group.work(&program.values);
+        let known = self.known.of(self.devices.list().len(), &work);
+        let own: u64 = group.resident(&program.values).map(|(_, n_bytes)| n_bytes).sum();
+        // Since these variables were read last, all others have gone through the caches.
+        if own >= work.bytes / RESIDENT_PART {
+            work.among = work.among.max(resident);
+        }
         Ok(Item {
             name,
             requested,
             assigned: None,
             refusals,
-            known: self.known.of(self.devices.list().len(), &work),
+            known,
             work,
             is_resource: false,
             now: None,

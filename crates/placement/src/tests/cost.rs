@@ -30,6 +30,20 @@ fn work_takes_arithmetic_and_memory_of_a_processor() {
     }
 }
 
+/// 1000 bytes take 1 us, and 10,000 take 40: a tenth of what lies there takes 4.
+#[test]
+fn what_lies_among_more_takes_the_time_of_a_part_of_that() {
+    let memory = Curve::through([(1000, US), (10_000, 40 * US)]).unwrap();
+    let cost = |kind, family| {
+        let device = DeviceModel { kind, memory: memory.clone(), launch: 0, ..gpu(0) };
+        device.cost(&Work { among: 10_000, ..Work::new(family, 0, 1000) })
+    };
+    assert_eq!(cost(DeviceKind::Cpu, Family::Contract), 4 * US);
+    assert_eq!(cost(DeviceKind::DiscreteGpu, Family::Contract), 4 * US);
+    assert_eq!(cost(DeviceKind::SoftwareGpu, Family::Contract), US);
+    assert_eq!(cost(DeviceKind::SoftwareGpu, Family::Move), 4 * US);
+}
+
 #[test]
 fn what_is_done_element_by_element_comes_on_top_at_its_own_speed() {
     let mut gpu = gpu(0);

@@ -139,6 +139,30 @@ fn an_assignment_that_asks_uses_its_variable() {
     assert!(error.message().contains("GPU:3"), "{error}");
 }
 
+/// What reads variables above all finds them where all that the run reads lie, each counted once.
+#[test]
+fn variables_lie_among_those_of_the_run() {
+    let g = Graph::new();
+    let (a, b) = (variable(&g, "a"), variable(&g, "b"));
+    let table = g.variable("table", Init::Zeros, DType::F32, [1000, 4]);
+    let sum = a.value() + b.value();
+    let tanh = sum.tanh();
+    let other = &sum * a.value() + &tanh;
+    let row = table.value().gather(g.constant([3i32]), 0);
+    let stored = [a.assign(&sum).operation(), b.assign(&other).operation()];
+    let all = [&stored[0], &stored[1], &row.operation()];
+    let found = problem(&g, &State::default(), &SessionOptions::default(), &all);
+    let among = |name: &str| {
+        let item = found.items.iter().find(|item| item.name.starts_with(name)).unwrap();
+        (item.work.bytes, item.work.among)
+    };
+    // 16 bytes each of a and b; a table is not gone through.
+    assert_eq!(among(&sum.node().name), (48, 32));
+    // Nothing of its own; a table as it is.
+    assert_eq!(among(&tanh.node().name).1, 0);
+    assert_eq!(among(&row.node().name).1, 16_000);
+}
+
 #[test]
 fn a_settled_variable_is_assigned_and_a_policy_prefers() {
     let g = Graph::new();
