@@ -128,7 +128,7 @@ fn updates_of_many_variables_are_few_dispatches() {
             println!("{name} on {}: {run}", device.name);
             // Of the six updates one is part of the norm's kernel or goes over its gradient in another order. Swiftshader
             // binds ten buffers to a kernel: four of SGD's updates, and one of Adam's.
-            let explanation = session.explain(&[k.feed(2.0f32)], &fetch).unwrap();
+            let explanation = session.explain(&[k.feed(2.0f32)], fetch).unwrap();
             let items = explanation.items().iter();
             let kernels = items.filter(|item| item.kind == ItemKind::Kernel).count() as u64;
             let fewer = match (device.name.as_str(), name) {

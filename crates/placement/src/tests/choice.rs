@@ -361,7 +361,7 @@ fn the_same_problem_has_the_same_solution() {
 
 #[test]
 fn an_empty_problem_has_an_empty_solution() {
-    let solution = solve(&machine(1)).unwrap();
+    let solution = solve(machine(1)).unwrap();
     assert!(solution.device.is_empty() && solution.explain_item(0).is_none());
     assert_eq!(solution.prediction.total, 0);
 }

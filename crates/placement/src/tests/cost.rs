@@ -306,7 +306,7 @@ fn malformed_problems_are_refused() {
     let mut problem = machine(1);
     problem.items = vec![Item { refusals: vec![None], ..item("a", 1) }];
     assert!(solve(&problem).is_err());
-    let error = solve(&Problem::new(Vec::new())).unwrap_err();
+    let error = solve(Problem::new(Vec::new())).unwrap_err();
     assert_eq!(error.kind(), convoke_graph_core::ErrorKind::FailedPrecondition);
 }
 

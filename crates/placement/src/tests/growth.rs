@@ -34,7 +34,7 @@ fn total(problem: &Problem, device: &[usize]) -> u64 {
 fn ten_more_of_a_hundred_thousand_items_are_placed_by_themselves() {
     let n = 100_000;
     let new = Arc::new(large(n + 10, 6));
-    let old = solve(&first(&new, n)).unwrap().device;
+    let old = solve(first(&new, n)).unwrap().device;
     let before = before(&old, &new);
     let time = |place: &dyn Fn()| -> Duration {
         let times = (0..2).map(|_| {
@@ -76,7 +76,7 @@ fn what_was_placed_grows_step_by_step_to_nearly_the_best() {
     for seed in 0..6 {
         let n = 400 + rng.below(200) as usize;
         let new = large(n, seed);
-        let mut device = solve(&first(&new, n - 40)).unwrap().device;
+        let mut device = solve(first(&new, n - 40)).unwrap().device;
         for now in (n - 30..=n).step_by(10) {
             let part = first(&new, now);
             let grown = grow(&part, &before(&device, &part)).unwrap();

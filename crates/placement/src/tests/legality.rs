@@ -134,7 +134,7 @@ fn an_overruled_wish_does_not_stand_in_the_way_of_others() {
     assert_eq!(decisions(&problem)[0], Decision::Requested { spec: spec("/device:*:0") });
     // Nor is it what keeps others away.
     let w = Item { requested: Some(spec("GPU:0")), ..w };
-    let solution = solve(&on_two_gpus(vec![a, w, b], vec![(1, 0), (1, 2)])).unwrap();
+    let solution = solve(on_two_gpus(vec![a, w, b], vec![(1, 0), (1, 2)])).unwrap();
     let excluded = |d: usize| solution.reasons()[2].candidates[d].excluded.as_deref();
     let by_w = Some("'w', colocated with it, can't be there");
     assert_eq!([0, 1, 2].map(excluded), [by_w, None, by_w]);
@@ -251,7 +251,7 @@ fn what_only_the_library_can_get_wrong_is_internal() {
     let lives = |device: usize| Item { assigned: Some(device), ..not_on(1, item("a", 1)) };
     for (device, expected) in [(2, "there are 2"), (1, "assigned to GPU:0, which has no kernel")] {
         for build in [hard, soft] {
-            let error = solve(&build(vec![lives(device)])).unwrap_err();
+            let error = solve(build(vec![lives(device)])).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Internal);
             assert!(error.to_string().contains(expected), "{error}");
             assert_eq!(error.node(), Some("a"));

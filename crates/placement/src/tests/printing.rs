@@ -57,12 +57,12 @@ fn a_solution_prints_as_tables() {
         argmax    CPU:0     5.000 us                  -  CPU:0 requested
         w/assign  GPU:0    31.000 us    CPU:0 +2.269 ms  cheapest, saves 2.269 ms
         norm      CPU:0     1.000 us  GPU:0 +100.000 ns  GPU:7 requested, softened: there is no such device
-    "#]].assert_eq(&solve(&example()).unwrap().to_string());
+    "#]].assert_eq(&solve(example()).unwrap().to_string());
 }
 
 #[test]
 fn an_item_prints_with_its_candidates() {
-    let solution = solve(&example()).unwrap();
+    let solution = solve(example()).unwrap();
     let texts: Vec<String> =
         (0..7).map(|i| solution.explain_item(i).unwrap().to_string()).collect();
     expect![[r#"

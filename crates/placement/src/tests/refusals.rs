@@ -165,7 +165,7 @@ fn colocations_in_conflict() {
           help: ask for the same device for all of them, take one out of the colocation, or turn soft placement on"#]],
     );
     // With soft placement the fields in conflict stay open, which explanations say.
-    let solution = solve(&together(soft(items()))).unwrap();
+    let solution = solve(together(soft(items()))).unwrap();
     expect![[r#"
         x_10 at src/model.rs:20:9 on CPU:0: GPU:0 requested, softened: 'x_0', colocated with it, asks for CPU:0
           CPU:0: 1.000 us by itself
@@ -200,7 +200,7 @@ fn colocations_without_a_common_kernel() {
           GPU:0 can't run 'x_2': unsupported: sort of i64
           help: take one out of the colocation, or turn soft placement on"#]],
     );
-    let solution = solve(&together(soft(kernels()))).unwrap();
+    let solution = solve(together(soft(kernels()))).unwrap();
     expect![[r#"
         x_99 at src/model.rs:109:9 on GPU:0: only kernel (CPU:0: unsupported: sort of i64)
           not with x_0: no device has a kernel for all that would share one
@@ -272,7 +272,7 @@ fn resource_edges_without_a_common_kernel() {
 fn no_devices_at_all() {
     let problem = |items: Vec<Item>| Problem { items, ..Problem::new(Vec::new()) };
     let none = |items: Vec<Item>, expected: &Expect| {
-        let error = solve(&problem(items)).unwrap_err();
+        let error = solve(problem(items)).unwrap_err();
         said(&error, ErrorKind::FailedPrecondition, expected);
     };
     none(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use convoke_compiler::{Program, Source, ValueId};
+use convoke_compiler::{Program, Segment, Source, ValueId};
 use convoke_graph_core::{Error, HostTensor, NodeId, Shape};
 use convoke_shaders::Access;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -103,16 +103,7 @@ impl GpuSegment {
         let segment = program.segments.get(segment_index);
         let segment =
             segment.ok_or_else(|| Error::internal(format!("no segment {segment_index}")))?;
-        let mut work = schedule(gpu.info(), program, segment, Merging::Alike)?;
-        let pipelines = match pipelines(gpu, &work) {
-            // Each alone may well be taken.
-            Err(CompileError::Kernel { groups, .. }) if groups.len() > 1 => {
-                work = schedule(gpu.info(), program, segment, Merging::None)?;
-                pipelines(gpu, &work)?
-            }
-            made => made?,
-        };
-        let schedule = work;
+        let (schedule, pipelines) = scheduled(gpu, program, segment)?;
         let (params, param_places) = params(gpu, &schedule)?;
         let sizes = sizes(program, &schedule);
         let mut fixed = FxHashMap::default();
@@ -230,6 +221,24 @@ impl GpuSegment {
         let spot = self.slots.get(&place).and_then(|&slot| self.plan.spots.get(slot));
         let spot = spot.ok_or_else(|| Error::internal(format!("{place} lies nowhere")))?;
         Ok(Home::Slab(spot.slab, spot.offset))
+    }
+}
+
+/// The work in order, and its pipelines.
+fn scheduled(
+    gpu: &Gpu,
+    program: &Program,
+    segment: &Segment,
+) -> Result<(Schedule, Vec<Arc<Pipeline>>), CompileError> {
+    let work = schedule(gpu.info(), program, segment, Merging::Alike)?;
+    match pipelines(gpu, &work) {
+        // Each alone may well be taken.
+        Err(CompileError::Kernel { groups, .. }) if groups.len() > 1 => {
+            let work = schedule(gpu.info(), program, segment, Merging::None)?;
+            let pipelines = pipelines(gpu, &work)?;
+            Ok((work, pipelines))
+        }
+        made => Ok((work, made?)),
     }
 }
 
