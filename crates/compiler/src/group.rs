@@ -206,7 +206,7 @@ impl Grouping<'_> {
             return Err(Apart::Operations(instrs, self.limits.instrs));
         }
         self.check_views(cluster)?;
-        self.check_size(cluster)?;
+        self.check_size(cluster, instrs)?;
         self.check_rows(cluster)
     }
 
@@ -226,8 +226,8 @@ impl Grouping<'_> {
         Ok(())
     }
 
-    /// Whether one kernel would be small enough.
-    fn check_size(&self, cluster: &Cluster) -> Result<(), Apart> {
+    /// Whether one kernel of so many operations would be small enough.
+    fn check_size(&self, cluster: &Cluster, instrs: usize) -> Result<(), Apart> {
         let inputs = self.inputs(cluster).ok_or(Apart::Order)?;
         let sources: FxHashSet<ValueId> = inputs.iter().map(|input| input.value).collect();
         let outputs = self.outputs(cluster);
@@ -235,7 +235,6 @@ impl Grouping<'_> {
         if buffers > self.limits.buffers {
             return Err(Apart::Buffers(buffers, self.limits.buffers));
         }
-        let instrs = self.n_instrs(cluster);
         if instrs > self.limits.registers {
             let registers = self.registers(cluster, &outputs);
             if registers > self.limits.registers {

@@ -22,21 +22,13 @@ pub(super) fn lower(
     let items = if has_bool { len.div_ceil(4) } else { len } as u64;
     step.kernel.size("items", items as u32);
 
-    let layouts: SmallVec<[&Layout; 4]> = group.inputs.iter().map(|x| &x.layout).collect();
-    let axes = Axes::of(&layouts);
-    axes.size_params(&mut step.kernel, "d");
-    for (k, operand) in group.inputs.iter().enumerate() {
-        lowering.load(&mut step, operand, &axes, k, "d", k)?;
-    }
-    constants(&mut step, fused, 0)?;
-    let body = body(&mut step, fused, (0, 0))?;
-    let outputs = outputs(lowering, &mut step, group, 0)?;
+    let (body, outputs) = declare_work(lowering, &mut step, group, fused, ((0, 0), 0, "d"))?;
     declare_check(lowering, &mut step, fused);
     if has_bool {
         step.kernel.size("len", len as u32);
         step.kernel.declare(compute_words(fused, &outputs, &body));
     } else {
-        step.kernel.declare(compute(fused, &outputs, &body));
+        step.kernel.declare(compute("compute", fused, &outputs, &body));
     }
     lowering.guard(&mut step);
     Ok(vec![step.finish(items.div_ceil(WG), &lowering.info.limits)?])
@@ -52,17 +44,10 @@ pub(super) fn lower_together(lowering: &Lowering<'_>, groups: &[Group]) -> Resul
             return Err(format!("{} beside elementwise work", group.kernel));
         };
         let fused = head::numbered(fused, taken);
-        let layouts: SmallVec<[&Layout; 4]> = group.inputs.iter().map(|x| &x.layout).collect();
-        let (axes, sizes) = (Axes::of(&layouts), format!("d{q}_"));
-        axes.size_params(&mut step.kernel, &sizes);
-        for (k, operand) in group.inputs.iter().enumerate() {
-            lowering.load(&mut step, operand, &axes, taken.0 + k, &sizes, k)?;
-        }
-        constants(&mut step, &fused, taken.1)?;
-        let body = body(&mut step, &fused, taken)?;
-        let outputs = outputs(lowering, &mut step, group, n_outputs)?;
-        let stores = stores(&fused, &outputs);
-        step.kernel.declare(format!("fn compute_{q}(i: u32) {{\n{body}{stores}}}"));
+        let sizes = format!("d{q}_");
+        let names = (taken, n_outputs, sizes.as_str());
+        let (body, outputs) = declare_work(lowering, &mut step, group, &fused, names)?;
+        step.kernel.declare(compute(&format!("compute_{q}"), &fused, &outputs, &body));
         let len = fused.shape.len() as u64;
         if q + 1 == groups.len() {
             choice.push_str(&format!("    compute_{q}(i);\n}}"));
@@ -88,6 +73,27 @@ pub(super) fn lower_together(lowering: &Lowering<'_>, groups: &[Group]) -> Resul
     step.finish(items.div_ceil(WG), &lowering.info.limits)
 }
 
+/// Declares how a group's inputs are loaded, its constants and outputs, and gives the lines that compute. The inputs,
+/// constants and outputs before its own, and what its sizes are called, are those of `names`.
+fn declare_work(
+    lowering: &Lowering<'_>,
+    step: &mut StepBuilder,
+    group: &Group,
+    fused: &Fused,
+    names: ((usize, usize), usize, &str),
+) -> Result<(String, Outputs), String> {
+    let (taken, n_outputs, sizes) = names;
+    let layouts: SmallVec<[&Layout; 4]> = group.inputs.iter().map(|x| &x.layout).collect();
+    let axes = Axes::of(&layouts);
+    axes.size_params(&mut step.kernel, sizes);
+    for (k, operand) in group.inputs.iter().enumerate() {
+        lowering.load(step, operand, &axes, taken.0 + k, sizes, k)?;
+    }
+    constants(step, fused, taken.1)?;
+    let body = body(step, fused, taken)?;
+    Ok((body, outputs(lowering, step, group, n_outputs)?))
+}
+
 /// One for each output of a group.
 pub(super) type Outputs = SmallVec<[Output; 1]>;
 
@@ -107,8 +113,8 @@ pub(super) fn outputs(
 }
 
 /// An invocation computes an element.
-fn compute(fused: &Fused, outputs: &Outputs, body: &str) -> String {
-    format!("fn compute(i: u32) {{\n{body}{}}}", stores(fused, outputs))
+fn compute(name: &str, fused: &Fused, outputs: &Outputs, body: &str) -> String {
+    format!("fn {name}(i: u32) {{\n{body}{}}}", stores(fused, outputs))
 }
 
 /// The lines that store element `i` of each output.
