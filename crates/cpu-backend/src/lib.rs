@@ -15,10 +15,10 @@ mod custom;
 mod elements;
 mod elementwise;
 mod fast;
-mod head;
 mod lanes;
 mod matmul;
 mod moves;
+mod operand;
 mod pool;
 mod random;
 mod reduce;
@@ -39,10 +39,11 @@ use smallvec::SmallVec;
 use conv::Conv;
 use custom::Custom;
 use elementwise::Elementwise;
-use head::Heads;
 pub use lanes::Lanes;
 use matmul::Matmul;
 use moves::{Concat, Gather, Pad, ScatterAdd};
+pub use operand::made_bytes;
+use operand::{Heads, lying};
 use pool::Pool;
 use random::RandomFill;
 use reduce::Reduce;
@@ -193,16 +194,16 @@ impl Run {
             Self::Reorder(kernel) => kernel.run(inputs, outputs, threads),
             Self::Reduce(kernel) => kernel.run(inputs, outputs, threads),
             Self::Rows(kernel) => kernel.run(inputs, outputs, threads),
-            Self::Matmul(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Matmul(kernel) => kernel.run(&lying(inputs), outputs, None, threads),
             Self::Pad(kernel) => kernel.run(inputs, outputs),
             Self::Concat(kernel) => kernel.run(inputs, outputs),
             Self::Gather(kernel) => kernel.run(inputs, outputs, threads),
             Self::ScatterAdd(kernel) => kernel.run(inputs, outputs, threads),
             Self::Random(kernel) => kernel.run(inputs, outputs, threads),
-            Self::Conv(kernel) => kernel.run(inputs, outputs, threads),
-            Self::Pool(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Conv(kernel) => kernel.run(&lying(inputs), outputs, None, threads),
+            Self::Pool(kernel) => kernel.run(inputs, outputs, None, threads),
             Self::Custom(kernel) => kernel.run(inputs, outputs),
-            Self::Heads(kernel) => kernel.run(inputs, outputs, threads),
+            Self::Heads(kernel) => kernel.run(inputs, outputs, None, threads),
             Self::Tail(kernel) => kernel.run(inputs, outputs, threads),
         }
     }

@@ -1,13 +1,17 @@
 //! Matrix products: floats by `gemm`, integers by plain wrapping loops in their wide type.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
-use convoke_compiler::{Group, Program};
+use convoke_compiler::{Group, Head, Program};
 use convoke_graph_core::{Compute, DType, Layout, Result};
 use smallvec::SmallVec;
 
 use crate::elements::{Stored, wide_bytes, with_stored};
-use crate::fast::{Gemm, Matrix, multiply, wide};
-use crate::threads::Threads;
+use crate::fast::{Factor, Gemm, MADE_BYTES, Matrix, Needed, multiply, stripe, wide};
+use crate::operand::{Operand, WHOLE_BYTES, Whole};
+use crate::tail::Finish;
+use crate::threads::{Threads, parts_of};
 use crate::walk::{Walk, widen_run};
 use crate::{malformed, unsupported};
 
@@ -22,6 +26,9 @@ pub(crate) struct Matmul {
     b: Side,
     n_batches: usize,
 }
+
+/// The factors with what they are read from.
+type Sides<'a> = [(&'a Side, Operand<'a>); 2];
 
 /// One factor.
 struct Side {
@@ -107,6 +114,18 @@ impl Matmul {
         self
     }
 
+    /// The most bytes that each thread makes of a head's operand at one time. A factor of a vector is not cut.
+    pub fn made_bytes(program: &Program, group: &Group, head: &Head) -> usize {
+        let value = program.value(head.value);
+        let (rank, strides) = (head.layout.strides().len(), head.layout.strides());
+        let sizes = value_sizes(program, group);
+        let is_cut = rank >= 2
+            && Matrix { offset: 0, row: strides[rank - 2], col: strides[rank - 1] }.is_lines()
+            && sizes.iter().all(|&n| n > 1)
+            && value.n_bytes() > WHOLE_BYTES;
+        if is_cut { MADE_BYTES } else { value.n_bytes() }
+    }
+
     /// A multiplication and an addition for each term.
     pub fn flops(&self) -> u64 {
         let [m, n, k] = self.sizes.map(|s| s as u64);
@@ -116,59 +135,201 @@ impl Matmul {
     /// Computes the group.
     pub fn run(
         &self,
-        inputs: &[&[u8]],
+        operands: &[Operand<'_>],
         outputs: &mut [&mut [u8]],
+        finish: Option<&Finish<'_>>,
         threads: &Threads,
     ) -> Result<()> {
-        let [m, n, k] = self.sizes;
+        let &[a, b] = operands else {
+            return Err(malformed("matmul", "expected two operands"));
+        };
+        let ([m, n, _], sides) = (self.sizes, [(&self.a, a), (&self.b, b)]);
         if m * n * self.n_batches == 0 {
             return Ok(());
         }
+        let Some(finish) = finish else { return self.products(sides, outputs[0], threads) };
+        match self.stripe(sides, finish, threads) {
+            Some(stripe) => self.finished(sides, outputs, (finish, stripe), threads),
+            None => finish.whole(outputs, threads, |c| self.products(sides, c, threads)),
+        }
+    }
+
+    /// All products, packed.
+    fn products(&self, sides: Sides<'_>, c: &mut [u8], threads: &Threads) -> Result<()> {
+        let [m, n, k] = self.sizes;
         if k == 0 {
-            outputs[0].fill(0);
+            c.fill(0);
             return Ok(());
         }
-        // Many small products are shared out whole; a large one is shared in itself.
-        let each = (2 * m * n).saturating_mul(k);
-        let share_batches = self.n_batches > 1
-            && each.saturating_mul(self.n_batches) >= PARALLEL
-            && (self.n_batches >= threads.len() * 2 || each < PARALLEL);
-        let n_bytes = [m * n * self.dtype.n_bytes()];
-        threads.split(share_batches, 1, (outputs, &n_bytes), self.n_batches, &|range, outputs| {
-            let products = outputs[0].chunks_exact_mut(n_bytes[0]);
+        let whole = self.whole(sides, threads)?;
+        let operands = self.operands(sides, &whole);
+        let (share_batches, n_bytes) =
+            (self.shares_batches(threads), [m * n * self.dtype.n_bytes()]);
+        let mut c = [c];
+        threads.split(share_batches, 1, (&mut c, &n_bytes), self.n_batches, &|range, c| {
+            let products = c[0].chunks_exact_mut(n_bytes[0]);
             for (batch, c) in range.zip(products) {
-                self.product(batch, inputs, c, threads, !share_batches)?;
+                self.product(batch, 0..m, operands, c, threads, !share_batches)?;
             }
             Ok(())
         })
     }
 
+    /// Many small products are shared out whole; a large one is shared in itself.
+    fn shares_batches(&self, threads: &Threads) -> bool {
+        let [m, n, k] = self.sizes;
+        let each = (2 * m * n).saturating_mul(k);
+        self.n_batches > 1
+            && each.saturating_mul(self.n_batches) >= PARALLEL
+            && (self.n_batches >= threads.len() * 2 || each < PARALLEL)
+    }
+
+    /// The rows that are finished at once. None if the product is computed whole before that: a small one stays in a cache,
+    /// and what is made of a large right side would be made for each stripe.
+    fn stripe(&self, sides: Sides<'_>, finish: &Finish<'_>, threads: &Threads) -> Option<usize> {
+        let [m, _, k] = self.sizes;
+        let is_small = finish.result_bytes() <= WHOLE_BYTES || k == 0;
+        if is_small || finish.widths().is_none() || !self.is_wide() {
+            return None;
+        }
+        if self.shares_batches(threads) {
+            return Some(m);
+        }
+        let [_, right] = sides.map(|(side, operand)| self.is_made(side, operand));
+        let stripe = || stripe(self.sizes, threads.len(), self.dtype.n_bytes());
+        if right { None } else { stripe() }
+    }
+
+    /// The products, of which so many rows at once are finished.
+    fn finished(
+        &self,
+        sides: Sides<'_>,
+        outputs: &mut [&mut [u8]],
+        (finish, stripe): (&Finish<'_>, usize),
+        threads: &Threads,
+    ) -> Result<()> {
+        let [m, n, _] = self.sizes;
+        let whole = self.whole(sides, threads)?;
+        let operands = self.operands(sides, &whole);
+        // Of a row.
+        let width = n * self.dtype.n_bytes();
+        let widths: SmallVec<[usize; 2]> =
+            finish.widths().unwrap_or_default().iter().map(|width| n * width).collect();
+        let rows = |batch: usize, rows: Range<usize>, outputs: &mut [&mut [u8]]| {
+            let n_bytes = rows.len() * width;
+            let mut scratch = threads.scratch(n_bytes)?;
+            let c = &mut scratch[..n_bytes];
+            self.product(batch, rows.clone(), operands, c, threads, false)?;
+            let first = (batch * m + rows.start) * n;
+            finish.block(first..first + rows.len() * n, c, outputs, threads, false)
+        };
+        // `outputs` begin with row `start`.
+        let stripes = |batch: usize, range: Range<usize>, outputs: &mut [&mut [u8]]| {
+            for start in range.clone().step_by(stripe) {
+                let part = start..(start + stripe).min(range.end);
+                let at = start - range.start;
+                let mut own = parts_of(outputs, &widths, at..at + part.len());
+                rows(batch, part, &mut own)?;
+            }
+            Ok(())
+        };
+        if self.shares_batches(threads) {
+            let of_batch: SmallVec<[usize; 2]> = widths.iter().map(|width| m * width).collect();
+            let parts = (outputs, of_batch.as_slice());
+            return threads.split(true, 1, parts, self.n_batches, &|batches, outputs| {
+                for (i, batch) in batches.enumerate() {
+                    stripes(batch, 0..m, &mut parts_of(outputs, &of_batch, i..i + 1))?;
+                }
+                Ok(())
+            });
+        }
+        for batch in 0..self.n_batches {
+            let mut own = parts_of(outputs, &widths, batch * m..(batch + 1) * m);
+            let parts = (own.as_mut_slice(), widths.as_slice());
+            threads
+                .split(true, stripe, parts, m, &|range, outputs| stripes(batch, range, outputs))?;
+        }
+        Ok(())
+    }
+
+    /// Whether products are of the stored elements themselves.
+    fn is_wide(&self) -> bool {
+        matches!(self.dtype, DType::F32 | DType::F64)
+    }
+
+    /// Whether parts of an operand are made where they are needed.
+    fn is_made(&self, side: &Side, operand: Operand<'_>) -> bool {
+        matches!(operand, Operand::Made(..))
+            && operand.n_bytes() > WHOLE_BYTES
+            && self.is_wide()
+            && side.matrix.is_lines()
+    }
+
+    /// The operands that are made whole.
+    fn whole<'a>(&self, sides: Sides<'a>, threads: &'a Threads) -> Result<[Option<Whole<'a>>; 2]> {
+        let whole = |(side, operand): (&Side, Operand<'a>)| match operand {
+            Operand::Made(..) if !self.is_made(side, operand) => operand.whole(threads).map(Some),
+            _ => Ok(None),
+        };
+        let [a, b] = sides.map(whole);
+        Ok([a?, b?])
+    }
+
+    /// The operands, where those that are made whole lie in memory.
+    fn operands<'a>(
+        &self,
+        [a, b]: Sides<'a>,
+        [whole_a, whole_b]: &'a [Option<Whole<'a>>; 2],
+    ) -> [Operand<'a>; 2] {
+        let lies = |whole: &'a Option<Whole<'a>>| whole.as_deref().map(Operand::Lies);
+        [lies(whole_a).unwrap_or(a.1), lies(whole_b).unwrap_or(b.1)]
+    }
+
+    /// Some rows of a product.
     fn product(
         &self,
         batch: usize,
-        inputs: &[&[u8]],
+        rows: Range<usize>,
+        operands: [Operand<'_>; 2],
         c: &mut [u8],
         threads: &Threads,
         share: bool,
     ) -> Result<()> {
-        match self.dtype {
-            DType::F32 => self.floats::<f32>(batch, inputs, c, threads, share),
-            DType::F64 => self.floats::<f64>(batch, inputs, c, threads, share),
-            _ => self.packed(batch, inputs, c, threads, share),
+        match (self.dtype, operands) {
+            (DType::F32, _) => self.floats::<f32>(batch, rows, operands, c, threads, share),
+            (DType::F64, _) => self.floats::<f64>(batch, rows, operands, c, threads, share),
+            (_, [Operand::Lies(a), Operand::Lies(b)]) => {
+                self.packed(batch, &[a, b], c, threads, share)
+            }
+            _ => Err(malformed("matmul", "an operand of another type is made in parts")),
         }
     }
 
     fn floats<T: Gemm + Stored>(
         &self,
         batch: usize,
-        inputs: &[&[u8]],
+        rows: Range<usize>,
+        [a, b]: [Operand<'_>; 2],
         c: &mut [u8],
         threads: &Threads,
         share: bool,
     ) -> Result<()> {
-        let a = (cast_slice(inputs[0]), self.a.matrix(batch));
-        let b = (cast_slice(inputs[1]), self.b.matrix(batch));
-        multiplied::<T>(self.sizes, cast_slice_mut(c), a, b, share.then_some(threads))
+        let ([_, n, k], first) = (self.sizes, rows.start);
+        let (at_a, at_b) = (self.a.matrix(batch), self.b.matrix(batch));
+        let make_a = |[rows, cols]: [Range<usize>; 2], f: &mut Needed<'_, T>| {
+            a.part(at_a, [first + rows.start..first + rows.end, cols], threads, f)
+        };
+        let make_b =
+            |part: [Range<usize>; 2], f: &mut Needed<'_, T>| b.part(at_b, part, threads, f);
+        let a = match a {
+            Operand::Lies(bytes) => Factor::Lies(cast_slice(bytes), at_a.moved(first, 0)),
+            Operand::Made(..) => Factor::Made(&make_a),
+        };
+        let b = match b {
+            Operand::Lies(bytes) => Factor::Lies(cast_slice(bytes), at_b),
+            Operand::Made(..) => Factor::Made(&make_b),
+        };
+        multiplied([rows.len(), n, k], cast_slice_mut(c), a, b, share.then_some(threads))
     }
 
     /// Through wide copies of both factors, rounded or wrapped once at the end.
@@ -213,14 +374,10 @@ impl Matmul {
         let compute = self.dtype.compute();
         if compute == Some(Compute::F32) {
             let at = |n_cols: usize| Matrix { offset: 0, row: n_cols as isize, col: 1 };
-            let (a, b) = ((cast_slice(a), at(k)), (cast_slice(b), at(n)));
-            return multiplied::<f32>(
-                self.sizes,
-                cast_slice_mut(c),
-                a,
-                b,
-                share.then_some(threads),
-            );
+            let a = Factor::Lies(cast_slice(a), at(k));
+            let b = Factor::Lies(cast_slice(b), at(n));
+            let threads = share.then_some(threads);
+            return multiplied::<f32>(self.sizes, cast_slice_mut(c), a, b, threads);
         }
         let width = wide_bytes(self.dtype);
         let parallel = share && (2 * m * n).saturating_mul(k) >= PARALLEL;
@@ -235,16 +392,27 @@ impl Matmul {
     }
 }
 
-/// As [`multiply`], or why not.
+/// Rows and columns of a product's result.
+fn value_sizes(program: &Program, group: &Group) -> [usize; 2] {
+    let result = group.tail.as_ref().map(|tail| tail.result);
+    let result = result.or_else(|| group.outputs.first().copied());
+    let shape = result.map(|id| program.value(id).shape.dims());
+    match shape {
+        Some(&[.., m, n]) => [m, n],
+        _ => [1, 1],
+    }
+}
+
+/// As [`multiply`], to a packed matrix.
 fn multiplied<T: Gemm>(
     sizes: [usize; 3],
     c: &mut [T],
-    a: (&[T], Matrix),
-    b: (&[T], Matrix),
+    a: Factor<'_, T>,
+    b: Factor<'_, T>,
     threads: Option<&Threads>,
 ) -> Result<()> {
-    let done = multiply(sizes, c, a, b, threads);
-    if done { Ok(()) } else { Err(malformed("matmul", "a matrix leaves its buffer")) }
+    let at = Matrix { offset: 0, row: sizes[1] as isize, col: 1 };
+    multiply(sizes, (c, at), a, b, false, threads)
 }
 
 /// Signed and unsigned integers wrap to the same bits.

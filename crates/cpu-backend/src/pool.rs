@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 
 use crate::elements::{Stored, wide_bytes};
 use crate::fast::wide;
-use crate::threads::Threads;
+use crate::tail::Finish;
+use crate::threads::{PartFn, Threads, parts_of};
 use crate::{malformed, unsupported};
 
 /// Bytes from which threads share the work.
@@ -76,31 +77,79 @@ impl Pool {
         &self,
         inputs: &[&[u8]],
         outputs: &mut [&mut [u8]],
+        finish: Option<&Finish<'_>>,
         threads: &Threads,
     ) -> Result<()> {
         if outputs[0].is_empty() {
             return Ok(());
         }
+        let Some((finish, widths)) = finish.map(|finish| (finish, finish.widths())) else {
+            let width = self.n_result() * self.dtype.n_bytes();
+            return self.split(inputs, (outputs, &[width]), threads, &|parts, outputs| {
+                self.some(parts, inputs, outputs[0], threads)
+            });
+        };
+        let Some(widths) = widths else {
+            return finish.whole(outputs, threads, |y| self.run(inputs, &mut [y], None, threads));
+        };
+        let len = self.n_result();
+        let widths: SmallVec<[usize; 2]> = widths.iter().map(|width| width * len).collect();
+        self.split(inputs, (outputs, &widths), threads, &|parts, outputs| {
+            let mut result = threads.scratch(len * self.dtype.n_bytes())?;
+            let result = &mut result[..len * self.dtype.n_bytes()];
+            for (i, part) in parts.enumerate() {
+                self.some(part..part + 1, inputs, result, threads)?;
+                let mut own = parts_of(outputs, &widths, i..i + 1);
+                finish.block(part * len..(part + 1) * len, result, &mut own, threads, false)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Elements of a part of the result.
+    fn n_result(&self) -> usize {
+        let is_gradient = matches!(self.kind, PoolKind::MaxGrad | PoolKind::AvgGrad);
+        let [input, output] = self.lens();
+        let plane = if is_gradient { input } else { output };
+        if self.g.layout == ImageLayout::Nchw { plane } else { plane * self.g.channels }
+    }
+
+    /// Calls `f` with some parts of the output, and what is theirs of the outputs.
+    fn split(
+        &self,
+        inputs: &[&[u8]],
+        (outputs, widths): (&mut [&mut [u8]], &[usize]),
+        threads: &Threads,
+        f: &PartFn<'_>,
+    ) -> Result<()> {
         // A part of the output is a plane, or an image with its channels side by side.
         let n_parts = match self.g.layout {
             ImageLayout::Nchw => self.g.batch * self.g.channels,
             ImageLayout::Nhwc => self.g.batch,
         };
-        let width = outputs[0].len() / n_parts;
-        let n_bytes = inputs.iter().map(|x| x.len()).sum::<usize>() + outputs[0].len();
+        let result_bytes = n_parts * self.n_result() * self.dtype.n_bytes();
+        let n_bytes = inputs.iter().map(|x| x.len()).sum::<usize>() + result_bytes;
         let grain = (PARALLEL_BYTES / 8).div_ceil(n_bytes / n_parts).min(n_parts);
         let parallel = n_bytes >= PARALLEL_BYTES;
-        threads.split(parallel, grain, (outputs, &[width]), n_parts, &|parts, outputs| {
-            let mut scratch = threads.scratch(self.n_scratch() * wide_bytes(self.dtype))?;
-            let output = &mut *outputs[0];
-            match self.dtype {
-                DType::F16 => self.planes::<half::f16, _>(parts, inputs, output, &mut scratch),
-                DType::BF16 => self.planes::<half::bf16, _>(parts, inputs, output, &mut scratch),
-                DType::F32 => self.planes::<f32, _>(parts, inputs, output, &mut scratch),
-                _ => self.planes::<f64, _>(parts, inputs, output, &mut scratch),
-            }
-            Ok(())
-        })
+        threads.split(parallel, grain, (outputs, widths), n_parts, f)
+    }
+
+    /// Some parts of the result.
+    fn some(
+        &self,
+        parts: Range<usize>,
+        inputs: &[&[u8]],
+        output: &mut [u8],
+        threads: &Threads,
+    ) -> Result<()> {
+        let mut scratch = threads.scratch(self.n_scratch() * wide_bytes(self.dtype))?;
+        match self.dtype {
+            DType::F16 => self.planes::<half::f16, _>(parts, inputs, output, &mut scratch),
+            DType::BF16 => self.planes::<half::bf16, _>(parts, inputs, output, &mut scratch),
+            DType::F32 => self.planes::<f32, _>(parts, inputs, output, &mut scratch),
+            _ => self.planes::<f64, _>(parts, inputs, output, &mut scratch),
+        }
+        Ok(())
     }
 
     /// Elements of the input and of the output of one plane.

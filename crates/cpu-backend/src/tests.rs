@@ -1,6 +1,8 @@
 //! Kernels against expected values that are computed element by element, in `f64` or `i128`.
 
+mod blocks;
 mod elementwise;
+mod graphs;
 mod images;
 mod math;
 mod matmul;

@@ -111,11 +111,21 @@ impl Threads {
             }
             parts.push(Mutex::new(Some((range, part))));
         }
+        self.try_share(parts.len(), &|i| match lock(&parts[i]).take() {
+            Some((range, mut outputs)) => f(range, &mut outputs),
+            None => Ok(()),
+        })
+    }
+
+    /// As [`Self::share`]; the error of the first part that failed.
+    pub(crate) fn try_share(
+        &self,
+        n_parts: usize,
+        f: &(dyn Fn(usize) -> Result<()> + Sync),
+    ) -> Result<()> {
         let first_error: Mutex<Option<(usize, Error)>> = Mutex::default();
-        self.share(parts.len(), &|i| {
-            let part = lock(&parts[i]).take();
-            let Some((range, mut outputs)) = part else { return };
-            if let Err(error) = f(range, &mut outputs) {
+        self.share(n_parts, &|i| {
+            if let Err(error) = f(i) {
                 let mut first = lock(&first_error);
                 if first.as_ref().is_none_or(|(at, _)| i < *at) {
                     *first = Some((i, error));
@@ -129,8 +139,18 @@ impl Threads {
     }
 }
 
+/// A part of each output, in which every index has `widths[i]` bytes.
+pub(crate) fn parts_of<'o>(
+    outputs: &'o mut [&mut [u8]],
+    widths: &[usize],
+    range: Range<usize>,
+) -> SmallVec<[&'o mut [u8]; 2]> {
+    let outputs = outputs.iter_mut().zip(widths);
+    outputs.map(|(out, width)| &mut out[range.start * width..range.end * width]).collect()
+}
+
 /// Computes a part. Not generic, so that the machinery of sharing is compiled once.
-type PartFn<'f> = dyn Fn(Range<usize>, &mut [&mut [u8]]) -> Result<()> + Sync + 'f;
+pub(crate) type PartFn<'f> = dyn Fn(Range<usize>, &mut [&mut [u8]]) -> Result<()> + Sync + 'f;
 
 type Parts<'a> = SmallVec<[&'a mut [u8]; 2]>;
 

@@ -5,6 +5,7 @@ use convoke_compiler::memory::host_memory;
 use convoke_compiler::{DeviceIndex, HOST, Program, ValueId, live_bytes, recompute};
 #[cfg(feature = "gpu")]
 use convoke_compiler::{Segment, Source};
+use convoke_cpu_backend::made_bytes;
 #[cfg(feature = "gpu")]
 use convoke_graph_core::NodeId;
 use convoke_graph_core::{Error, ErrorKind, Result};
@@ -16,15 +17,16 @@ use rustc_hash::FxHashMap;
 
 use crate::devices::Gpus;
 
-/// Makes a program fit the host's budget, and those of GPUs as far as that can be told before it is compiled. `homes` are
+/// Makes a program fit the host's budget on so many threads, and those of GPUs as far as that can be told before it is compiled. `homes` are
 /// the fed values that GPUs have.
 pub(crate) fn fit(
     program: &mut Program,
-    host_budget: u64,
+    (host_budget, n_threads): (u64, usize),
     gpus: &Gpus,
     homes: &FxHashMap<ValueId, DeviceIndex>,
 ) -> Result<()> {
-    let on_host = |program: &Program| host_memory(program).n_bytes().saturating_add(made(program));
+    let on_host =
+        |program: &Program| host_memory(program).n_bytes().saturating_add(made(program, n_threads));
     let mut devices: Vec<DeviceIndex> = Vec::new();
     for at in 0..program.segments.len() {
         let device = program.segments[at].device;
@@ -51,13 +53,10 @@ pub(crate) fn fit(
 }
 
 /// What the operands that a group of the host makes for itself take, at most at one time.
-fn made(program: &Program) -> u64 {
+fn made(program: &Program, n_threads: usize) -> u64 {
     let own = program.segments.iter().filter(|segment| segment.device == HOST);
     let groups = own.flat_map(|segment| &segment.groups);
-    let of = |&group: &u32| {
-        let heads = program.groups[group as usize].heads.iter();
-        heads.map(|head| program.value(head.value).n_bytes() as u64).fold(0, u64::saturating_add)
-    };
+    let of = |&group: &u32| made_bytes(program, &program.groups[group as usize], n_threads);
     groups.map(of).max().unwrap_or(0)
 }
 

@@ -7,6 +7,7 @@
 //! batch and added in order, so that results do not depend on the number of threads.
 
 mod frame;
+mod places;
 mod turn;
 
 use std::ops::Range;
@@ -14,12 +15,16 @@ use std::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_compiler::{Group, Kernel, Program};
 use convoke_graph_core::{ConvGeometry, DType, ImageLayout, Result};
+use smallvec::SmallVec;
 
 use crate::elements::{Stored, wide_bytes, with_stored};
-use crate::fast::{Gemm, Matrix, multiply_into};
-use crate::threads::Threads;
+use crate::fast::{Factor, Gemm, Matrix, multiply};
+use crate::operand::Operand;
+use crate::tail::Finish;
+use crate::threads::{Threads, parts_of};
 use crate::{malformed, unsupported};
 use frame::Frame;
+use places::Room;
 use turn::{add, round, transpose, turn_filters, widen};
 
 /// The greatest size of the columns of a block: they stay in a core's own cache.
@@ -32,9 +37,6 @@ const LEAST_WINDOWS: usize = 256;
 /// `PARTIAL_BYTES`.
 const PARTS: usize = 8;
 const PARTIAL_BYTES: usize = 1 << 26;
-
-/// Elements of a line, on which each part of the scratch memory begins.
-const LINE: usize = 16;
 
 /// Which of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +59,6 @@ pub(crate) struct Conv {
     depth: usize,
     /// Windows in a block.
     block: usize,
-}
-
-/// Scratch memory for one image.
-struct Room<'s, T> {
-    frame: &'s mut [T],
-    columns: &'s mut [T],
-    /// The image of the output, or its gradient, in the layout that is computed in.
-    output: &'s mut [T],
 }
 
 impl Conv {
@@ -108,73 +102,90 @@ impl Conv {
     /// Computes the group.
     pub fn run(
         &self,
-        inputs: &[&[u8]],
+        operands: &[Operand<'_>],
         outputs: &mut [&mut [u8]],
+        finish: Option<&Finish<'_>>,
         threads: &Threads,
     ) -> Result<()> {
-        if self.g.flops() == 0 || outputs[0].is_empty() {
-            outputs[0].fill(0);
+        let &[a, b] = operands else {
+            return Err(malformed("convolution", "expected two operands"));
+        };
+        let by_images = self.direction != Direction::Filter && self.g.flops() > 0;
+        match finish {
+            None => self.result([a, b], outputs[0], threads),
+            Some(finish) if by_images && finish.widths().is_some() => match self.dtype {
+                DType::F32 => self.images::<f32>([a, b], outputs, Some(finish), threads),
+                _ => self.images::<f64>([a, b], outputs, Some(finish), threads),
+            },
+            Some(finish) => finish.whole(outputs, threads, |y| self.result([a, b], y, threads)),
+        }
+    }
+
+    fn result(
+        &self,
+        operands: [Operand<'_>; 2],
+        output: &mut [u8],
+        threads: &Threads,
+    ) -> Result<()> {
+        if self.g.flops() == 0 || output.is_empty() {
+            output.fill(0);
             return Ok(());
         }
         match self.dtype {
-            DType::F32 => self.floats::<f32>(inputs, outputs[0], threads),
-            DType::F64 => self.floats::<f64>(inputs, outputs[0], threads),
-            _ => self.narrow(inputs, outputs[0], threads),
+            DType::F32 => self.floats::<f32>(operands, output, threads),
+            DType::F64 => self.floats::<f64>(operands, output, threads),
+            _ => self.narrow(operands, output, threads),
         }
     }
 
     /// Through wide copies of everything, rounded once at the end.
-    fn narrow(&self, inputs: &[&[u8]], output: &mut [u8], threads: &Threads) -> Result<()> {
+    fn narrow(
+        &self,
+        operands: [Operand<'_>; 2],
+        output: &mut [u8],
+        threads: &Threads,
+    ) -> Result<()> {
         let (width, n_bytes) = (wide_bytes(self.dtype), self.dtype.n_bytes());
         let wide = |bytes: &[u8]| bytes.len() / n_bytes * width;
-        let (a, b, y) = (wide(inputs[0]), wide(inputs[1]), wide(output));
+        let [x, y] = [operands[0].whole(threads)?, operands[1].whole(threads)?];
+        let (a, b, out) = (wide(&x), wide(&y), wide(output));
         let lines = |len: usize| len.next_multiple_of(64);
-        let mut scratch = threads.scratch(lines(a) + lines(b) + y)?;
+        let mut scratch = threads.scratch(lines(a) + lines(b) + out)?;
         let (wide_a, rest) = scratch.split_at_mut(lines(a));
-        let (wide_b, wide_y) = rest.split_at_mut(lines(b));
-        let (wide_a, wide_b, wide_y) = (&mut wide_a[..a], &mut wide_b[..b], &mut wide_y[..y]);
+        let (wide_b, wide_out) = rest.split_at_mut(lines(b));
+        let (wide_a, wide_b, wide_out) = (&mut wide_a[..a], &mut wide_b[..b], &mut wide_out[..out]);
         with_stored!(self.dtype, T => {
-            widen::<T>(inputs[0], wide_a);
-            widen::<T>(inputs[1], wide_b);
+            widen::<T>(&x, wide_a);
+            widen::<T>(&y, wide_b);
         }, else ());
-        self.floats::<f32>(&[wide_a, wide_b], wide_y, threads)?;
-        with_stored!(self.dtype, T => round::<T>(wide_y, output), else ());
+        self.floats::<f32>([Operand::Lies(wide_a), Operand::Lies(wide_b)], wide_out, threads)?;
+        with_stored!(self.dtype, T => round::<T>(wide_out, output), else ());
         Ok(())
     }
 
     fn floats<T: Float>(
         &self,
-        inputs: &[&[u8]],
+        operands: [Operand<'_>; 2],
         output: &mut [u8],
         threads: &Threads,
     ) -> Result<()> {
         match self.direction {
-            Direction::Forward => {
-                let (xs, filters) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
-                self.images(filters, output, threads, &|n, filters, y, room, threads| {
-                    self.image::<T>(image(xs, self.g.batch, n), filters, y, room, threads)
-                })
-            }
-            Direction::Input => {
-                let (filters, dy) = (cast_slice(inputs[0]), cast_slice(inputs[1]));
-                self.images(filters, output, threads, &|n, filters, dx, room, threads| {
-                    self.input_image::<T>(filters, image(dy, self.g.batch, n), dx, room, threads)
-                })
-            }
-            Direction::Filter => {
-                self.filters::<T>(cast_slice(inputs[0]), cast_slice(inputs[1]), output, threads)
-            }
+            Direction::Filter => self.filters::<T>(operands, output, threads),
+            _ => self.images::<T>(operands, &mut [output], None, threads),
         }
     }
 
-    /// Calls `f` with the number, the filters and the memory of each image of the output.
+    /// The images of the output, or what a tail makes of each.
     fn images<T: Float>(
         &self,
-        filters: &[T],
-        output: &mut [u8],
+        [a, b]: [Operand<'_>; 2],
+        outputs: &mut [&mut [u8]],
+        finish: Option<&Finish<'_>>,
         threads: &Threads,
-        f: &(impl Fn(usize, &[T], &mut [T], Room<'_, T>, Option<&Threads>) -> Result<()> + Sync),
     ) -> Result<()> {
+        let (images, filters) = if self.direction == Direction::Input { (b, a) } else { (a, b) };
+        let filters = filters.whole(threads)?;
+        let filters: &[T] = cast_slice(&filters);
         let n_turned = if self.is_turned() { filters.len() } else { 0 };
         let mut turned = threads.scratch(n_turned * size_of::<T>())?;
         let turned: &mut [T] = &mut cast_slice_mut(&mut turned)[..n_turned];
@@ -184,21 +195,61 @@ impl Conv {
         } else {
             filters
         };
-        let (width, share) = (output.len() / self.g.batch, self.g.batch >= threads.len());
+        let share = self.g.batch >= threads.len();
         let within = (!share).then_some(threads);
-        let mut outputs = [output];
-        let images = |range: Range<usize>, outputs: &mut [&mut [u8]]| {
+        let one = |n: usize, y: &mut [T], room: Room<'_, T>| {
+            self.with_image(images, n, (threads, !share), |image| match self.direction {
+                Direction::Input => self.input_image(filters, image, y, room, within),
+                _ => self.image(image, filters, y, room, within),
+            })
+        };
+        let len = self.n_result();
+        let widths: SmallVec<[usize; 2]> = match finish {
+            Some(finish) => finish.widths().unwrap_or_default().iter().map(|w| w * len).collect(),
+            None => SmallVec::from_slice(&[len * size_of::<T>()]),
+        };
+        let some = |range: Range<usize>, outputs: &mut [&mut [u8]]| {
             let mut scratch = threads.scratch(self.n_scratch() * size_of::<T>())?;
-            for (n, out) in range.zip(outputs[0].chunks_exact_mut(width)) {
+            let n_result = if finish.is_some() { len } else { 0 };
+            let mut result = threads.scratch(n_result * size_of::<T>())?;
+            for (i, n) in range.enumerate() {
                 let room = self.room(&mut scratch);
-                f(n, filters, cast_slice_mut(out), room, within)?;
+                let mut own = parts_of(outputs, &widths, i..i + 1);
+                match finish {
+                    None => one(n, cast_slice_mut(own[0]), room)?,
+                    Some(finish) => {
+                        let result = &mut result[..len * size_of::<T>()];
+                        one(n, cast_slice_mut(result), room)?;
+                        finish.block(n * len..(n + 1) * len, result, &mut own, threads, !share)?;
+                    }
+                }
             }
             Ok(())
         };
-        if share {
-            return threads.split(true, 1, (&mut outputs, &[width]), self.g.batch, &images);
+        threads.split(share, 1, (outputs, &widths), self.g.batch, &some)
+    }
+
+    /// Elements of an image of what is computed, which is not the filters' gradient.
+    fn n_result(&self) -> usize {
+        match self.direction {
+            Direction::Input => self.g.in_channels * self.g.in_size[0] * self.g.in_size[1],
+            _ => self.g.out_channels * self.g.out_size[0] * self.g.out_size[1],
         }
-        images(0..self.g.batch, &mut outputs)
+    }
+
+    /// Calls `f` with image `n` of an operand.
+    fn with_image<T: Float>(
+        &self,
+        images: Operand<'_>,
+        n: usize,
+        (threads, share): (&Threads, bool),
+        f: impl FnOnce(&[T]) -> Result<()>,
+    ) -> Result<()> {
+        let len = images.n_bytes() / size_of::<T>() / self.g.batch;
+        let n_made = if matches!(images, Operand::Made(..)) { len } else { 0 };
+        let mut made = threads.scratch(n_made * size_of::<T>())?;
+        let made: &mut [T] = &mut cast_slice_mut(&mut made)[..n_made];
+        f(images.elements(n * len..(n + 1) * len, made, threads, share)?)
     }
 
     /// One image of the output.
@@ -265,12 +316,13 @@ impl Conv {
         threads: Option<&Threads>,
     ) -> Result<()> {
         let (len, k) = (pixels.len(), self.g.out_channels / self.g.groups);
-        let c = self.columns(x, group, pixels, columns);
-        let f = (filters, self.filter_matrix(group));
-        inside(match self.g.layout {
-            ImageLayout::Nchw => multiply_into([k, len, self.depth], out, f, c, false, threads),
-            ImageLayout::Nhwc => multiply_into([len, k, self.depth], out, c, f, false, threads),
-        })
+        let (columns, at) = self.columns(x, group, pixels, columns);
+        let c = Factor::Lies(columns, at);
+        let f = Factor::Lies(filters, self.filter_matrix(group));
+        match self.g.layout {
+            ImageLayout::Nchw => multiply([k, len, self.depth], out, f, c, false, threads),
+            ImageLayout::Nhwc => multiply([len, k, self.depth], out, c, f, false, threads),
+        }
     }
 
     /// One image of the gradient of the input.
@@ -290,22 +342,18 @@ impl Conv {
         }
         for (group, pixels) in self.blocks() {
             let len = pixels.len();
-            let f = (filters, self.filter_matrix(group).transposed());
-            let dy = (dy, self.output_matrix(group, pixels.start));
+            let f = Factor::Lies(filters, self.filter_matrix(group).transposed());
+            let dy = Factor::Lies(dy, self.output_matrix(group, pixels.start));
             let k = self.g.out_channels / self.g.groups;
             let out = if self.frame.is_columns {
                 (&mut *target, self.frame.matrix(group, pixels.start))
             } else {
                 (&mut columns[..self.depth * len], self.column_matrix(len))
             };
-            inside(match self.g.layout {
-                ImageLayout::Nchw => {
-                    multiply_into([self.depth, len, k], out, f, dy, false, threads)
-                }
-                ImageLayout::Nhwc => {
-                    multiply_into([len, self.depth, k], out, dy, f, false, threads)
-                }
-            })?;
+            match self.g.layout {
+                ImageLayout::Nchw => multiply([self.depth, len, k], out, f, dy, false, threads)?,
+                ImageLayout::Nhwc => multiply([len, self.depth, k], out, dy, f, false, threads)?,
+            }
             if !self.frame.is_columns {
                 self.frame.add_columns(&columns[..self.depth * len], group, pixels, target);
             }
@@ -319,8 +367,7 @@ impl Conv {
     /// The gradient of the filters: partial sums of fixed parts of the batch, added in order.
     fn filters<T: Float>(
         &self,
-        x: &[T],
-        dy: &[T],
+        [x, dy]: [Operand<'_>; 2],
         out: &mut [u8],
         threads: &Threads,
     ) -> Result<()> {
@@ -335,9 +382,12 @@ impl Conv {
             for (part, sum) in range.zip(sums[0].chunks_exact_mut(width)) {
                 let images = part * batch / n_parts..(part + 1) * batch / n_parts;
                 for (i, n) in images.enumerate() {
-                    let (x, dy) = (image(x, batch, n), image(dy, batch, n));
-                    let (sum, room) = (cast_slice_mut(sum), self.room(&mut scratch));
-                    self.filter_image(x, dy, (sum, i > 0), room, within)?;
+                    let (sum, room) = (cast_slice_mut::<u8, T>(sum), self.room(&mut scratch));
+                    self.with_image::<T>(x, n, (threads, !share), |x| {
+                        self.with_image(dy, n, (threads, !share), |dy| {
+                            self.filter_image(x, dy, (sum, i > 0), room, within)
+                        })
+                    })?;
                 }
             }
             Ok(())
@@ -374,14 +424,14 @@ impl Conv {
         for (group, pixels) in self.blocks() {
             let (len, adds) = (pixels.len(), adds || pixels.start > 0);
             let (columns, at) = self.columns(x, group, pixels.clone(), room.columns);
-            let c = (columns, at.transposed());
-            let dy = (dy, self.output_matrix(group, pixels.start));
+            let c = Factor::Lies(columns, at.transposed());
+            let dy = Factor::Lies(dy, self.output_matrix(group, pixels.start));
             let out = (&mut *sum, self.filter_matrix(group));
             let k = self.g.out_channels / self.g.groups;
-            inside(match self.g.layout {
-                ImageLayout::Nchw => multiply_into([k, self.depth, len], out, dy, c, adds, threads),
-                ImageLayout::Nhwc => multiply_into([self.depth, k, len], out, c, dy, adds, threads),
-            })?;
+            match self.g.layout {
+                ImageLayout::Nchw => multiply([k, self.depth, len], out, dy, c, adds, threads)?,
+                ImageLayout::Nhwc => multiply([self.depth, k, len], out, c, dy, adds, threads)?,
+            }
         }
         Ok(())
     }
@@ -443,65 +493,6 @@ impl Conv {
         self.frame.columns(frame, group, pixels, columns);
         (columns, self.column_matrix(len))
     }
-
-    fn column_matrix(&self, len: usize) -> Matrix {
-        let row = if self.g.layout == ImageLayout::Nchw { len } else { self.depth };
-        Matrix { offset: 0, row: row as isize, col: 1 }
-    }
-
-    /// The filters of a group: `[k, depth]` for `Nchw`, else `[depth, k]`.
-    fn filter_matrix(&self, group: usize) -> Matrix {
-        let k = self.g.out_channels / self.g.groups;
-        match self.g.layout {
-            ImageLayout::Nchw => {
-                Matrix { offset: group * k * self.depth, row: self.depth as isize, col: 1 }
-            }
-            ImageLayout::Nhwc => {
-                Matrix { offset: group * k, row: self.g.out_channels as isize, col: 1 }
-            }
-        }
-    }
-
-    /// The output of a group from a window on: `[k, len]` for `Nchw`, else `[len, k]`.
-    fn output_matrix(&self, group: usize, pixel: usize) -> Matrix {
-        let k = self.g.out_channels / self.g.groups;
-        let pixels = self.g.out_size[0] * self.g.out_size[1];
-        match self.g.layout {
-            ImageLayout::Nchw => {
-                Matrix { offset: group * k * pixels + pixel, row: pixels as isize, col: 1 }
-            }
-            ImageLayout::Nhwc => {
-                let row = self.g.out_channels;
-                Matrix { offset: pixel * row + group * k, row: row as isize, col: 1 }
-            }
-        }
-    }
-
-    /// Elements of scratch memory for one image, each part in whole lines.
-    fn n_scratch(&self) -> usize {
-        self.n_parts().iter().map(|n| n.next_multiple_of(LINE)).sum()
-    }
-
-    fn n_parts(&self) -> [usize; 3] {
-        let n_output = self.g.out_channels * self.g.out_size[0] * self.g.out_size[1];
-        [
-            if self.frame.is_image { 0 } else { self.frame.len() },
-            if self.frame.is_columns { 0 } else { self.depth * self.block },
-            if self.is_turned() { n_output } else { 0 },
-        ]
-    }
-
-    fn room<'s, T: Float>(&self, scratch: &'s mut [u8]) -> Room<'s, T> {
-        let n = self.n_parts();
-        let all = &mut cast_slice_mut(scratch)[..self.n_scratch()];
-        let (frame, rest) = all.split_at_mut(n[0].next_multiple_of(LINE));
-        let (columns, output) = rest.split_at_mut(n[1].next_multiple_of(LINE));
-        Room {
-            frame: &mut frame[..n[0]],
-            columns: &mut columns[..n[1]],
-            output: &mut output[..n[2]],
-        }
-    }
 }
 
 /// The dtype, if the group's values are what the geometry says.
@@ -541,13 +532,3 @@ trait Float: Gemm + Stored + std::ops::AddAssign {}
 
 impl Float for f32 {}
 impl Float for f64 {}
-
-/// Image `n` of a batch.
-fn image<T>(xs: &[T], batch: usize, n: usize) -> &[T] {
-    let len = xs.len() / batch;
-    &xs[n * len..][..len]
-}
-
-fn inside(done: bool) -> Result<()> {
-    if done { Ok(()) } else { Err(malformed("convolution", "a matrix leaves its buffer")) }
-}

@@ -10,6 +10,8 @@ pub(crate) mod math;
 pub(crate) mod plan;
 pub(crate) mod rows;
 
+use std::ops::Range;
+
 use bytemuck::{cast_slice, cast_slice_mut};
 use convoke_graph_core::{AlignedBytes, DType, OpError, Result};
 use smallvec::SmallVec;
@@ -28,8 +30,6 @@ pub(crate) struct Elementwise {
     direct: Vec<(usize, usize, usize)>,
     /// The inputs that are brought into registers.
     loads: Vec<Load>,
-    /// The output that holds input 0, and the register that it is copied to before a block is stored.
-    in_place: Option<(usize, usize)>,
     /// One block each.
     constants: Vec<(AlignedBytes, usize)>,
     /// The bytes of an element of each register.
@@ -91,6 +91,55 @@ pub(crate) struct Load {
     pub is_scalar: bool,
 }
 
+impl Load {
+    /// Loads the `n` elements of lines from element `done` on, at which `cursor` is if it has not gone beyond a line.
+    fn lines(&self, input: &[u8], cursor: &mut Cursor, at: (Lines, usize, usize), out: &mut [u8]) {
+        let (lines, done, n) = at;
+        let width = out.len() / n;
+        let mut loaded = 0;
+        while loaded < n {
+            let (place, in_line) = lines.at(done + loaded);
+            let some = in_line.min(n - loaded);
+            if in_line == lines.len && done + loaded > 0 {
+                *cursor = self.walk.start(place);
+            }
+            let out = &mut out[loaded * width..(loaded + some) * width];
+            (self.load)(input, &self.walk, cursor, out);
+            loaded += some;
+        }
+    }
+}
+
+/// Elements that are computed together: so many lines of elements that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lines {
+    /// The first element.
+    pub first: usize,
+    /// From one line's first element to that of the next.
+    step: usize,
+    n: usize,
+    /// Elements of a line.
+    len: usize,
+}
+
+impl Lines {
+    /// Elements that all follow each other.
+    pub fn one(range: Range<usize>) -> Self {
+        Self { first: range.start, step: range.len(), n: 1, len: range.len() }
+    }
+
+    /// `n` lines of `len` elements each.
+    pub fn new(first: usize, step: usize, [n, len]: [usize; 2]) -> Self {
+        if step == len { Self::one(first..first + n * len) } else { Self { first, step, n, len } }
+    }
+
+    /// The place of element `i` of all lines, and how many there are from it on in its line.
+    fn at(&self, i: usize) -> (usize, usize) {
+        let (line, within) = if self.n == 1 { (0, i) } else { (i / self.len, i % self.len) };
+        (self.first + line * self.step + within, self.len - within)
+    }
+}
+
 /// Fills a register with elements from a place on.
 pub(crate) type LoadFn = fn(&[u8], &Walk, &mut Cursor, &mut [u8]);
 
@@ -137,37 +186,55 @@ impl Elementwise {
         outputs: &mut [&mut [u8]],
         threads: &Threads,
     ) -> Result<()> {
-        if self.len == 0 {
-            return Ok(());
-        }
-        let parallel = self.len.saturating_mul(self.cost) >= PARALLEL;
+        self.run_range(0..self.len, (inputs, 0), outputs, threads, true)
+    }
+
+    /// The bytes of an element of each output.
+    pub fn widths(&self) -> &[usize] {
+        &self.outputs
+    }
+
+    /// As [`Self::run_part`], by all threads if they may `share` and it is worth it.
+    pub fn run_range(
+        &self,
+        range: Range<usize>,
+        (inputs, given): (&[&[u8]], usize),
+        outputs: &mut [&mut [u8]],
+        threads: &Threads,
+        share: bool,
+    ) -> Result<()> {
+        let first = range.start;
+        let parallel = share && range.len().saturating_mul(self.cost) >= PARALLEL;
         let parts = (outputs, self.outputs.as_slice());
-        threads.split(parallel, self.block, parts, self.len, &|range, outputs| {
-            self.run_part(range.start, range.len(), inputs, outputs, threads)
+        threads.split(parallel, self.block, parts, range.len(), &|part, outputs| {
+            let part = Lines::one(first + part.start..first + part.end);
+            self.run_part(part, given, inputs, outputs, threads)
         })
     }
 
-    /// Computes `len` elements from element `start` on, which the outputs begin with.
+    /// Computes some elements, which the outputs begin with. A packed input 0 begins with element `given`.
     pub fn run_part(
         &self,
-        start: usize,
-        len: usize,
+        lines: Lines,
+        given: usize,
         inputs: &[&[u8]],
         outputs: &mut [&mut [u8]],
         threads: &Threads,
     ) -> Result<()> {
+        let len = lines.n * lines.len;
         let capacity = self.block.min(len);
         let sizes = self.registers.iter().map(|width| register_bytes(*width, capacity));
         let mut arena = threads.scratch(sizes.sum())?;
         let mut cursors: SmallVec<[Cursor; 4]> =
-            self.loads.iter().map(|load| load.walk.start(start)).collect();
+            self.loads.iter().map(|load| load.walk.start(lines.first)).collect();
         let mut done = 0;
         while done < len {
-            let n = capacity.min(len - done);
+            let (first, in_line) = lines.at(done);
+            let n = capacity.min(if self.direct.is_empty() { len - done } else { in_line });
             let mut slots: SmallVec<[Slot<'_>; 12]> = SmallVec::new();
-            let first = start + done;
             for &(input, offset, width) in &self.direct {
-                slots.push(Slot::Read(&inputs[input][offset + first * width..][..n * width]));
+                let at = if input == 0 { first - given } else { first };
+                slots.push(Slot::Read(&inputs[input][offset + at * width..][..n * width]));
             }
             for (bytes, width) in &self.constants {
                 slots.push(Slot::Read(&bytes[..n * width]));
@@ -182,18 +249,10 @@ impl Elementwise {
             for (output, &width) in outputs.iter_mut().zip(&self.outputs) {
                 slots.push(Slot::Write(&mut output[done * width..][..n * width]));
             }
-            if let Some((output, register)) = self.in_place {
-                let output = first_register + self.registers.len() + output;
-                let held = std::mem::replace(&mut slots[output], Slot::Read(&[]));
-                if let Slot::Write(to) = &mut slots[first_register + register] {
-                    to.copy_from_slice(held.bytes());
-                }
-                slots[output] = held;
-            }
             for (load, cursor) in self.loads.iter().zip(&mut cursors) {
                 let slot = &mut slots[first_register + load.register];
                 if let (Slot::Write(out), true) = (slot, !load.is_scalar || done == 0) {
-                    (load.load)(inputs[load.input], &load.walk, cursor, out);
+                    load.lines(inputs[load.input], cursor, (lines, done, n), out);
                 }
             }
             self.run_block(&mut slots);

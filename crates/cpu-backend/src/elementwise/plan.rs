@@ -44,15 +44,16 @@ struct Planner<'a> {
 impl Elementwise {
     /// Compiles a group.
     pub fn compile(program: &Program, group: &Group, fused: &Fused) -> Result<Self> {
-        Self::compile_in_place(program, group, fused, None)
+        Self::compile_for(program, group, fused, false)
     }
 
-    /// Compiles a group whose input 0 lies in this output.
-    pub fn compile_in_place(
+    /// Compiles a group, for lines if they are `many`: then all inputs are brought into registers, so that a block may be of
+    /// several.
+    pub fn compile_for(
         program: &Program,
         group: &Group,
         fused: &Fused,
-        in_place: Option<usize>,
+        many: bool,
     ) -> Result<Self> {
         let mut planner = Planner {
             fused,
@@ -63,9 +64,7 @@ impl Elementwise {
             free: Vec::new(),
             drafts: Vec::new(),
         };
-        let (direct, loads) = planner.inputs(program, group, in_place.is_some())?;
-        // Input 0 was given the first register then.
-        let in_place = in_place.map(|output| (output, 0));
+        let (direct, loads) = planner.inputs(program, group, !many)?;
         for (i, instr) in fused.instrs.iter().enumerate() {
             planner.instr(i, instr)?;
         }
@@ -93,7 +92,6 @@ impl Elementwise {
             block,
             direct,
             loads,
-            in_place,
             constants,
             registers: planner.registers,
             outputs,
@@ -210,13 +208,8 @@ impl Planner<'_> {
         let (mut direct, mut loads) = (Vec::new(), Vec::new());
         for (input, operand) in group.inputs.iter().enumerate() {
             let dtype = program.value(operand.value).dtype;
-            if in_place && input == 0 {
-                self.inputs.push(Place::Register(self.registers.len()));
-                self.registers.push(wide_bytes(dtype));
-                continue;
-            }
             let walk = Walk::new(&operand.layout);
-            if is_wide(dtype) && walk.is_packed() {
+            if in_place && is_wide(dtype) && walk.is_packed() {
                 let n = dtype.n_bytes();
                 self.inputs.push(Place::Direct(direct.len()));
                 direct.push((input, walk.offset() * n, n));

@@ -3,7 +3,7 @@
 mod product;
 mod team;
 
-pub(crate) use product::{Gemm, Matrix, multiply, multiply_into};
+pub(crate) use product::{Factor, Gemm, MADE_BYTES, Matrix, Needed, multiply, stripe};
 pub(crate) use team::Team;
 
 /// Runs `f`, compiled for the widest vectors of this machine and for fused products: AVX-512, AVX2 or what every

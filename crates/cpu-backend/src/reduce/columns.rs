@@ -7,6 +7,7 @@ use convoke_graph_core::Result;
 
 use super::fold::Fold;
 use super::{CHUNK, Lanes, Source};
+use crate::elementwise::Lines;
 use crate::fast::wide;
 use crate::threads::Threads;
 
@@ -140,7 +141,13 @@ fn fold<W: Pod, F: Fold<W>>(
             let n = most.min(len - first);
             let at = at.wrapping_add_signed(first as isize * stride);
             let rows = &mut scratch[..n * width];
-            result = feed.run_part(at, n * n_columns, inputs, &mut [&mut *rows], threads);
+            result = feed.run_part(
+                Lines::one(at..at + n * n_columns),
+                0,
+                inputs,
+                &mut [&mut *rows],
+                threads,
+            );
             for i in 0..n {
                 for (k, acc) in acc.chunks_mut(TILE).enumerate() {
                     let buffer = &mut buffer[..acc.len()];

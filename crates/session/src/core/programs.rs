@@ -218,7 +218,8 @@ impl Core {
             &CompileOptions { limits, simplify, place: &place },
         )?;
         let homes = placing.placed.get().map(|placed| placed.homes.clone()).unwrap_or_default();
-        budget::fit(&mut program, self.options.host_budget_bytes, &self.gpus, &homes)?;
+        let host = (self.options.host_budget_bytes, self.threads.len());
+        budget::fit(&mut program, host, &self.gpus, &homes)?;
         metadata.planning += start.elapsed();
         metadata.note(PhaseKind::Compile, begun);
         let (start, begun) = (Instant::now(), metadata.now());
