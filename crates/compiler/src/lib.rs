@@ -12,6 +12,7 @@
 //! - A program never changes; backends add their own compiled form beside it.
 #![forbid(unsafe_code)]
 
+pub mod alike;
 mod apart;
 mod asked;
 mod donate;

@@ -2,6 +2,7 @@
 
 use convoke_graph_core::{ConvGeometry, Elementwise, ImageLayout, Row};
 use convoke_placement::{Family, Work};
+use smallvec::SmallVec;
 
 use crate::head::times;
 use crate::{
@@ -25,6 +26,11 @@ pub const DEEP_LEAST: u64 = 256;
 const EXPONENTIAL: u64 = 8;
 /// Finding a greatest element once more, and what is at its place, costs this many times a pooling.
 const POOL_AGAIN: u64 = 4;
+
+/// Columns that a processor's vector has.
+const VECTOR: u64 = 16;
+/// Storing an element of a product takes a processor as long as so many terms.
+const STORED: u64 = 16;
 
 /// Rows of the tiles of products where a driver computes on the CPU.
 const NARROW: u64 = 16;
@@ -59,7 +65,20 @@ impl Group {
             _ => 0,
         };
         let again = if self.heads.is_empty() { [0; 2] } else { self.again() };
-        Work { family, flops, lanes, narrow, pointwise: simple, functions, again, bytes, among }
+        let mut all: Vec<ValueId> = self.inputs.iter().map(|input| input.value).collect();
+        all.extend(&self.outputs);
+        all.sort_unstable();
+        all.dedup();
+        Work {
+            lanes,
+            narrow,
+            pointwise: simple,
+            functions,
+            again,
+            buffers: u32::try_from(all.len()).unwrap_or(u32::MAX),
+            among,
+            ..Work::new(family, flops, bytes)
+        }
     }
 
     /// The variables that the group reads, and how many bytes of each.
@@ -129,7 +148,7 @@ impl Group {
         let tile = tile_of_product(made / m.saturating_mul(n).max(1), sizes);
         let family = if tile == DEEP_SIDE { Family::Thin } else { Family::Contract };
         let tiles = |rows: u64| in_tiles(flops, [(m, rows), (n, tile)]);
-        (family, flops, [tiles(tile), tiles(tile.min(NARROW))])
+        (family, on_cpu(family, flops, sizes), [tiles(tile), tiles(tile.min(NARROW))])
     }
 
     /// What differs within a row is computed for each element, the rest once for the row.
@@ -138,7 +157,8 @@ impl Group {
         let of_input = |i: usize| self.inputs.get(i).is_some_and(|x| differs(x.layout.strides()));
         let mut varies: Vec<bool> = Vec::with_capacity(rows.fused.instrs.len());
         let (mut each, mut once) = (Pointwise::default(), Pointwise::default());
-        for instr in &rows.fused.instrs {
+        let differences = exponents(&rows.fused);
+        for (i, instr) in rows.fused.instrs.iter().enumerate() {
             let arg_varies = |arg: &Arg| match *arg {
                 Arg::Input(i) => (i as usize) < rows.n_inputs() && of_input(i as usize),
                 Arg::Constant(_) => false,
@@ -146,7 +166,9 @@ impl Group {
             };
             let does = instr.args.iter().any(arg_varies);
             let sum = if does { &mut each } else { &mut once };
-            *sum = sum.plus(Pointwise::one(instr));
+            if !differences.contains(&i) {
+                *sum = sum.plus(Pointwise::one(instr));
+            }
             varies.push(does);
         }
         each.times(rows.fused.shape.len() as u64).plus(once.times(rows.n_rows() as u64))
@@ -207,12 +229,36 @@ pub(crate) fn tile_of_product(batches: u64, [m, n, k]: [u64; 3]) -> u64 {
     if few && k >= DEEP_LEAST { DEEP_SIDE } else { TILE }
 }
 
+/// The operations of the CPU's kernel for a product: whole vectors of columns, and what each element of the result takes
+/// besides its terms.
+fn on_cpu(family: Family, flops: u64, [m, n, k]: [u64; 3]) -> u64 {
+    if family == Family::Thin || m <= 1 || n <= 1 || k == 0 {
+        return flops;
+    }
+    let in_vectors = (flops / n).saturating_mul(n.next_multiple_of(VECTOR));
+    in_vectors.saturating_add((in_vectors / k).saturating_mul(STORED))
+}
+
 /// The operations of a product with so many rows and columns, with those at the edges of tiles of as many.
 fn in_tiles(flops: u64, sides: [(u64, u64); 2]) -> u64 {
     sides.iter().fold(flops, |flops, &(side, tile)| {
         let side = side.max(1);
         (flops / side).saturating_mul(side.div_ceil(tile)).saturating_mul(tile)
     })
+}
+
+/// The differences of which exponentials are taken: kernels of rows do both in one step.
+fn exponents(fused: &Fused) -> SmallVec<[usize; 2]> {
+    let is =
+        |instr: &Instr, name: &str| matches!(instr.op, Elementwise::Row(row) if row.name == name);
+    let exponentials = fused.instrs.iter().filter(|instr| is(instr, "exp"));
+    let differences = exponentials.filter_map(|instr| match instr.args.first() {
+        Some(&Arg::Instr(i)) => {
+            fused.instrs.get(i as usize).filter(|of| is(of, "sub")).map(|_| i as usize)
+        }
+        _ => None,
+    });
+    differences.collect()
 }
 
 /// Elementwise operations.

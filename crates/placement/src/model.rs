@@ -140,6 +140,8 @@ pub struct DeviceModel {
     pub run: Picoseconds,
     /// The device's memory.
     pub memory_bytes: u64,
+    /// The most buffers that one kernel binds.
+    pub buffers: u32,
 }
 
 /// What one kernel does.
@@ -160,6 +162,10 @@ pub struct Work {
     /// Elementwise operations, and functions, that a GPU does besides, since each tile that loads an element computes it
     /// again.
     pub again: [u64; 2],
+    /// How many kernels, this one among them, a GPU starts as one, if it binds all their buffers to it.
+    pub beside: u32,
+    /// The buffers that a kernel binds.
+    pub buffers: u32,
     /// Bytes read and written.
     pub bytes: u64,
     /// The bytes among which they lie, if those are more: the table of a gather, the variables of a run. Caches help less
@@ -186,6 +192,8 @@ impl Work {
             pointwise: 0,
             functions: 0,
             again: [0; 2],
+            beside: 1,
+            buffers: 0,
             bytes,
             among: 0,
         }
@@ -221,6 +229,7 @@ impl DeviceModel {
             submission: 0,
             run: US,
             memory_bytes,
+            buffers: u32::MAX,
         }
     }
 
@@ -258,10 +267,11 @@ impl DeviceModel {
             submission,
             run: 0,
             memory_bytes,
+            buffers: u32::MAX,
         }
     }
 
-    /// What `work` takes here: the launch, then whichever of arithmetic and memory takes longer on a GPU,
+    /// What `work` takes here: its launch, then whichever of arithmetic and memory takes longer on a GPU,
     /// and both on a processor, whose threads wait for memory themselves.
     pub fn cost(&self, work: &Work) -> Picoseconds {
         let own = self.arithmetic.of(work.family).time(self.operations(work));
@@ -272,7 +282,17 @@ impl DeviceModel {
         } else {
             arithmetic.saturating_add(memory)
         };
-        self.launch.saturating_add(both)
+        self.launch(work).saturating_add(both)
+    }
+
+    /// What starting `work` takes here: its part, where a GPU starts others together with it.
+    fn launch(&self, work: &Work) -> Picoseconds {
+        if self.kind == DeviceKind::Cpu {
+            return self.launch;
+        }
+        // One is for what all kernels of a GPU look at.
+        let fit = self.buffers.saturating_sub(1) / work.buffers.max(1);
+        self.launch / Picoseconds::from(work.beside.min(fit).max(1))
     }
 
     /// Whether other work goes on while some waits for memory.

@@ -63,6 +63,7 @@ fn device(
         submission: submission_us * US,
         run: 0,
         memory_bytes: GIB,
+        buffers: u32::MAX,
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::collections::hash_map;
 use std::sync::Arc;
 
+use convoke_compiler::alike::dispatches;
 use convoke_compiler::{
     DeviceIndex, HOST, Places, Plan, Program, Source, Unplaced, Value, ValueId,
 };
@@ -173,8 +174,10 @@ impl Placing<'_> {
             problem.items.push(self.variable_item(variable)?);
         }
         let resident = resident_bytes(unplaced.program);
-        for group in 0..unplaced.program.groups.len() {
-            problem.items.push(self.group_item(unplaced.program, group, resident)?);
+        for (group, beside) in dispatches(unplaced.program).into_iter().enumerate() {
+            let mut item = self.group_item(unplaced.program, group, resident)?;
+            item.work.beside = beside;
+            problem.items.push(item);
         }
         let groups = unplaced.program.groups.iter().enumerate();
         let fallible = groups.filter(|(_, group)| group.can_fail_late(&unplaced.program.values));

@@ -15,6 +15,20 @@ fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory_of_a_gpu() {
     assert_eq!(cost(10, 0), 8 * US + 2);
 }
 
+/// A launch of 8 us for four kernels is 2 us for each, and 4 for two that a kernel has buffers for.
+#[test]
+fn kernels_that_start_as_one_share_a_launch() {
+    let gpu = DeviceModel::gpu(DeviceKind::DiscreteGpu, 0, GIB);
+    let work = Work { beside: 4, buffers: 3, ..Work::new(Family::Contract, 0, 0) };
+    assert_eq!(gpu.cost(&work), 2 * US);
+    for (buffers, launch) in [(13, 2), (12, 8 / 3), (7, 4), (6, 8), (0, 8)] {
+        let found = DeviceModel { buffers, ..gpu.clone() }.cost(&work);
+        assert_eq!(found / US, launch, "{buffers} buffers");
+    }
+    let cpu = DeviceModel::cpu(1, GIB);
+    assert_eq!(cpu.cost(&work), cpu.launch);
+}
+
 /// A processor waits for memory in the threads that compute.
 #[test]
 fn work_takes_arithmetic_and_memory_of_a_processor() {

@@ -103,6 +103,7 @@ fn fake(name: &str) -> DeviceModel {
         launch: 0,
         submission: if is_gpu { 10 * US } else { 0 },
         memory_bytes: GIB,
+        buffers: u32::MAX,
     }
 }
 

@@ -207,6 +207,16 @@ impl Devices {
         }
     }
 
+    /// The most buffers that one kernel of a device binds.
+    fn buffers(&self, index: usize) -> u32 {
+        #[cfg(feature = "gpu")]
+        if let Ok(adapter) = self.adapter(index) {
+            return adapter.limits.max_storage_buffers_per_shader_stage;
+        }
+        let _ = index;
+        u32::MAX
+    }
+
     /// An empty placement problem with these devices' speeds and links: measured, or the defaults.
     pub(crate) fn problem(&self, threads: usize) -> Problem {
         let n = self.list().len();
@@ -214,14 +224,16 @@ impl Devices {
             (0..n).map(|index| self.calibration(index, threads)).collect();
         let model = |(index, info): (usize, &DeviceInfo)| {
             let default = default_model(info.kind, index, threads);
+            let buffers = self.buffers(index);
             match &known[index] {
                 Some(calibration) => DeviceModel {
                     name: default.name,
                     kind: default.kind,
                     memory_bytes: default.memory_bytes,
+                    buffers,
                     ..calibration.model.clone()
                 },
-                None => default,
+                None => DeviceModel { buffers, ..default },
             }
         };
         let mut problem = Problem::new(self.list().iter().enumerate().map(model).collect());

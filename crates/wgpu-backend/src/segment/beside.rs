@@ -4,19 +4,14 @@
 //! Steps of a level wait for nobody among them, and starting each takes a GPU longer than the work of a small one. Those
 //! of one kind need as many registers together as alone.
 
-use convoke_compiler::{Arg, Fused, Group, Kernel, Program};
-use convoke_graph_core::{DType, Elementwise, Error};
-use rustc_hash::{FxHashMap, FxHashSet};
+use convoke_compiler::alike::{beside, by_kind, most_beside};
+use convoke_compiler::{Fused, Group, Program};
+use convoke_graph_core::Error;
+use rustc_hash::FxHashSet;
 
 use super::lower::Lowering;
 use super::step::{Origin, Place, Step};
 
-/// The most groups that become one step: each is some lines of its kernel, and a comparison for those after it.
-const GROUPS_MOST: usize = 16;
-/// The most operations of all its groups: its kernel is compiled when it is first met.
-const OPERATIONS_MOST: usize = 256;
-/// The most elements of a group that is one of several: more take longer than it takes to start a step.
-const ELEMENTS_MOST: u64 = 1 << 18;
 /// The most bytes of its params, which every device takes.
 const PARAMS_MOST: usize = 16 << 10;
 /// The most places that such a step binds, if the device allows as many.
@@ -79,73 +74,18 @@ fn alike<'a>(program: &'a Program, steps: &[Option<(u32, Step)>]) -> Vec<Vec<Can
             _ => levels.push((*level, vec![candidate])),
         }
     }
-    let mut all: Vec<Vec<Candidate<'a>>> = Vec::new();
-    for (_, candidates) in levels {
-        // Those that can't be alike are not compared.
-        let mut kinds: FxHashMap<[usize; 4], Vec<usize>> = FxHashMap::default();
-        for candidate in candidates {
-            let kinds = kinds.entry(counts(candidate.fused)).or_default();
-            match kinds.iter().find(|&&kind| is_alike(all[kind][0].fused, candidate.fused)) {
-                Some(&kind) => all[kind].push(candidate),
-                None => {
-                    kinds.push(all.len());
-                    all.push(vec![candidate]);
-                }
-            }
-        }
-    }
+    let by_kind =
+        |(_, candidates)| by_kind(candidates, |candidate: &Candidate<'a>| candidate.fused);
+    let mut all: Vec<Vec<Candidate<'a>>> = levels.into_iter().flat_map(by_kind).collect();
     all.retain(|candidates| candidates.len() > 1);
     all
-}
-
-fn counts(fused: &Fused) -> [usize; 4] {
-    let Fused { input_dtypes, constants, instrs, stores, .. } = fused;
-    [input_dtypes.len(), constants.len(), instrs.len(), stores.len()]
-}
-
-/// Whether two do the same to each element, whatever the constants are, however the elements lie, and in whichever order
-/// their inputs stand.
-fn is_alike(a: &Fused, b: &Fused) -> bool {
-    let same_op = |a: Elementwise, b: Elementwise| match (a, b) {
-        (Elementwise::Row(a), Elementwise::Row(b)) => std::ptr::eq(a, b),
-        (Elementwise::Select, Elementwise::Select) | (Elementwise::Cast, Elementwise::Cast) => true,
-        _ => false,
-    };
-    let both = a.instrs.iter().zip(&b.instrs);
-    let same = counts(a) == counts(b)
-        && both.clone().all(|(a, b)| {
-            same_op(a.op, b.op) && a.dtype == b.dtype && a.args.len() == b.args.len()
-        });
-    let args =
-        both.flat_map(|(a, b)| a.args.iter().zip(&b.args)).chain(a.stores.iter().zip(&b.stores));
-    let mut pairs: FxHashMap<Arg, Arg> = FxHashMap::default();
-    let mut taken: FxHashSet<Arg> = FxHashSet::default();
-    same && args.into_iter().all(|(&x, &y)| {
-        let is_same = match (x, y) {
-            (Arg::Instr(_), _) | (_, Arg::Instr(_)) => return x == y,
-            (Arg::Input(_), Arg::Input(_)) | (Arg::Constant(_), Arg::Constant(_)) => {
-                a.dtype(x) == b.dtype(y)
-            }
-            _ => false,
-        };
-        is_same
-            && match pairs.get(&x) {
-                Some(known) => *known == y,
-                None => taken.insert(y) && pairs.insert(x, y).is_none(),
-            }
-    })
 }
 
 /// Step number `at`, if it may be one of several.
 fn candidate<'a>(program: &'a Program, step: &Step, at: usize) -> Option<Candidate<'a>> {
     let [origin] = step.origins.as_slice() else { return None };
     let group = program.groups.get(origin.group as usize)?;
-    let Kernel::Elementwise(fused) = &group.kernel else { return None };
-    let is_word = |&id| program.value(id).dtype == DType::Bool;
-    let is_plain = fused.check.is_none()
-        && fused.shape.len() as u64 <= ELEMENTS_MOST
-        && !group.outputs.iter().any(is_word);
-    is_plain.then_some(Candidate { at, group, fused })
+    beside(program, group).map(|fused| Candidate { at, group, fused })
 }
 
 /// Candidates that one step each can bind and count.
@@ -156,8 +96,7 @@ fn parts<'a>(
 ) -> Vec<Vec<Candidate<'a>>> {
     let bound = lowering.info.limits.max_storage_buffers_per_shader_stage as usize;
     let most = bound.min(PLACES_MOST);
-    let each = candidates.first().map_or(1, |candidate| candidate.fused.instrs.len().max(1));
-    let n_most = GROUPS_MOST.min(OPERATIONS_MOST / each);
+    let n_most = candidates.first().map_or(1, |candidate| most_beside(candidate.fused));
     let mut parts: Vec<Vec<Candidate<'a>>> = Vec::new();
     let mut places: FxHashSet<Place> = FxHashSet::default();
     // The status word, which commits read.
