@@ -213,6 +213,46 @@ fn variables_are_copied_from_where_they_lie() {
     }
 }
 
+/// A variable that nobody has read yet moves to the part that reads it by a copy.
+#[test]
+fn variables_move_by_a_copy() {
+    for device in devices().iter().skip(1) {
+        for n in [3333, 1 << 19] {
+            let g = Graph::new();
+            let [v, w] = ["v", "w"].map(|name| g.variable(name, Init::Zeros, F32, [n]));
+            let x = g.placeholder("x", F32, dims![]);
+            let store = [("GPU:0", &v, 2.0), ("GPU:1", &w, 3.0)].map(|(part, variable, k)| {
+                let all = (&x * k).broadcast_to(&[n as i64]);
+                g.device(part, || variable.assign(all)).operation()
+            });
+            let [of_v, of_w] = [("GPU:1", &v), ("GPU:0", &w)]
+                .map(|(part, variable)| g.device(part, || variable.value().sum(())));
+            let devices = halves(device, 64 * MIB);
+            let session = Session::new(&g, &devices).unwrap();
+            for store in &store {
+                session.run(&[x.feed(0.5f32)], store).unwrap();
+            }
+            let homes = || session.variables().iter().map(|v| v.device).collect::<Vec<_>>();
+            assert_eq!(homes(), [1, 2], "{}", device.name);
+            let counted = || {
+                let [a, b] = [1, 2].map(|index| devices.gpu_counters(index).unwrap().0);
+                [a.copies + b.copies, a.upload_bytes + b.upload_bytes]
+            };
+            let before = counted();
+            let (found, metadata) =
+                session.run_with(&[], (&of_v, &of_w), Default::default()).unwrap();
+            let after = counted();
+            assert_eq!(homes(), [2, 1], "{}", device.name);
+            // Multiples of a half, so that sums are exact.
+            let found = [found.0, found.1].map(|sum| sum.scalar::<f32>().unwrap());
+            assert_eq!(found, [n as f32, 1.5 * n as f32], "{}", device.name);
+            // Before the run, so that they are none of its own. Besides, programs' own constants are sent.
+            assert_eq!((after[0] - before[0], metadata.copies), (2, 0), "{}: {n}", device.name);
+            assert!(after[1] - before[1] < 4096, "{}: {n}", device.name);
+        }
+    }
+}
+
 /// Runs at the same time, each with its own memory on both devices: what one makes, no other's copy sees.
 #[test]
 fn runs_at_the_same_time_copy_what_is_theirs() {

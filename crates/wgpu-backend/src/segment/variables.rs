@@ -6,7 +6,7 @@ use convoke_graph_core::{AlignedBytes, Error, NodeId};
 use rustc_hash::FxHashMap;
 
 use super::error::to_error;
-use crate::gpu::{Buffer, BufferUse, Download, Gpu, Pending, Submission, Upload};
+use crate::gpu::{Buffer, BufferCopy, BufferUse, Download, Gpu, Pending, Submission, Upload};
 
 /// The elements of variables, one buffer each, shared by all programs of a session on a device. A cheap handle.
 ///
@@ -60,6 +60,24 @@ impl GpuVariables {
     pub fn n_bytes(&self) -> u64 {
         let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers.values().map(Buffer::n_bytes_padded).sum()
+    }
+
+    /// Takes a variable from another part of the same GPU, after all that was submitted before: a copy on the device.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`]. The variable then stays where it is.
+    pub fn take(&self, from: &GpuVariables, node: NodeId, n_bytes: u64) -> Result<(), Error> {
+        let (src, dst) = (from.buffer(node, n_bytes)?, self.buffer(node, n_bytes)?);
+        let copy = BufferCopy { src: &src, src_offset: 0, dst: &dst, dst_offset: 0, size: n_bytes };
+        let work = Submission { copies: &[copy], ..Submission::default() };
+        match self.gpu.run(&work) {
+            Ok(_) => from.remove(node),
+            Err(e) => {
+                self.remove(node);
+                return Err(to_error(&e));
+            }
+        }
+        Ok(())
     }
 
     /// Stores the elements of a variable, after all that was submitted before.
