@@ -6,7 +6,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::{Arg, Fused, Group, Kernel, Program};
 
 /// The most groups that become one dispatch: each is some lines of its kernel, and a comparison for those after it.
-pub const GROUPS_MOST: usize = 16;
+const GROUPS_MOST: usize = 16;
+/// The most places that such a dispatch binds, if the device allows as many.
+pub const PLACES_MOST: usize = 64;
 /// The most operations of all its groups: its kernel is compiled when it is first met.
 const OPERATIONS_MOST: usize = 256;
 /// The most elements of a group that is one of several: more take longer than it takes to start a dispatch.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
-use convoke_compiler::{Group, Head, Program};
+use convoke_compiler::{Group, Head, Program, Tail};
 use convoke_graph_core::{Compute, DType, Layout, Result};
 use smallvec::SmallVec;
 
@@ -27,6 +27,51 @@ pub(crate) struct Matmul {
     n_batches: usize,
 }
 
+/// The bytes of a result below which it is finished with others.
+const TINY_BYTES: usize = 1 << 12;
+
+/// Whether parts of a matrix of these sizes are made, which lie in the memory that they are made in as in the whole: `gemm`
+/// looks at which neighbours follow each other.
+fn is_cut(at: Matrix, [rows, cols]: [usize; 2]) -> bool {
+    let (len, step) = if at.col == 1 { (cols, at.row) } else { (rows, at.col) };
+    at.is_lines() && ((rows > 1 && cols > 1) || usize::try_from(step) == Ok(len))
+}
+
+/// The most scratch memory that each thread takes for parts of a head's operand.
+pub(crate) fn made_bytes(program: &Program, head: &Head) -> usize {
+    let n_bytes = program.value(head.value).n_bytes();
+    let is_cut = match (head.layout.strides(), head.layout.shape().dims()) {
+        (&[.., row, col], &[.., rows, cols]) => {
+            n_bytes > WHOLE_BYTES && is_cut(Matrix { offset: 0, row, col }, [rows, cols])
+        }
+        _ => false,
+    };
+    if is_cut { MADE_BYTES } else { n_bytes }
+}
+
+/// The most scratch memory that each thread takes for results that it finishes: all, where they are made at once.
+pub(crate) fn finished_bytes(
+    program: &Program,
+    group: &Group,
+    tail: &Tail,
+    n_threads: usize,
+) -> usize {
+    let value = program.value(tail.result);
+    let bare = group.bare();
+    let k = bare.inputs.first().and_then(|x| x.layout.shape().dims().last()).copied();
+    let (&[.., m, n], Some(k)) = (value.shape.dims(), k) else { return value.n_bytes() };
+    let width = value.dtype.n_bytes();
+    let has_right = group.heads.iter().any(|head| head.operand == 1);
+    let rows = stripe([m, n, k], n_threads, width, false).filter(|_| !has_right);
+    let is_one = value.n_bytes() == m * n * width;
+    match rows {
+        Some(rows) if is_one => rows * n * width,
+        // Of a batch, each thread may have one whole.
+        Some(_) => m * n * width,
+        None => value.n_bytes(),
+    }
+}
+
 /// The factors with what they are read from.
 type Sides<'a> = [(&'a Side, Operand<'a>); 2];
 
@@ -36,6 +81,8 @@ struct Side {
     batches: Walk,
     /// One matrix, its offset left out.
     matrix: Matrix,
+    /// Its rows and columns.
+    sizes: [usize; 2],
     /// The elements of one matrix.
     walk: Walk,
 }
@@ -47,6 +94,7 @@ impl Side {
         Self {
             batches: Walk::of_axes(&dims[..n_lead], &strides[..n_lead], layout.offset()),
             matrix: Matrix { offset: 0, row: strides[n_lead], col: strides[n_lead + 1] },
+            sizes: [dims[n_lead], dims[n_lead + 1]],
             walk: Walk::of_axes(&dims[n_lead..], &strides[n_lead..], 0),
         }
     }
@@ -107,23 +155,12 @@ impl Matmul {
             self.a = Side {
                 batches: Walk::of_axes(&[], &[], offset),
                 matrix: Matrix { row, ..self.a.matrix },
+                sizes: [m, k],
                 walk: Walk::of_axes(&[m, k], &[row, self.a.matrix.col], 0),
             };
             (self.sizes, self.n_batches) = ([m, n, k], 1);
         }
         self
-    }
-
-    /// The most bytes that each thread makes of a head's operand at one time. A factor of a vector is not cut.
-    pub fn made_bytes(program: &Program, group: &Group, head: &Head) -> usize {
-        let value = program.value(head.value);
-        let (rank, strides) = (head.layout.strides().len(), head.layout.strides());
-        let sizes = value_sizes(program, group);
-        let is_cut = rank >= 2
-            && Matrix { offset: 0, row: strides[rank - 2], col: strides[rank - 1] }.is_lines()
-            && sizes.iter().all(|&n| n > 1)
-            && value.n_bytes() > WHOLE_BYTES;
-        if is_cut { MADE_BYTES } else { value.n_bytes() }
     }
 
     /// A multiplication and an addition for each term.
@@ -187,8 +224,8 @@ impl Matmul {
     /// The rows that are finished at once. None if the product is computed whole before that: a small one stays in a cache,
     /// and what is made of a large right side would be made for each stripe.
     fn stripe(&self, sides: Sides<'_>, finish: &Finish<'_>, threads: &Threads) -> Option<usize> {
-        let [m, _, k] = self.sizes;
-        let is_small = finish.result_bytes() <= WHOLE_BYTES || k == 0;
+        let [m, n, k] = self.sizes;
+        let is_small = finish.result_bytes() <= WHOLE_BYTES || self.is_tiny() || k == 0;
         if is_small || finish.widths().is_none() || !self.is_wide() {
             return None;
         }
@@ -196,8 +233,16 @@ impl Matmul {
             return Some(m);
         }
         let [_, right] = sides.map(|(side, operand)| self.is_made(side, operand));
-        let stripe = || stripe(self.sizes, threads.len(), self.dtype.n_bytes());
-        if right { None } else { stripe() }
+        if right {
+            return None;
+        }
+        stripe(self.sizes, threads.len(), self.dtype.n_bytes(), finish.is_shared(m * n))
+    }
+
+    /// Whether a single result is not worth a call of its own.
+    fn is_tiny(&self) -> bool {
+        let [m, n, _] = self.sizes;
+        m * n * self.dtype.n_bytes() < TINY_BYTES
     }
 
     /// The products, of which so many rows at once are finished.
@@ -262,7 +307,8 @@ impl Matmul {
         matches!(operand, Operand::Made(..))
             && operand.n_bytes() > WHOLE_BYTES
             && self.is_wide()
-            && side.matrix.is_lines()
+            && !self.is_tiny()
+            && is_cut(side.matrix, side.sizes)
     }
 
     /// The operands that are made whole.
@@ -389,17 +435,6 @@ impl Matmul {
             }
             Ok(())
         })
-    }
-}
-
-/// Rows and columns of a product's result.
-fn value_sizes(program: &Program, group: &Group) -> [usize; 2] {
-    let result = group.tail.as_ref().map(|tail| tail.result);
-    let result = result.or_else(|| group.outputs.first().copied());
-    let shape = result.map(|id| program.value(id).shape.dims());
-    match shape {
-        Some(&[.., m, n]) => [m, n],
-        _ => [1, 1],
     }
 }
 

@@ -4,13 +4,12 @@
 use std::ops::{Deref, Range};
 
 use bytemuck::{Pod, cast_slice};
-use convoke_compiler::{Group, Kernel, Program};
-use convoke_graph_core::{DType, Result};
+use convoke_compiler::{Group, Program};
+use convoke_graph_core::Result;
 use smallvec::SmallVec;
 
 use crate::elementwise::{Elementwise, Lines};
 use crate::fast::{Matrix, Needed};
-use crate::matmul::Matmul;
 use crate::tail::Finish;
 use crate::threads::{Scratch, Threads};
 use crate::walk::Walk;
@@ -142,7 +141,7 @@ impl Heads {
         let head = |((_, first, work), head): ((usize, usize, Group), &convoke_compiler::Head)| {
             let inputs = first..first + work.inputs.len();
             let n_bytes = program.value(head.value).n_bytes();
-            let work = Elementwise::compile_for(program, &work, &head.fused, true)?;
+            let work = Elementwise::compile(program, &work, &head.fused)?;
             Ok(Head { work, inputs, n_bytes })
         };
         let heads = group.heads().zip(&group.heads).map(head).collect::<Result<_>>()?;
@@ -177,33 +176,6 @@ impl Heads {
             _ => Err(malformed("head", "the kernel takes none")),
         }
     }
-}
-
-/// The most bytes that a group's heads take at one time on so many threads.
-pub fn made_bytes(program: &Program, group: &Group, n_threads: usize) -> u64 {
-    let of = |head: &convoke_compiler::Head| most_made(program, group, head, n_threads) as u64;
-    group.heads.iter().map(of).fold(0, u64::saturating_add)
-}
-
-fn most_made(
-    program: &Program,
-    group: &Group,
-    head: &convoke_compiler::Head,
-    n_threads: usize,
-) -> usize {
-    let value = program.value(head.value);
-    let n_bytes = value.n_bytes();
-    if !matches!(value.dtype, DType::F32 | DType::F64) {
-        return n_bytes;
-    }
-    let of_each_thread = match (&group.kernel, head.operand) {
-        (Kernel::Matmul, _) => Matmul::made_bytes(program, group, head),
-        (Kernel::Conv2d(g), 0) | (Kernel::Conv2dInput(g), 1) | (Kernel::Conv2dFilter(g), _) => {
-            n_bytes / g.batch.max(1)
-        }
-        _ => n_bytes,
-    };
-    n_bytes.min(of_each_thread.saturating_mul(n_threads))
 }
 
 /// Operands that lie in memory.

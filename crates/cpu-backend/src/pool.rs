@@ -16,6 +16,9 @@ use crate::{malformed, unsupported};
 /// Bytes from which threads share the work.
 const PARALLEL_BYTES: usize = 1 << 17;
 
+/// The bytes of results that go through a tail at once.
+pub(crate) const FINISHED_BYTES: usize = 1 << 15;
+
 /// Pooling, or a gradient of it, compiled.
 pub(crate) struct Pool {
     kind: PoolKind,
@@ -95,12 +98,17 @@ impl Pool {
         let len = self.n_result();
         let widths: SmallVec<[usize; 2]> = widths.iter().map(|width| width * len).collect();
         self.split(inputs, (outputs, &widths), threads, &|parts, outputs| {
-            let mut result = threads.scratch(len * self.dtype.n_bytes())?;
-            let result = &mut result[..len * self.dtype.n_bytes()];
-            for (i, part) in parts.enumerate() {
-                self.some(part..part + 1, inputs, result, threads)?;
-                let mut own = parts_of(outputs, &widths, i..i + 1);
-                finish.block(part * len..(part + 1) * len, result, &mut own, threads, false)?;
+            let n_bytes = len * self.dtype.n_bytes();
+            // Small parts are finished together.
+            let most = (FINISHED_BYTES / n_bytes.max(1)).min(parts.len()).max(1);
+            let mut result = threads.scratch(most * n_bytes)?;
+            for first in parts.clone().step_by(most) {
+                let some = first..(first + most).min(parts.end);
+                let result = &mut result[..some.len() * n_bytes];
+                self.some(some.clone(), inputs, result, threads)?;
+                let mut own =
+                    parts_of(outputs, &widths, some.start - parts.start..some.end - parts.start);
+                finish.block(some.start * len..some.end * len, result, &mut own, threads, false)?;
             }
             Ok(())
         })

@@ -1,5 +1,5 @@
-//! Tails: a kernel's result goes through elementwise work block by block, or whole where it is small, has its axes in
-//! another order, or is of a kernel that makes it at once.
+//! Tails: a kernel's result goes through elementwise work block by block; or whole where it is small, of a narrow dtype,
+//! in another order of its axes, or of a kernel that makes it at once.
 
 use std::ops::Range;
 
@@ -87,6 +87,11 @@ impl Finish<'_> {
     /// The bytes of the result.
     pub fn result_bytes(&self) -> usize {
         self.tail.result_bytes
+    }
+
+    /// Whether so many elements by themselves are worth all threads.
+    pub fn is_shared(&self, n: usize) -> bool {
+        self.tail.by_blocks().is_some_and(|work| work.is_parallel(n))
     }
 
     /// Computes the outputs from a result that `core` computes whole.

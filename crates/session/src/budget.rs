@@ -5,7 +5,7 @@ use convoke_compiler::memory::host_memory;
 use convoke_compiler::{DeviceIndex, HOST, Program, ValueId, live_bytes, recompute};
 #[cfg(feature = "gpu")]
 use convoke_compiler::{Segment, Source};
-use convoke_cpu_backend::made_bytes;
+use convoke_cpu_backend::scratch_bytes;
 #[cfg(feature = "gpu")]
 use convoke_graph_core::NodeId;
 use convoke_graph_core::{Error, ErrorKind, Result};
@@ -17,16 +17,17 @@ use rustc_hash::FxHashMap;
 
 use crate::devices::Gpus;
 
-/// Makes a program fit the host's budget on so many threads, and those of GPUs as far as that can be told before it is compiled. `homes` are
-/// the fed values that GPUs have.
+/// Makes a program fit the host's budget on so many threads, and those of GPUs as far as that can be told before it is
+/// compiled. `homes` are the fed values that GPUs have.
 pub(crate) fn fit(
     program: &mut Program,
     (host_budget, n_threads): (u64, usize),
     gpus: &Gpus,
     homes: &FxHashMap<ValueId, DeviceIndex>,
 ) -> Result<()> {
-    let on_host =
-        |program: &Program| host_memory(program).n_bytes().saturating_add(made(program, n_threads));
+    let on_host = |program: &Program| {
+        host_memory(program).n_bytes().saturating_add(within_groups(program, n_threads))
+    };
     let mut devices: Vec<DeviceIndex> = Vec::new();
     for at in 0..program.segments.len() {
         let device = program.segments[at].device;
@@ -52,11 +53,11 @@ pub(crate) fn fit(
     Err(Error::new(ErrorKind::ResourceExhausted, message))
 }
 
-/// What the operands that a group of the host makes for itself take, at most at one time.
-fn made(program: &Program, n_threads: usize) -> u64 {
+/// What the operands that a group of the host makes for itself take, and the results that it goes on with, at most at one time.
+fn within_groups(program: &Program, n_threads: usize) -> u64 {
     let own = program.segments.iter().filter(|segment| segment.device == HOST);
     let groups = own.flat_map(|segment| &segment.groups);
-    let of = |&group: &u32| made_bytes(program, &program.groups[group as usize], n_threads);
+    let of = |&group: &u32| scratch_bytes(program, &program.groups[group as usize], n_threads);
     groups.map(of).max().unwrap_or(0)
 }
 

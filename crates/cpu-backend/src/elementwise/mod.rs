@@ -26,14 +26,11 @@ pub(crate) struct Elementwise {
     len: usize,
     /// The greatest number of elements of a block.
     block: usize,
-    /// The packed inputs, read where they lie: which, its first byte, the bytes of an element.
-    direct: Vec<(usize, usize, usize)>,
-    /// The inputs that are brought into registers.
+    /// The inputs, brought into registers where they can't be read where they lie.
     loads: Vec<Load>,
     /// One block each.
     constants: Vec<(AlignedBytes, usize)>,
-    /// The bytes of an element of each register.
-    registers: Vec<usize>,
+    registers: Vec<Register>,
     /// The bytes of an element of each output.
     outputs: SmallVec<[usize; 2]>,
     steps: Vec<Step>,
@@ -66,7 +63,15 @@ impl SlotCheck {
     }
 }
 
-/// An index into a block's slots: packed inputs, constants, registers, outputs.
+/// Where a block has an input or what is computed of it.
+struct Register {
+    /// The bytes of an element.
+    width: usize,
+    /// It is of an input that is read where it lies, but in blocks of several lines.
+    is_direct: bool,
+}
+
+/// An index into a block's slots: constants, registers, outputs.
 type SlotIndex = usize;
 
 struct Step {
@@ -79,6 +84,8 @@ struct Step {
 
 /// An input that is brought into a register.
 pub(crate) struct Load {
+    /// The bytes of an element, if elements that follow each other may be read where they lie.
+    pub direct: Option<usize>,
     /// Which input.
     pub input: usize,
     /// Its elements.
@@ -92,7 +99,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Loads the `n` elements of lines from element `done` on, at which `cursor` is if it has not gone beyond a line.
+    /// Loads the `n` elements of lines from element `done` on, at which `cursor` is unless a line begins there, or these
+    /// were read where they lie.
     fn lines(&self, input: &[u8], cursor: &mut Cursor, at: (Lines, usize, usize), out: &mut [u8]) {
         let (lines, done, n) = at;
         let width = out.len() / n;
@@ -100,7 +108,7 @@ impl Load {
         while loaded < n {
             let (place, in_line) = lines.at(done + loaded);
             let some = in_line.min(n - loaded);
-            if in_line == lines.len && done + loaded > 0 {
+            if (in_line == lines.len && done + loaded > 0) || self.direct.is_some() {
                 *cursor = self.walk.start(place);
             }
             let out = &mut out[loaded * width..(loaded + some) * width];
@@ -194,6 +202,11 @@ impl Elementwise {
         &self.outputs
     }
 
+    /// Whether so many elements are worth all threads.
+    pub fn is_parallel(&self, n: usize) -> bool {
+        n.saturating_mul(self.cost) >= PARALLEL
+    }
+
     /// As [`Self::run_part`], by all threads if they may `share` and it is worth it.
     pub fn run_range(
         &self,
@@ -204,7 +217,7 @@ impl Elementwise {
         share: bool,
     ) -> Result<()> {
         let first = range.start;
-        let parallel = share && range.len().saturating_mul(self.cost) >= PARALLEL;
+        let parallel = share && self.is_parallel(range.len());
         let parts = (outputs, self.outputs.as_slice());
         threads.split(parallel, self.block, parts, range.len(), &|part, outputs| {
             let part = Lines::one(first + part.start..first + part.end);
@@ -223,27 +236,29 @@ impl Elementwise {
     ) -> Result<()> {
         let len = lines.n * lines.len;
         let capacity = self.block.min(len);
-        let sizes = self.registers.iter().map(|width| register_bytes(*width, capacity));
-        let mut arena = threads.scratch(sizes.sum())?;
+        let n_bytes = |register: &Register| match register.is_direct && lines.n == 1 {
+            true => 0,
+            false => register_bytes(register.width, capacity),
+        };
+        let mut arena = threads.scratch(self.registers.iter().map(n_bytes).sum())?;
         let mut cursors: SmallVec<[Cursor; 4]> =
             self.loads.iter().map(|load| load.walk.start(lines.first)).collect();
         let mut done = 0;
         while done < len {
             let (first, in_line) = lines.at(done);
-            let n = capacity.min(if self.direct.is_empty() { len - done } else { in_line });
+            // Of short lines a block is of several, and all inputs are brought into registers.
+            let is_in_line = lines.n == 1 || in_line >= capacity / 2;
+            let n = capacity.min(if is_in_line { in_line } else { len - done });
             let mut slots: SmallVec<[Slot<'_>; 12]> = SmallVec::new();
-            for &(input, offset, width) in &self.direct {
-                let at = if input == 0 { first - given } else { first };
-                slots.push(Slot::Read(&inputs[input][offset + at * width..][..n * width]));
-            }
             for (bytes, width) in &self.constants {
                 slots.push(Slot::Read(&bytes[..n * width]));
             }
             let first_register = slots.len();
             let mut rest = &mut arena[..];
-            for &width in &self.registers {
-                let (register, after) = rest.split_at_mut(register_bytes(width, capacity));
-                slots.push(Slot::Write(&mut register[..n * width]));
+            for register in &self.registers {
+                let (own, after) = rest.split_at_mut(n_bytes(register));
+                let len = own.len().min(n * register.width);
+                slots.push(Slot::Write(&mut own[..len]));
                 rest = after;
             }
             for (output, &width) in outputs.iter_mut().zip(&self.outputs) {
@@ -251,8 +266,18 @@ impl Elementwise {
             }
             for (load, cursor) in self.loads.iter().zip(&mut cursors) {
                 let slot = &mut slots[first_register + load.register];
-                if let (Slot::Write(out), true) = (slot, !load.is_scalar || done == 0) {
-                    load.lines(inputs[load.input], cursor, (lines, done, n), out);
+                let start = if load.input == 0 { first - given } else { first };
+                match load.direct.filter(|_| is_in_line) {
+                    Some(width) => {
+                        let at = (load.walk.offset() + start) * width;
+                        *slot = Slot::Read(&inputs[load.input][at..][..n * width]);
+                    }
+                    None if load.is_scalar && done > 0 => {}
+                    None => {
+                        if let Slot::Write(out) = slot {
+                            load.lines(inputs[load.input], cursor, (lines, done, n), out);
+                        }
+                    }
                 }
             }
             self.run_block(&mut slots);

@@ -6,7 +6,7 @@ use convoke_graph_core::{AlignedBytes, DType, Elementwise as Op, HostTensor, OpE
 use smallvec::SmallVec;
 
 use super::code::{Code, Rounding, rounding, store};
-use super::{Elementwise, Load, SlotCheck, SlotIndex, Step, load_fn};
+use super::{Elementwise, Load, Register, SlotCheck, SlotIndex, Step, load_fn};
 use crate::elements::{Stored, is_wide, wide_bytes, with_stored};
 use crate::walk::Walk;
 
@@ -16,7 +16,6 @@ const BLOCK_BYTES: usize = 24 << 10;
 /// Where an argument lies, before the slots are numbered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Place {
-    Direct(usize),
     Constant(usize),
     Register(usize),
     Output(usize),
@@ -44,17 +43,6 @@ struct Planner<'a> {
 impl Elementwise {
     /// Compiles a group.
     pub fn compile(program: &Program, group: &Group, fused: &Fused) -> Result<Self> {
-        Self::compile_for(program, group, fused, false)
-    }
-
-    /// Compiles a group, for lines if they are `many`: then all inputs are brought into registers, so that a block may be of
-    /// several.
-    pub fn compile_for(
-        program: &Program,
-        group: &Group,
-        fused: &Fused,
-        many: bool,
-    ) -> Result<Self> {
         let mut planner = Planner {
             fused,
             inputs: Vec::new(),
@@ -64,19 +52,19 @@ impl Elementwise {
             free: Vec::new(),
             drafts: Vec::new(),
         };
-        let (direct, loads) = planner.inputs(program, group, !many)?;
+        let loads = planner.inputs(program, group)?;
         for (i, instr) in fused.instrs.iter().enumerate() {
             planner.instr(i, instr)?;
         }
         planner.stores()?;
         let outputs = fused.stores.iter().map(|&arg| fused.dtype(arg).n_bytes()).collect();
-        let widths = direct.iter().map(|d| d.2).chain(planner.registers.iter().copied());
-        let block_width: usize = widths.sum::<usize>() + fused.constants.len() * 4;
+        let block_width: usize =
+            planner.registers.iter().sum::<usize>() + fused.constants.len() * 4;
         let block = (BLOCK_BYTES / block_width.max(1)).clamp(256, 2048) / 64 * 64;
         let len = fused.shape.len();
         let constants = fused.constants.iter().map(|c| constant_block(c, block.min(len)));
         let constants: Vec<_> = constants.collect::<Result<_>>()?;
-        let counts = [direct.len(), constants.len(), planner.registers.len()];
+        let counts = [constants.len(), planner.registers.len()];
         let check = fused.check.map(|check| {
             let of = fused.dtype(check.arg);
             if of != DType::I32 {
@@ -87,13 +75,17 @@ impl Elementwise {
         });
         let check = check.transpose()?;
         let steps = number(planner.drafts, counts);
+        let is_direct =
+            |register| loads.iter().any(|load| load.direct.is_some() && load.register == register);
+        let registers = planner.registers.iter().enumerate();
+        let registers =
+            registers.map(|(i, &width)| Register { width, is_direct: is_direct(i) }).collect();
         Ok(Self {
             len,
             block,
-            direct,
             loads,
             constants,
-            registers: planner.registers,
+            registers,
             outputs,
             steps,
             check,
@@ -136,17 +128,16 @@ pub(crate) fn cost(instr: &Instr) -> usize {
     }
 }
 
-/// The slot of a place: packed inputs, constants, registers, outputs.
-fn slot(place: Place, [n_direct, n_constants, n_registers]: [usize; 3]) -> SlotIndex {
+/// The slot of a place: constants, registers, outputs.
+fn slot(place: Place, [n_constants, n_registers]: [usize; 2]) -> SlotIndex {
     match place {
-        Place::Direct(i) => i,
-        Place::Constant(i) => n_direct + i,
-        Place::Register(i) => n_direct + n_constants + i,
-        Place::Output(i) => n_direct + n_constants + n_registers + i,
+        Place::Constant(i) => i,
+        Place::Register(i) => n_constants + i,
+        Place::Output(i) => n_constants + n_registers + i,
     }
 }
 
-fn number(drafts: Vec<Draft>, counts: [usize; 3]) -> Vec<Step> {
+fn number(drafts: Vec<Draft>, counts: [usize; 2]) -> Vec<Step> {
     let slot = |place| slot(place, counts);
     let step = |draft: Draft| Step {
         code: draft.code,
@@ -201,28 +192,21 @@ fn unsupported(what: String) -> convoke_graph_core::Error {
     OpError::Unsupported(format!("{what} in an elementwise group on the CPU")).into()
 }
 
-type Inputs = (Vec<(usize, usize, usize)>, Vec<Load>);
-
 impl Planner<'_> {
-    fn inputs(&mut self, program: &Program, group: &Group, in_place: bool) -> Result<Inputs> {
-        let (mut direct, mut loads) = (Vec::new(), Vec::new());
+    fn inputs(&mut self, program: &Program, group: &Group) -> Result<Vec<Load>> {
+        let mut loads = Vec::new();
         for (input, operand) in group.inputs.iter().enumerate() {
             let dtype = program.value(operand.value).dtype;
             let walk = Walk::new(&operand.layout);
-            if in_place && is_wide(dtype) && walk.is_packed() {
-                let n = dtype.n_bytes();
-                self.inputs.push(Place::Direct(direct.len()));
-                direct.push((input, walk.offset() * n, n));
-                continue;
-            }
             let load = load_fn(dtype).ok_or_else(|| unsupported(format!("the dtype {dtype}")))?;
             let register = self.registers.len();
             self.registers.push(wide_bytes(dtype));
             self.inputs.push(Place::Register(register));
+            let direct = (is_wide(dtype) && walk.is_packed()).then(|| dtype.n_bytes());
             let is_scalar = walk.is_scalar();
-            loads.push(Load { input, walk, load, register, is_scalar });
+            loads.push(Load { direct, input, walk, load, register, is_scalar });
         }
-        Ok((direct, loads))
+        Ok(loads)
     }
 
     fn instr(&mut self, i: usize, instr: &Instr) -> Result<()> {

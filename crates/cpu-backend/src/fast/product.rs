@@ -9,8 +9,10 @@ use gemm::Parallelism;
 use crate::malformed;
 use crate::threads::Threads;
 
-/// The least operations of a block: what is less is not worth a thread.
+/// The least operations of a block, and of one of a vector, for each of which an element is read: what is less is not worth
+/// a thread.
 const PART: usize = 1 << 20;
+const PART_OF_VECTOR: usize = 1 << 18;
 
 /// Operations from which threads have more than one block each.
 const LARGE: usize = 1 << 26;
@@ -18,14 +20,17 @@ const LARGE: usize = 1 << 26;
 /// The least rows or columns of blocks, where they are fewer than the product's.
 const LEAST: usize = 16;
 
-/// The least rows of a stripe that is not so that each thread has some.
+/// The least rows of a stripe that is cut for the sake of a cache: for each, all of the right side is read and brought into
+/// order again, for which the time of deep products is dearer.
 const LEAST_ROWS: usize = 128;
+const LEAST_DEEP_ROWS: usize = 512;
 
 /// Elements of the largest results that `gemm` computes one by one.
 const SINGLE: usize = 256;
 
-/// Rows and columns that `gemm`'s kernels have at once, or a multiple of them.
+/// Rows and columns that `gemm`'s kernels have at once, or a multiple of them; the same of those for vectors.
 const TILE: usize = 16;
+const TILE_OF_VECTOR: usize = 64;
 
 /// The most terms that are summed at once: what is made for them stays in a cache, and `gemm` splits no fewer.
 const TERMS: usize = 512;
@@ -33,8 +38,8 @@ const TERMS: usize = 512;
 /// The most bytes that are made for a block, of an operand or of a result that is finished, where blocks can be so small.
 pub(crate) const MADE_BYTES: usize = 1 << 20;
 
-/// Terms from which the time of a product is far above that of what is done with its result.
-const DEEP: usize = 1024;
+/// The most terms of a product whose result takes long to go through memory, beside its own time.
+const DEEP: usize = 256;
 
 /// A matrix in a slice: element `(i, j)` is at `offset + i * row + j * col`.
 #[derive(Debug, Clone, Copy)]
@@ -227,11 +232,17 @@ fn panels(k: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// How many rows of a product's result one thread has finished at once, so that they are still in its cache and all threads
-/// have some. None if only parts of rows are worth a thread each.
-pub(crate) fn stripe(sizes: [usize; 3], n_threads: usize, width: usize) -> Option<usize> {
-    let grid = Grid::stripes(sizes, n_threads, width);
-    let is_shared = |grid: &Grid| grid.len() > 1;
-    let alone = !is_shared(&grid) && is_shared(&Grid::new(sizes, n_threads, [false; 2], width));
+/// have some, as they have at least if finishing `is_shared` by itself. None if only parts of rows are worth a thread each.
+pub(crate) fn stripe(
+    sizes: [usize; 3],
+    n_threads: usize,
+    width: usize,
+    is_shared: bool,
+) -> Option<usize> {
+    let grid = Grid::stripes(sizes, n_threads, width, is_shared);
+    let alone = grid.len() == 1
+        && (is_shared || Grid::new(sizes, n_threads, [false; 2], width).len() > 1)
+        && n_threads > 1;
     (!alone).then_some(grid.block[0])
 }
 
@@ -246,11 +257,6 @@ pub(super) fn look_at_caches() {
     _ = multiply([N; 3], (&mut [0.0; N * N], at), factor, factor, false, None);
 }
 
-/// About half, in whole tiles.
-fn half(n: usize) -> usize {
-    (n / 2).next_multiple_of(TILE)
-}
-
 /// Where the blocks of a product go.
 struct Target<T>(*mut T);
 
@@ -260,10 +266,11 @@ unsafe impl<T: Gemm> Sync for Target<T> {}
 /// How many blocks a product has at least, if there can be so many: of large ones, so many for each thread.
 fn n_parts([m, n, k]: [usize; 3], n_threads: usize, of_large: usize) -> usize {
     let flops = (2 * m).saturating_mul(n).saturating_mul(k);
-    if n_threads < 2 || flops < 2 * PART || m < 2 || n < 2 {
+    let part = if m == 1 || n == 1 { PART_OF_VECTOR } else { PART };
+    if n_threads < 2 || flops < 2 * part {
         return 1;
     }
-    (flops / PART).min(if flops < LARGE { n_threads } else { n_threads * of_large })
+    (flops / part).min(if flops < LARGE { n_threads } else { n_threads * of_large })
 }
 
 /// How a product is shared: blocks of rows and columns.
@@ -275,10 +282,11 @@ struct Grid {
 }
 
 impl Grid {
-    /// Blocks so that each thread has one or, of large products, a few; so that nothing is made twice, if only one
-    /// factor is `made`, and not much at once. Elements have `width` bytes.
+    /// Blocks so that each thread has one or, of large products, a few; so that little of a factor that is `made` is made
+    /// twice, and not much of it at once. Elements have `width` bytes.
     ///
-    /// `gemm` goes over the terms of a sum in other ways for vectors and for [`SINGLE`] elements. Blocks are neither.
+    /// `gemm` goes over the terms of a sum in other ways for [`SINGLE`] elements, and for vectors, of which the last elements
+    /// are no whole tile. Blocks are as the product is.
     fn new(sizes: [usize; 3], n_threads: usize, made: [bool; 2], width: usize) -> Self {
         let n_parts = n_parts(sizes, n_threads, 4);
         let line_bytes = sizes[2].min(TERMS).saturating_mul(width);
@@ -287,16 +295,21 @@ impl Grid {
             let is_large = |axis: usize| {
                 made[axis] && grid.block[axis].saturating_mul(line_bytes) > MADE_BYTES
             };
-            let longest = usize::from(grid.block[1] > 2 * grid.block[0]);
-            let axes = match made {
-                [true, false] => [0, 1],
-                [false, true] => [1, 0],
-                _ => [longest, 1 - longest],
+            // Making an element again takes longer than reading one.
+            let weight = match made {
+                [true, false] => [4, 1],
+                [false, true] => [1, 8],
+                _ => [2, 1],
             };
-            let next = match axes.into_iter().find(|&axis| is_large(axis)) {
-                _ if grid.len() < n_parts => grid.halved(&axes),
-                Some(axis) => grid.halved(&[axis]),
-                None => None,
+            let [rows, cols] = [0, 1].map(|axis| grid.block[axis].saturating_mul(weight[axis]));
+            let longest = usize::from(cols > rows);
+            let axes = [longest, 1 - longest];
+            let next = match grid.len() < n_parts {
+                true => grid.halved(&axes),
+                false => axes
+                    .into_iter()
+                    .filter(|&axis| is_large(axis))
+                    .find_map(|axis| grid.halved(&[axis])),
             };
             match next {
                 Some(next) => grid = next,
@@ -306,15 +319,14 @@ impl Grid {
     }
 
     /// Blocks of whole rows, so that each thread has some, and not much at once.
-    fn stripes(sizes: [usize; 3], n_threads: usize, width: usize) -> Self {
-        let n_parts = n_parts(sizes, n_threads, 2);
+    fn stripes(sizes: [usize; 3], n_threads: usize, width: usize, is_shared: bool) -> Self {
+        let n_parts = n_parts(sizes, n_threads, 2).max(if is_shared { n_threads } else { 1 });
         let row_bytes = sizes[1].saturating_mul(width);
         let mut grid = Self::whole(sizes);
         loop {
             let [rows, _] = grid.block;
-            let is_large = sizes[2] <= DEEP
-                && rows >= 2 * LEAST_ROWS
-                && rows.saturating_mul(row_bytes) > MADE_BYTES;
+            let least = if sizes[2] <= DEEP { LEAST_ROWS } else { LEAST_DEEP_ROWS };
+            let is_large = rows >= 2 * least && rows.saturating_mul(row_bytes) > MADE_BYTES;
             match grid.halved(&[0]).filter(|_| grid.len() < n_parts || is_large) {
                 Some(next) => grid = next,
                 None => return grid,
@@ -329,6 +341,9 @@ impl Grid {
     /// With blocks of half the rows or columns, along the first of these axes along which they are fair.
     fn halved(&self, axes: &[usize]) -> Option<Self> {
         let [rows, cols] = self.block;
+        let is_vector = self.sizes.contains(&1);
+        let tile = if is_vector { TILE_OF_VECTOR } else { TILE };
+        let half = |n: usize| n.div_ceil(2).next_multiple_of(tile);
         let halves = [[half(rows), cols], [rows, half(cols)]].map(|block| self.with(block));
         let is_next = |next: &Self| next.is_fair() && next.len() > self.len();
         axes.iter().map(|&axis| halves[axis]).find(is_next)
@@ -337,8 +352,7 @@ impl Grid {
     /// Whether `gemm` treats all blocks as it would the product, and none is too small.
     fn is_fair(&self) -> bool {
         let (last, n_blocks) = (self.last(), self.n_blocks());
-        (0..2).all(|axis| last[axis] >= if n_blocks[axis] > 1 { LEAST } else { 2 })
-            && last[0] * last[1] > SINGLE
+        (0..2).all(|axis| n_blocks[axis] == 1 || last[axis] >= LEAST) && last[0] * last[1] > SINGLE
     }
 
     /// Rows and columns of the last block, which has the fewest.

@@ -252,7 +252,7 @@ impl Planner<'_> {
         let register = self.new_register(dtype, varies);
         self.inputs.push(Place::Register(register));
         let is_scalar = walk.is_scalar();
-        self.loads.push(Load { input, walk, load, register, is_scalar });
+        self.loads.push(Load { direct: None, input, walk, load, register, is_scalar });
         Ok(())
     }
 

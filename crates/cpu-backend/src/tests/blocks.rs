@@ -5,8 +5,16 @@ use convoke_graph_core::{
     Conv2d, DType, Graph, HostTensor, ImageLayout, Padding, Pool, Tensor, dims,
 };
 
-use super::graphs::{noise, run_grouped};
+use super::graphs::run_grouped;
+use super::shape;
 use crate::Threads;
+
+/// Numbers of which sums are rounded, so that another order of terms shows.
+fn noise(dtype: DType, dims: &[usize], seed: u64) -> HostTensor {
+    let whole = super::graphs::noise(dtype, dims, seed).to_f64s().unwrap();
+    let xs: Vec<f64> = whole.iter().enumerate().map(|(i, x)| x / 7.3 + i as f64 * 1e-6).collect();
+    HostTensor::from_f64s(dtype, shape(dims), &xs).unwrap()
+}
 
 /// Asserts that `y` has the bits of kernels of their own, whoever computes it; false if it is not one kernel with so many
 /// heads.
@@ -31,15 +39,20 @@ fn check(y: &Tensor, feeds: &[(&Tensor, &HostTensor)], n_heads: usize, what: &st
 
 /// Sizes of products of which operands and results are above and below what is made whole, and of which blocks have
 /// little left over.
-const SIZES: [[usize; 3]; 8] = [
+const SIZES: [[usize; 3]; 12] = [
     [5, 7, 3],
     [1, 300, 1100],
+    [1, 2011, 1100],
+    [2011, 1, 1100],
     [300, 1, 1100],
     [9, 700, 1200],
     [517, 129, 1031],
     [700, 300, 40],
     [130, 2100, 520],
     [1100, 300, 513],
+    // No whole number of tiles, and more rows or columns than terms.
+    [1025, 40, 600],
+    [3001, 17, 30],
 ];
 
 #[test]
@@ -81,9 +94,27 @@ fn of_products() {
     assert!(n_one * 2 > n, "{n_one} of {n} are one kernel");
 }
 
+/// A column of a made matrix, whose neighbours lie far apart, is a vector for `gemm` only if it is one in memory.
+#[test]
+fn of_products_with_a_column_of_what_is_made() {
+    for m in [40, 1100] {
+        let (n, k) = (48, 2048);
+        let g = Graph::new();
+        let x = g.placeholder("x", DType::F32, [k, n]);
+        let w = g.placeholder("w", DType::F32, [m, k]);
+        let values = [noise(DType::F32, &[k, n], 1), noise(DType::F32, &[m, k], 2)];
+        let feeds: Vec<_> = [&x, &w].into_iter().zip(&values).collect();
+        let column = (&x * 0.5).slice(&[0, 3], &[None, Some(1)]);
+        check(&w.matmul(&column), &feeds, 1, &format!("{m} rows"));
+        check(&column.transpose().matmul(w.transpose()), &feeds, 1, &format!("{m} columns"));
+    }
+}
+
 #[test]
 fn of_a_batch_of_products() {
-    for [batch, m, n, k] in [[3, 200, 150, 60], [40, 60, 70, 30], [2, 300, 400, 600]] {
+    for [batch, m, n, k] in
+        [[3, 200, 150, 60], [40, 60, 70, 30], [2, 300, 400, 600], [9000, 3, 4, 5]]
+    {
         let g = Graph::new();
         let x = g.placeholder("x", DType::F32, [batch, m, k]);
         let w = g.placeholder("w", DType::F32, [batch, k, n]);

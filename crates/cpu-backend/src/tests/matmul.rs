@@ -93,6 +93,7 @@ fn random_products_do_not_depend_on_threads() {
     };
     let layout = |dims: &[usize]| Layout::packed(shape(dims));
     let mut sizes = vec![[300, 200, 700], [1000, 3, 600], [2, 900, 2000], [64, 64, 3000]];
+    sizes.extend([[1, 3001, 700], [3001, 1, 700], [1, 530, 2000], [7, 700, 900]]);
     // Above and below what `gemm` treats as small, and blocks with little left over.
     sizes.extend((0..24).map(|i| [40 + i * 13 % 97, 33 + i * 29 % 131, 600 + 50 * i]));
     for [m, n, k] in sizes {

@@ -23,13 +23,15 @@ use convoke_placement::{DeviceKind as ModelKind, DeviceModel, Link, Problem};
 use rustc_hash::FxHashMap;
 
 use crate::devices::{DeviceInfo, DeviceKind, Devices, cores};
+#[cfg(feature = "gpu")]
+use convoke_compiler::alike::PLACES_MOST;
 
 pub(crate) use background::{Activity, Background};
 use measure::Measuring;
 use probe::Bench;
 
 /// Changes when the meaning of what is measured does: older files are measured anew.
-const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/3");
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
 
 /// Where calibrations are kept for later processes.
 ///
@@ -207,11 +209,11 @@ impl Devices {
         }
     }
 
-    /// The most buffers that one kernel of a device binds.
+    /// The most buffers that one kernel of several groups binds on a device.
     fn buffers(&self, index: usize) -> u32 {
         #[cfg(feature = "gpu")]
         if let Ok(adapter) = self.adapter(index) {
-            return adapter.limits.max_storage_buffers_per_shader_stage;
+            return adapter.limits.max_storage_buffers_per_shader_stage.min(PLACES_MOST as u32);
         }
         let _ = index;
         u32::MAX

@@ -4,7 +4,7 @@
 //! Steps of a level wait for nobody among them, and starting each takes a GPU longer than the work of a small one. Those
 //! of one kind need as many registers together as alone.
 
-use convoke_compiler::alike::{beside, by_kind, most_beside};
+use convoke_compiler::alike::{PLACES_MOST, beside, by_kind, most_beside};
 use convoke_compiler::{Fused, Group, Program};
 use convoke_graph_core::Error;
 use rustc_hash::FxHashSet;
@@ -14,8 +14,6 @@ use super::step::{Origin, Place, Step};
 
 /// The most bytes of its params, which every device takes.
 const PARAMS_MOST: usize = 16 << 10;
-/// The most places that such a step binds, if the device allows as many.
-const PLACES_MOST: usize = 64;
 
 /// A step that may be one of several, and its group.
 struct Candidate<'a> {
