@@ -12,8 +12,14 @@ pub(super) trait Fold<W>: 'static {
     fn step(acc: Self::Acc, x: W) -> Self::Acc;
     /// As [`step`](Self::step), among elements of which none is odd.
     fn quick(acc: Self::Acc, x: W) -> Self::Acc;
+    /// What is seen of elements by the way.
+    type Seen: Copy;
+    /// Of no elements.
+    const NOTHING: Self::Seen;
+    /// With one more element.
+    fn look(seen: Self::Seen, x: W) -> Self::Seen;
     /// Whether any element is odd: needs care that costs.
-    fn has_odd(xs: &[W]) -> bool;
+    fn has_odd(seen: Self::Seen) -> bool;
     /// Of two parts.
     fn merge(a: Self::Acc, b: Self::Acc) -> Self::Acc;
     /// As [`merge`](Self::merge), of parts without odd elements.
@@ -40,8 +46,12 @@ macro_rules! folds {
             fn quick(acc: $acc, x: $t) -> $acc {
                 <Self as Fold<$t>>::step(acc, x)
             }
+            type Seen = ();
+            const NOTHING: () = ();
             #[inline(always)]
-            fn has_odd(_xs: &[$t]) -> bool {
+            fn look(_seen: (), _x: $t) {}
+            #[inline(always)]
+            fn has_odd(_seen: ()) -> bool {
                 false
             }
             #[inline(always)]
@@ -75,8 +85,12 @@ pub(super) trait Ordered: Pod + Send + Sync + PartialOrd {
     const LEAST: Self;
     /// Not below any element.
     const GREATEST: Self;
+    /// The greatest bits of sizes that were seen, if there are such as are no numbers.
+    type Seen: Copy;
+    const NOTHING: Self::Seen;
+    fn look(seen: Self::Seen, x: Self) -> Self::Seen;
     fn is_nan(self) -> bool;
-    fn has_nan(xs: &[Self]) -> bool;
+    fn has_nan(seen: Self::Seen) -> bool;
 }
 
 macro_rules! ordered_ints {
@@ -88,8 +102,12 @@ macro_rules! ordered_ints {
             fn is_nan(self) -> bool {
                 false
             }
+            type Seen = ();
+            const NOTHING: () = ();
             #[inline(always)]
-            fn has_nan(_xs: &[Self]) -> bool {
+            fn look(_seen: (), _x: Self) {}
+            #[inline(always)]
+            fn has_nan(_seen: ()) -> bool {
                 false
             }
         }
@@ -97,7 +115,7 @@ macro_rules! ordered_ints {
 }
 
 macro_rules! ordered_floats {
-    ($($t:ty),*) => { $(
+    ($($t:ty: $bits:ty),*) => { $(
         impl Ordered for $t {
             const LEAST: Self = Self::NEG_INFINITY;
             const GREATEST: Self = Self::INFINITY;
@@ -105,18 +123,23 @@ macro_rules! ordered_floats {
             fn is_nan(self) -> bool {
                 self.is_nan()
             }
+            type Seen = $bits;
+            const NOTHING: $bits = 0;
             #[inline(always)]
-            fn has_nan(xs: &[Self]) -> bool {
+            fn look(seen: $bits, x: Self) -> $bits {
+                x.abs().to_bits().max(seen)
+            }
+            #[inline(always)]
+            fn has_nan(seen: $bits) -> bool {
                 // The bits of NaN are above those of any size.
-                let most = xs.iter().fold(0, |most, x| x.abs().to_bits().max(most));
-                most > Self::INFINITY.to_bits()
+                seen > Self::INFINITY.to_bits()
             }
         }
     )* };
 }
 
 ordered_ints! { i32, u32, i64, u64 }
-ordered_floats! { f32, f64 }
+ordered_floats! { f32: u32, f64: u64 }
 
 /// The greatest or the least: NaN comes before all.
 pub(super) trait Extremum<W: Ordered>: Fold<W, Acc = W> {
@@ -138,9 +161,15 @@ macro_rules! extremum {
             fn quick($best: W, $x: W) -> W {
                 if $better { $x } else { $best }
             }
+            type Seen = W::Seen;
+            const NOTHING: W::Seen = W::NOTHING;
             #[inline(always)]
-            fn has_odd(xs: &[W]) -> bool {
-                W::has_nan(xs)
+            fn look(seen: W::Seen, x: W) -> W::Seen {
+                W::look(seen, x)
+            }
+            #[inline(always)]
+            fn has_odd(seen: W::Seen) -> bool {
+                W::has_nan(seen)
             }
             #[inline(always)]
             fn merge(a: W, b: W) -> W {

@@ -171,42 +171,54 @@ fn halves<A: Copy, const N: usize>(all: &[A], merge: impl Fn(A, A) -> A) -> [A; 
     first
 }
 
-/// Adds a run, and says whether an element of it is odd.
+/// Adds a run, and says whether an element of it is odd: it is taken to have none, and added again if it has.
 #[inline(always)]
 fn add<W: Copy, F: Fold<W>>(acc: &mut [F::Acc; LANES], xs: &[W]) -> bool {
-    let is_odd = F::has_odd(xs);
-    match is_odd {
-        false => steps(acc, xs, F::quick),
-        true => steps(acc, xs, F::step),
+    let before = *acc;
+    let is_odd = steps::<W, F>(acc, xs, F::quick);
+    if is_odd {
+        *acc = before;
+        steps::<W, F>(acc, xs, F::step);
     }
     is_odd
 }
 
-/// Adds a run by the given step.
+/// Adds a run by the given step, and says whether an element of it is odd.
 #[inline(always)]
-fn steps<W: Copy, A: Copy>(acc: &mut [A; LANES], xs: &[W], step: impl Fn(A, W) -> A) {
+fn steps<W: Copy, F: Fold<W>>(
+    acc: &mut [F::Acc; LANES],
+    xs: &[W],
+    step: impl Fn(F::Acc, W) -> F::Acc,
+) -> bool {
     if xs.len() < FEW {
+        let mut seen = F::NOTHING;
         for &x in xs {
             acc[0] = step(acc[0], x);
+            seen = F::look(seen, x);
         }
-        return;
+        return F::has_odd(seen);
     }
     // Arrays of vectors' sizes stay in registers.
     let (mut even, mut odd) = ([acc[0]; FEW], [acc[0]; FEW]);
     even.copy_from_slice(&acc[..FEW]);
     odd.copy_from_slice(&acc[FEW..]);
+    let mut seen = [F::NOTHING; FEW];
     let (chunks, rest) = xs.as_chunks::<LANES>();
     for chunk in chunks {
         for i in 0..FEW {
             even[i] = step(even[i], chunk[i]);
+            seen[i] = F::look(seen[i], chunk[i]);
         }
         for i in 0..FEW {
             odd[i] = step(odd[i], chunk[FEW + i]);
+            seen[i] = F::look(seen[i], chunk[FEW + i]);
         }
     }
     acc[..FEW].copy_from_slice(&even);
     acc[FEW..].copy_from_slice(&odd);
-    for (acc, &x) in acc.iter_mut().zip(rest) {
+    for (i, (acc, &x)) in acc.iter_mut().zip(rest).enumerate() {
         *acc = step(*acc, x);
+        seen[i % FEW] = F::look(seen[i % FEW], x);
     }
+    seen.into_iter().any(F::has_odd)
 }
