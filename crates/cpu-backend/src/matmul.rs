@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
-use convoke_compiler::{Group, Head, Program, Tail};
+use convoke_compiler::{Group, Head, Program};
 use convoke_graph_core::{Compute, DType, Layout, Result};
 use smallvec::SmallVec;
 
@@ -38,37 +38,46 @@ fn is_cut(at: Matrix, [rows, cols]: [usize; 2]) -> bool {
 }
 
 /// The most scratch memory that each thread takes for parts of a head's operand.
-pub(crate) fn made_bytes(program: &Program, head: &Head) -> usize {
+pub(crate) fn made_bytes(program: &Program, group: &Group, head: &Head) -> usize {
     let n_bytes = program.value(head.value).n_bytes();
     let is_cut = match (head.layout.strides(), head.layout.shape().dims()) {
         (&[.., row, col], &[.., rows, cols]) => {
-            n_bytes > WHOLE_BYTES && is_cut(Matrix { offset: 0, row, col }, [rows, cols])
+            is_cut(Matrix { offset: 0, row, col }, [rows, cols])
         }
         _ => false,
     };
-    if is_cut { MADE_BYTES } else { n_bytes }
+    let is_made = is_cut && n_bytes > WHOLE_BYTES && result_bytes(program, group) >= TINY_BYTES;
+    if is_made { MADE_BYTES } else { n_bytes }
+}
+
+/// The bytes of one product of a group.
+fn result_bytes(program: &Program, group: &Group) -> usize {
+    let result = group.tail.as_ref().map(|tail| tail.result).or(group.outputs.first().copied());
+    let value = result.map(|id| program.value(id));
+    value.map_or(0, |value| {
+        let sizes = value.shape.dims().iter().rev().take(2);
+        sizes.product::<usize>() * value.dtype.n_bytes()
+    })
 }
 
 /// The most scratch memory that each thread takes for results that it finishes: all, where they are made at once.
-pub(crate) fn finished_bytes(
-    program: &Program,
-    group: &Group,
-    tail: &Tail,
-    n_threads: usize,
-) -> usize {
-    let value = program.value(tail.result);
+pub(crate) fn finished_bytes(program: &Program, group: &Group, n_threads: usize) -> usize {
+    let core = group.core();
+    let value = core.outputs.first().map(|&id| program.value(id));
     let bare = group.bare();
     let k = bare.inputs.first().and_then(|x| x.layout.shape().dims().last()).copied();
-    let (&[.., m, n], Some(k)) = (value.shape.dims(), k) else { return value.n_bytes() };
-    let width = value.dtype.n_bytes();
+    let (Some(value), Some(k)) = (value, k) else { return 0 };
+    let (all, each, width) = (value.n_bytes(), result_bytes(program, group), value.dtype.n_bytes());
     let has_right = group.heads.iter().any(|head| head.operand == 1);
-    let rows = stripe([m, n, k], n_threads, width, false).filter(|_| !has_right);
-    let is_one = value.n_bytes() == m * n * width;
-    match rows {
-        Some(rows) if is_one => rows * n * width,
+    let &[.., m, n] = value.shape.dims() else { return all };
+    if has_right || each < TINY_BYTES {
+        return all;
+    }
+    match stripe([m, n, k], n_threads, width, false) {
+        Some(rows) if each == all => rows * n * width,
         // Of a batch, each thread may have one whole.
-        Some(_) => m * n * width,
-        None => value.n_bytes(),
+        Some(_) => each,
+        None => all,
     }
 }
 

@@ -28,7 +28,7 @@ fn made_by_each(program: &Program, group: &Group, head: &Head) -> usize {
     let n_bytes = value.n_bytes();
     match (&group.kernel, head.operand) {
         _ if !matches!(value.dtype, DType::F32 | DType::F64) => n_bytes,
-        (Kernel::Matmul, _) => matmul::made_bytes(program, head),
+        (Kernel::Matmul, _) => matmul::made_bytes(program, group, head),
         (Kernel::Conv2d(g), 0) | (Kernel::Conv2dInput(g), 1) | (Kernel::Conv2dFilter(g), _) => {
             n_bytes / g.batch.max(1)
         }
@@ -46,7 +46,7 @@ fn finished_by_each(program: &Program, group: &Group, tail: &Tail, n_threads: us
         Kernel::Conv2d(g) | Kernel::Conv2dInput(g) => n_bytes / g.batch.max(1),
         Kernel::Pool { geometry, .. } => (n_bytes / geometry.batch.max(1)).max(FINISHED_BYTES),
         Kernel::Matmul if n_bytes > WHOLE_BYTES => {
-            matmul::finished_bytes(program, group, tail, n_threads)
+            matmul::finished_bytes(program, group, n_threads)
         }
         _ => n_bytes,
     }

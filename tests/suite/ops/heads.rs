@@ -1,7 +1,7 @@
 //! Elementwise work on what products and convolutions load, done where it is loaded.
 
 use convoke::prelude::*;
-use convoke::{Conv2d, ImageLayout, Padding};
+use convoke::{Conv2d, ImageLayout, Padding, Shape};
 use convoke_tests::{case, check, devices, indices, ramp};
 
 #[test]
@@ -147,4 +147,36 @@ fn heads_are_within_the_budget_of_the_host() {
     let error = run((1 << 20) + 1024).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
     run((1 << 20) + 8192).unwrap();
+}
+
+/// Of what is made and finished block by block, each thread has a block: two have one of 1 MiB each here.
+#[test]
+fn blocks_are_within_the_budget_of_the_host() {
+    let g = Graph::new();
+    let ones = |name: &str, sizes: [usize; 2]| g.variable(name, Init::Constant(1.0), F32, sizes);
+    let (v, w) = (ones("v", [2048, 64]), ones("w", [64, 512]));
+    let x = g.placeholder("x", F32, dims![1024, 2048]);
+    let z = g.placeholder("z", F32, dims![2048, 64]);
+    // The operand is 8 MiB, and the result 256 KiB; a result of 4 MiB goes through a tail.
+    let made = (
+        (&x * 0.5).matmul(v.value()),
+        x.feed(HostTensor::zeros(F32, Shape::new(&[1024, 2048]).unwrap()).unwrap()),
+    );
+    let finished = (
+        z.matmul(w.value()).tanh(),
+        z.feed(HostTensor::zeros(F32, Shape::new(&[2048, 64]).unwrap()).unwrap()),
+    );
+    const MIB: u64 = 1 << 20;
+    for ((y, feed), needed) in [(&made, 2 * MIB + MIB / 4), (&finished, 6 * MIB)] {
+        let run = |host_budget_bytes| {
+            let options =
+                SessionOptions { host_budget_bytes, threads: 2, ..SessionOptions::default() };
+            let session = Session::with_options(&g, &Devices::cpu(), options).unwrap();
+            session.run(&[], g.initializers()).unwrap();
+            session.run(std::slice::from_ref(feed), y)
+        };
+        let error = run(needed - 4096).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        run(needed + 4096).unwrap();
+    }
 }
