@@ -84,6 +84,15 @@ impl Threads {
         Ok(Scratch { bytes, threads: self })
     }
 
+    /// The bytes of all scratch memory that is kept.
+    #[cfg(test)]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let of_lane = |lane: &Mutex<Vec<AlignedBytes>>| -> usize {
+            lock(lane).iter().map(|bytes| bytes.len()).sum()
+        };
+        self.scratch.all().map(of_lane).sum()
+    }
+
     /// Calls `f` with parts of `0..len` and of each output, in which every index has `widths[i]` bytes.
     ///
     /// Parts begin at multiples of `grain`; they are computed in parallel if `parallel`.

@@ -154,20 +154,20 @@ fn heads_are_within_the_budget_of_the_host() {
 fn blocks_are_within_the_budget_of_the_host() {
     let g = Graph::new();
     let ones = |name: &str, sizes: [usize; 2]| g.variable(name, Init::Constant(1.0), F32, sizes);
+    let zeros = |sizes: [usize; 2]| HostTensor::zeros(F32, Shape::new(&sizes).unwrap()).unwrap();
     let (v, w) = (ones("v", [2048, 64]), ones("w", [64, 512]));
     let x = g.placeholder("x", F32, dims![1024, 2048]);
     let z = g.placeholder("z", F32, dims![2048, 64]);
     // The operand is 8 MiB, and the result 256 KiB; a result of 4 MiB goes through a tail.
-    let made = (
-        (&x * 0.5).matmul(v.value()),
-        x.feed(HostTensor::zeros(F32, Shape::new(&[1024, 2048]).unwrap()).unwrap()),
-    );
-    let finished = (
-        z.matmul(w.value()).tanh(),
-        z.feed(HostTensor::zeros(F32, Shape::new(&[2048, 64]).unwrap()).unwrap()),
-    );
+    let made = ((&x * 0.5).matmul(v.value()), x.feed(zeros([1024, 2048])));
+    let finished = (z.matmul(w.value()).tanh(), z.feed(zeros([2048, 64])));
+    // An operand of 16 MiB, of whose product next to nothing comes, is made whole.
+    let t = g.placeholder("t", F32, dims![16, 1 << 18]);
+    let whole = ((&t * 0.5).matmul(g.constant(zeros([1 << 18, 8]))), t.feed(zeros([16, 1 << 18])));
     const MIB: u64 = 1 << 20;
-    for ((y, feed), needed) in [(&made, 2 * MIB + MIB / 4), (&finished, 6 * MIB)] {
+    for ((y, feed), needed) in
+        [(&made, 2 * MIB + MIB / 4), (&finished, 6 * MIB), (&whole, 16 * MIB + 512)]
+    {
         let run = |host_budget_bytes| {
             let options =
                 SessionOptions { host_budget_bytes, threads: 2, ..SessionOptions::default() };

@@ -200,3 +200,30 @@ fn of_pooling() {
         }
     }
 }
+
+/// Of an operand of 16 MiB and of results of 8 MiB, two threads have a block of at most 1 MiB each at a time.
+#[test]
+fn what_is_made_and_finished_in_blocks_takes_the_memory_of_blocks() {
+    let g = Graph::new();
+    let sizes: [&[usize]; 5] =
+        [&[2048, 2048], &[2048, 64], &[64, 1024], &[32, 4, 128, 128], &[4, 4, 1, 1]];
+    let values = sizes.map(|dims| noise(DType::F32, dims, 1));
+    let fed = sizes.map(|dims| g.placeholder("x", DType::F32, dims));
+    let feeds: Vec<_> = fed.iter().zip(&values).collect();
+    let [x, w, v, images, filters] = &fed;
+    let conv = (images * 0.5).conv2d(filters, Conv2d::default()).tanh();
+    let pool = images.max_pool(Pool { stride: [1, 1], padding: Padding::Same, ..Pool::default() });
+    for (y, feeds, what) in [
+        ((x * 0.5).matmul(w), &feeds[..2], "a left side"),
+        (w.matmul(v).tanh(), &feeds[1..3], "a product's result"),
+        (conv, &feeds[3..], "images before and behind a convolution"),
+        (pool * 0.5, &feeds[3..4], "pooled planes"),
+    ] {
+        let threads = Threads::new(2).unwrap();
+        let (_, groups) = run_grouped(&y, feeds, &threads, GroupLimits::default());
+        assert_eq!(groups.len(), 1, "{what}");
+        // Besides, registers and what convolutions and pooling take for an image or a plane.
+        let kept = threads.kept_bytes();
+        assert!(kept <= 3 << 20, "{what}: {kept} bytes");
+    }
+}
