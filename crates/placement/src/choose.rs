@@ -27,7 +27,7 @@ use crate::explain::Solution;
 use crate::legal::Classes;
 use crate::price::{Pricer, Score};
 use crate::problem::{HOST, Objective, Problem};
-use crate::{Picoseconds, Prediction, SegmentOrder, early, memory, refuse, tight};
+use crate::{Picoseconds, early, memory, refuse, tight};
 
 /// How much work refining by repeated pricing may take, in items, uses and tensors visited.
 pub(crate) const MAX_STEPS: usize = 200_000;
@@ -45,42 +45,26 @@ const MAX_ROUNDS: usize = 4;
 /// - `ResourceExhausted` if devices have too little memory for what can't be left out, with the numbers.
 /// - `Internal` for a malformed problem.
 pub fn solve(problem: impl Into<Arc<Problem>>) -> Result<Solution> {
-    solved(problem.into())
-}
-
-pub(crate) fn solved(problem: Arc<Problem>) -> Result<Solution> {
+    let problem = problem.into();
     let order = problem.check()?;
     let classes = Classes::new(&problem)?;
     let pricer = Pricer::new(&problem, &order);
     let mut search = Search::new(&problem, &classes, pricer);
     search.run();
     let bound = prove(&mut search);
-    let Search { pricer, best, .. } = search;
+    let Search { mut pricer, best, .. } = search;
+    let mut device = Vec::new();
+    classes.spread(&best.places, &mut device);
     if best.score.excess > 0 {
-        let mut device = Vec::new();
-        classes.spread(&best.places, &mut device);
         let least = memory::least(&problem, &device);
         let is_over = |&d: &usize| least[d].n_bytes() > problem.devices[d].memory_bytes;
         if let Some(on) = (0..least.len()).find(is_over) {
             return Err(refuse::too_little_memory(&problem, &device, on, &least[on]));
         }
     }
-    let (device, prediction, order) = finished(&classes, pricer, &best.places);
-    let mut solution = Solution::new(problem, device, prediction, order);
-    solution.bound = bound;
-    Ok(solution)
-}
-
-/// Each item's device, what the run is predicted to take, and in which order of segments.
-pub(crate) fn finished(
-    classes: &Classes,
-    mut pricer: Pricer<'_>,
-    places: &[usize],
-) -> (Vec<usize>, Prediction, SegmentOrder) {
-    let mut device = Vec::new();
-    classes.spread(places, &mut device);
     let prediction = pricer.predict_best(&device);
-    (device, prediction, pricer.schedule.order)
+    let order = pricer.schedule.order;
+    Ok(Solution::new(problem, device, order).predicted(prediction, bound))
 }
 
 /// A place for each class, and how good that is.

@@ -5,9 +5,12 @@ mod units;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use convoke_graph_core::Result;
+
 pub use units::{Bytes, Signed, Table, Time};
 
 use crate::decide::reasons;
+use crate::price::predicted;
 use crate::problem::Problem;
 use crate::{DeviceSpec, Picoseconds, Prediction, SegmentOrder};
 
@@ -21,19 +24,16 @@ const MAX_ITEMS: usize = 200;
 pub struct Solution {
     /// Each item's device.
     pub device: Vec<usize>,
-    /// What the run is predicted to take.
-    pub prediction: Prediction,
     /// Whose turn it is when a segment ends.
     pub order: SegmentOrder,
     /// No legal choice takes less in total, as far as is known. Equal to the prediction's total if the choice
     /// is proven to be the best; 0 where nothing is known.
     pub bound: Picoseconds,
-    /// How many items were not placed anew, as they had a place before: see [`grow`](crate::grow).
-    pub n_kept: usize,
     pub(crate) problem: Arc<Problem>,
-    /// Whether each item is one of those; empty if none is.
+    /// Whether each item stayed where it was while something else was placed; empty if none did.
     pub(crate) kept: Vec<bool>,
     device_names: Vec<String>,
+    prediction: OnceLock<Prediction>,
     /// Found when somebody asks: most runs are never explained.
     reasons: OnceLock<Vec<Reason>>,
 }
@@ -170,28 +170,59 @@ impl Default for Solution {
     /// Of nothing on no device.
     fn default() -> Self {
         let problem = Arc::new(Problem::new(Vec::new()));
-        Self::new(problem, Vec::new(), Prediction::default(), SegmentOrder::default())
+        Self::new(problem, Vec::new(), SegmentOrder::default())
     }
 }
 
 impl Solution {
-    pub(crate) fn new(
-        problem: Arc<Problem>,
-        device: Vec<usize>,
-        prediction: Prediction,
-        order: SegmentOrder,
-    ) -> Self {
+    pub(crate) fn new(problem: Arc<Problem>, device: Vec<usize>, order: SegmentOrder) -> Self {
         Self {
             device,
-            prediction,
             order,
             bound: 0,
-            n_kept: 0,
             kept: Vec::new(),
             device_names: problem.labels(),
             problem,
+            prediction: OnceLock::new(),
             reasons: OnceLock::new(),
         }
+    }
+
+    /// With what is known of it already.
+    pub(crate) fn predicted(self, prediction: Prediction, bound: Picoseconds) -> Self {
+        Self { prediction: prediction.into(), bound, ..self }
+    }
+
+    /// A solution whose places were found one by one, as a graph grew: see [`Standing`](crate::Standing). `kept` are the
+    /// items that stayed while the last were placed; empty if none did. Of a malformed problem nothing is predicted.
+    ///
+    /// # Errors
+    /// `Internal` for places that are not of the problem's items and devices.
+    pub fn grown(
+        problem: impl Into<Arc<Problem>>,
+        device: Vec<usize>,
+        order: SegmentOrder,
+        kept: Vec<bool>,
+    ) -> Result<Self> {
+        let problem = problem.into();
+        problem.check_places(&device)?;
+        Ok(Self { kept, ..Self::new(problem, device, order) })
+    }
+
+    /// What the run is predicted to take. Of what has grown it is found when this is first asked for.
+    pub fn prediction(&self) -> &Prediction {
+        self.prediction.get_or_init(|| predicted(&self.problem, &self.device, self.order))
+    }
+
+    /// Whether devices have the memory that the run is predicted to take. Nothing is predicted for this if all have as much as
+    /// is asked of them.
+    pub fn fits(&self) -> bool {
+        let models = &self.problem.devices;
+        if models.iter().all(|model| model.memory_bytes == u64::MAX) {
+            return true;
+        }
+        let mut totals = self.prediction().devices.iter().zip(models);
+        totals.all(|(total, model)| total.peak_bytes <= model.memory_bytes)
     }
 
     /// Why each item is where it is. Found when this is first asked for.
@@ -254,7 +285,7 @@ impl Solution {
 
     fn write_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new(["device", "items", "compute", "submitting", "bytes"]);
-        for (name, total) in self.device_names.iter().zip(&self.prediction.devices) {
+        for (name, total) in self.device_names.iter().zip(&self.prediction().devices) {
             table.row([
                 name.clone(),
                 total.items.to_string(),
@@ -267,7 +298,7 @@ impl Solution {
     }
 
     fn write_transfers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let transfers = &self.prediction.transfers;
+        let transfers = &self.prediction().transfers;
         if transfers.is_empty() {
             return Ok(());
         }
@@ -318,7 +349,7 @@ fn rest(f: &mut fmt::Formatter<'_>, len: usize, max: usize) -> fmt::Result {
 impl fmt::Display for Solution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_devices(f)?;
-        let Prediction { total, makespan, transfers, submissions, .. } = &self.prediction;
+        let Prediction { total, makespan, transfers, submissions, .. } = self.prediction();
         let n_bytes = transfers.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
         writeln!(
             f,

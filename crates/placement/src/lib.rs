@@ -53,7 +53,7 @@ pub use explain::{
     Bytes, Candidate, Decision, DroppedColocation, ItemReport, NextBest, Reason, Signed, Solution,
     Table, Time,
 };
-pub use grow::grow;
+pub use grow::{Growth, Standing, Use};
 pub use memory::{SHARED_CHUNK, STATUS_BYTES, Staged, chunk_bytes};
 pub use model::{DeviceKind, DeviceModel, Family, Link, Picoseconds, Rates, Work};
 pub use order::SegmentOrder;

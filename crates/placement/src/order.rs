@@ -137,6 +137,11 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
+    /// For schedules in which it is a device's turn by this rule.
+    pub(crate) fn by(order: SegmentOrder) -> Self {
+        Self { order, ..Self::default() }
+    }
+
     /// Schedules the items on these devices.
     pub(crate) fn run(&mut self, problem: &Problem, order: &Order, device: &[usize]) {
         self.devices.clear();

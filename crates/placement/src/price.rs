@@ -7,7 +7,7 @@
 //! but between two that submit to one queue it is one transfer, a copy in the segment that takes it.
 //! Beside it stand the makespan (`overlap.rs`) and the memory (`memory.rs`).
 
-use convoke_graph_core::{Error, Result};
+use convoke_graph_core::Result;
 
 use crate::ends::Ends;
 use crate::memory::{At, Memory};
@@ -109,11 +109,16 @@ pub(crate) struct Crossing {
 /// `Internal` for a malformed problem, or an assignment that names devices that are not there.
 pub fn price(problem: &Problem, device: &[usize]) -> Result<Prediction> {
     let order = problem.check()?;
-    let n_devices = problem.devices.len();
-    if device.len() != problem.items.len() || device.iter().any(|&d| d >= n_devices) {
-        return Err(Error::internal("an assignment needs one of the devices for each item"));
-    }
+    problem.check_places(device)?;
     Ok(Pricer::new(problem, &order).predict_best(device))
+}
+
+/// The prediction for an assignment in one order of segments. Nothing of a malformed problem.
+pub(crate) fn predicted(problem: &Problem, device: &[usize], order: SegmentOrder) -> Prediction {
+    let Ok(waits) = problem.check() else { return Prediction::default() };
+    let mut pricer = Pricer::new(problem, &waits);
+    pricer.schedule.order = order;
+    pricer.predict(device)
 }
 
 /// Up to so many items, uses and tensors, both orders of segments are looked at.

@@ -151,6 +151,18 @@ impl Problem {
         }
     }
 
+    /// A problem on the same devices, of which the same is asked, without any work.
+    pub(crate) fn without_work(&self) -> Self {
+        Self {
+            links: self.links.clone(),
+            queues: self.queues.clone(),
+            preferred: self.preferred,
+            soft_placement: self.soft_placement,
+            objective: self.objective,
+            ..Self::new(self.devices.clone())
+        }
+    }
+
     /// The devices that a name asks for.
     ///
     /// # Errors
@@ -275,6 +287,18 @@ impl Problem {
         Order::new(self)
     }
 
+    /// Checks that an assignment has one of the devices for each item.
+    ///
+    /// # Errors
+    /// `Internal` if not.
+    pub(crate) fn check_places(&self, device: &[usize]) -> Result<()> {
+        let n_devices = self.devices.len();
+        if device.len() == self.items.len() && device.iter().all(|&d| d < n_devices) {
+            return Ok(());
+        }
+        Err(Error::internal("an assignment needs one of the devices for each item"))
+    }
+
     /// Checks the devices' names, and what names a device.
     fn check_devices(&self) -> Result<()> {
         let n_devices = self.devices.len();
@@ -285,7 +309,23 @@ impl Problem {
                 return Err(Error::internal(message));
             }
         }
-        for item in &self.items {
+        self.check_asked(&self.items)?;
+        match self.preferred.filter(|&device| device >= n_devices) {
+            Some(device) => {
+                let message = format!("device {device} is preferred, and there are {n_devices}");
+                Err(Error::internal(message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what items say of devices.
+    ///
+    /// # Errors
+    /// `Internal` if they are not the problem's.
+    pub(crate) fn check_asked(&self, items: &[Item]) -> Result<()> {
+        let n_devices = self.devices.len();
+        for item in items {
             let found = item.refusals.len();
             if found != 0 && found != n_devices {
                 let message = format!("{found} refusals for {n_devices} devices");
@@ -296,13 +336,7 @@ impl Problem {
                 return Err(Error::internal(message).with_node(item.name.as_str()));
             }
         }
-        match self.preferred.filter(|&device| device >= n_devices) {
-            Some(device) => {
-                let message = format!("device {device} is preferred, and there are {n_devices}");
-                Err(Error::internal(message))
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Checks what names an item.

@@ -330,7 +330,7 @@ impl Compiled {
 
     /// Notes what placement expected to cross.
     pub(crate) fn predict(&self, metadata: &mut RunMetadata) {
-        let transfers = self.placed.iter().flat_map(|p| &p.solution.prediction.transfers);
+        let transfers = self.placed.iter().flat_map(|p| &p.solution.prediction().transfers);
         transfers.for_each(|transfer| metadata.predict(transfer.bytes));
     }
 

@@ -199,12 +199,12 @@ impl Explanation {
     /// sum of what is known: programs that only a run knows take no time in it. See [`ExplainedParts::predicted`].
     pub fn predicted(&self) -> Duration {
         let parts = self.parts.as_ref().map(|parts| parts.predicted_of_known(&parts.whole));
-        Duration::from_nanos(parts.unwrap_or(self.solution.prediction.makespan) / 1000)
+        Duration::from_nanos(parts.unwrap_or(self.solution.prediction().makespan) / 1000)
     }
 
     /// What the run is predicted to take, and what crosses.
     pub fn prediction(&self) -> &Prediction {
-        &self.solution.prediction
+        self.solution.prediction()
     }
 
     /// The devices' names; all indices of devices are places in this list.
@@ -266,7 +266,7 @@ impl Explanation {
             text.truncate(text.trim_end().len());
             return text;
         }
-        for (name, total) in self.devices.iter().zip(&self.solution.prediction.devices) {
+        for (name, total) in self.devices.iter().zip(&self.solution.prediction().devices) {
             // Writing into a string does not fail.
             let _ = writeln!(
                 text,

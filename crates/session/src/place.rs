@@ -16,8 +16,7 @@ use convoke_graph_core::{
     Class, DType, GraphSnapshot, Node, NodeId, Output, Result, State as StateOp,
 };
 use convoke_placement::{
-    Constant, DeviceSpec, Item, Link, Problem, Producer, Queues, Solution, TensorEdge, Work, grow,
-    solve,
+    Constant, DeviceSpec, Item, Link, Problem, Producer, Queues, Solution, TensorEdge, Work, solve,
 };
 use rustc_hash::FxHashMap;
 
@@ -26,8 +25,8 @@ use crate::devices::Devices;
 use crate::executor::Refused;
 use crate::session::{DevicePolicy, SessionOptions};
 use crate::state::State;
-use grown::Growing;
 pub(crate) use grown::LastGrown;
+use grown::{Growing, Keys};
 
 /// Where a program's groups and variables went and why.
 #[derive(Debug)]
@@ -86,20 +85,18 @@ impl Placing<'_> {
     /// Chooses a device for each group and variable.
     pub(crate) fn place(&self, unplaced: &Unplaced<'_>) -> Result<Places> {
         let variables = unplaced.variables();
-        let (problem, values) = self.problem(unplaced, &variables)?;
+        let program = unplaced.program;
+        let growing = Growing::of(self, program);
+        let (problem, values) = self.problem(unplaced, &variables, growing.as_ref())?;
         let problem = Arc::new(problem);
-        let growing = Growing::of(self, unplaced.program);
-        let before = growing.as_ref().and_then(|growing| growing.before(self, &variables));
-        let solution = match before {
-            Some(before) => grow(problem.clone(), &before)?,
+        let keys = growing.map(|it| it.keys(program, &problem, &values, variables.len()));
+        let solution = match keys {
+            Some(keys) => self.placed_beside(keys, &problem)?,
             None => solve(problem.clone())?,
         };
-        if let Some(growing) = growing {
-            growing.note(self, &variables, &solution);
-        }
         let device = |item: usize| DeviceIndex(solution.device[item] as u32);
         let n = variables.len();
-        let n_groups = unplaced.program.groups.len();
+        let n_groups = program.groups.len();
         let places = Places {
             groups: (0..n_groups).map(|i| device(n + i)).collect(),
             variables: variables.iter().enumerate().map(|(i, &v)| (v, device(i))).collect(),
@@ -108,10 +105,20 @@ impl Placing<'_> {
         };
         // Placing is done once for a program.
         let (links, queues) = (problem.links.clone(), problem.queues.clone());
-        let homes = self.fed_homes(unplaced.program);
+        let homes = self.fed_homes(program);
         let placed = Placed { solution, values, variables, n_groups, links, queues, homes };
         let _ = self.placed.set(placed);
         Ok(places)
+    }
+
+    /// The solution for a large program: beside what stands of the last one if it builds on that, and else as a whole.
+    fn placed_beside(&self, keys: Keys, problem: &Arc<Problem>) -> Result<Solution> {
+        if let Some(solution) = keys.grow(self, problem)? {
+            return Ok(solution);
+        }
+        let solution = solve(problem.clone())?;
+        keys.note(self, &solution)?;
+        Ok(solution)
     }
 
     /// The problem, and the value that each of its tensors stands for.
@@ -119,6 +126,7 @@ impl Placing<'_> {
         &self,
         unplaced: &Unplaced<'_>,
         variables: &[NodeId],
+        growing: Option<&Growing>,
     ) -> Result<(Problem, Vec<ValueId>)> {
         let mut problem = self.devices.problem(self.threads);
         for (device, model) in problem.devices.iter_mut().enumerate() {
@@ -138,7 +146,8 @@ impl Placing<'_> {
         }
         let resident = resident_bytes(unplaced.program);
         for (group, beside) in dispatches(unplaced.program).into_iter().enumerate() {
-            let mut item = self.group_item(unplaced.program, group, resident)?;
+            let refusals = growing.and_then(|growing| growing.refusals(group));
+            let mut item = self.group_item(unplaced.program, group, resident, refusals)?;
             item.work.beside = beside;
             problem.items.push(item);
         }
@@ -238,13 +247,21 @@ impl Placing<'_> {
         }
     }
 
-    fn group_item(&self, program: &Program, index: usize, resident: u64) -> Result<Item> {
+    /// Work, of which it may be known already why devices have no kernel for it.
+    fn group_item(
+        &self,
+        program: &Program,
+        index: usize,
+        resident: u64,
+        refusals: Option<Vec<Option<String>>>,
+    ) -> Result<Item> {
         let group = &program.groups[index];
         let last = group.nodes.last().copied().unwrap_or(NodeId(0));
         let node = self.graph.node(last);
         let requested = self.requested(group.asked.device.as_deref(), last)?;
-        let refusals =
-            (0..self.devices.list().len()).map(|d| self.refusal(d, program, index)).collect();
+        let refusals = refusals.unwrap_or_else(|| {
+            (0..self.devices.list().len()).map(|d| self.refusal(d, program, index)).collect()
+        });
         let more = group.nodes.len() - 1;
         let name = if more == 0 {
             node.name.to_string()
@@ -297,6 +314,14 @@ impl Placing<'_> {
     /// Ties items that are to share a device. An assignment that asks for a device, or to be with something,
     /// becomes an item that uses its variable; others, and reads, are only transfers.
     fn tie(&self, program: &Program, variables: &[NodeId], problem: &mut Problem) -> Result<()> {
+        let is_tied = |node: &Node| {
+            let stores = || accessed(node).is_some() && !reads(node);
+            !node.colocated.is_empty() || (node.device.is_some() && stores())
+        };
+        let holders = variables.iter().map(|&variable| self.graph.node(variable));
+        if !self.plan.all_nodes().into_iter().chain(holders).any(|node| is_tied(node)) {
+            return Ok(());
+        }
         // A node of a loop that is written out is in an item of each iteration.
         let mut items_of: FxHashMap<NodeId, Vec<usize>> =
             variables.iter().enumerate().map(|(i, &v)| (v, vec![i])).collect();

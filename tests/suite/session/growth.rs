@@ -44,40 +44,188 @@ fn gpus() -> impl Iterator<Item = &'static TestDevice> {
     devices().iter().filter(|device| device.devices.list().len() > 1)
 }
 
-/// What was placed with many others stays where it is, and ten more operations are placed beside it; where much is new, all
-/// of it is placed again.
+/// What was placed with many others stays where it is, and ten more operations are placed beside it, as many of them as
+/// without the others; where much is new, all of it is placed again.
 #[test]
 fn what_builds_on_a_large_program_keeps_its_places() {
     for device in gpus() {
+        let placed_beside = [3000, 6000].map(|n| {
+            let g = Graph::new();
+            let x = g.placeholder("x", F32, [2, 2]);
+            let all = chain(&x, n);
+            let more = &all.matmul(&x) * 3.0;
+            let grown = chain(&more, 8);
+            let feeds = [x.feed([[0.5f32, 0.25], [-0.25, 0.5]])];
+            let session = Session::new(&g, &device.devices).unwrap();
+            let placed = |y: &Tensor| {
+                let explanation = session.explain(&feeds, y).unwrap();
+                let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
+                let kept = (0..explanation.items().len()).filter(is_kept).count();
+                (explanation.items().len(), kept)
+            };
+            let (first, kept) = placed(&all);
+            assert!(first >= 1024, "{}: {first} groups", device.name);
+            assert_eq!(kept, 0, "{}", device.name);
+            let (items, kept) = placed(&grown);
+            let n_new = items - first;
+            assert!((1..=10).contains(&n_new), "{}: {n_new}", device.name);
+            // But for what became other kernels as there is more behind it, and what is next to that.
+            let n_placed = items - kept;
+            assert!(
+                0 < n_placed && n_placed <= n_new + 4,
+                "{}: {n_placed} of {items}",
+                device.name
+            );
+            let reference = Session::new(&g, &Devices::cpu()).unwrap();
+            assert_eq!(
+                session.run(&feeds, &grown).unwrap(),
+                reference.run(&feeds, &grown).unwrap()
+            );
+            // Half as much again is placed with all the rest, and what builds on that beside it again.
+            let much = chain(&grown, n / 2);
+            assert_eq!(placed(&much).1, 0, "{}", device.name);
+            let (items, kept) = placed(&(much.matmul(&x) * 2.0));
+            assert!(kept + 10 >= items, "{}: {kept} of {items}", device.name);
+            n_placed
+        });
+        assert_eq!(placed_beside[0], placed_beside[1], "{}", device.name);
+    }
+}
+
+/// Variables stay where they have settled while a large program grows that reads and stores them, also where all that
+/// reads them is elsewhere by then.
+#[test]
+fn a_large_program_grows_around_its_variables() {
+    for (device, home, away) in gpus().flat_map(|gpu| [(gpu, 0, 1), (gpu, 1, 0)]) {
         let g = Graph::new();
+        let [v, w] = ["v", "w"].map(|name| g.variable(name, Init::Constant(0.25), F32, [2, 2]));
         let x = g.placeholder("x", F32, [2, 2]);
-        let n = 3000;
-        let all = chain(&x, n);
-        let more = &all.matmul(&x) * 3.0;
-        let grown = chain(&more, 8);
-        let feeds = [x.feed([[0.5f32, 0.25], [-0.25, 0.5]])];
         let session = Session::new(&g, &device.devices).unwrap();
-        let placed = |y: &Tensor| {
-            let explanation = session.explain(&feeds, y).unwrap();
+        let reference = Session::new(&g, &Devices::cpu()).unwrap();
+        for session in [&session, &reference] {
+            session.run(&[], g.initializers()).unwrap();
+        }
+        let homes = || session.variables().iter().map(|v| v.device).collect::<Vec<_>>();
+        let feeds = [x.feed([[0.5f32, 0.25], [-0.25, 0.5]])];
+        let all = chain(v.value(), 3000) + &x;
+        let on = |place: usize, k: f64| {
+            g.device(["CPU:0", "GPU:0"][place], || (w.value() * k).matmul(&all).tanh())
+        };
+        let mut y = on(home, 2.0);
+        let mut settled = None;
+        for step in 0..3 {
+            let elements = |session: &Session| -> Vec<f32> {
+                session.run(&feeds, &y).unwrap().to_vec().unwrap()
+            };
+            let (found, expected) = (elements(&session), elements(&reference));
+            for (found, expected) in found.into_iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{}: {found} of {expected}", device.name);
+            }
+            assert_eq!(homes(), *settled.get_or_insert_with(homes), "{}: {step}", device.name);
+            assert_eq!(homes()[1], home, "{}: {step}", device.name);
+            let explanation = session.explain(&feeds, &y).unwrap();
             let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
             let kept = (0..explanation.items().len()).filter(is_kept).count();
-            (explanation.items().len(), kept)
-        };
-        let (first, kept) = placed(&all);
-        assert!(first >= 1024, "{}: {first} groups", device.name);
-        assert_eq!(kept, 0, "{}", device.name);
-        let (items, kept) = placed(&grown);
-        let n_new = items - first;
-        assert!((1..=10).contains(&n_new), "{}: {n_new}", device.name);
-        // But for what became other kernels as there is more behind it, and what is next to that.
-        assert!(kept + n_new + 4 >= items && kept < items, "{}: {kept} of {items}", device.name);
+            assert!(kept > 1000 || step == 0, "{}: {step}: {kept}", device.name);
+            let stored = v.assign(&y * 0.5);
+            for session in [&session, &reference] {
+                session.run(&feeds, stored.operation()).unwrap();
+            }
+            y = on(away, 3.0 + f64::from(step));
+        }
+    }
+}
+
+/// Around a large program, what is read, stored and fetched comes and goes, and variables are reset: each run gives what
+/// the CPU gives, and makes the submissions and transfers that were predicted.
+#[test]
+fn what_a_large_program_reads_and_stores_comes_and_goes() {
+    for device in gpus() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, [2, 2]);
+        let v = g.variable("v", Init::Constant(0.5), F32, [2, 2]);
+        let all = chain(&x, 3000);
+        let on = |place: &str, f: &dyn Fn() -> Tensor| g.device(place, f);
+        let z = on("GPU:0", &|| &all * 2.0);
+        let read = on("GPU:0", &|| v.value().matmul(&x));
+        let stored = v.assign(&z);
+        let late = on("CPU:0", &|| v.value() * 3.0);
+        let y = on("CPU:0", &|| &z + 1.0);
+        let session = Session::new(&g, &device.devices).unwrap();
         let reference = Session::new(&g, &Devices::cpu()).unwrap();
-        assert_eq!(session.run(&feeds, &grown).unwrap(), reference.run(&feeds, &grown).unwrap());
-        // Half as much again is placed with all the rest, and what builds on that beside it again.
-        let much = chain(&grown, n / 2);
-        assert_eq!(placed(&much).1, 0, "{}", device.name);
-        let (items, kept) = placed(&(much.matmul(&x) * 2.0));
-        assert!(kept + 10 >= items, "{}: {kept} of {items}", device.name);
+        let feeds = [x.feed([[0.5f32, 0.25], [-0.25, 0.5]])];
+        let set = |session: &Session| session.run(&[], g.initializers()).map(drop).unwrap();
+        let steps: [(&str, &[&Tensor], bool); 9] = [
+            ("a read", &[&all, &read], false),
+            ("no read", &[&all], false),
+            ("a store", &[&all], true),
+            ("a store and a read", &[&all, &late], true),
+            ("more that is fetched", &[&all, &late, &z], true),
+            ("less that is fetched", &[&all, &y], false),
+            ("two reads", &[&all, &y, &read, &late], false),
+            ("all", &[&all, &y, &read, &late, &z], true),
+            ("nothing but what is large", &[&all], false),
+        ];
+        for (round, resets) in [false, true].into_iter().enumerate() {
+            for (what, fetches, stores) in steps {
+                if resets || what == "a read" {
+                    session.reset(&[]).unwrap();
+                    reference.reset(&[]).unwrap();
+                    set(&session);
+                    set(&reference);
+                }
+                let at = format!("{}: {what}, round {round}", device.name);
+                let target = stores.then(|| stored.operation());
+                let fetched = (fetches.to_vec(), target.clone());
+                let explanation = session.explain(&feeds, &fetched).unwrap();
+                let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
+                let kept = (0..explanation.items().len()).filter(is_kept).count();
+                assert!(kept > 1000 || (round, what) == (0, "a read"), "{at}: {kept}");
+                let (found, run) =
+                    session.run_with(&feeds, &fetched, RunOptions::default()).unwrap();
+                let expected = reference.run(&feeds, &fetched).unwrap();
+                assert_eq!(found.0, expected.0, "{at}");
+                let prediction = explanation.prediction();
+                assert_eq!(run.submissions, prediction.submissions as u64, "{at}\n{explanation}");
+                let crossed = run.uploads + run.downloads;
+                assert_eq!(crossed, prediction.transfers.len() as u64, "{at}\n{explanation}");
+            }
+        }
+    }
+}
+
+/// What is to be with an assignment is with its variable where the run makes none, however the large program around it
+/// was placed before.
+#[test]
+fn ties_around_a_large_program_are_those_of_the_run() {
+    for device in gpus() {
+        let g = Graph::new();
+        let x = g.placeholder("x", F32, [2, 2]);
+        let v = g.variable("v", Init::Constant(0.5), F32, [2, 2]);
+        let all = chain(&x, 3000);
+        let home = g.device("CPU:0", || v.value() * 2.0);
+        let added = g.device("GPU:0", || v.assign_add(&x).operation());
+        let with = g.colocate_with(&added, || x.sin());
+        let session = Session::new(&g, &device.devices).unwrap();
+        session.run(&[], g.initializers()).unwrap();
+        let feeds = [x.feed([[0.5f32, 0.25], [-0.25, 0.5]])];
+        session.run(&feeds, &home).unwrap();
+        let fresh = Session::new(&g, &device.devices).unwrap();
+        fresh.run(&[], g.initializers()).unwrap();
+        fresh.run(&feeds, &home).unwrap();
+        for adds in [false, true, false, true] {
+            let target = adds.then(|| added.clone());
+            let place = |session: &Session, all: Option<&Tensor>| {
+                let fetched = (all, &home, &with, target.clone());
+                let explanation = session.explain(&feeds, fetched).unwrap();
+                let item = explanation.items().iter().find(|item| item.name.starts_with("sin"));
+                item.unwrap_or_else(|| panic!("{explanation}")).device
+            };
+            // Without what is large, all is placed by itself.
+            let (small, large) = (place(&fresh, None), place(&session, Some(&all)));
+            assert_eq!(small, usize::from(adds), "{}", device.name);
+            assert_eq!(large, small, "{}: {adds}", device.name);
+        }
     }
 }
 

@@ -53,8 +53,8 @@ pub(super) fn brute_force(problem: &Problem, classes: &Classes) -> Score {
 /// Checks what is promised of each solution, and gives its price.
 fn checked(problem: &Problem, classes: &Classes) -> u64 {
     let solution = solve(problem).unwrap();
-    let total = solution.prediction.total;
-    assert_eq!(solution.prediction, price(problem, &solution.device).unwrap());
+    let total = solution.prediction().total;
+    assert_eq!(*solution.prediction(), price(problem, &solution.device).unwrap());
     assert_eq!(total, plain_price(problem, &solution.device), "the price by itself");
     for d in 0..problem.devices.len() {
         assert!(total <= priced(problem, classes, &all_on(problem, classes, d)), "device {d}");
@@ -154,14 +154,14 @@ fn memory_comes_before_time() {
         let mut problem = random_problem(&mut rng, 1, 9);
         let classes = Classes::new(&problem).unwrap();
         let roomy = solve(&problem).unwrap();
-        problem.devices[1].memory_bytes = 1 + roomy.prediction.devices[1].peak_bytes / 2;
+        problem.devices[1].memory_bytes = 1 + roomy.prediction().devices[1].peak_bytes / 2;
         let best = brute_force(&problem, &classes);
         let Ok(solution) = solve(&problem) else {
             assert!(best.excess > 0, "case {case}: refused what fits");
             continue;
         };
-        assert_eq!(solution.prediction.total, best.total, "case {case}");
-        let peak = solution.prediction.devices[1].peak_bytes;
+        assert_eq!(solution.prediction().total, best.total, "case {case}");
+        let peak = solution.prediction().devices[1].peak_bytes;
         let excess = peak.saturating_sub(problem.devices[1].memory_bytes);
         assert_eq!(excess, best.excess, "case {case}");
         n_split += usize::from(excess == 0 && solution.device.contains(&1));
@@ -181,12 +181,12 @@ fn constants_take_memory_and_no_time() {
     // One fits into a GiB with the tensor, both do not.
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device.iter().sum::<usize>(), 1);
-    assert_eq!(solution.prediction.devices[1].peak_bytes / 1_000_000, 600);
+    assert_eq!(solution.prediction().devices[1].peak_bytes / 1_000_000, 600);
     problem.devices[1].memory_bytes = 1_300_000_000;
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device, [1, 1]);
     // 40 to submit, twice 1 + 400, and 15 + 1 for what is fetched.
-    assert_eq!(solution.prediction.total, (40 + 802 + 16) * US);
+    assert_eq!(solution.prediction().total, (40 + 802 + 16) * US);
 }
 
 #[test]
@@ -194,13 +194,13 @@ fn a_large_problem_is_cut_to_the_memory_there_is() {
     let mut problem = large(2000, 3);
     problem.devices[1].memory_bytes = u64::MAX;
     let roomy = solve(&problem).unwrap();
-    let needed = roomy.prediction.devices[1].peak_bytes;
+    let needed = roomy.prediction().devices[1].peak_bytes;
     problem.devices[1].memory_bytes = needed / 2;
     let tight = solve(&problem).unwrap();
-    assert!(tight.prediction.devices[1].peak_bytes <= needed / 2);
+    assert!(tight.prediction().devices[1].peak_bytes <= needed / 2);
     let host = price(&problem, &vec![0; 2000]).unwrap().total;
-    assert!(tight.prediction.total < host, "half of the memory is of use");
-    assert!(tight.prediction.total >= roomy.prediction.total);
+    assert!(tight.prediction().total < host, "half of the memory is of use");
+    assert!(tight.prediction().total >= roomy.prediction().total);
 }
 
 #[test]
@@ -217,8 +217,8 @@ fn the_makespan_comes_close_to_the_best() {
             classes.spread(&all_on(&problem, &classes, d), &mut device);
             price(&problem, &device).unwrap().makespan
         };
-        assert!(solution.prediction.makespan <= single(0).min(single(1)));
-        sum += solution.prediction.makespan;
+        assert!(solution.prediction().makespan <= single(0).min(single(1)));
+        sum += solution.prediction().makespan;
         best_sum += brute_force(&problem, &classes).time;
         single_sum += single(0).min(single(1));
     }
@@ -244,8 +244,8 @@ fn work_that_can_overlap_does() {
     // Left: 40 + 400 + 400 + 15 + 1 us; right on the GPU 400 + 25 + 1 more, on the CPU 250 beside it.
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.device, [1, 0, 0]);
-    assert_eq!(solution.prediction.makespan, (40 + 400 + 400 + 16 + 10) * US);
-    assert_eq!(solution.prediction.total, (40 + 400 + 400 + 16 + 10 + 250) * US);
+    assert_eq!(solution.prediction().makespan, (40 + 400 + 400 + 16 + 10) * US);
+    assert_eq!(solution.prediction().total, (40 + 400 + 400 + 16 + 10 + 250) * US);
 }
 
 #[test]
@@ -255,7 +255,8 @@ fn what_two_gpus_share_goes_through_the_host() {
         |name: &str, d: u32| Item { requested: Some(spec(&format!("GPU:{d}"))), ..item(name, 10) };
     problem.items = vec![on("a", 0), on("b", 1), on("c", 1)];
     problem.tensors = vec![fetched(edge("a:0", 1000, Producer::Item(0), &[1, 2]))];
-    let prediction = solve(&problem).unwrap().prediction;
+    let solution = solve(&problem).unwrap();
+    let prediction = solution.prediction();
     let ways = prediction.transfers.iter().map(|transfer| (transfer.from, transfer.to));
     assert_eq!(ways.collect::<Vec<_>>(), [(1, 0), (0, 2)]);
     // Three items of 1 + 1 us, two submissions of 40, two transfers of 15 + 1.
@@ -363,5 +364,5 @@ fn the_same_problem_has_the_same_solution() {
 fn an_empty_problem_has_an_empty_solution() {
     let solution = solve(machine(1)).unwrap();
     assert!(solution.device.is_empty() && solution.explain_item(0).is_none());
-    assert_eq!(solution.prediction.total, 0);
+    assert_eq!(solution.prediction().total, 0);
 }

@@ -201,7 +201,7 @@ fn a_run_takes_what_the_host_says_once() {
     problem.devices[1].run = 50 * US;
     problem.items = vec![item("a", 10), item("b", 10)];
     assert_eq!(price(&problem, &[0, 0]).unwrap().total, 23 * US);
-    assert_eq!(solve(&problem).unwrap().prediction.total, 23 * US);
+    assert_eq!(solve(&problem).unwrap().prediction().total, 23 * US);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn problems_with_absurd_numbers_are_solved() {
         problem.tensors.push(fetched(edge("t", u64::MAX, Producer::Item(i), &consumers)));
     }
     let solution = solve(&problem).unwrap();
-    assert_eq!(solution.prediction.total, u64::MAX);
+    assert_eq!(solution.prediction().total, u64::MAX);
     assert!(!solution.to_string().is_empty());
 }
 
@@ -276,13 +276,13 @@ fn devices_go_first_where_that_saves_time_and_no_segment() {
     let solution = solve(&problem).unwrap();
     assert_eq!(solution.order, SegmentOrder::DevicesFirst);
     // The GPU's 40 + 300 us and 15 to bring it back; text is done meanwhile.
-    assert_eq!(solution.prediction.makespan, (40 + 300 + 15) * US);
-    assert_eq!(solution.prediction.total, (300 + 40 + 300 + 15) * US);
+    assert_eq!(solution.prediction().makespan, (40 + 300 + 15) * US);
+    assert_eq!(solution.prediction().total, (300 + 40 + 300 + 15) * US);
     // A network after the text: what the GPU could do before would be a segment more.
     problem.items.push(gpu("net"));
     problem.tensors[0] = edge("text:0", 0, Producer::Item(0), &[2]);
     let solution = solve(&problem).unwrap();
-    assert_eq!((solution.order, solution.prediction.submissions), (SegmentOrder::Declared, 1));
+    assert_eq!((solution.order, solution.prediction().submissions), (SegmentOrder::Declared, 1));
 }
 
 #[test]

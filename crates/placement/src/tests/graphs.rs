@@ -343,13 +343,13 @@ fn ten_graphs_are_never_slower_than_one_device_and_split_where_it_pays() {
             };
             let (cpu, gpu) = (single(0), single(1));
             let solution = solve(&problem).unwrap();
-            let (auto, best) = (solution.prediction.total, brute_force(&problem, &classes).total);
+            let (auto, best) = (solution.prediction().total, brute_force(&problem, &classes).total);
             assert!(auto <= cpu.min(gpu), "{name} on {}", machine.name);
             // Where a split reaches 0.8 of the best single device, the choice does too.
             let reaches = |total: u64| total * 5 <= cpu.min(gpu) * 4;
             assert!(!reaches(best) || reaches(auto), "{name} on {}", machine.name);
             assert_eq!(auto, best, "{name} on {}", machine.name);
-            let on_gpu = solution.prediction.devices[1].items;
+            let on_gpu = solution.prediction().devices[1].items;
             let us = |time: u64| time.div_ceil(US);
             let ratio = auto * 100 / cpu.min(gpu);
             writeln!(

@@ -71,7 +71,7 @@ impl Walk<'_> {
         };
         let slices = slices.chain(stacked).map(bytes).fold(0, u64::saturating_add);
         let work = |trips| blocks::block_of(self.flow, step, op, &body, slices, trips);
-        let prediction = body.placed.as_ref().map(|placed| &placed.solution.prediction);
+        let prediction = body.placed.as_ref().map(|placed| placed.solution.prediction());
         let each = prediction.map_or(0, |prediction| {
             let moved = prediction.transfers.iter().map(|transfer| transfer.time);
             prediction.makespan.saturating_sub(moved.fold(0, u64::saturating_add))

@@ -175,7 +175,7 @@ impl Builder<'_> {
 
     /// What the segments send and are sent.
     fn crossings(&self, index: &FxHashMap<ValueId, usize>) -> Vec<Crossing> {
-        let transfers = &self.placed.solution.prediction.transfers;
+        let transfers = &self.placed.solution.prediction().transfers;
         let predicted: FxHashMap<(ValueId, usize, usize), Picoseconds> = transfers
             .iter()
             .filter_map(|t| Some(((*self.placed.values.get(t.tensor)?, t.from, t.to), t.time)))

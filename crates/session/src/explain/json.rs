@@ -83,7 +83,7 @@ impl Explanation {
     }
 
     fn program_json(&self) -> Value {
-        let prediction = &self.solution.prediction;
+        let prediction = self.solution.prediction();
         let items: Vec<Value> = (0..self.items.len()).map(|i| self.item_json(i)).collect();
         json!({
             "version": VERSION,
@@ -119,7 +119,7 @@ impl Explanation {
     }
 
     fn devices_json(&self) -> Vec<Value> {
-        let totals = self.devices.iter().zip(&self.solution.prediction.devices);
+        let totals = self.devices.iter().zip(&self.solution.prediction().devices);
         let device = |(i, (name, total)): (usize, (&String, &convoke_placement::DeviceTotal))| {
             let measured = self.measured.as_ref().and_then(|m| *m.devices.get(i)?);
             json!({

@@ -93,7 +93,7 @@ impl Explanation {
             "\nmeasured in {} {runs}: {} in all, predicted {}",
             measured.runs,
             Time(picoseconds(measured.wall)),
-            Time(self.solution.prediction.total),
+            Time(self.solution.prediction().total),
         )?;
         let mut table =
             Table::new(["item", "device", "predicted", "measured", "measured/predicted"]);
@@ -104,7 +104,7 @@ impl Explanation {
             table.row(row(&item.name, device, item.cost, *time));
         }
         let totals = self.devices.iter().zip(&measured.devices);
-        for ((name, time), total) in totals.zip(&self.solution.prediction.devices) {
+        for ((name, time), total) in totals.zip(&self.solution.prediction().devices) {
             table.row(row("all", name, total.compute, *time));
         }
         write!(f, "{table}")?;

@@ -172,7 +172,7 @@ impl ExplainedParts {
     fn price(&self, part: &ExplainedPart, unknown: Option<Picoseconds>) -> Option<Picoseconds> {
         let step = |step: &ExplainedStep| match &step.work {
             StepWork::Program(at) => match &self.programs.get(*at)?.explanation {
-                Ok(explanation) => Some(explanation.solution.prediction.makespan),
+                Ok(explanation) => Some(explanation.solution.prediction().makespan),
                 Err(_) => unknown,
             },
             StepWork::Branch(_, parts) => {
@@ -361,7 +361,7 @@ impl ExplainedParts {
     pub(super) fn program_title(&self, at: usize) -> String {
         match self.programs.get(at).map(|program| &program.explanation) {
             Some(Ok(explanation)) => {
-                let predicted = Time(explanation.solution.prediction.makespan);
+                let predicted = Time(explanation.solution.prediction().makespan);
                 format!("program {at}: predicted {predicted}")
             }
             Some(Err(unknown)) => format!("program {at}: {unknown}"),

@@ -325,7 +325,7 @@ pub(crate) fn block_of(
 ) -> Result<u64> {
     let program = step.program().ok_or_else(no_value)?;
     let planned = flow.program(program.plan).ok_or_else(no_value)?;
-    let time = body.placed.as_ref().map_or(0, |placed| placed.solution.prediction.makespan);
+    let time = body.placed.as_ref().map_or(0, |placed| placed.solution.prediction().makespan);
     if body.comes_back(&next_of(step, op, body, planned)) {
         // Each iteration needs memory of its own on the device.
         return Ok(1);

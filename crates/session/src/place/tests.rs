@@ -40,7 +40,7 @@ fn problem_of(
     };
     let found = RefCell::new(None);
     let place = |unplaced: &Unplaced<'_>| {
-        *found.borrow_mut() = Some(placing.problem(unplaced, &unplaced.variables())?.0);
+        *found.borrow_mut() = Some(placing.problem(unplaced, &unplaced.variables(), None)?.0);
         placing.place(unplaced)
     };
     let options = CompileOptions { limits: GroupLimits::SINGLE, simplify: false, place: &place };
