@@ -1,5 +1,6 @@
 //! `convoke bench`: the standard cases, timed.
 
+mod predict;
 mod versus;
 
 use std::path::PathBuf;
@@ -26,8 +27,9 @@ pub(super) struct Options {
     /// Seconds for each case, at least.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Show what each case is predicted to take beside what it takes. `convoke explain --measure` shows each kernel.
-    #[arg(long)]
+    /// Show what each case is predicted to take beside what it takes: all cases in turns, and of each the median of
+    /// the turn in which it took least. `convoke explain --measure` shows each kernel.
+    #[arg(long, conflicts_with = "trace")]
     predict: bool,
     /// Time automatic placement beside the CPU alone and the GPU of --device alone, in turns.
     #[arg(long, conflicts_with_all = ["predict", "trace"])]
@@ -81,22 +83,26 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         }
         names.extend(found);
     }
+    if options.versus || options.predict {
+        // J is a process, whose start is no matter of placement.
+        names.retain(|name| *name != "J");
+    }
     let bar =
         if options.json { ProgressBar::hidden() } else { ProgressBar::new(names.len() as u64) };
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (mut timings, mut versus) = (Vec::new(), Vec::new());
+    if options.versus {
+        let rows = versus::time_all(&names, options, &bar)?;
+        return show(&rows, options, &bar, versus::json, versus::print);
+    }
+    if options.predict {
+        let rows = predict::time(&names, options, &bar)?;
+        return show(&rows, options, &bar, predict::json, predict::print);
+    }
+    let mut timings = Vec::new();
     let mut trace = Trace::new();
     for name in names {
         bar.set_message(name.to_owned());
-        if options.versus {
-            // J is a process, whose start is no matter of placement.
-            if name != "J" {
-                versus.push(versus::time(name, options)?);
-            }
-            bar.inc(1);
-            continue;
-        }
         let timing = match name {
             "J" => time_start(options)?,
             _ => time(name, options, &mut trace)?,
@@ -104,20 +110,26 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         timings.push(timing);
         bar.inc(1);
     }
-    bar.finish_and_clear();
     if let Some(path) = &options.trace {
         write_file(path, &trace.to_json())?;
     }
+    show(&timings, options, &bar, json, print)
+}
+
+/// Prints a table, or all as one JSON array.
+fn show<T>(
+    rows: &[T],
+    options: &Options,
+    bar: &ProgressBar,
+    json: impl Fn(&T) -> serde_json::Value,
+    print: impl Fn(&[T]),
+) -> Result<(), Failure> {
+    bar.finish_and_clear();
     if options.json {
-        let versus = versus.iter().map(versus::json);
-        let rows: Vec<serde_json::Value> = timings.iter().map(json).chain(versus).collect();
+        let rows: Vec<serde_json::Value> = rows.iter().map(json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else if options.versus {
-        versus::print(&versus);
-    } else if options.predict {
-        print_predictions(&timings);
     } else {
-        print(&timings);
+        print(rows);
     }
     Ok(())
 }
@@ -254,31 +266,6 @@ fn print(timings: &[Timing]) {
             t.first.pipelines_found,
             t.cached,
         );
-    }
-}
-
-fn print_predictions(timings: &[Timing]) {
-    println!(
-        "{:9} {:8} {:>12} {:>12} {:>12} {:>7}",
-        "case", "device", "predicted us", "median us", "least us", "ratio",
-    );
-    for t in timings.iter().filter(|t| !t.predicted.is_zero()) {
-        println!(
-            "{:9} {:8} {:>12.1} {:>12.1} {:>12.1} {:>7.2}",
-            t.case,
-            t.device,
-            micros(t.predicted),
-            micros(t.median),
-            micros(t.least),
-            t.ratio(),
-        );
-    }
-}
-
-impl Timing {
-    /// How many times as long as measured a run is predicted to take.
-    fn ratio(&self) -> f64 {
-        self.predicted.as_secs_f64() / self.median.as_secs_f64()
     }
 }
 

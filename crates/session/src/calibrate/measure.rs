@@ -147,8 +147,8 @@ pub(super) enum Amount {
 /// What the probes took.
 pub(super) type Samples = BTreeMap<Key, Timed>;
 
-/// Twice, so that what slows the machine down for a second or two is not taken for its speed.
-const PASSES: usize = 2;
+/// Three times, so that what slows the machine down for a second or two is not taken for its speed.
+const PASSES: usize = 3;
 /// How many steps a calibration has, for progress.
 const STEPS: usize = PASSES * (SERIES.len() + 2);
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use convoke::cases::Ready;
+use indicatif::ProgressBar;
 
 use super::{Options, median, micros, ready, warm_up};
 use crate::command::Failure;
@@ -20,9 +21,24 @@ pub(super) struct Versus {
     place: &'static str,
 }
 
+/// Times each case.
+pub(super) fn time_all(
+    names: &[&str],
+    options: &Options,
+    bar: &ProgressBar,
+) -> Result<Vec<Versus>, Failure> {
+    let mut rows = Vec::with_capacity(names.len());
+    for &name in names {
+        bar.set_message(name.to_owned());
+        rows.push(time(name, options)?);
+        bar.inc(1);
+    }
+    Ok(rows)
+}
+
 /// Runs the case by each placement in turns, so that what disturbs the machine disturbs all. The first run of a turn
 /// finds the caches as another left them, and does not count.
-pub(super) fn time(name: &str, options: &Options) -> Result<Versus, Failure> {
+fn time(name: &str, options: &Options) -> Result<Versus, Failure> {
     let gpu = options.device.strip_prefix("auto:").unwrap_or(&options.device);
     if matches!(gpu, "cpu" | "auto") {
         return Err("--versus compares with a GPU; name one by --device, gpu or NAME".into());
