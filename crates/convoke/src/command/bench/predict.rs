@@ -9,7 +9,7 @@ use super::{Options, median, micros, ready, warm_up};
 use crate::command::Failure;
 
 /// How often it is each case's turn.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 3;
 
 /// What a case is predicted to take, and takes.
 pub(super) struct Predicted {
