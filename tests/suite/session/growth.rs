@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use convoke::RunOptions;
 use convoke::prelude::*;
+use convoke::{Explanation, RunOptions};
 use convoke_tests::{TestDevice, devices, slow_on_host};
 
 /// `n` operations on a matrix, one after the other, of which none becomes one kernel with the next.
@@ -44,6 +44,12 @@ fn gpus() -> impl Iterator<Item = &'static TestDevice> {
     devices().iter().filter(|device| device.devices.list().len() > 1)
 }
 
+/// How many items of an explanation stayed while others were placed.
+fn n_kept(explanation: &Explanation) -> usize {
+    let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
+    (0..explanation.items().len()).filter(is_kept).count()
+}
+
 /// What was placed with many others stays where it is, and ten more operations are placed beside it, as many of them as
 /// without the others; where much is new, all of it is placed again.
 #[test]
@@ -59,9 +65,7 @@ fn what_builds_on_a_large_program_keeps_its_places() {
             let session = Session::new(&g, &device.devices).unwrap();
             let placed = |y: &Tensor| {
                 let explanation = session.explain(&feeds, y).unwrap();
-                let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
-                let kept = (0..explanation.items().len()).filter(is_kept).count();
-                (explanation.items().len(), kept)
+                (explanation.items().len(), n_kept(&explanation))
             };
             let (first, kept) = placed(&all);
             assert!(first >= 1024, "{}: {first} groups", device.name);
@@ -124,8 +128,7 @@ fn a_large_program_grows_around_its_variables() {
             assert_eq!(homes(), *settled.get_or_insert_with(homes), "{}: {step}", device.name);
             assert_eq!(homes()[1], home, "{}: {step}", device.name);
             let explanation = session.explain(&feeds, &y).unwrap();
-            let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
-            let kept = (0..explanation.items().len()).filter(is_kept).count();
+            let kept = n_kept(&explanation);
             assert!(kept > 1000 || step == 0, "{}: {step}: {kept}", device.name);
             let stored = v.assign(&y * 0.5);
             for session in [&session, &reference] {
@@ -178,8 +181,7 @@ fn what_a_large_program_reads_and_stores_comes_and_goes() {
                 let target = stores.then(|| stored.operation());
                 let fetched = (fetches.to_vec(), target.clone());
                 let explanation = session.explain(&feeds, &fetched).unwrap();
-                let is_kept = |&i: &usize| explanation.why(i) == "kept: it was placed here before";
-                let kept = (0..explanation.items().len()).filter(is_kept).count();
+                let kept = n_kept(&explanation);
                 assert!(kept > 1000 || (round, what) == (0, "a read"), "{at}: {kept}");
                 let (found, run) =
                     session.run_with(&feeds, &fetched, RunOptions::default()).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Growth;
-use crate::problem::{Problem, Producer};
+use crate::problem::{Problem, Producer, TensorEdge};
 
 /// What is known of an item.
 #[derive(Debug, Clone, Default)]
@@ -72,20 +72,15 @@ pub(super) struct Net {
 }
 
 impl Net {
-    /// The net of a problem without items, on so many devices.
-    pub fn new(n_devices: usize) -> Self {
-        Self {
-            n_devices,
+    /// The net of a problem whose items are on these devices.
+    pub fn of(problem: &Problem, device: &[usize]) -> Self {
+        let mut net = Self {
+            n_devices: problem.devices.len(),
             items: Vec::new(),
             tensors: Vec::new(),
             ties: Vec::new(),
             needs: Vec::new(),
-        }
-    }
-
-    /// The net of a problem whose items are on these devices.
-    pub fn of(problem: &Problem, device: &[usize]) -> Self {
-        let mut net = Self::new(problem.devices.len());
+        };
         let mut pushes = Vec::new();
         net.add_items(problem.items.iter().map(|item| item.is_resource));
         for (node, &device) in net.items.iter_mut().zip(device) {
@@ -193,7 +188,7 @@ impl Net {
     }
 
     /// Adds a tensor. Of its consumers, the first `n_placed` items have places.
-    fn add_tensor(&mut self, tensor: &crate::TensorEdge, n_placed: usize, pushes: &mut Vec<Push>) {
+    fn add_tensor(&mut self, tensor: &TensorEdge, n_placed: usize, pushes: &mut Vec<Push>) {
         let at = self.tensors.len();
         if let Producer::Item(item) = tensor.producer {
             self.items[item].made.push(at as u32);

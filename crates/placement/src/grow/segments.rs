@@ -26,8 +26,7 @@ pub(super) struct Fit {
     opened: Vec<u32>,
     /// The devices of segments that are new.
     more: Vec<usize>,
-    /// The device of each segment that would not be but for what is free: those, and one more where what stays would have
-    /// to wait for something free in the middle of its segment.
+    /// The device of each segment that would not be but for what is free: of both.
     paid: Vec<usize>,
 }
 
@@ -113,7 +112,6 @@ impl Segments {
             let before = self.of.get(item).copied().filter(|&before| stays && before >= ready);
             fit.of[at] = self.next(&mut fit, on, ready, before);
         }
-        self.find_late(net, free, device, &mut fit);
         fit
     }
 
@@ -131,28 +129,6 @@ impl Segments {
             fit.paid.push(on);
         }
         segment
-    }
-
-    /// Finds what stays and reads something free before that is there.
-    fn find_late(&self, net: &Net, free: &Free, device: &[usize], fit: &mut Fit) {
-        for (at, &item) in
-            free.items.iter().enumerate().filter(|(_, item)| !net.items[**item].is_resource)
-        {
-            let (segment, on) = (fit.of[at], device[at]);
-            let is_new = self.of.get(item).is_none();
-            if !is_new && segment <= self.of[item] && on == net.items[item].device {
-                continue;
-            }
-            let readers = net.made(item).flat_map(|tensor| net.consumers(tensor));
-            let waits = |&reader: &usize| {
-                let there = net.items[reader].device;
-                let first = segment + u32::from(there != on);
-                !net.items[reader].is_resource
-                    && free.index(reader).is_none()
-                    && self.of[reader] < first
-            };
-            fit.paid.extend(readers.filter(waits).map(|reader| net.items[reader].device));
-        }
     }
 
     #[cfg(test)]

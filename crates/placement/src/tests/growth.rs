@@ -382,6 +382,49 @@ fn what_takes_the_place_of_what_has_gone_is_beside_its_neighbours() {
     }
 }
 
+/// New work pays for a submission where no segment of its device can go on with it, and else for none. By hand: it takes
+/// 60 us on the host, 7 on the GPU, 15 for each crossing, and 40 for a submission.
+#[test]
+fn what_is_new_goes_on_with_the_segments_that_are_there() {
+    // The GPU makes something that the host works on, and perhaps goes on with that in the end.
+    let mut whole = chain(64, 1);
+    whole.tensors.iter_mut().for_each(|tensor| tensor.bytes = 4);
+    let host = [0; 60];
+    let ends = [&[1][..], &host, &[0; 3]].concat();
+    let goes_on = [&[1][..], &host, &[1; 3]].concat();
+    for (device, reads, on) in [(&ends, 0, 1), (&ends, 1, 0), (&goes_on, 1, 1)] {
+        let mut standing = Growing::from(whole.clone(), 64, device).standing;
+        let growth = Growth {
+            items: vec![item("new", 60)],
+            tensors: vec![fetched(edge("y", 4, Producer::Item(64), &[]))],
+            reads: vec![(reads, 64)],
+            ..Growth::default()
+        };
+        // What it reads is made where it was.
+        let growth = Growth { settled: vec![reads], ..growth };
+        assert_eq!(standing.grow(&growth).unwrap(), Some(vec![reads, 64]));
+        assert_eq!(standing.device(64), Some(on), "reads {reads}, {device:?}");
+    }
+    // In the middle of a segment, the host would cost two crossings and cut it in two: 71 us and what it takes there.
+    let gpu_only = |item: &mut Item| item.refusals = vec![Some("no kernel".into()), None];
+    for (gpu_us, on) in [(60, 1), (90, 0)] {
+        let mut whole = chain(64, 1);
+        whole.tensors.iter_mut().for_each(|tensor| tensor.bytes = 4);
+        whole.items.iter_mut().for_each(gpu_only);
+        let mut standing = Growing::from(whole, 64, &[1; 64]).standing;
+        let new = Item { known: vec![Some(US), Some(gpu_us * US)], ..item("new", 1) };
+        let growth = Growth {
+            items: vec![new],
+            tensors: vec![edge("t", 4, Producer::Item(64), &[33])],
+            reads: vec![(31, 64)],
+            gone: vec![32],
+            ..Growth::default()
+        };
+        assert_eq!(standing.grow(&growth).unwrap(), Some(vec![31, 33, 64]));
+        assert_eq!(standing.device(64), Some(on), "{gpu_us} us");
+    }
+}
+
 /// What was somewhere only for what has gone may go elsewhere.
 #[test]
 fn what_has_lost_a_reader_or_a_tie_is_placed_anew() {
