@@ -95,7 +95,7 @@ fn select<T: Pod>(args: &[&[u8]], out: &mut [u8]) {
         #[inline(always)]
         || {
             for (((out, &c), &x), &y) in out.iter_mut().zip(conditions).zip(xs).zip(ys) {
-                *out = if c != 0 { x } else { y };
+                *out = std::hint::select_unpredictable(c != 0, x, y);
             }
         },
     );
