@@ -19,9 +19,11 @@ pub(crate) const TILE: u64 = 32;
 /// The same for products of few elements and a long sum, which GPUs share out.
 pub const DEEP_SIDE: u64 = 4;
 /// The tiles that such a product has at most.
-pub const DEEP_FEW: u64 = 64;
+const DEEP_FEW: u64 = 64;
 /// The terms that each of its sums has at least.
-pub const DEEP_LEAST: u64 = 256;
+const DEEP_LEAST: u64 = 256;
+/// The same for products of so few rows or columns that other tiles are mostly empty.
+const DEEP_LEAST_THIN: u64 = 64;
 /// Simple operations in the time of an exponential.
 const EXPONENTIAL: u64 = 8;
 /// Finding a greatest element once more, and what is at its place, costs this many times a pooling.
@@ -224,9 +226,14 @@ fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
 
 /// Rows and columns of a GPU's tiles for products of these sizes.
 pub(crate) fn tile_of_product(batches: u64, [m, n, k]: [u64; 3]) -> u64 {
-    let tiles = |size: u64| size.div_ceil(DEEP_SIDE);
-    let few = tiles(m).saturating_mul(tiles(n)).saturating_mul(batches) <= DEEP_FEW;
-    if few && k >= DEEP_LEAST { DEEP_SIDE } else { TILE }
+    if is_deep(batches, [m, n, k]) { DEEP_SIDE } else { TILE }
+}
+
+/// Whether GPUs share out the sums of products of these sizes: where there are few elements, each of a long sum.
+pub fn is_deep(batches: u64, [m, n, k]: [u64; 3]) -> bool {
+    let [tiles_m, tiles_n] = [m, n].map(|size| size.div_ceil(DEEP_SIDE));
+    let least = if tiles_m.min(tiles_n) <= 1 { DEEP_LEAST_THIN } else { DEEP_LEAST };
+    tiles_m.saturating_mul(tiles_n).saturating_mul(batches) <= DEEP_FEW && k >= least
 }
 
 /// The operations of the CPU's kernel for a product: whole vectors of columns, and what each element of the result takes
