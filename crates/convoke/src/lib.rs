@@ -50,20 +50,20 @@ pub use convoke_graph_core::{
 /// Records from files, and tensors from records, without a session.
 pub use convoke_input as input;
 pub use convoke_session::{
-    AbsentNode, AfterRun, Arguments, BeforeRun, CalibrateOptions, Calibration, Calibrations,
-    Callable, CallableOptions, CancelToken, Candidate, Checkpoint, CheckpointSaver, Crossing,
-    Curve, DEFAULT_SIGNATURE, Decision, DeviceInfo, DeviceKind, DeviceModel, DeviceOptions,
-    DevicePolicy, DeviceTensor, DeviceTotal, Devices, Donation, ExplainedPart, ExplainedParts,
-    ExplainedProgram, ExplainedStep, Explanation, Family, FeedFn, Fetch, FetchList, FetchResults,
-    FinalOps, Gap, Hook, ItemKind, KeptTable, KeptVariable, Lack, Link, LoadOptions, LoggingTensor,
-    Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing, ModelForm, ModelKind,
-    ModelSignature, ModelSpec, Monitor, MonitoredSession, NanTensor, NextBest, NodeName,
-    NodeReport, NodeTime, Objective, OnDevice, Origin, PartValue, PartialRun, Phase, PhaseKind,
-    PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Profiler, Progress, Reason,
-    Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions, Saved, SavedModel,
-    Saver, Session, SessionMetadata, SessionOptions, SignatureSpec, Staying, StepCounter, StepNode,
-    StepWork, StopAtStep, Timings, Trace, Transfer, TransferTime, Trips, Unknown, VariableInfo,
-    WaitingOperation, WaitingRun, Wanted, Work,
+    AbsentNode, AfterRun, Arguments, BeforeRun, CalibrateOptions, Calibrating, Calibration,
+    Calibrations, Callable, CallableOptions, CancelToken, Candidate, Checkpoint, CheckpointSaver,
+    Crossing, Curve, DEFAULT_SIGNATURE, Decision, DeviceInfo, DeviceKind, DeviceModel,
+    DeviceOptions, DevicePolicy, DeviceTensor, DeviceTotal, Devices, Donation, ExplainedPart,
+    ExplainedParts, ExplainedProgram, ExplainedStep, Explanation, Family, FeedFn, Fetch, FetchList,
+    FetchResults, FinalOps, Gap, Hook, ItemKind, KeptTable, KeptVariable, Lack, Link, LoadOptions,
+    LoggingTensor, Measured, MeasuredCrossing, MeasuredDevice, MemoryUse, Mismatch, Missing,
+    ModelForm, ModelKind, ModelSignature, ModelSpec, Monitor, MonitoredSession, NanTensor,
+    NextBest, NodeName, NodeReport, NodeTime, Objective, OnDevice, Origin, PartValue, PartialRun,
+    Phase, PhaseKind, PipelineDir, PlacedItem, PlacedSegment, PlacedTensor, Prediction, Profiler,
+    Progress, Reason, Report, RestoreOptions, RestoreReport, RunHandle, RunMetadata, RunOptions,
+    Saved, SavedModel, Saver, Session, SessionMetadata, SessionOptions, SignatureSpec, Staying,
+    StepCounter, StepNode, StepWork, StopAtStep, Timings, Trace, Transfer, TransferTime, Trips,
+    Unknown, VariableInfo, WaitingOperation, WaitingRun, Wanted, Work,
 };
 pub use half;
 pub use ndarray;

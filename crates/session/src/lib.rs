@@ -53,7 +53,7 @@ mod turn;
 mod variables;
 
 pub use calibrate::{
-    CalibrateOptions, Calibration, Calibrations, MeasuredDevice, Progress, Report,
+    CalibrateOptions, Calibrating, Calibration, Calibrations, MeasuredDevice, Progress, Report,
 };
 pub use callable::{Arguments, Callable, CallableOptions};
 pub use cancel::CancelToken;

@@ -13,7 +13,7 @@ use super::probe::Timed;
 /// `Internal` for a probe that is not the kernel that it should be.
 pub(super) fn fit(samples: &Samples, default: DeviceModel) -> Result<(DeviceModel, Link, Link)> {
     let mut model = default;
-    let time = |key: Key| samples.get(&key).map_or(0, |timed| timed.time);
+    let time = |key: Key| samples.get(&key).map_or(0, Timed::usual);
     let (least, run) = (time(Key::Least), time(Key::Run));
     model.launch = time(Key::Chain).saturating_sub(time(Key::One)) / CHAIN as u64;
     match model.kind {
@@ -67,7 +67,7 @@ fn point(
         let found = timed.work.len();
         return Err(Error::internal(format!("a probe of one kernel has {found}")));
     };
-    let time = timed.time.saturating_sub(least).max(1);
+    let time = timed.usual().saturating_sub(least).max(1);
     let own = |others: Work| time.saturating_sub(model.besides(&others)).max(1);
     Ok(match family {
         None => (work.bytes, time),

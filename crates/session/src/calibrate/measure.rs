@@ -1,8 +1,9 @@
 //! Which probes are run on a device, in which order, and how large they grow.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use convoke_graph_core::{Error, ErrorKind, Result};
 use convoke_placement::{DeviceKind, Family, Picoseconds};
@@ -80,7 +81,7 @@ pub(super) const SERIES: [Series; 11] = [
     Series {
         name: "thin products",
         probe: graphs::thin_product,
-        sizes: &[1 << 8, 1 << 10, 1 << 12, 1 << 14],
+        sizes: &[1 << 6, 1 << 8, 1 << 10, 1 << 12, 1 << 14],
         growth: 4,
         family: Some(Family::Thin),
     },
@@ -147,54 +148,45 @@ pub(super) enum Amount {
 /// What the probes took.
 pub(super) type Samples = BTreeMap<Key, Timed>;
 
-/// Three times, so that what slows the machine down for a second or two is not taken for its speed.
-const PASSES: usize = 3;
-/// How many steps a calibration has, for progress.
-const STEPS: usize = PASSES * (SERIES.len() + 2);
+/// How many steps a pass has, for progress.
+pub(super) const STEPS: usize = SERIES.len() + 2;
 
-/// Measurements under way.
-pub(super) struct Measuring<'a, 'r> {
+/// A pass over all probes.
+pub(super) struct Pass<'a, 'r> {
     pub bench: &'a Bench,
     pub kind: DeviceKind,
-    /// When only what is still missing is measured.
-    pub until: Instant,
+    /// When only what is still missing is measured; `None` is never.
+    pub until: Option<Instant>,
     pub report: &'a mut Report<'r>,
-    samples: Samples,
-    done: usize,
+    pub samples: &'a mut Samples,
+    /// Steps that are done, and of how many.
+    pub done: usize,
+    pub of: usize,
 }
 
-impl<'a, 'r> Measuring<'a, 'r> {
-    pub fn new(
-        bench: &'a Bench,
-        kind: DeviceKind,
-        budget: Duration,
-        report: &'a mut Report<'r>,
-    ) -> Self {
-        let until = Instant::now() + budget;
-        Self { bench, kind, until, report, samples: Samples::new(), done: 0 }
-    }
-
+impl Pass<'_, '_> {
     /// Goes through all probes.
     ///
     /// # Errors
     /// `Cancelled` if the report breaks it off; what the device refuses.
-    pub fn run(mut self) -> Result<Samples> {
-        for _ in 0..PASSES {
-            self.launches()?;
-            self.done += 1;
-            for (at, series) in SERIES.iter().enumerate() {
-                self.series(at, series)?;
-                self.done += 1;
-            }
-            if self.kind != DeviceKind::Cpu {
-                self.links()?;
-            }
+    pub fn run(mut self) -> Result<()> {
+        self.launches()?;
+        self.done += 1;
+        for (at, series) in SERIES.iter().enumerate() {
+            self.series(at, series)?;
             self.done += 1;
         }
-        Ok(self.samples)
+        if self.kind != DeviceKind::Cpu {
+            self.links()?;
+        }
+        Ok(())
     }
 
-    /// Times a probe, if the report agrees and there is time to do it again. The least time is kept.
+    fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Times a probe, if the report agrees and there is time to do it again.
     fn time(
         &mut self,
         key: Key,
@@ -202,22 +194,23 @@ impl<'a, 'r> Measuring<'a, 'r> {
         probe: fn(usize) -> Result<Probe>,
         size: usize,
     ) -> Result<()> {
-        let known = self.samples.get(&key);
-        if known.is_some() && Instant::now() >= self.until {
+        if self.samples.contains_key(&key) && self.is_late() {
             return Ok(());
         }
-        match (self.report)(&Progress { what, done: self.done, of: STEPS }) {
+        match (self.report)(&Progress { what, done: self.done, of: self.of }) {
             ControlFlow::Continue(()) => {}
             ControlFlow::Break(()) => {
                 return Err(Error::new(ErrorKind::Cancelled, "the calibration was broken off"));
             }
         }
+        let probe = probe(size)?;
         let timed = match key {
-            Key::Run => self.bench.on_host().time(&probe(size)?)?,
-            _ => self.bench.time(&probe(size)?)?,
+            Key::Run => self.bench.on_host().time(&probe)?,
+            _ => self.bench.time(&probe)?,
         };
-        if known.is_none_or(|known| known.time > timed.time) {
-            self.samples.insert(key, timed);
+        match self.samples.entry(key) {
+            Entry::Vacant(entry) => _ = entry.insert(timed),
+            Entry::Occupied(mut entry) => entry.get_mut().times.extend(timed.times),
         }
         Ok(())
     }
@@ -234,7 +227,7 @@ impl<'a, 'r> Measuring<'a, 'r> {
     fn series(&mut self, at: usize, series: &Series) -> Result<()> {
         let mut expected: Picoseconds = 0;
         for (i, &size) in series.sizes.iter().enumerate() {
-            let late = Instant::now() >= self.until || expected > LONGEST;
+            let late = self.is_late() || expected > LONGEST;
             if late && i > 0 {
                 break;
             }
@@ -243,7 +236,7 @@ impl<'a, 'r> Measuring<'a, 'r> {
                 timed => timed?,
             }
             let timed = self.samples.get(&Key::Series(at, i));
-            expected = timed.map_or(0, |timed| timed.time).saturating_mul(series.growth);
+            expected = timed.map_or(0, Timed::usual).saturating_mul(series.growth);
         }
         Ok(())
     }

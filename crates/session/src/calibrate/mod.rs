@@ -16,10 +16,10 @@ mod tests;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use convoke_graph_core::{Error, Result};
-use convoke_placement::{DeviceKind as ModelKind, DeviceModel, Link, Problem};
+use convoke_graph_core::{Error, ErrorKind, Result};
+use convoke_placement::{DeviceKind as ModelKind, DeviceModel, Link, Picoseconds, Problem};
 use rustc_hash::FxHashMap;
 
 use crate::devices::{DeviceInfo, DeviceKind, Devices, cores};
@@ -27,11 +27,11 @@ use crate::devices::{DeviceInfo, DeviceKind, Devices, cores};
 use convoke_compiler::alike::PLACES_MOST;
 
 pub(crate) use background::{Activity, Background};
-use measure::Measuring;
+use measure::{Pass, STEPS, Samples};
 use probe::Bench;
 
 /// Changes when the meaning of what is measured does: older files are measured anew.
-const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), "/5");
 
 /// Where calibrations are kept for later processes.
 ///
@@ -118,6 +118,78 @@ pub struct Progress {
 /// Is told before each probe, and may break the calibration off.
 pub type Report<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
 
+/// A calibration under way: see [`Devices::calibrating`].
+pub struct Calibrating {
+    devices: Devices,
+    index: usize,
+    bench: Bench,
+    defaults: DeviceModel,
+    samples: Samples,
+    /// What is left of the budget.
+    left: Duration,
+    /// Those that were gone through.
+    passes: usize,
+}
+
+impl Calibrating {
+    /// How many a calibration usually has, so that what slows the machine down for a second or two is not taken for
+    /// its speed.
+    pub const PASSES: usize = 6;
+
+    /// What something usually takes that took these times in so many passes: the mean without the slowest quarter; zero of
+    /// none. Calibrations take this of each probe.
+    pub fn usual(times: &[Duration]) -> Duration {
+        let times: Vec<Picoseconds> = times.iter().map(|&time| probe::picoseconds(time)).collect();
+        Duration::from_nanos(probe::usual(&times) / 1000)
+    }
+
+    /// Goes through all probes once.
+    ///
+    /// # Errors
+    /// `Cancelled` if `report` breaks it off; what the device refuses.
+    pub fn pass(&mut self, report: &mut Report<'_>) -> Result<()> {
+        let begun = Instant::now();
+        let pass = Pass {
+            bench: &self.bench,
+            kind: self.defaults.kind,
+            until: begun.checked_add(self.left),
+            report,
+            samples: &mut self.samples,
+            done: self.passes * STEPS,
+            of: Self::PASSES.max(self.passes + 1) * STEPS,
+        };
+        let result = pass.run();
+        self.left = self.left.saturating_sub(begun.elapsed());
+        self.passes += usize::from(result.is_ok());
+        result
+    }
+
+    /// Keeps what was measured: see [`Devices::calibrate`].
+    ///
+    /// # Errors
+    /// `FailedPrecondition` before the first pass is through.
+    pub fn finish(self) -> Result<Arc<Calibration>> {
+        if self.passes == 0 {
+            let message = "a calibration needs one pass at least, got 0: call `pass` before";
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        }
+        let (model, upload, download) = fit::fit(&self.samples, self.defaults)?;
+        let (devices, threads) = (self.devices, self.bench.threads);
+        let info = &devices.list()[self.index];
+        let device = measured(info, threads);
+        let calibration = Arc::new(Calibration { device, model, upload, download });
+        if let Some(dir) = devices.kept().place.dir() {
+            let path = dir.join(file::name(&calibration.device));
+            if let Err(error) = file::store(&path, &calibration) {
+                tracing::warn!("the calibration {} is not written: {error}", path.display());
+            }
+        }
+        let key = (self.index, key_threads(info, threads));
+        devices.kept().known().insert(key, Some(calibration.clone()));
+        Ok(calibration)
+    }
+}
+
 /// The calibrations of some devices: read when first asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -155,28 +227,29 @@ impl Devices {
         options: &CalibrateOptions,
         report: &mut Report<'_>,
     ) -> Result<Arc<Calibration>> {
+        let mut calibrating = self.calibrating(index, options)?;
+        for _ in 0..Calibrating::PASSES {
+            calibrating.pass(report)?;
+        }
+        calibrating.finish()
+    }
+
+    /// As [`Self::calibrate`], pass by pass, for callers that do other things in between.
+    ///
+    /// # Errors
+    /// `OutOfRange` for an index that is not there.
+    pub fn calibrating(&self, index: usize, options: &CalibrateOptions) -> Result<Calibrating> {
         let info = self.list().get(index).ok_or_else(|| {
             let n = self.list().len();
             let message = format!("expected a device below {n}, got {index}");
-            Error::new(convoke_graph_core::ErrorKind::OutOfRange, message)
+            Error::new(ErrorKind::OutOfRange, message)
         })?;
         let threads = self.threads_of(options.threads);
         let devices = self.clone().with_calibrations(Calibrations::Nowhere);
         let bench = Bench { devices, device: info.name.to_string(), threads };
         let defaults = default_model(info.kind, index, threads);
-        let samples = Measuring::new(&bench, defaults.kind, options.budget, report).run()?;
-        let (model, upload, download) = fit::fit(&samples, defaults)?;
-        let device = measured(info, threads);
-        let calibration = Arc::new(Calibration { device, model, upload, download });
-        if let Some(dir) = self.kept().place.dir() {
-            let path = dir.join(file::name(&calibration.device));
-            if let Err(error) = file::store(&path, &calibration) {
-                tracing::warn!("the calibration {} is not written: {error}", path.display());
-            }
-        }
-        let key = (index, key_threads(info, threads));
-        self.kept().known().insert(key, Some(calibration.clone()));
-        Ok(calibration)
+        let (devices, samples, left) = (self.clone(), Samples::new(), options.budget);
+        Ok(Calibrating { devices, index, bench, defaults, samples, left, passes: 0 })
     }
 
     /// What was measured of the device at `index` of [`Self::list`], by this process or another, for sessions of so

@@ -10,7 +10,7 @@ use crate::explain::ItemKind;
 use crate::session::{DevicePolicy, Session, SessionOptions};
 
 /// A run is timed until this much time has gone by, and at least so often.
-const ENOUGH: Duration = Duration::from_millis(40);
+const ENOUGH: Duration = Duration::from_millis(20);
 const RUNS_MIN: usize = 3;
 const RUNS_MAX: usize = 2000;
 
@@ -35,10 +35,28 @@ impl Probe {
 /// What a probe takes.
 #[derive(Debug, Clone)]
 pub(super) struct Timed {
-    /// The median of its runs.
-    pub time: Picoseconds,
+    /// In each pass, the median of its runs.
+    pub times: Vec<Picoseconds>,
     /// What its kernels do.
     pub work: Vec<Work>,
+}
+
+impl Timed {
+    /// The time that it usually takes.
+    pub fn usual(&self) -> Picoseconds {
+        usual(&self.times)
+    }
+}
+
+/// What something usually takes that took these times in so many passes: the mean without the slowest quarter. A machine
+/// that others slow down now and then is as slow as it usually is.
+pub(super) fn usual(times: &[Picoseconds]) -> Picoseconds {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.truncate(times.len() - times.len() / 4);
+    let sum: u128 = times.iter().map(|&time| u128::from(time)).sum();
+    let mean = sum.checked_div(times.len() as u128).unwrap_or(0);
+    Picoseconds::try_from(mean).unwrap_or(Picoseconds::MAX)
 }
 
 /// Where probes run.
@@ -89,7 +107,7 @@ impl Bench {
         // What a run usually takes is what is to be predicted, not what it takes at best.
         times.sort_unstable();
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
-        Ok(Timed { time: picoseconds(median), work })
+        Ok(Timed { times: vec![picoseconds(median)], work })
     }
 }
 

@@ -61,7 +61,7 @@ fn calibration(devices: &Devices) -> Calibration {
 }
 
 fn timed(time: u64, work: Work) -> Timed {
-    Timed { time, work: vec![work] }
+    Timed { times: vec![time], work: vec![work] }
 }
 
 #[test]
@@ -133,6 +133,21 @@ fn speeds_of_processors_are_without_their_memory() {
     assert_eq!(model.arithmetic.of(Family::Elementwise).points(), [(1000, 4 * US)]);
     assert_eq!(model.arithmetic.of(Family::Function).points(), [(100, 5 * US)]);
     assert_eq!(model.arithmetic.of(Family::Contract).points(), [(640, 26 * US)]);
+}
+
+/// A quarter that is slower says nothing of the rest.
+#[test]
+fn what_is_usual_is_the_mean_of_all_but_the_slowest_quarter() {
+    let usual = |micros: &[u64]| {
+        let times: Vec<Duration> = micros.iter().copied().map(Duration::from_micros).collect();
+        Calibrating::usual(&times).as_micros()
+    };
+    assert_eq!(usual(&[]), 0);
+    assert_eq!(usual(&[7]), 7);
+    assert_eq!(usual(&[10, 40, 10]), 20);
+    assert_eq!(usual(&[900, 10, 30, 20]), 20);
+    assert_eq!(usual(&[50, 900, 10, 30, 20, 800, 40, 60]), 35);
+    assert_eq!(Calibrating::usual(&[Duration::MAX; 2]).as_secs(), u64::MAX / 1_000_000_000_000);
 }
 
 #[test]
@@ -254,6 +269,39 @@ fn a_calibration_that_is_broken_off_changes_nothing() {
     assert!(devices.calibration(0, 2).is_none() && dir.files().is_empty());
     let error = devices.calibrate(9, &QUICK, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfRange);
+}
+
+#[test]
+fn passes_are_taken_one_by_one() {
+    let dir = Dir::new();
+    let devices = dir.devices();
+    let early = devices.calibrating(0, &QUICK).unwrap().finish().unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::FailedPrecondition);
+    // No budget is too long.
+    let long = CalibrateOptions { budget: Duration::MAX, ..QUICK };
+    let mut calibrating = devices.calibrating(0, &long).unwrap();
+    let error = calibrating.pass(&mut |_| ControlFlow::Break(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let mut calibrating = devices.calibrating(0, &QUICK).unwrap();
+    let mut done = Vec::new();
+    for _ in 0..=Calibrating::PASSES {
+        assert!(devices.calibration(0, 2).is_none(), "nothing counts before the end");
+        let mut last = 0;
+        calibrating
+            .pass(&mut |progress| {
+                assert!(progress.done < progress.of, "{progress:?}");
+                last = progress.done;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        done.push(last);
+    }
+    // Without a budget only the first pass measures.
+    assert!(done[0] > 0 && done[1..].iter().all(|&last| last == 0), "{done:?}");
+    // What is broken off takes nothing away.
+    calibrating.pass(&mut |_| ControlFlow::Break(())).unwrap();
+    let found = calibrating.finish().unwrap();
+    assert_eq!(devices.calibration(0, 2), Some(found));
 }
 
 #[test]
