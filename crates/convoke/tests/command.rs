@@ -229,6 +229,33 @@ fn help_and_reports() {
 }
 
 #[test]
+fn predictions_stand_beside_what_runs_take() {
+    let dir = Dir::new();
+    let predict = ["bench", "--predict", "--case", "A", "--seconds", "0.01", "--json"];
+    for more in [&["--device", "cpu"][..], &["--device", "cpu", "--calibrate"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_convoke"));
+        let output = command.env("XDG_CACHE_HOME", &dir.0).args(predict).args(more).output();
+        let rows: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        let number = |key: &str| rows[0][key].as_f64().unwrap();
+        assert!(number("predicted_us") > 0.0 && number("usual_us") >= number("min_us"), "{rows}");
+        let ratio = number("predicted_us") / number("usual_us");
+        assert!((number("ratio") - ratio).abs() < 1e-6 * ratio, "{rows}");
+    }
+    // What was measured meanwhile is kept, where the system's caches are.
+    if cfg!(target_os = "linux") {
+        let kept = fs::read_dir(dir.0.join("convoke").join("calibration")).unwrap();
+        assert_eq!(kept.count(), 1);
+    }
+    for wrong in [
+        &["bench", "--calibrate"][..],
+        &["bench", "--predict", "--calibrate", "--autotune"],
+        &["bench", "--predict", "--calibrate", "--device", "auto"],
+    ] {
+        assert!(refused(wrong, 2).contains("--"), "{wrong:?}");
+    }
+}
+
+#[test]
 fn explanations_come_in_every_form() {
     let dir = Dir::new();
     let whole = json(&explain_with(&["--json", "--batch", "8"]));

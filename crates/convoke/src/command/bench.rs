@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use convoke::cases::{Case, NAMES, Ready};
-use convoke::{DevicePolicy, RunMetadata, RunOptions, SessionOptions, Trace};
+use convoke::{DevicePolicy, Devices, RunMetadata, RunOptions, SessionOptions, Trace};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, devices, write_file};
@@ -27,10 +27,14 @@ pub(super) struct Options {
     /// Seconds for each case, at least.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Show what each case is predicted to take beside what it takes: all cases in turns, and of each the median of
-    /// the turn in which it took least. `convoke explain --measure` shows each kernel.
+    /// Show what each case is predicted to take beside what it takes: all cases in turns, and of each the mean of its
+    /// turns' medians but for the slowest quarter. `convoke explain --measure` shows each kernel.
     #[arg(long, conflicts_with = "trace")]
     predict: bool,
+    /// With --predict: calibrate the device anew meanwhile, a pass before each turn, so that what slows the machine
+    /// down for a minute is in both.
+    #[arg(long, requires = "predict", conflicts_with = "autotune")]
+    calibrate: bool,
     /// Time automatic placement beside the CPU alone and the GPU of --device alone, in turns.
     #[arg(long, conflicts_with_all = ["predict", "trace"])]
     versus: bool,
@@ -141,9 +145,18 @@ fn ready(name: &str, device: &str, options: &Options) -> Result<(Ready, String),
         DevicePolicy::Prefer(name) => name.clone(),
         DevicePolicy::Auto => "auto".to_owned(),
     };
+    Ok((ready_on(name, &devices, policy, options)?, device))
+}
+
+fn ready_on(
+    name: &str,
+    devices: &Devices,
+    policy: DevicePolicy,
+    options: &Options,
+) -> Result<Ready, Failure> {
     let autotune = options.autotune;
     let options = SessionOptions { policy, autotune, ..SessionOptions::default() };
-    Ok((Case::new(name)?.ready(&devices, options)?, device))
+    Ok(Case::new(name)?.ready(devices, options)?)
 }
 
 /// Runs the case until everything is compiled, pools are full and the session has learned what it wants to. Gives

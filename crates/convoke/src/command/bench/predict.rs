@@ -1,90 +1,132 @@
 //! `convoke bench --predict`: what each case is predicted to take beside what it takes.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use convoke::cases::Ready;
+use convoke::{CalibrateOptions, Calibrating, DevicePolicy, Devices, Progress};
 use indicatif::ProgressBar;
 
-use super::{Options, median, micros, ready, warm_up};
-use crate::command::Failure;
+use super::{Options, median, micros, ready_on, warm_up};
+use crate::command::{Failure, devices};
 
-/// How often it is each case's turn.
-const ROUNDS: u32 = 3;
+/// How often it is each case's turn, and how often at least if its time is up before.
+const ROUNDS: u32 = 8;
+const ROUNDS_LEAST: usize = 3;
 
 /// What a case is predicted to take, and takes.
 pub(super) struct Predicted {
     case: String,
     device: String,
     predicted: Duration,
-    /// The median of the turn in which it took least.
-    median: Duration,
+    /// What it usually takes: of the medians of its turns.
+    usual: Duration,
     least: Duration,
 }
 
 /// A case between its turns.
 struct Timed {
     case: Ready,
-    row: Predicted,
+    /// Of each turn.
+    medians: Vec<Duration>,
+    /// The time that its turns took.
+    used: Duration,
+    least: Duration,
 }
 
-/// Runs cases in turns. What slows a machine down for some seconds is in some of the turns of each case; a calibration
-/// takes probes in turns as well, and the best of them. The first run of a turn finds the caches as another case left them,
-/// and does not count.
+/// Runs cases in turns, as a calibration does its probes: what slows a machine down for some seconds is in some of the
+/// turns of each. The first run of a turn finds the caches as another case left them, and does not count.
 pub(super) fn time(
     names: &[&str],
     options: &Options,
     bar: &ProgressBar,
 ) -> Result<Vec<Predicted>, Failure> {
+    let (devices, policy) = devices::choose(&options.device)?;
+    let mut calibrating = match options.calibrate {
+        true => Some(calibrating(&devices, &policy)?),
+        false => None,
+    };
     let mut all = Vec::new();
     bar.set_length(u64::from(ROUNDS + 1) * names.len() as u64);
     for &name in names {
         bar.set_message(name.to_owned());
-        let (case, device) = ready(name, &options.device, options)?;
+        let case = ready_on(name, &devices, policy.clone(), options)?;
         warm_up(&case, options)?;
-        let (predicted, case_name) = (case.explain()?.predicted(), name.to_owned());
-        let (median, least) = (Duration::MAX, Duration::MAX);
-        let row = Predicted { case: case_name, device, predicted, median, least };
-        all.push(Timed { case, row });
+        let (used, least) = (Duration::ZERO, Duration::MAX);
+        all.push(Timed { case, medians: Vec::new(), used, least });
         bar.inc(1);
     }
     for _ in 0..ROUNDS {
-        for timed in &mut all {
-            bar.set_message(timed.row.case.clone());
-            timed.turn(options.seconds / f64::from(ROUNDS))?;
+        if let Some(calibrating) = &mut calibrating {
+            calibrating.pass(&mut |progress: &Progress| {
+                bar.set_message(format!("calibrating {}", progress.what));
+                ControlFlow::Continue(())
+            })?;
+        }
+        for (timed, &name) in all.iter_mut().zip(names) {
+            bar.set_message(name.to_owned());
+            timed.turn(options.seconds)?;
             bar.inc(1);
         }
     }
-    Ok(all.into_iter().map(|timed| timed.row).collect())
+    if let Some(calibrating) = calibrating {
+        calibrating.finish()?;
+        // Programs that are placed already keep their prices.
+        for (timed, &name) in all.iter_mut().zip(names) {
+            timed.case = ready_on(name, &devices, policy.clone(), options)?;
+        }
+    }
+    all.into_iter().zip(names).map(|(timed, name)| timed.row(name, &policy)).collect()
+}
+
+fn calibrating(devices: &Devices, policy: &DevicePolicy) -> Result<Calibrating, Failure> {
+    let DevicePolicy::Prefer(name) = policy else {
+        crate::command::usage("--calibrate is for one device: name it by --device");
+    };
+    Ok(devices.calibrating(devices.index_of(name)?, &CalibrateOptions::default())?)
 }
 
 impl Timed {
-    /// Runs for so many seconds, at least three times.
+    /// Runs for its part of so many seconds, at least three times; no more if they are used up.
     fn turn(&mut self, seconds: f64) -> Result<(), Failure> {
+        if self.medians.len() >= ROUNDS_LEAST && self.used.as_secs_f64() >= seconds {
+            return Ok(());
+        }
         self.case.run()?;
         let (start, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 3 || start.elapsed().as_secs_f64() < seconds {
+        while times.len() < 3 || start.elapsed().as_secs_f64() * f64::from(ROUNDS) < seconds {
             let begun = Instant::now();
             self.case.run()?;
             times.push(begun.elapsed());
         }
-        let row = &mut self.row;
-        row.median = row.median.min(median(&mut times));
-        row.least = row.least.min(times[0]);
+        self.medians.push(median(&mut times));
+        self.least = self.least.min(times[0]);
+        self.used += start.elapsed();
         Ok(())
+    }
+
+    fn row(self, name: &str, policy: &DevicePolicy) -> Result<Predicted, Failure> {
+        let device = match policy {
+            DevicePolicy::Prefer(name) => name,
+            DevicePolicy::Auto => "auto",
+        };
+        let predicted = self.case.explain()?.predicted();
+        let (usual, least) = (Calibrating::usual(&self.medians), self.least);
+        Ok(Predicted { case: name.to_owned(), device: device.to_owned(), predicted, usual, least })
     }
 }
 
 impl Predicted {
     /// How many times as long as measured a run is predicted to take.
     fn ratio(&self) -> f64 {
-        self.predicted.as_secs_f64() / self.median.as_secs_f64()
+        self.predicted.as_secs_f64() / self.usual.as_secs_f64()
     }
 }
 
 pub(super) fn print(rows: &[Predicted]) {
     println!(
         "{:9} {:8} {:>12} {:>12} {:>12} {:>7}",
-        "case", "device", "predicted us", "median us", "least us", "ratio",
+        "case", "device", "predicted us", "usual us", "least us", "ratio",
     );
     for row in rows {
         println!(
@@ -92,7 +134,7 @@ pub(super) fn print(rows: &[Predicted]) {
             row.case,
             row.device,
             micros(row.predicted),
-            micros(row.median),
+            micros(row.usual),
             micros(row.least),
             row.ratio(),
         );
@@ -104,7 +146,7 @@ pub(super) fn json(row: &Predicted) -> serde_json::Value {
         "case": row.case,
         "device": row.device,
         "predicted_us": micros(row.predicted),
-        "median_us": micros(row.median),
+        "usual_us": micros(row.usual),
         "min_us": micros(row.least),
         "ratio": row.ratio(),
     })
