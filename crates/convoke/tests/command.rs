@@ -247,7 +247,10 @@ fn predictions_stand_beside_what_runs_take() {
         assert_eq!(kept.count(), 1);
     }
     for wrong in [
-        &["bench", "--calibrate"][..],
+        &["bench", "--seconds", "-1"][..],
+        &["bench", "--seconds", "NaN"],
+        &["bench", "--seconds", "1e300"],
+        &["bench", "--calibrate"],
         &["bench", "--predict", "--calibrate", "--autotune"],
         &["bench", "--predict", "--calibrate", "--device", "auto"],
     ] {

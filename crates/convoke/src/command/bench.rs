@@ -25,8 +25,8 @@ pub(super) struct Options {
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Seconds for each case, at least.
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
+    #[arg(long, default_value = "1", value_parser = parse_seconds)]
+    seconds: Duration,
     /// Show what each case is predicted to take beside what it takes: all cases in turns, and of each the mean of its
     /// turns' medians but for the slowest quarter. `convoke explain --measure` shows each kernel.
     #[arg(long, conflicts_with = "trace")]
@@ -35,7 +35,8 @@ pub(super) struct Options {
     /// down for a minute is in both.
     #[arg(long, requires = "predict", conflicts_with = "autotune")]
     calibrate: bool,
-    /// Time automatic placement beside the CPU alone and the GPU of --device alone, in turns.
+    /// Time automatic placement beside the CPU alone and the GPU of --device alone, in short turns, of which the clearly
+    /// slower device has five. The ratio is the median of all rounds.
     #[arg(long, conflicts_with_all = ["predict", "trace"])]
     versus: bool,
     /// Let sessions learn from their own runs before they are timed: `SessionOptions::autotune`.
@@ -138,6 +139,16 @@ fn show<T>(
     Ok(())
 }
 
+/// At most a day, so that no sum of some of them is too long.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 =
+        text.parse().map_err(|_| format!("expected a number of seconds, got {text:?}"))?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time <= Duration::from_secs(86_400) => Ok(time),
+        _ => Err(format!("expected 0 to 86400 seconds, got {seconds}")),
+    }
+}
+
 /// The case, and the name of the device that it prefers.
 fn ready(name: &str, device: &str, options: &Options) -> Result<(Ready, String), Failure> {
     let (devices, policy) = devices::choose(device)?;
@@ -172,13 +183,26 @@ fn warm_up(case: &Ready, options: &Options) -> Result<RunMetadata, Failure> {
     Ok(first)
 }
 
+/// Runs the case for so long, three times at least. The first run of a turn finds the caches as another case left them, and
+/// does not count. Gives the times and the last run.
+fn turn(case: &Ready, long: Duration) -> Result<(Vec<Duration>, RunMetadata), Failure> {
+    let (_, mut last) = case.run()?;
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 3 || start.elapsed() < long {
+        let begun = Instant::now();
+        (_, last) = case.run()?;
+        times.push(begun.elapsed());
+    }
+    Ok((times, last))
+}
+
 fn time(name: &str, options: &Options, trace: &mut Trace) -> Result<Timing, Failure> {
     let (case, device) = ready(name, &options.device, options)?;
     let first = warm_up(&case, options)?;
     let mut last = first.clone();
     let (mut times, mut overheads, mut cached) = (Vec::new(), Vec::new(), 0);
     let start = Instant::now();
-    while times.len() < 5 || start.elapsed().as_secs_f64() < options.seconds {
+    while times.len() < 5 || start.elapsed() < options.seconds {
         let begun = Instant::now();
         (_, last) = case.run()?;
         times.push(begun.elapsed());

@@ -322,7 +322,7 @@ fn a_session_calibrates_when_it_is_idle_and_stops_with_it() {
     }
     assert_eq!(session.run(&[], v.value()).unwrap().to_vec::<f32>().unwrap(), [21.0; 4]);
     // Dropped in the middle, it waits for one probe, not for all.
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     drop(session);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
@@ -333,7 +333,7 @@ fn an_idle_session_calibrates_each_device_once() {
     let (devices, activity) = (dir.devices(), Arc::<Activity>::default());
     let background = Background::start(devices.clone(), QUICK, activity.clone()).unwrap();
     let wait = |until: &dyn Fn() -> bool| {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while !until() && begun.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(10));
         }

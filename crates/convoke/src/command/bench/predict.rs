@@ -7,7 +7,7 @@ use convoke::cases::Ready;
 use convoke::{CalibrateOptions, Calibrating, DevicePolicy, Devices, Progress};
 use indicatif::ProgressBar;
 
-use super::{Options, median, micros, ready_on, warm_up};
+use super::{Options, median, micros, ready_on, turn, warm_up};
 use crate::command::{Failure, devices};
 
 /// How often it is each case's turn, and how often at least if its time is up before.
@@ -35,7 +35,7 @@ struct Timed {
 }
 
 /// Runs cases in turns, as a calibration does its probes: what slows a machine down for some seconds is in some of the
-/// turns of each. The first run of a turn finds the caches as another case left them, and does not count.
+/// turns of each.
 pub(super) fn time(
     names: &[&str],
     options: &Options,
@@ -87,21 +87,16 @@ fn calibrating(devices: &Devices, policy: &DevicePolicy) -> Result<Calibrating, 
 }
 
 impl Timed {
-    /// Runs for its part of so many seconds, at least three times; no more if they are used up.
-    fn turn(&mut self, seconds: f64) -> Result<(), Failure> {
-        if self.medians.len() >= ROUNDS_LEAST && self.used.as_secs_f64() >= seconds {
+    /// Runs for its part of all of its time; no more if that is used up.
+    fn turn(&mut self, all: Duration) -> Result<(), Failure> {
+        if self.medians.len() >= ROUNDS_LEAST && self.used >= all {
             return Ok(());
         }
-        self.case.run()?;
-        let (start, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 3 || start.elapsed().as_secs_f64() * f64::from(ROUNDS) < seconds {
-            let begun = Instant::now();
-            self.case.run()?;
-            times.push(begun.elapsed());
-        }
+        let begun = Instant::now();
+        let (mut times, _) = turn(&self.case, all / ROUNDS)?;
         self.medians.push(median(&mut times));
         self.least = self.least.min(times[0]);
-        self.used += start.elapsed();
+        self.used += begun.elapsed();
         Ok(())
     }
 

@@ -2,21 +2,27 @@
 
 use std::time::{Duration, Instant};
 
+use convoke::Calibrating;
 use convoke::cases::Ready;
 use indicatif::ProgressBar;
 
-use super::{Options, median, micros, ready, warm_up};
+use super::{Options, median, micros, ready, turn, warm_up};
 use crate::command::Failure;
 
-/// How often it is each placement's turn.
-const ROUNDS: u32 = 5;
+/// How long a turn is.
+const TURN: Duration = Duration::from_millis(20);
+/// How often it is each placement's turn at least.
+const ROUNDS_LEAST: usize = 5;
 
 /// What a case takes by each placement.
 pub(super) struct Versus {
     case: String,
+    /// What it usually takes on the CPU, on the GPU, and placed automatically: of the medians of its turns.
     cpu: Duration,
     gpu: Duration,
     auto: Duration,
+    /// How many times as long as on the faster device: the median of all rounds.
+    ratio: f64,
     /// Submissions and host kernels' time of the automatic placement say where it went.
     place: &'static str,
 }
@@ -36,8 +42,8 @@ pub(super) fn time_all(
     Ok(rows)
 }
 
-/// Runs the case by each placement in turns, so that what disturbs the machine disturbs all. The first run of a turn
-/// finds the caches as another left them, and does not count.
+/// Runs the case by each placement in short turns, and compares those of each round: what slows the machine down for a
+/// while slows all of them down.
 fn time(name: &str, options: &Options) -> Result<Versus, Failure> {
     let gpu = options.device.strip_prefix("auto:").unwrap_or(&options.device);
     if matches!(gpu, "cpu" | "auto") {
@@ -50,37 +56,66 @@ fn time(name: &str, options: &Options) -> Result<Versus, Failure> {
         warm_up(&case, options)?;
         all.push(case);
     }
-    let mut times: [Vec<Duration>; 3] = Default::default();
+    let mut rounds: Vec<Round> = Vec::new();
     let (mut submissions, mut cpu) = (0, Duration::ZERO);
-    for _ in 0..ROUNDS {
-        for (case, times) in all.iter().zip(&mut times) {
-            (_, _) = case.run()?;
-            let turn = Instant::now();
-            loop {
-                let begun = Instant::now();
-                let (_, run) = case.run()?;
-                times.push(begun.elapsed());
-                (submissions, cpu) = (run.submissions, run.cpu);
-                if turn.elapsed().as_secs_f64() * f64::from(ROUNDS) >= options.seconds {
-                    break;
-                }
+    // The time of automatic placement's turns.
+    let mut used = Duration::ZERO;
+    while rounds.len() < ROUNDS_LEAST || used < options.seconds {
+        let mut round = [None; 3];
+        // None comes always after the same one, which leaves the caches as it does.
+        let order =
+            if rounds.len().is_multiple_of(2) { [CPU, AUTO, GPU] } else { [GPU, AUTO, CPU] };
+        for place in order.into_iter().filter(|&place| is_wanted(&rounds, place)) {
+            let begun = Instant::now();
+            let (mut times, last) = turn(&all[place], TURN)?;
+            round[place] = Some(median(&mut times));
+            if place == AUTO {
+                used += begun.elapsed();
+                (submissions, cpu) = (last.submissions, last.cpu);
             }
         }
+        rounds.push(round);
     }
     let place = match (submissions, cpu.is_zero()) {
         (0, _) => "CPU",
         (_, true) => "GPU",
         (_, false) => "both",
     };
-    let [cpu, gpu, auto] = times.each_mut().map(|times| median(times));
-    Ok(Versus { case: name.to_owned(), cpu, gpu, auto, place })
+    let [cpu, gpu, auto] = [CPU, GPU, AUTO].map(|place| usual(&rounds, place));
+    Ok(Versus { case: name.to_owned(), cpu, gpu, auto, ratio: ratio(&rounds), place })
 }
 
-impl Versus {
-    /// How many times as long as the faster device automatic placement takes.
-    fn ratio(&self) -> f64 {
-        self.auto.as_secs_f64() / self.cpu.min(self.gpu).as_secs_f64()
-    }
+/// What each placement took in its turn, if it had one.
+type Round = [Option<Duration>; 3];
+
+const CPU: usize = 0;
+const GPU: usize = 1;
+const AUTO: usize = 2;
+
+fn usual(rounds: &[Round], place: usize) -> Duration {
+    let times: Vec<Duration> = rounds.iter().filter_map(|round| round[place]).collect();
+    Calibrating::usual(&times)
+}
+
+/// Whether a placement needs more turns: not the device that takes twice as long as the other, once that is clear.
+fn is_wanted(rounds: &[Round], place: usize) -> bool {
+    let other = match place {
+        CPU => GPU,
+        GPU => CPU,
+        _ => return true,
+    };
+    rounds.len() < ROUNDS_LEAST || usual(rounds, place) < 2 * usual(rounds, other)
+}
+
+/// The median of how many times as long as on the faster device of its round automatic placement takes.
+fn ratio(rounds: &[Round]) -> f64 {
+    let of_round = |round: &Round| {
+        let faster = round[CPU].into_iter().chain(round[GPU]).min()?;
+        Some(round[AUTO]?.as_secs_f64() / faster.as_secs_f64())
+    };
+    let mut ratios: Vec<f64> = rounds.iter().filter_map(of_round).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied().unwrap_or_default()
 }
 
 pub(super) fn print(rows: &[Versus]) {
@@ -95,7 +130,7 @@ pub(super) fn print(rows: &[Versus]) {
             micros(row.cpu),
             micros(row.gpu),
             micros(row.auto),
-            row.ratio(),
+            row.ratio,
             row.place,
         );
     }
@@ -107,7 +142,7 @@ pub(super) fn json(row: &Versus) -> serde_json::Value {
         "cpu_us": micros(row.cpu),
         "gpu_us": micros(row.gpu),
         "auto_us": micros(row.auto),
-        "ratio": row.ratio(),
+        "ratio": row.ratio,
         "on": row.place,
     })
 }
