@@ -49,4 +49,4 @@ pub use recompute::{live_bytes, recompute};
 pub use rows::{Needs, ROW_MAX, Stage, by_columns};
 pub use schedule::{CompileOptions, HOST, Placer, Places, Unplaced, compile};
 pub use total::{TOTAL_INNER, TOTAL_ROWS};
-pub use work::{DEEP_SIDE, is_deep};
+pub use work::{DEEP_SIDE, shares_sums};

@@ -37,8 +37,9 @@ const STORED: u64 = 16;
 /// Rows of the tiles of products where a driver computes on the CPU.
 const NARROW: u64 = 16;
 
-/// A kernel's family, and its operations on the CPU, on a GPU, and on one that is a driver's work on the CPU.
-type Operations = (Family, u64, [u64; 2]);
+/// A kernel's family on the CPU and on a GPU, and its operations on the CPU, on a GPU, and on one that is a driver's work on
+/// the CPU.
+type Operations = ([Family; 2], u64, [u64; 2]);
 
 impl Group {
     /// What the group does: its family, operations, and bytes read and written once each.
@@ -52,7 +53,7 @@ impl Group {
             _ => read(input),
         });
         let bytes = inputs.fold(outputs, u64::saturating_add);
-        let (family, flops, [lanes, narrow]) = self.operations(values);
+        let ([family, on_gpu], flops, [lanes, narrow]) = self.operations(values);
         let own = match &self.kernel {
             Kernel::Elementwise(fused) => Pointwise::of(fused),
             Kernel::Rows(rows) => self.pointwise_of_rows(rows),
@@ -72,6 +73,7 @@ impl Group {
         all.sort_unstable();
         all.dedup();
         Work {
+            on_gpu,
             lanes,
             narrow,
             pointwise: simple,
@@ -111,7 +113,7 @@ impl Group {
             Some(tail) => len(tail.result),
             None => self.outputs.iter().map(|&id| len(id)).sum(),
         };
-        let same = |family: Family, flops: u64| (family, flops, [flops; 2]);
+        let same = |family: Family, flops: u64| ([family; 2], flops, [flops; 2]);
         match &self.kernel {
             Kernel::Elementwise(_) => same(Family::Elementwise, 0),
             Kernel::Reduce(reduction) => same(self.reduction_family(reduction), first),
@@ -148,9 +150,10 @@ impl Group {
         let flops = made.saturating_mul(sizes[2]).saturating_mul(2);
         let [m, n, _] = sizes;
         let tile = tile_of_product(made / m.saturating_mul(n).max(1), sizes);
-        let family = if tile == DEEP_SIDE { Family::Thin } else { Family::Contract };
+        let thin = |is_thin: bool| if is_thin { Family::Thin } else { Family::Contract };
+        let families = [thin(m <= 1 || n <= 1), thin(tile == DEEP_SIDE)];
         let tiles = |rows: u64| in_tiles(flops, [(m, rows), (n, tile)]);
-        (family, on_cpu(family, flops, sizes), [tiles(tile), tiles(tile.min(NARROW))])
+        (families, on_cpu(flops, sizes), [tiles(tile), tiles(tile.min(NARROW))])
     }
 
     /// What differs within a row is computed for each element, the rest once for the row.
@@ -200,12 +203,12 @@ fn rows_operations(rows: &Rows, stores: bool) -> Operations {
     let n_folds = rows.folds.len() as u64;
     let folded = n_folds.saturating_mul(fused.shape.len() as u64);
     if rows.seen.is_some() {
-        return (Family::Columns, folded, [folded; 2]);
+        return ([Family::Columns; 2], folded, [folded; 2]);
     }
     let steps = n_rows.saturating_mul(n_folds + fused.instrs.len() as u64);
     let last = if stores { fused.shape.len() as u64 } else { 0 };
     let lanes = folded.saturating_add(last);
-    (Family::Reduce, folded.saturating_add(steps.saturating_mul(ROW)), [lanes; 2])
+    ([Family::Reduce; 2], folded.saturating_add(steps.saturating_mul(ROW)), [lanes; 2])
 }
 
 fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
@@ -221,16 +224,16 @@ fn convolution(kernel: &Kernel, g: &ConvGeometry) -> Operations {
         _ => [g.out_channels as u64, pixels(g.out_size)],
     };
     let flops = (g.flops() / taps).saturating_mul(taps.max(TAPS));
-    (Family::Convolve, flops, [in_tiles(g.flops(), sides.map(|side| (side, TILE))); 2])
+    ([Family::Convolve; 2], flops, [in_tiles(g.flops(), sides.map(|side| (side, TILE))); 2])
 }
 
 /// Rows and columns of a GPU's tiles for products of these sizes.
 pub(crate) fn tile_of_product(batches: u64, [m, n, k]: [u64; 3]) -> u64 {
-    if is_deep(batches, [m, n, k]) { DEEP_SIDE } else { TILE }
+    if shares_sums(batches, [m, n, k]) { DEEP_SIDE } else { TILE }
 }
 
 /// Whether GPUs share out the sums of products of these sizes: where there are few elements, each of a long sum.
-pub fn is_deep(batches: u64, [m, n, k]: [u64; 3]) -> bool {
+pub fn shares_sums(batches: u64, [m, n, k]: [u64; 3]) -> bool {
     let [tiles_m, tiles_n] = [m, n].map(|size| size.div_ceil(DEEP_SIDE));
     let least = if tiles_m.min(tiles_n) <= 1 { DEEP_LEAST_THIN } else { DEEP_LEAST };
     tiles_m.saturating_mul(tiles_n).saturating_mul(batches) <= DEEP_FEW && k >= least
@@ -238,8 +241,8 @@ pub fn is_deep(batches: u64, [m, n, k]: [u64; 3]) -> bool {
 
 /// The operations of the CPU's kernel for a product: whole vectors of columns, and what each element of the result takes
 /// besides its terms.
-fn on_cpu(family: Family, flops: u64, [m, n, k]: [u64; 3]) -> u64 {
-    if family == Family::Thin || m <= 1 || n <= 1 || k == 0 {
+fn on_cpu(flops: u64, [m, n, k]: [u64; 3]) -> u64 {
+    if m <= 1 || n <= 1 || k == 0 {
         return flops;
     }
     let in_vectors = (flops / n).saturating_mul(n.next_multiple_of(VECTOR));

@@ -149,6 +149,8 @@ pub struct DeviceModel {
 pub struct Work {
     /// The kernel's family.
     pub family: Family,
+    /// The same on a GPU, which shares out the sums of some products that are ordinary ones on the CPU.
+    pub on_gpu: Family,
     /// The operations of that family, on the CPU.
     pub flops: u64,
     /// The same on a GPU, with those of invocations that have nothing to do: the edges of tiles.
@@ -186,6 +188,7 @@ impl Work {
     pub const fn new(family: Family, flops: u64, bytes: u64) -> Self {
         Self {
             family,
+            on_gpu: family,
             flops,
             lanes: flops,
             narrow: flops,
@@ -274,7 +277,8 @@ impl DeviceModel {
     /// What `work` takes here: its launch, then whichever of arithmetic and memory takes longer on a GPU,
     /// and both on a processor, whose threads wait for memory themselves.
     pub fn cost(&self, work: &Work) -> Picoseconds {
-        let own = self.arithmetic.of(work.family).time(self.operations(work));
+        let family = if self.kind == DeviceKind::Cpu { work.family } else { work.on_gpu };
+        let own = self.arithmetic.of(family).time(self.operations(work));
         let arithmetic = own.saturating_add(self.pointwise(work));
         let memory = self.memory(work);
         let both = if self.overlaps() {

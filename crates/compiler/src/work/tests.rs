@@ -73,15 +73,19 @@ fn products_count_the_edges_of_tiles_on_gpus() {
     // Few elements and a long sum: tiles of 4 by 4.
     let found = product(1, 784, 128);
     assert_eq!((found.family, found.flops, found.lanes), (Family::Thin, 200_704, 802_816));
+    assert_eq!(found.on_gpu, Family::Thin);
     // Of fewer terms only where other tiles would be mostly empty: 1 of 4 rows, 10 of 12 columns.
     let found = product(1, 64, 10);
-    assert_eq!((found.family, found.lanes, found.narrow), (Family::Thin, 6144, 6144));
+    assert_eq!((found.on_gpu, found.lanes, found.narrow), (Family::Thin, 6144, 6144));
     for (m, k, n) in [(1, 63, 10), (5, 255, 5), (4, 64, 260)] {
-        assert_eq!(product(m, k, n).family, Family::Contract, "{m} {k} {n}");
+        assert_eq!(product(m, k, n).on_gpu, Family::Contract, "{m} {k} {n}");
     }
     for (m, k, n) in [(4, 64, 256), (256, 64, 4), (5, 256, 5)] {
-        assert_eq!(product(m, k, n).family, Family::Thin, "{m} {k} {n}");
+        assert_eq!(product(m, k, n).on_gpu, Family::Thin, "{m} {k} {n}");
+        assert_eq!(product(m, k, n).family, Family::Contract, "{m} {k} {n}");
     }
+    // What is thin for a processor is a vector.
+    assert_eq!([product(1, 2, 3), product(3, 2, 1)].map(|work| work.family), [Family::Thin; 2]);
     let found = product(0, 784, 128);
     assert_eq!((found.flops, found.lanes), (0, 0));
 }

@@ -32,7 +32,7 @@ pub(super) struct Options {
     #[arg(long, conflicts_with = "trace")]
     predict: bool,
     /// With --predict: calibrate the device anew meanwhile, a pass before each turn, so that what slows the machine
-    /// down for a minute is in both.
+    /// down for a minute is in both. What was measured is kept, as by `convoke calibrate`.
     #[arg(long, requires = "predict", conflicts_with = "autotune")]
     calibrate: bool,
     /// Time automatic placement beside the CPU alone and the GPU of --device alone, in short turns, of which the clearly
@@ -139,7 +139,7 @@ fn show<T>(
     Ok(())
 }
 
-/// At most a day, so that no sum of some of them is too long.
+/// At most a day.
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 =
         text.parse().map_err(|_| format!("expected a number of seconds, got {text:?}"))?;
@@ -152,11 +152,15 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 /// The case, and the name of the device that it prefers.
 fn ready(name: &str, device: &str, options: &Options) -> Result<(Ready, String), Failure> {
     let (devices, policy) = devices::choose(device)?;
-    let device = match &policy {
-        DevicePolicy::Prefer(name) => name.clone(),
-        DevicePolicy::Auto => "auto".to_owned(),
-    };
+    let device = name_of(&policy).to_owned();
     Ok((ready_on(name, &devices, policy, options)?, device))
+}
+
+fn name_of(policy: &DevicePolicy) -> &str {
+    match policy {
+        DevicePolicy::Prefer(name) => name,
+        DevicePolicy::Auto => "auto",
+    }
 }
 
 fn ready_on(

@@ -1,4 +1,4 @@
-//! The graphs of the probes. Each computes from variables that are resident and stores into one, so that nothing
+//! The graphs of the probes. Each computes from variables that are resident, and most store into one, so that nothing
 //! crosses, but for the probes of links.
 
 use convoke_graph_core::{
@@ -149,7 +149,7 @@ pub(super) fn gather(n: usize) -> Result<Probe> {
     let rows: Vec<i32> = (0..n).map(|i| (i * 1237 % TABLE) as i32).collect();
     let rows = Init::Value(HostTensor::with_shape(Shape::new(&[n])?, rows)?);
     let rows = g.untrained_variable("rows", rows, DType::I32, [n]);
-    // It may fail, so that a variable would take it only when it is known that it did not.
+    // It may fail: a variable would take it when it is known that it did not, by a copy that would be timed too.
     let target = table.value().gather(rows.value(), 0).operation();
     Ok(Probe::stores(g, target))
 }

@@ -151,7 +151,7 @@ pub(super) type Samples = BTreeMap<Key, Timed>;
 /// How many steps a pass has, for progress.
 pub(super) const STEPS: usize = SERIES.len() + 2;
 
-/// A pass over all probes.
+/// A pass over all probes. What is broken off is no part of the samples.
 pub(super) struct Pass<'a, 'r> {
     pub bench: &'a Bench,
     pub kind: DeviceKind,
@@ -159,6 +159,8 @@ pub(super) struct Pass<'a, 'r> {
     pub until: Option<Instant>,
     pub report: &'a mut Report<'r>,
     pub samples: &'a mut Samples,
+    /// Of this pass: some probes are timed several times.
+    pub own: Samples,
     /// Steps that are done, and of how many.
     pub done: usize,
     pub of: usize,
@@ -179,7 +181,21 @@ impl Pass<'_, '_> {
         if self.kind != DeviceKind::Cpu {
             self.links()?;
         }
+        for (key, mut timed) in self.own {
+            timed.times.sort_unstable();
+            let median = timed.times.get(timed.times.len() / 2).copied();
+            timed.times = median.into_iter().collect();
+            match self.samples.entry(key) {
+                Entry::Vacant(entry) => _ = entry.insert(timed),
+                Entry::Occupied(mut entry) => entry.get_mut().times.extend(timed.times),
+            }
+        }
         Ok(())
+    }
+
+    /// What is known of a probe.
+    fn known(&self, key: Key) -> Option<&Timed> {
+        self.own.get(&key).or_else(|| self.samples.get(&key))
     }
 
     fn is_late(&self) -> bool {
@@ -194,7 +210,7 @@ impl Pass<'_, '_> {
         probe: fn(usize) -> Result<Probe>,
         size: usize,
     ) -> Result<()> {
-        if self.samples.contains_key(&key) && self.is_late() {
+        if self.known(key).is_some() && self.is_late() {
             return Ok(());
         }
         match (self.report)(&Progress { what, done: self.done, of: self.of }) {
@@ -208,7 +224,7 @@ impl Pass<'_, '_> {
             Key::Run => self.bench.on_host().time(&probe)?,
             _ => self.bench.time(&probe)?,
         };
-        match self.samples.entry(key) {
+        match self.own.entry(key) {
             Entry::Vacant(entry) => _ = entry.insert(timed),
             Entry::Occupied(mut entry) => entry.get_mut().times.extend(timed.times),
         }
@@ -235,7 +251,7 @@ impl Pass<'_, '_> {
                 Err(error) if error.kind() == ErrorKind::ResourceExhausted => break,
                 timed => timed?,
             }
-            let timed = self.samples.get(&Key::Series(at, i));
+            let timed = self.known(Key::Series(at, i));
             expected = timed.map_or(0, Timed::usual).saturating_mul(series.growth);
         }
         Ok(())

@@ -132,12 +132,12 @@ pub struct Calibrating {
 }
 
 impl Calibrating {
-    /// How many a calibration usually has, so that what slows the machine down for a second or two is not taken for
+    /// How many passes [`Devices::calibrate`] takes, so that what slows the machine down for a second or two is not taken for
     /// its speed.
     pub const PASSES: usize = 6;
 
-    /// What something usually takes that took these times in so many passes: the mean without the slowest quarter; zero of
-    /// none. Calibrations take this of each probe.
+    /// What something usually takes that took these times in so many passes, as calibrations take it of each probe: the
+    /// mean without the slowest quarter, which is one of three; zero of none.
     pub fn usual(times: &[Duration]) -> Duration {
         let times: Vec<Picoseconds> = times.iter().map(|&time| probe::picoseconds(time)).collect();
         Duration::from_nanos(probe::usual(&times) / 1000)
@@ -146,7 +146,7 @@ impl Calibrating {
     /// Goes through all probes once.
     ///
     /// # Errors
-    /// `Cancelled` if `report` breaks it off; what the device refuses.
+    /// `Cancelled` if `report` breaks it off; what the device refuses. The passes before stay.
     pub fn pass(&mut self, report: &mut Report<'_>) -> Result<()> {
         let begun = Instant::now();
         let pass = Pass {
@@ -155,6 +155,7 @@ impl Calibrating {
             until: begun.checked_add(self.left),
             report,
             samples: &mut self.samples,
+            own: Samples::new(),
             done: self.passes * STEPS,
             of: Self::PASSES.max(self.passes + 1) * STEPS,
         };
@@ -215,7 +216,7 @@ impl Devices {
     /// calibrations. Programs that are placed from then on, in all sessions of these devices, use it; those that
     /// are placed already stay.
     ///
-    /// It takes a few seconds, in which other work on the machine would make it look slow. What can't be written
+    /// It takes about [`CalibrateOptions::budget`] at most, in which other work on the machine would make it look slow. What can't be written
     /// is warned of, and counts for these devices all the same.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// One that only stores.
+    /// One that fetches nothing.
     pub fn stores(graph: Graph, target: Operation) -> Self {
         Self { graph, feeds: Vec::new(), fetch: None, target: Some(target), before: Vec::new() }
     }
@@ -48,12 +48,12 @@ impl Timed {
     }
 }
 
-/// What something usually takes that took these times in so many passes: the mean without the slowest quarter. A machine
-/// that others slow down now and then is as slow as it usually is.
+/// What something usually takes that took these times in so many passes: the mean without the slowest quarter, which is one
+/// of three. A machine that others slow down now and then is as slow as it usually is.
 pub(super) fn usual(times: &[Picoseconds]) -> Picoseconds {
     let mut times = times.to_vec();
     times.sort_unstable();
-    times.truncate(times.len() - times.len() / 4);
+    times.truncate(times.len() - (times.len() + 1) / 4);
     let sum: u128 = times.iter().map(|&time| u128::from(time)).sum();
     let mean = sum.checked_div(times.len() as u128).unwrap_or(0);
     Picoseconds::try_from(mean).unwrap_or(Picoseconds::MAX)

@@ -7,12 +7,13 @@ use convoke::cases::Ready;
 use convoke::{CalibrateOptions, Calibrating, DevicePolicy, Devices, Progress};
 use indicatif::ProgressBar;
 
-use super::{Options, median, micros, ready_on, turn, warm_up};
+use super::{Options, median, micros, name_of, ready_on, turn, warm_up};
 use crate::command::{Failure, devices};
 
-/// How often it is each case's turn, and how often at least if its time is up before.
+/// How many rounds there are, in each of which it is a case's turn if it has time for so many; and how many turns each has at
+/// least.
 const ROUNDS: u32 = 8;
-const ROUNDS_LEAST: usize = 3;
+const TURNS_LEAST: u32 = 3;
 
 /// What a case is predicted to take, and takes.
 pub(super) struct Predicted {
@@ -27,10 +28,10 @@ pub(super) struct Predicted {
 /// A case between its turns.
 struct Timed {
     case: Ready,
+    /// How many turns it has.
+    turns: u32,
     /// Of each turn.
     medians: Vec<Duration>,
-    /// The time that its turns took.
-    used: Duration,
     least: Duration,
 }
 
@@ -52,11 +53,13 @@ pub(super) fn time(
         bar.set_message(name.to_owned());
         let case = ready_on(name, &devices, policy.clone(), options)?;
         warm_up(&case, options)?;
-        let (used, least) = (Duration::ZERO, Duration::MAX);
-        all.push(Timed { case, medians: Vec::new(), used, least });
+        let begun = Instant::now();
+        turn(&case, Duration::ZERO)?;
+        let turns = turns(options.seconds, begun.elapsed());
+        all.push(Timed { case, turns, medians: Vec::new(), least: Duration::MAX });
         bar.inc(1);
     }
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         if let Some(calibrating) = &mut calibrating {
             calibrating.pass(&mut |progress: &Progress| {
                 bar.set_message(format!("calibrating {}", progress.what));
@@ -65,7 +68,9 @@ pub(super) fn time(
         }
         for (timed, &name) in all.iter_mut().zip(names) {
             bar.set_message(name.to_owned());
-            timed.turn(options.seconds)?;
+            if has_turn(round, timed.turns) {
+                timed.turn(options.seconds / ROUNDS)?;
+            }
             bar.inc(1);
         }
     }
@@ -83,31 +88,39 @@ fn calibrating(devices: &Devices, policy: &DevicePolicy) -> Result<Calibrating, 
     let DevicePolicy::Prefer(name) = policy else {
         crate::command::usage("--calibrate is for one device: name it by --device");
     };
-    Ok(devices.calibrating(devices.index_of(name)?, &CalibrateOptions::default())?)
+    // Each round has a pass, however long that takes.
+    let options = CalibrateOptions { budget: Duration::MAX, ..CalibrateOptions::default() };
+    Ok(devices.calibrating(devices.index_of(name)?, &options)?)
+}
+
+/// How many turns there are in all of a case's time, of which one takes at least so long.
+fn turns(all: Duration, least: Duration) -> u32 {
+    let fit = all.as_nanos() / least.as_nanos().max(1);
+    u32::try_from(fit).unwrap_or(u32::MAX).clamp(TURNS_LEAST, ROUNDS)
+}
+
+/// Whether a case that has so many turns, as far apart as can be, has one in this round.
+fn has_turn(round: u32, turns: u32) -> bool {
+    (round + 1) * turns / ROUNDS > round * turns / ROUNDS
 }
 
 impl Timed {
-    /// Runs for its part of all of its time; no more if that is used up.
-    fn turn(&mut self, all: Duration) -> Result<(), Failure> {
-        if self.medians.len() >= ROUNDS_LEAST && self.used >= all {
-            return Ok(());
-        }
-        let begun = Instant::now();
-        let (mut times, _) = turn(&self.case, all / ROUNDS)?;
+    /// Runs for so long.
+    fn turn(&mut self, long: Duration) -> Result<(), Failure> {
+        let (mut times, _) = turn(&self.case, long)?;
         self.medians.push(median(&mut times));
         self.least = self.least.min(times[0]);
-        self.used += begun.elapsed();
         Ok(())
     }
 
     fn row(self, name: &str, policy: &DevicePolicy) -> Result<Predicted, Failure> {
-        let device = match policy {
-            DevicePolicy::Prefer(name) => name,
-            DevicePolicy::Auto => "auto",
-        };
-        let predicted = self.case.explain()?.predicted();
-        let (usual, least) = (Calibrating::usual(&self.medians), self.least);
-        Ok(Predicted { case: name.to_owned(), device: device.to_owned(), predicted, usual, least })
+        Ok(Predicted {
+            case: name.to_owned(),
+            device: name_of(policy).to_owned(),
+            predicted: self.case.explain()?.predicted(),
+            usual: Calibrating::usual(&self.medians),
+            least: self.least,
+        })
     }
 }
 
@@ -145,4 +158,20 @@ pub(super) fn json(row: &Predicted) -> serde_json::Value {
         "min_us": micros(row.least),
         "ratio": row.ratio(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_spread_over_the_rounds() {
+        let seconds = Duration::from_secs;
+        assert_eq!(turns(seconds(10), seconds(2)), 5);
+        assert_eq!([turns(seconds(1), seconds(9)), turns(seconds(9), Duration::ZERO)], [3, 8]);
+        for (n, rounds) in [(3, vec![2, 5, 7]), (5, vec![1, 3, 4, 6, 7]), (8, (0..8).collect())] {
+            let found: Vec<u32> = (0..ROUNDS).filter(|&round| has_turn(round, n)).collect();
+            assert_eq!(found, rounds);
+        }
+    }
 }

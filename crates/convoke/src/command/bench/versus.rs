@@ -60,12 +60,13 @@ fn time(name: &str, options: &Options) -> Result<Versus, Failure> {
     let (mut submissions, mut cpu) = (0, Duration::ZERO);
     // The time of automatic placement's turns.
     let mut used = Duration::ZERO;
+    let mut has_turn = [true; 3];
     while rounds.len() < ROUNDS_LEAST || used < options.seconds {
         let mut round = [None; 3];
         // None comes always after the same one, which leaves the caches as it does.
         let order =
             if rounds.len().is_multiple_of(2) { [CPU, AUTO, GPU] } else { [GPU, AUTO, CPU] };
-        for place in order.into_iter().filter(|&place| is_wanted(&rounds, place)) {
+        for place in order.into_iter().filter(|&place| has_turn[place]) {
             let begun = Instant::now();
             let (mut times, last) = turn(&all[place], TURN)?;
             round[place] = Some(median(&mut times));
@@ -75,6 +76,9 @@ fn time(name: &str, options: &Options) -> Result<Versus, Failure> {
             }
         }
         rounds.push(round);
+        if rounds.len() == ROUNDS_LEAST {
+            has_turn = wanted(&rounds);
+        }
     }
     let place = match (submissions, cpu.is_zero()) {
         (0, _) => "CPU",
@@ -97,22 +101,22 @@ fn usual(rounds: &[Round], place: usize) -> Duration {
     Calibrating::usual(&times)
 }
 
-/// Whether a placement needs more turns: not the device that takes twice as long as the other, once that is clear.
-fn is_wanted(rounds: &[Round], place: usize) -> bool {
-    let other = match place {
-        CPU => GPU,
-        GPU => CPU,
-        _ => return true,
-    };
-    rounds.len() < ROUNDS_LEAST || usual(rounds, place) < 2 * usual(rounds, other)
+/// The device that takes less.
+fn faster(rounds: &[Round]) -> usize {
+    if usual(rounds, CPU) <= usual(rounds, GPU) { CPU } else { GPU }
 }
 
-/// The median of how many times as long as on the faster device of its round automatic placement takes.
+/// Who has a turn in the next round: after the first ones no device that takes twice as long as the other.
+fn wanted(rounds: &[Round]) -> [bool; 3] {
+    let faster = faster(rounds);
+    let is_close = |place: usize| usual(rounds, place) < 2 * usual(rounds, faster);
+    [CPU, GPU, AUTO].map(|place| place == AUTO || is_close(place))
+}
+
+/// The median, over the rounds, of how many times as long as on the faster device automatic placement takes.
 fn ratio(rounds: &[Round]) -> f64 {
-    let of_round = |round: &Round| {
-        let faster = round[CPU].into_iter().chain(round[GPU]).min()?;
-        Some(round[AUTO]?.as_secs_f64() / faster.as_secs_f64())
-    };
+    let faster = faster(rounds);
+    let of_round = |round: &Round| Some(round[AUTO]?.as_secs_f64() / round[faster]?.as_secs_f64());
     let mut ratios: Vec<f64> = rounds.iter().filter_map(of_round).collect();
     ratios.sort_unstable_by(f64::total_cmp);
     ratios.get(ratios.len() / 2).copied().unwrap_or_default()
@@ -145,4 +149,31 @@ pub(super) fn json(row: &Versus) -> serde_json::Value {
         "ratio": row.ratio,
         "on": row.place,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the CPU, the GPU and automatic placement, in microseconds; 0 is no turn.
+    fn rounds(times: &[[u64; 3]]) -> Vec<Round> {
+        let time = |micros| (micros > 0).then(|| Duration::from_micros(micros));
+        times.iter().map(|round| round.map(time)).collect()
+    }
+
+    #[test]
+    fn a_slow_minute_is_in_both_sides_of_a_ratio() {
+        // On the CPU, which is twice as slow in two rounds of five; once it was the slower device.
+        let all = rounds(&[[10, 30, 11], [20, 30, 22], [10, 30, 11], [40, 30, 44], [10, 0, 30]]);
+        assert_eq!(faster(&all), CPU);
+        assert!((ratio(&all) - 1.1).abs() < 1e-9, "{}", ratio(&all));
+        assert!((ratio(&rounds(&[[30, 10, 12], [0, 20, 24]])) - 1.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_device_that_is_clearly_slower_has_no_more_turns() {
+        assert_eq!(wanted(&rounds(&[[10, 19, 9], [10, 19, 90]])), [true; 3]);
+        assert_eq!(wanted(&rounds(&[[10, 20, 10]])), [true, false, true]);
+        assert_eq!(wanted(&rounds(&[[20, 10, 10]])), [false, true, true]);
+    }
 }

@@ -1,7 +1,7 @@
 //! Matrix products: tiles, and where those are few, invocations that share a sum, or parts of it that are added
 //! afterwards.
 
-use convoke_compiler::{DEEP_SIDE, Group, Operand, is_deep};
+use convoke_compiler::{DEEP_SIDE, Group, Operand, shares_sums};
 use convoke_graph_core::DType;
 
 use super::{Lowering, reduce};
@@ -185,7 +185,7 @@ impl Sizes {
     fn is_deep(&self) -> bool {
         let Sizes { batches, m, n, k } = *self;
         let tiles = m.div_ceil(DEEP_SIDE) * n.div_ceil(DEEP_SIDE) * batches;
-        let few = is_deep(batches, [m, n, k]);
+        let few = shares_sums(batches, [m, n, k]);
         let is_split = tiles <= DEEP_TILES && self.split().splits > 1;
         (few || is_split) && k / 64 < MAX_TURNS
     }
