@@ -148,6 +148,14 @@ pub(super) enum Amount {
 /// What the probes took.
 pub(super) type Samples = BTreeMap<Key, Timed>;
 
+/// Adds the times of a probe to those that are there.
+fn add(samples: &mut Samples, key: Key, timed: Timed) {
+    match samples.entry(key) {
+        Entry::Vacant(entry) => _ = entry.insert(timed),
+        Entry::Occupied(mut entry) => entry.get_mut().times.extend(timed.times),
+    }
+}
+
 /// How many steps a pass has, for progress.
 pub(super) const STEPS: usize = SERIES.len() + 2;
 
@@ -185,10 +193,7 @@ impl Pass<'_, '_> {
             timed.times.sort_unstable();
             let median = timed.times.get(timed.times.len() / 2).copied();
             timed.times = median.into_iter().collect();
-            match self.samples.entry(key) {
-                Entry::Vacant(entry) => _ = entry.insert(timed),
-                Entry::Occupied(mut entry) => entry.get_mut().times.extend(timed.times),
-            }
+            add(self.samples, key, timed);
         }
         Ok(())
     }
@@ -224,10 +229,7 @@ impl Pass<'_, '_> {
             Key::Run => self.bench.on_host().time(&probe)?,
             _ => self.bench.time(&probe)?,
         };
-        match self.own.entry(key) {
-            Entry::Vacant(entry) => _ = entry.insert(timed),
-            Entry::Occupied(mut entry) => entry.get_mut().times.extend(timed.times),
-        }
+        add(&mut self.own, key, timed);
         Ok(())
     }
 

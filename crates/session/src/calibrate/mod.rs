@@ -132,8 +132,8 @@ pub struct Calibrating {
 }
 
 impl Calibrating {
-    /// How many passes [`Devices::calibrate`] takes, so that what slows the machine down for a second or two is not taken for
-    /// its speed.
+    /// How many passes [`Devices::calibrate`] takes, so that what slows the machine down for a second or two is not taken
+    /// for its speed.
     pub const PASSES: usize = 6;
 
     /// What something usually takes that took these times in so many passes, as calibrations take it of each probe: the
@@ -216,8 +216,8 @@ impl Devices {
     /// calibrations. Programs that are placed from then on, in all sessions of these devices, use it; those that
     /// are placed already stay.
     ///
-    /// It takes about [`CalibrateOptions::budget`] at most, in which other work on the machine would make it look slow. What can't be written
-    /// is warned of, and counts for these devices all the same.
+    /// It takes about [`CalibrateOptions::budget`] at most, in which other work on the machine would make it look slow.
+    /// What can't be written is warned of, and counts for these devices all the same.
     ///
     /// # Errors
     /// `OutOfRange` for an index that is not there, `Cancelled` if `report` breaks it off; what the device refuses.
