@@ -15,6 +15,16 @@ fn work_takes_its_launch_and_the_slower_of_arithmetic_and_memory_of_a_gpu() {
     assert_eq!(cost(10, 0), 8 * US + 2);
 }
 
+/// One and the same product may be an ordinary one for a processor and a thin one for a GPU.
+#[test]
+fn a_family_is_that_of_the_device() {
+    let work = Work { on_gpu: Family::Thin, ..Work::new(Family::Contract, 60_000_000, 0) };
+    // 60 GFLOP/s of products and 0.5 us for a kernel; 1 TFLOP/s of thin ones and 8 us.
+    assert_eq!(DeviceModel::cpu(1, GIB).cost(&work), 1_000_500_000);
+    let gpu = DeviceModel::gpu(DeviceKind::DiscreteGpu, 0, GIB);
+    assert_eq!(gpu.cost(&work), 68 * US);
+}
+
 /// A launch of 8 us for four kernels is 2 us for each, and 4 for two that a kernel has buffers for.
 #[test]
 fn kernels_that_start_as_one_share_a_launch() {

@@ -156,6 +156,16 @@ fn add(samples: &mut Samples, key: Key, timed: Timed) {
     }
 }
 
+/// Counts a pass: however often it timed a probe, that is one time more, the median.
+pub(super) fn count(samples: &mut Samples, own: Samples) {
+    for (key, mut timed) in own {
+        timed.times.sort_unstable();
+        let median = timed.times.get(timed.times.len() / 2).copied();
+        timed.times = median.into_iter().collect();
+        add(samples, key, timed);
+    }
+}
+
 /// How many steps a pass has, for progress.
 pub(super) const STEPS: usize = SERIES.len() + 2;
 
@@ -189,12 +199,7 @@ impl Pass<'_, '_> {
         if self.kind != DeviceKind::Cpu {
             self.links()?;
         }
-        for (key, mut timed) in self.own {
-            timed.times.sort_unstable();
-            let median = timed.times.get(timed.times.len() / 2).copied();
-            timed.times = median.into_iter().collect();
-            add(self.samples, key, timed);
-        }
+        count(self.samples, self.own);
         Ok(())
     }
 

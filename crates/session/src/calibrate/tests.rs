@@ -11,7 +11,7 @@ use convoke_placement::{Curve, DeviceKind as ModelKind, DeviceModel, Family, Lin
 
 use super::fit::fit;
 use super::graphs::CHAIN;
-use super::measure::{Amount, Key, SERIES, Samples};
+use super::measure::{Amount, Key, SERIES, Samples, count};
 use super::probe::Timed;
 use super::*;
 use crate::session::{Session, SessionOptions};
@@ -149,6 +149,17 @@ fn what_is_usual_is_the_mean_of_all_but_the_slowest_quarter() {
     assert_eq!(usual(&[900, 10, 30, 20]), 20);
     assert_eq!(usual(&[50, 900, 10, 30, 20, 800, 40, 60]), 35);
     assert_eq!(Calibrating::usual(&[Duration::MAX; 2]).as_secs(), u64::MAX / 1_000_000_000_000);
+}
+
+/// A run of next to nothing is timed several times in each pass, a chain once.
+#[test]
+fn a_pass_counts_each_probe_once() {
+    let several = |times: &[u64]| Timed { times: times.to_vec(), work: vec![Work::NONE] };
+    let mut samples = Samples::from([(Key::Least, several(&[4]))]);
+    let pass = [(Key::Least, several(&[9, 1, 5, 6, 2])), (Key::Chain, several(&[30]))];
+    count(&mut samples, Samples::from(pass));
+    assert_eq!(samples[&Key::Least].times, [4, 5]);
+    assert_eq!(samples[&Key::Chain].times, [30]);
 }
 
 #[test]
